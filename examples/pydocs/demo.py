@@ -1,0 +1,152 @@
+"""The main job on real input: label, mix, train, measure. `make demo` runs this.
+
+The corpus is the documentation that Python carries. Thirty training queries have one human positive each, as most
+collections do. A real language model judges eight passages of each; what it finds joins the human label; and a
+retriever trained on both is measured against one trained on the human label alone and against the untrained one, on
+thirty other queries.
+
+Every step is a command that you could type; it is printed before it runs. A step whose folder is complete is not run
+again.
+"""
+
+import argparse
+import csv
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for models.py, which is no package
+
+from models import encoder_folder, judge_folder
+
+from labelkit import artifact, console
+
+HERE = Path(__file__).resolve().parent
+PAIRS_A_QUERY = 8
+TRAINING = ("--epochs", "4", "--batch-size", "6", "--max-passage-length", "128")
+# The 1.5B judge puts most pairs near even odds. These lines take about its surest tenth as positives and what it
+# finds less likely than not as negatives.
+LINES = ("--llm-positive", "0.58", "--llm-negative", "0.5")
+
+
+def main() -> None:
+    """Run the steps that are missing and print what they measured."""
+    parser = argparse.ArgumentParser(description="The main job on real input: label, mix, train, measure.")
+    parser.add_argument("--work", type=Path, default=Path("build/demo"), help="folder for everything that is made")
+    work = parser.parse_args().work
+    start = time.monotonic()
+    label(work)
+    train(work)
+    evaluation = measure(work)
+    show(work, evaluation, time.monotonic() - start)
+
+
+def label(work: Path) -> None:
+    """Corpus, pool, judgements."""
+    data = work / "data"
+    single = data / "qrels" / "train-single.tsv"
+    if not single.is_file():
+        run("python", HERE / "corpus.py", "-o", data)
+        keep_one_positive(data / "qrels" / "train.tsv", single)
+    sources = ("--bm25", 20, "--dense", f"{encoder_folder()}:20", "--human", single, "--depth", PAIRS_A_QUERY)
+    make("labelkit", "pool", data, "--split", "train", *sources, output=work / "pool")
+    # Always run: with everything judged it finds nothing to ask, and pays for nothing.
+    judged = run("labelkit", "annotate", work / "pool", "-o", work / "labels", "--model", judge_folder(), "--json")
+    if json.loads(judged)["asked"]:
+        artifact.write_text(work / "annotate.json", judged)
+
+
+def train(work: Path) -> None:
+    """Two datasets, two retrievers."""
+    data = work / "data"
+    human = ("--data", data, "--human", data / "qrels" / "train-single.tsv")
+    make("labelkit", "mix", *human, output=work / "human")
+    make("labelkit", "mix", *human, "--llm", work / "labels", *LINES, output=work / "mixed")
+    fit = ("--model", encoder_folder(), *TRAINING)
+    make("trainer", "fit", work / "human", "--objective", "singlelh", *fit, output=work / "model-human")
+    make("trainer", "fit", work / "mixed", "--objective", "lsepair", *fit, output=work / "model-mixed")
+
+
+def measure(work: Path) -> dict[str, Any]:
+    """nDCG@10 and the rest on the held-out queries; the result is kept beside the models."""
+    models = (work / "model-mixed", work / "model-human", encoder_folder())
+    result = work / "evaluation.json"
+    newest = max((model / artifact.MANIFEST).stat().st_mtime for model in models)
+    if not result.is_file() or result.stat().st_mtime < newest:
+        compare = [part for model in models[1:] for part in ("--compare", model)]
+        output = run("trainer", "eval", models[0], work / "data", "--relevant-grade", 2, *compare, "--json")
+        artifact.write_text(result, output)
+    return dict(json.loads(result.read_text(encoding="utf-8")))
+
+
+def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
+    """The last screen: what was judged, what that gave, and whether it helped."""
+    judging = json.loads((work / "annotate.json").read_text(encoding="utf-8"))
+    train_qrels = work / "data" / "qrels" / "train.tsv"
+    (agreement,) = json.loads(run("labelkit", "agree", work / "labels", "--human", train_qrels, "--json"))
+    facts = artifact.read_manifest(work / "mixed", "dataset")["facts"]
+    table = Table("what", "measured", title="Python's own documentation: 30 training queries, 30 held out")
+    table.add_row("pairs judged", f"{judging['pairs']}, {sum(judging['failures'].values())} without a grade")
+    table.add_row("judging", f"{judging['seconds']:.0f} s, {judging['asked'] / judging['seconds']:.2f} pairs a second")
+    table.add_row(
+        "judge against the reference grades",
+        f"AUC {agreement['auc']:.2f}, kappa {agreement['kappa']:.2f}, alpha {agreement['alpha_ordinal']:.2f}"
+        f" on {agreement['pairs']} pairs",
+    )
+    for source, mean in facts["positives_per_query"].items():
+        table.add_row(f"positives a query from source {source}", f"{mean:.2f}")
+    table.add_section()
+    names = ("one human positive + LLM, LSEPair", "one human positive, SingleLH", "untrained")
+    for name, model in reversed(list(zip(names, evaluation["models"], strict=True))):
+        table.add_row(f"nDCG@10, {name}", estimate(model["means"]["nDCG@10"], ""))
+    table.add_section()
+    for name, difference in zip(names[1:], evaluation["differences"], strict=True):
+        table.add_row(f"human + LLM minus {name}", estimate(difference["means"]["nDCG@10"], "+"))
+    screen = Console()
+    screen.print(table)
+    screen.print("Brackets: 95% bootstrap intervals over the held-out queries; one that holds 0 shows no difference.")
+    screen.print(f"This run took {seconds:.0f} s. What it made is in {work}; the next run reuses it.")
+
+
+def estimate(found: dict[str, float], sign: str) -> str:
+    """A mean and its interval."""
+    return f"{found['mean']:{sign}.3f} \\[{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
+
+
+def keep_one_positive(qrels: Path, target: Path) -> None:
+    """Keep the best passage of each query, ties by id: the sparse human labels that most collections have."""
+    best: dict[str, tuple[int, str]] = {}
+    with qrels.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            found = (-int(row["score"]), row["corpus-id"])
+            best[row["query-id"]] = min(found, best.get(row["query-id"], found))
+    lines = [f"{query_id}\t{passage_id}\t{-negative}\n" for query_id, (negative, passage_id) in best.items()]
+    artifact.write_text(target, "query-id\tcorpus-id\tscore\n" + "".join(lines))
+
+
+def make(program: str, *parts: object, output: Path) -> None:
+    """Run a command that writes the folder `output`, unless that folder is complete."""
+    if not (output / artifact.MANIFEST).is_file():
+        run(program, *parts, "-o", output)
+
+
+def run(program: str, *parts: object) -> str:
+    """Print a command, run it, and return its standard output; its words for people pass through."""
+    arguments = [str(part) for part in parts]
+    console.say(f"\n$ {shlex.join([program, *arguments])}")
+    installed = Path(sys.executable).with_name(program)
+    done = subprocess.run([str(installed), *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    console.run(main)

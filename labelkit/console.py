@@ -1,0 +1,29 @@
+"""What both command lines share: one line for one of our own errors, and words for people on standard error."""
+
+import shlex
+import sys
+from collections.abc import Callable
+
+from labelkit.errors import LabelkitError
+
+
+def run(app: Callable[[], None]) -> None:
+    """Run a command line; an error of ours becomes one line and its exit code, Ctrl-C becomes 130."""
+    try:
+        app()
+    except LabelkitError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("stopped; run the same command again to go on")
+        sys.exit(130)
+
+
+def say(words: object) -> None:
+    """Words for people."""
+    print(words, file=sys.stderr, flush=True)
+
+
+def command_line(program: str) -> str:
+    """The command as it was typed, for manifests."""
+    return shlex.join([program, *sys.argv[1:]])

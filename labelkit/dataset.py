@@ -1,0 +1,100 @@
+"""The multi-positive dataset on disk: write it, read it, and hand its examples to a trainer.
+
+The folder holds `train`, `corpus`, `queries`, `judgements` and `judges` as Parquet, a `README.md` whose metadata
+makes `datasets.load_dataset(folder, "train")` work, and a manifest. An example is one row with parallel list columns
+(ids, grades, sources, judges, weights, probabilities) for its positives, negatives and ignored passages; passages
+stand once, in `corpus`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from labelkit import artifact
+from labelkit.schema import (
+    EXAMPLE_SCHEMA,
+    JUDGE_SCHEMA,
+    JUDGEMENT_SCHEMA,
+    LABEL_COLUMNS,
+    PASSAGE_SCHEMA,
+    QUERY_SCHEMA,
+    ROLES,
+    Example,
+    Judge,
+    Judgement,
+    Label,
+    Passage,
+    Query,
+    Record,
+)
+
+KIND = "dataset"
+CONFIGS = ("train", "corpus", "queries", "judgements", "judges")
+
+
+class Dataset(NamedTuple):
+    """A dataset in memory, in the order it was written: examples by query id, passages by id."""
+
+    examples: list[Example]
+    corpus: dict[str, Passage]
+    manifest: dict[str, Any]
+
+
+def read_dataset(folder: Path, *, verify: bool = True) -> Dataset:
+    """Read and check a dataset folder. Raises `ArtifactError` where it is unfinished or damaged."""
+    manifest = artifact.read_manifest(folder, KIND, verify=verify)
+    examples = list(examples_from_table(artifact.read_table(folder, "train")))
+    passages = artifact.read_table(folder, "corpus").to_pylist()
+    return Dataset(examples, {row["passage_id"]: Passage(**row) for row in passages}, manifest)
+
+
+def write_tables(
+    draft: artifact.Draft,
+    *,
+    examples: Iterable[Example],
+    corpus: Iterable[Passage],
+    queries: Iterable[Query],
+    judgements: Iterable[Judgement],
+    judges: Iterable[Judge],
+) -> None:
+    """Write the five tables of a dataset into a draft; sort the records first, their order is kept."""
+    draft.write_table("train", examples_to_table(examples))
+    draft.write_table("corpus", records_to_table(corpus, PASSAGE_SCHEMA))
+    draft.write_table("queries", records_to_table(queries, QUERY_SCHEMA))
+    draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
+    draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
+
+
+def records_to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
+    """Any flat records as a table."""
+    return pa.Table.from_pylist([record.model_dump() for record in records], schema=schema)
+
+
+def examples_to_table(examples: Iterable[Example]) -> pa.Table:
+    """Examples as rows of parallel list columns."""
+    return pa.Table.from_pylist([_example_row(example) for example in examples], schema=EXAMPLE_SCHEMA)
+
+
+def examples_from_table(table: pa.Table) -> Iterator[Example]:
+    """The inverse of `examples_to_table`."""
+    for batch in table.to_batches(max_chunksize=4096):
+        for row in batch.to_pylist():
+            labels = {field: _labels_of(row, role) for role, field in ROLES.items()}
+            yield Example(query_id=row["query_id"], query=row["query"], **labels)
+
+
+def _example_row(example: Example) -> dict[str, Any]:
+    row: dict[str, Any] = {"query_id": example.query_id, "query": example.query}
+    for role, field in ROLES.items():
+        labels = getattr(example, field)
+        for suffix, (attribute, _) in LABEL_COLUMNS.items():
+            row[f"{role}_{suffix}"] = [getattr(label, attribute) for label in labels]
+    return row
+
+
+def _labels_of(row: Mapping[str, Any], role: str) -> tuple[Label, ...]:
+    names = [attribute for attribute, _ in LABEL_COLUMNS.values()]
+    columns = [row[f"{role}_{suffix}"] for suffix in LABEL_COLUMNS]
+    return tuple(Label(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True))

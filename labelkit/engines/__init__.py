@@ -1,0 +1,105 @@
+"""Engines: messages in, replies with label log-probabilities out, whoever runs the model.
+
+An engine takes requests lazily and yields replies as they finish, in any order; each reply carries the key of its
+request. One bad request gives a reply with `error` set and never stops the rest; `EngineError` means that nothing can
+be judged at all.
+"""
+
+import importlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from labelkit.errors import UnknownNameError
+from labelkit.schema import Record
+
+ENGINES = {
+    "local": "labelkit.engines.local",
+    "openai": "labelkit.engines.openai",
+    "scripted": "labelkit.engines.scripted",
+    "vllm": "labelkit.engines.vllm",
+}
+"""Name of an engine -> module whose `open_engine(settings)` starts it."""
+
+
+class Message(NamedTuple):
+    """One chat turn."""
+
+    role: str
+    content: str
+
+
+class Request(NamedTuple):
+    """What is asked: the answer is one of `labels`, and its distribution over them is wanted."""
+
+    key: str
+    group: str
+    """Requests of one group (the pairs of a query) share their opening; they come together."""
+    messages: tuple[Message, ...]
+    labels: tuple[str, ...]
+
+
+class Reply(Record):
+    """What came back, before anybody reads a grade out of it."""
+
+    key: str
+    text: str | None = None
+    label_logprobs: dict[str, float] | None = None
+    """Natural log-probability of each label as the first token of the answer, over the whole vocabulary, not
+    renormalised. None where the engine gives no log-probabilities.
+    """
+    finish_reason: str | None = None
+    error: str | None = None
+    """Why there is no answer: the request was refused, too long, timed out."""
+    model: str | None = None
+    fingerprint: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Settings(NamedTuple):
+    """What an engine may be told. Engines refuse what does not apply to them."""
+
+    model: str
+    revision: str | None = None
+    dtype: str | None = None
+    base_url: str | None = None
+    concurrency: int | None = None
+    """Requests in flight (openai) or rows a batch (local, vllm)."""
+    max_model_len: int | None = None
+
+
+class EngineFacts(NamedTuple):
+    """What provenance keeps of an engine: these fields become those of the `Judge`."""
+
+    engine: str
+    engine_version: str
+    model_answered: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    chat_template_sha256: str | None = None
+
+
+class Engine(Protocol):
+    """The interface behind which every engine stands."""
+
+    facts: EngineFacts
+
+    def check_labels(self, labels: tuple[str, ...]) -> None:
+        """Raise `UsageError` where two labels start with the same token under this model's tokenizer."""
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """Answer every request once. The weights are loaded when the first request comes, so that a run with nothing
+        to ask costs nothing.
+        """
+
+    def close(self) -> None:
+        """Give back memory, processes and connections."""
+
+
+def open_engine(name: str, settings: Settings) -> Engine:
+    """Start the engine `name`. Raises `UsageError` for a wrong setting and `EngineError` where the model cannot run."""
+    if name not in ENGINES:
+        raise UnknownNameError("engine", name, ENGINES)
+    module: Any = importlib.import_module(ENGINES[name])
+    engine: Engine = module.open_engine(settings)
+    return engine

@@ -1,0 +1,232 @@
+"""Judge in process with transformers, on a GPU or the CPU, without a server.
+
+The pairs of a query share their prefix (rubric and query), and all pairs of a run share the rubric. Its keys and
+values are computed once: the cache of the previous query is cut back to the tokens in common and extended, then
+repeated for a batch of passages, of which only the last position reaches the vocabulary.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import groupby, takewhile
+from pathlib import Path
+from typing import Any
+
+from labelkit import artifact
+from labelkit.engines import EngineFacts, Message, Reply, Request, Settings
+from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError
+
+ROWS = 16
+"""Pairs a forward pass, where the settings name no other number."""
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def open_engine(settings: Settings) -> "LocalEngine":
+    """Load a model from a local folder or the Hub."""
+    if settings.base_url:
+        raise UsageError("engine local runs in process: it takes no --base-url (use --engine openai)")
+    return LocalEngine(settings)
+
+
+class LocalEngine:
+    """A causal language model of transformers, read at the first token of its answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        try:
+            import torch
+            import transformers
+        except ImportError:
+            raise MissingPackageError("transformers", "local") from None
+        self._settings = settings
+        self._dtype = settings.dtype or default_dtype()
+        if self._dtype not in DTYPES:
+            raise UnknownNameError("dtype", self._dtype, DTYPES)
+        self._rows = settings.concurrency or ROWS
+        self._tokenizer = load_tokenizer(settings)
+        self.facts = EngineFacts(
+            engine="local",
+            engine_version=f"transformers {transformers.__version__}, torch {torch.__version__}",
+            model_answered=settings.model,
+            revision=model_revision(settings),
+            dtype=self._dtype,
+            chat_template_sha256=hashlib.sha256(self._tokenizer.chat_template.encode()).hexdigest(),
+        )
+
+    def check_labels(self, labels: tuple[str, ...]) -> None:
+        first_label_tokens(self._tokenizer, labels)
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        for _, group in groupby(requests, key=lambda request: request.group):
+            yield from self._run_group(list(group))
+
+    def close(self) -> None:
+        for name in ("_model", "_prefix"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def _model(self) -> Any:
+        return _load_model(self._settings, self._dtype)
+
+    @cached_property
+    def _prefix(self) -> "_Prefix":
+        return _Prefix(self._model)
+
+    @cached_property
+    def _limit(self) -> int:
+        return self._settings.max_model_len or self._model.config.max_position_embeddings
+
+    def _run_group(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """Requests that start alike: the tokens that all of them share are computed once."""
+        rows = [(request, encode_chat(self._tokenizer, request.messages)) for request in requests]
+        for request, ids in rows:
+            if len(ids) > self._limit:
+                yield Reply(key=request.key, error=f"prompt of {len(ids)} tokens is over the limit of {self._limit}")
+        rows = sorted((row for row in rows if len(row[1]) <= self._limit), key=lambda row: len(row[1]))
+        shared = common_prefix([ids[:-1] for _, ids in rows])
+        for start in range(0, len(rows), self._rows):
+            batch = rows[start : start + self._rows]
+            logprobs = self._last_logprobs(shared, [ids[len(shared) :] for _, ids in batch])
+            for (request, ids), row in zip(batch, logprobs, strict=True):
+                yield self._reply(request, len(ids), row)
+
+    def _last_logprobs(self, shared: list[int], suffixes: Sequence[list[int]]) -> Any:
+        """Log-probabilities over the vocabulary after each suffix: [rows, vocabulary], float32.
+
+        Rows are padded on the right: under a causal mask no real token sees the padding behind it.
+        """
+        import torch
+
+        lengths = torch.tensor([len(suffix) for suffix in suffixes])
+        padded = torch.zeros(len(suffixes), int(lengths.max()), dtype=torch.long)
+        for row, suffix in enumerate(suffixes):
+            padded[row, : len(suffix)] = torch.tensor(suffix)
+        with torch.inference_mode():
+            past = self._prefix.repeated(shared, len(suffixes))
+            hidden = self._model.base_model(
+                input_ids=padded.to(self._model.device), past_key_values=past
+            ).last_hidden_state
+            last = hidden[torch.arange(len(suffixes)), lengths - 1]
+            logits = self._model.get_output_embeddings()(last)
+            return torch.log_softmax(logits.float(), dim=-1).cpu()
+
+    def _reply(self, request: Request, prompt_tokens: int, logprobs: Any) -> Reply:
+        tokens = first_label_tokens(self._tokenizer, request.labels)
+        label_logprobs = {label: float(logprobs[token]) for label, token in tokens.items()}
+        return Reply(
+            key=request.key,
+            text=max(label_logprobs, key=lambda label: label_logprobs[label]),
+            label_logprobs=label_logprobs,
+            finish_reason="stop",
+            model=self.facts.model_answered,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=1,
+        )
+
+
+class _Prefix:
+    """The keys and values of the tokens that the rows to come share; cut back and extended, never computed twice."""
+
+    def __init__(self, model: Any) -> None:
+        from transformers import DynamicCache
+
+        self._model = model
+        self._ids: list[int] = []
+        self._cache = DynamicCache(config=model.config)
+
+    def repeated(self, ids: list[int], rows: int) -> Any:
+        """A cache over `ids` for a batch of `rows`, to be used once."""
+        import torch
+
+        keep = len(common_prefix([self._ids, ids]))
+        if keep < len(self._ids):
+            self._cache.crop(keep - len(self._ids))
+        if keep < len(ids):
+            fresh = torch.tensor([ids[keep:]], device=self._model.device)
+            self._model.base_model(input_ids=fresh, past_key_values=self._cache)
+        self._ids = list(ids)
+        cache = copy.deepcopy(self._cache)
+        if ids:
+            cache.batch_repeat_interleave(rows)
+        return cache
+
+
+def default_dtype() -> str:
+    """bfloat16 where the hardware multiplies it; float32 on processors that would emulate it, four times slower."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+
+
+def load_tokenizer(settings: Settings) -> Any:
+    """The tokenizer of a local folder or Hub id, with its chat template."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
+    if tokenizer.chat_template is None:
+        raise UsageError(f"model {settings.model!r} has no chat template; give an instruct model")
+    return tokenizer
+
+
+def _load_model(settings: Settings, dtype: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            settings.model, revision=settings.revision, dtype=getattr(torch, dtype)
+        )
+    except (OSError, ValueError) as error:
+        raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of chat turns up to the point where the answer begins."""
+    turns = [message._asdict() for message in messages]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def first_label_tokens(tokenizer: Any, labels: Sequence[str]) -> dict[str, int]:
+    """First token of each label. Raises `UsageError` where two labels cannot be told apart by it."""
+    tokens = {label: tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in labels}
+    if len(set(tokens.values())) < len(tokens):
+        raise UsageError(f"labels {', '.join(labels)} share a first token under this model's tokenizer; rename them")
+    return tokens
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
+    """The longest prefix that all rows share; empty for no rows."""
+    shared = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return [column[0] for column in shared]
+
+
+def model_revision(settings: Settings) -> str | None:
+    """Commit of a Hub model; for a local folder the sha256 over its configuration, tokenizer and weights.
+
+    A folder with a manifest of ours names these hashes already, and gigabytes need not be read for them.
+    """
+    folder = Path(settings.model)
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        config: Any = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
+        commit: str | None = getattr(config, "_commit_hash", None)
+        return commit
+    digest = hashlib.sha256()
+    for name, sha256 in sorted(artifact.known_sha256(folder).items()):
+        if name.endswith((".json", ".safetensors", ".jinja")):
+            digest.update(f"{name} {sha256}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message: what a one-line error shows."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

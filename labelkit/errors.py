@@ -1,0 +1,59 @@
+"""What can go wrong, as the user sees it.
+
+LabelkitError                 the work failed: exit code 1
+├── UsageError                the call was wrong: exit code 2
+│   ├── UnknownNameError      a name that is in no table; the message lists the choices
+│   └── MissingPackageError   an optional dependency is absent; the message gives the install line
+├── DataError                 an input is malformed; the message names file, line or id
+├── ArtifactError             a folder of ours is incomplete, damaged, or in the way
+├── JournalError              the record of replies is locked by another process or damaged
+└── EngineError               a judge cannot be loaded or stopped answering
+
+Every message says what is wrong, where, and what to do. The command lines print it without a traceback.
+"""
+
+from collections.abc import Iterable
+
+
+class LabelkitError(Exception):
+    """The work failed; `exit_code` is what the command returns to the shell."""
+
+    exit_code = 1
+
+
+class UsageError(LabelkitError):
+    """The call was wrong: nothing has been done."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that is not in a table (engine, method, policy, objective)."""
+
+    def __init__(self, what: str, name: str, choices: Iterable[str]) -> None:
+        super().__init__(f"unknown {what} {name!r}; choose one of: {', '.join(sorted(choices))}")
+
+
+class MissingPackageError(UsageError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"this needs {package}, which is not installed; run: pip install 'labelkit-retrieval[{extra}]'"
+        )
+
+
+class DataError(LabelkitError):
+    """An input file is malformed or two inputs contradict each other."""
+
+
+class ArtifactError(LabelkitError):
+    """A folder written by labelkit or trainer is incomplete, damaged, or stands where one is to be written."""
+
+
+class JournalError(LabelkitError):
+    """The journal of paid replies is held by another process or cannot be read."""
+
+
+class EngineError(LabelkitError):
+    """A judge could not be loaded, reached, or asked."""

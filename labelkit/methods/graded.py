@@ -1,0 +1,16 @@
+"""Pointwise grades: one pair, one grade from 0 to 3, after UMBRELA (arXiv 2406.06519).
+
+The grade is constrained to a label, and its distribution is read from the log-probabilities: a weak judge whose most
+likely grade says little still orders pairs by the grade it expects.
+"""
+
+from collections.abc import Mapping
+
+from labelkit.parse import label_probabilities
+from labelkit.prompts import Prompt
+
+
+def expected_grade(logprobs: Mapping[str, float], prompt: Prompt) -> float:
+    """Mean grade under the renormalised label probabilities, between the lowest and the highest grade of the prompt."""
+    probs, _ = label_probabilities(logprobs, prompt.label_texts)
+    return sum(p * label.grade for p, label in zip(probs, prompt.labels, strict=True))

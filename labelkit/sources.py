@@ -1,0 +1,195 @@
+"""Read corpora, queries, qrels and runs.
+
+The BEIR folder is the layout everywhere data is asked for: `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl`
+(`_id`, `text`) and `qrels/<split>.tsv` (header `query-id corpus-id score`). TREC qrels and runs are read too. A
+malformed line stops the reading with its file and line number: nothing is skipped in silence.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from labelkit.errors import DataError
+from labelkit.schema import MAX_GRADE, Passage, Query
+
+Qrels = dict[str, dict[str, int]]
+"""Query id -> passage id -> grade."""
+Run = dict[str, dict[str, float]]
+"""Query id -> passage id -> score, in rank order."""
+
+
+class Data(NamedTuple):
+    """A retrieval collection. `qrels` is empty where no split was asked for."""
+
+    corpus: dict[str, Passage]
+    queries: dict[str, Query]
+    qrels: Qrels
+
+
+def read_data(folder: Path, split: str | None = None) -> Data:
+    """Read a BEIR folder; with `split`, also its qrels, and keep just the queries that these judge.
+
+    Raises `DataError` where a file is missing, a line is malformed, an id stands twice, the corpus is empty, or the
+    qrels name a query or passage that is not there.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
+    corpus = read_corpus(folder / "corpus.jsonl")
+    queries = read_queries(folder / "queries.jsonl")
+    if split is None:
+        return Data(corpus, queries, {})
+    path = qrels_path(folder, split)
+    qrels = read_qrels(path)
+    check_ids(qrels, queries, corpus, str(path))
+    return Data(corpus, {query_id: queries[query_id] for query_id in qrels}, qrels)
+
+
+def qrels_path(folder: Path, split: str) -> Path:
+    """The qrels file of a split; its absence is reported together with the splits that exist."""
+    path = folder / "qrels" / f"{split}.tsv"
+    if not path.is_file():
+        found = sorted(file.stem for file in (folder / "qrels").glob("*.tsv"))
+        raise DataError(f"{path} does not exist; splits of {folder}: {', '.join(found) or 'none'}")
+    return path
+
+
+def read_corpus(path: Path) -> dict[str, Passage]:
+    """Passages by id, in file order."""
+    corpus: dict[str, Passage] = {}
+    for where, row in _json_lines(path):
+        passage_id = _text(row, "_id", where)
+        if passage_id in corpus:
+            raise DataError(f"{where}: passage id {passage_id!r} stands twice")
+        title = _text(row, "title", where) if row.get("title") is not None else ""
+        corpus[passage_id] = Passage(passage_id=passage_id, title=title, text=_text(row, "text", where))
+    if not corpus:
+        raise DataError(f"{path}: the corpus is empty")
+    return corpus
+
+
+def read_queries(path: Path) -> dict[str, Query]:
+    """Queries by id, in file order."""
+    queries: dict[str, Query] = {}
+    for where, row in _json_lines(path):
+        query_id = _text(row, "_id", where)
+        if query_id in queries:
+            raise DataError(f"{where}: query id {query_id!r} stands twice")
+        queries[query_id] = Query(query_id=query_id, text=_text(row, "text", where))
+    if not queries:
+        raise DataError(f"{path}: there are no queries")
+    return queries
+
+
+def read_qrels(path: Path) -> Qrels:
+    """Grades from a BEIR TSV (with header) or a TREC qrels file (`qid 0 docid rel`).
+
+    A negative grade (TREC's mark for spam) becomes 0; one above 3 or not a whole number is an error, and so is a pair
+    that stands twice.
+    """
+    qrels: Qrels = {}
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
+        fields = line.split("\t") if "\t" in line else line.split()
+        if number == 1 and fields[-1].strip() == "score":
+            continue
+        if len(fields) == 4:
+            query_id, _, passage_id, grade_text = fields
+        elif len(fields) == 3:
+            query_id, passage_id, grade_text = fields
+        else:
+            raise DataError(f"{where}: expected 3 columns (BEIR) or 4 (TREC), found {len(fields)}")
+        graded = qrels.setdefault(query_id, {})
+        if passage_id in graded:
+            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} stands twice")
+        graded[passage_id] = _grade(grade_text, where)
+    if not qrels:
+        raise DataError(f"{path}: there are no qrels")
+    return qrels
+
+
+def read_run(path: Path) -> Run:
+    """A TREC run (`qid Q0 docid rank score tag`): scores by query, highest first, ties in file order."""
+    run: Run = {}
+    for number, line in _lines(path):
+        fields = line.split()
+        if len(fields) != 6:
+            raise DataError(f"{path}:{number}: expected 6 columns (qid Q0 docid rank score tag), found {len(fields)}")
+        try:
+            score = float(fields[4])
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise DataError(f"{path}:{number}: the score {fields[4]!r} is not a finite number")
+        ranked = run.setdefault(fields[0], {})
+        if fields[2] in ranked:
+            raise DataError(f"{path}:{number}: the pair {fields[0]!r}, {fields[2]!r} stands twice")
+        ranked[fields[2]] = score
+    return {qid: dict(sorted(ranked.items(), key=lambda item: -item[1])) for qid, ranked in run.items()}
+
+
+def check_ids(
+    pairs: Mapping[str, Iterable[str]],
+    queries: Mapping[str, Query],
+    corpus: Mapping[str, Passage],
+    where: str,
+) -> None:
+    """Raise where `pairs` (qrels or a run) name a query or passage that the collection does not hold."""
+    for query_id, passage_ids in pairs.items():
+        if query_id not in queries:
+            raise DataError(f"{where}: query id {query_id!r} is not in queries.jsonl")
+        for passage_id in passage_ids:
+            if passage_id not in corpus:
+                raise DataError(f"{where}: passage id {passage_id!r} (query {query_id!r}) is not in corpus.jsonl")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their end. Only LF and CRLF end a line: U+2028 and U+0085 are text."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from None
+            line = line.removesuffix("\n").removesuffix("\r")
+            if line.strip():
+                yield number, line
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Objects of a JSONL file with the `file:line` of each."""
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: not valid JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
+        yield where, row
+
+
+def _text(row: Mapping[str, Any], field: str, where: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: field {field!r} must be text, found {json.dumps(value)[:40]}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: field {field!r} holds a lone surrogate, which is no text") from None
+    if field == "_id" and not value:
+        raise DataError(f"{where}: the id is empty")
+    return value
+
+
+def _grade(text: str, where: str) -> int:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value.is_integer() or value > MAX_GRADE:
+        raise DataError(f"{where}: the grade {text!r} is not a whole number from 0 to {MAX_GRADE}")
+    return max(0, int(value))

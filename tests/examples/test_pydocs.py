@@ -1,0 +1,199 @@
+"""examples/pydocs: the corpus that the command builds here, and the queries and grades beside it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pydocs"
+Qrels = dict[str, dict[str, int]]
+
+
+def run_command(out: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *flags, str(EXAMPLE / "corpus.py"), "-o", str(out)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def read_lines(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read_qrels(path: Path) -> Qrels:
+    header, *rows = path.read_text(encoding="utf-8").splitlines()
+    assert header == "query-id\tcorpus-id\tscore"
+    grades: Qrels = {}
+    for row in rows:
+        query, passage, grade = row.split("\t")
+        assert passage not in grades.setdefault(query, {}), f"{path.name} grades {query} {passage} twice"
+        grades[query][passage] = int(grade)
+    return grades
+
+
+def positives(grades: Qrels) -> dict[str, set[str]]:
+    return {query: {p for p, grade in row.items() if grade >= 2} for query, row in grades.items()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = tmp_path_factory.mktemp("pydocs") / "data"
+    done = run_command(out, PYTHONHASHSEED="1")
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+@pytest.fixture(scope="module")
+def data(run: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+    return run[0]
+
+
+@pytest.fixture(scope="module")
+def corpus(data: Path) -> dict[str, dict[str, str]]:
+    passages = read_lines(data / "corpus.jsonl")
+    assert len(passages) == len({passage["_id"] for passage in passages})
+    return {passage["_id"]: passage for passage in passages}
+
+
+@pytest.fixture(scope="module")
+def queries() -> dict[str, str]:
+    return {query["_id"]: query["text"] for query in read_lines(EXAMPLE / "queries.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def train() -> Qrels:
+    return read_qrels(EXAMPLE / "qrels" / "train.tsv")
+
+
+@pytest.fixture(scope="module")
+def test() -> Qrels:
+    return read_qrels(EXAMPLE / "qrels" / "test.tsv")
+
+
+def test_corpus_has_thousands_of_passages_sorted_by_id(corpus: dict[str, dict[str, str]]) -> None:
+    assert 4000 <= len(corpus) <= 9000
+    assert list(corpus) == sorted(corpus)
+
+
+def test_names_are_those_that_people_use(corpus: dict[str, dict[str, str]]) -> None:
+    built_in = {"len", "open", "str.split", "dict.get", "KeyError"}
+    modules = {"argparse", "argparse#2", "os.path.join", "getpass.getpass", "random.choice", "threading.Lock"}
+    packages = {"shutil.rmtree", "pathlib.Path.glob", "asyncio.gather", "json.dumps", "collections.Counter"}
+    assert (built_in | modules | packages) - set(corpus) == set()
+
+
+def test_a_passage_has_title_signature_and_docstring(corpus: dict[str, dict[str, str]]) -> None:
+    rmtree = corpus["shutil.rmtree"]
+    assert rmtree["title"] == "shutil.rmtree (function)"
+    assert rmtree["text"].startswith("shutil.rmtree(path, ignore_errors=False, ")
+    assert "Recursively delete a directory tree." in rmtree["text"]
+
+
+def test_a_docstring_stands_once_under_its_best_name(corpus: dict[str, dict[str, str]]) -> None:
+    others = {"posixpath.join", "bytearray.lower", "asyncio.tasks.gather", "random.Random.choice", "_io.open"}
+    assert not others & set(corpus)
+
+
+def test_long_docstrings_are_cut(corpus: dict[str, dict[str, str]]) -> None:
+    assert max(len(passage["text"].split()) for passage in corpus.values()) < 300
+    assert all(re.sub(r"#\d+$", "", passage_id) in corpus for passage_id in corpus)
+
+
+def test_no_address_and_no_path_of_this_machine(corpus: dict[str, dict[str, str]]) -> None:
+    address = re.compile(r"\bat 0x[0-9a-fA-F]+|0x7f[0-9a-f]{6,}")
+    private = (sys.prefix, sys.base_prefix, str(Path.home()) + "/", str(EXAMPLE))
+    found = [p["_id"] for p in corpus.values() if address.search(p["text"]) or any(s in p["text"] for s in private)]
+    assert found == []
+
+
+def test_two_runs_write_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    for seed in ("2", "3"):  # the second one rebuilds a folder that exists
+        assert run_command(again, PYTHONHASHSEED=seed).returncode == 0
+        for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv"):
+            assert (again / name).read_bytes() == (data / name).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    done = run_command(tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "choose another" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_python_without_docstrings_is_refused(tmp_path: Path) -> None:
+    done = run_command(tmp_path / "data", "-OO")
+    assert done.returncode == 1 and "-OO" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_what_is_dropped_is_counted(
+    run: tuple[Path, subprocess.CompletedProcess[str]],
+    corpus: dict[str, dict[str, str]],
+    train: Qrels,
+    test: Qrels,
+) -> None:
+    data, done = run
+    assert done.stdout == ""
+    for name, grades in (("train.tsv", train), ("test.tsv", test)):
+        kept = read_qrels(data / "qrels" / name)
+        known = {q: {p: g for p, g in row.items() if p in corpus} for q, row in grades.items()}
+        assert kept == known
+        missing = sum(len(row) for row in grades.values()) - sum(len(row) for row in kept.values())
+        assert f"{name}: {missing} rows dropped" in done.stderr
+        if sys.version_info < (3, 14):  # graded for passages that 3.11, 3.12 and 3.13 share
+            assert missing == 0
+
+
+def test_sixty_queries_half_of_them_in_each_split(queries: dict[str, str], train: Qrels, test: Qrels) -> None:
+    assert len(queries) == 60 == len(set(queries.values()))
+    assert len(train) == len(test) == 30
+    assert set(train) | set(test) == set(queries)
+
+
+def test_grades_run_from_0_to_3(train: Qrels, test: Qrels) -> None:
+    used = Counter(grade for row in [*train.values(), *test.values()] for grade in row.values())
+    assert set(used) == {0, 1, 2, 3}
+
+
+def test_every_query_has_an_exact_answer_and_most_have_several(train: Qrels, test: Qrels) -> None:
+    grades = train | test
+    assert [query for query, row in grades.items() if 3 not in row.values()] == []
+    several = [query for query, found in positives(grades).items() if len(found) >= 2]
+    assert len(several) >= 0.8 * len(grades)
+
+
+def test_every_query_is_graded_broadly(train: Qrels, test: Qrels) -> None:
+    thin = [query for query, row in (train | test).items() if len(row) < 10 or 0 not in row.values()]
+    assert thin == []
+
+
+def test_no_answer_is_shared_between_the_splits(train: Qrels, test: Qrels) -> None:
+    learned, asked = (set().union(*positives(grades).values()) for grades in (train, test))
+    assert learned & asked == set()
+
+
+def test_no_query_is_nearly_one_of_the_other_split(queries: dict[str, str], train: Qrels, test: Qrels) -> None:
+    tokens = {query: set(re.findall(r"\w+", text.lower())) for query, text in queries.items()}
+    near = [
+        (one, other)
+        for one, other in product(train, test)
+        if len(tokens[one] & tokens[other]) / len(tokens[one] | tokens[other]) >= 0.6
+    ]
+    assert near == []
+
+
+def test_queries_do_not_name_their_answer(queries: dict[str, str], train: Qrels, test: Qrels) -> None:
+    told = [
+        (query, passage)
+        for query, row in (train | test).items()
+        for passage, grade in row.items()
+        if grade == 3 and re.search(rf"\b{re.escape(passage.split('#')[0].split('.')[-1])}\b", queries[query])
+    ]
+    assert told == []

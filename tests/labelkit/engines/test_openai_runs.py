@@ -1,0 +1,111 @@
+"""Annotation runs through the OpenAI engine: keys stay secret, faults resume, nothing is paid twice."""
+
+import gc
+import json
+import threading
+
+import pytest
+
+CANARY = "sk-canary-4b1d7f0e"
+
+
+@pytest.fixture
+def annotate(labelkit, pool, server, tmp_path):
+    def run(*options):
+        base = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "openai", "--model", "m", "--json")
+        return labelkit(*base, "--base-url", server.url, *options)
+
+    return run
+
+
+def places_of_the_key(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert folder / "labels" / "journal.sqlite" in files
+    return [path for path in files if CANARY.encode() in path.read_bytes()]
+
+
+def test_the_key_is_sent_and_stays_out_of_the_folder_and_the_screen(annotate, server, monkeypatch, tmp_path):
+    monkeypatch.setenv("LABELKIT_API_KEY", CANARY)
+    called = annotate()
+    assert called.code == 0
+    assert {headers["authorization"] for headers in server.headers} == {f"Bearer {CANARY}"}
+    assert CANARY not in called.out + called.err
+    assert places_of_the_key(tmp_path) == []
+
+
+def test_a_server_that_repeats_the_key_does_not_bring_it_into_the_folder(
+    annotate, server, monkeypatch, tmp_path, Answer, completion
+):
+    monkeypatch.setenv("LABELKIT_API_KEY", CANARY)
+    answers = iter([Answer({"error": {"message": f"no credit left on {CANARY}"}}, 422)])
+    server.script = lambda body: next(answers, Answer(completion("2")))
+    called = annotate()
+    assert called.code == 0
+    assert CANARY not in called.out + called.err
+    assert places_of_the_key(tmp_path) == []
+
+
+def test_a_missing_key_is_one_line(labelkit, pool, server, tmp_path):
+    called = labelkit("annotate", pool, "-o", tmp_path / "labels", "--engine", "openai", "--model", "m")
+    assert called.code == 2
+    assert called.err == "error: no API key: set LABELKIT_API_KEY or OPENAI_API_KEY in the environment\n"
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_refused_key_is_one_line(annotate, server, monkeypatch, Answer):
+    monkeypatch.setenv("LABELKIT_API_KEY", CANARY)
+    server.script = lambda body: Answer({"error": {"message": "bad key"}}, 401)
+    called = annotate()
+    assert called.code == 1
+    assert len(called.err.splitlines()) == 1
+    assert "the server refuses the key" in called.err
+    assert CANARY not in called.err
+
+
+def test_a_key_that_expires_with_many_requests_in_flight_is_one_line_too(annotate, server, caplog, Answer, completion):
+    answers = iter([Answer(completion("1"))])
+    server.script = lambda body: next(answers, Answer({"error": {"message": "expired"}}, 401))
+    called = annotate()
+    gc.collect()
+    assert called.code == 1
+    assert "Traceback" not in called.err
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+    assert len(server.ledger) > 2
+    server.script = lambda body: Answer(completion("1"))
+    again = json.loads(annotate().out)
+    assert again["asked"] == again["pairs"] - 1
+
+
+def test_pairs_without_an_answer_are_asked_again_and_no_others(annotate, server, Answer, completion):
+    count, lock = [0], threading.Lock()
+
+    def flaky(body):
+        with lock:
+            count[0] += 1
+            return (
+                Answer({"error": {"message": "unprocessable"}}, 422) if count[0] % 3 == 0 else Answer(completion("1"))
+            )
+
+    server.script = flaky
+    first = json.loads(annotate().out)
+    failed = sum(first["failures"].values())
+    assert 0 < failed < first["pairs"] == len(server.ledger)
+    server.script = lambda body: Answer(completion("1"))
+    second = json.loads(annotate().out)
+    assert (second["asked"], second["failures"]) == (failed, {})
+    assert len(server.ledger) == first["pairs"] + failed
+
+
+def test_concurrency_is_no_part_of_a_judge_but_the_address_is(
+    annotate, server, Answer, completion, labelkit, pool, tmp_path
+):
+    pairs = json.loads(annotate().out)["pairs"]
+    assert json.loads(annotate("--concurrency", "2").out)["asked"] == 0
+    elsewhere = server.url.replace("127.0.0.1", "localhost")
+    assert json.loads(annotate("--base-url", elsewhere).out)["asked"] == pairs
+
+
+def test_replies_without_choices_are_failures_in_the_folder(annotate, server, Answer, completion):
+    server.script = lambda body: Answer(completion("2") | {"choices": []})
+    outcome = json.loads(annotate().out)
+    assert outcome["failures"] == {"no answer": outcome["pairs"]}

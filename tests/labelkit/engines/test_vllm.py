@@ -1,0 +1,121 @@
+"""vLLM, offline and as a server, against engine local on a tiny random model: every probability of every label."""
+
+import importlib.util
+import json
+
+import pytest
+
+from labelkit.engines import Settings, open_engine
+from labelkit.errors import EngineError, UsageError
+from labelkit.pool import Recipe, make_pool
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
+]
+MAX_LEN = 512
+TEXTS = {
+    f"p{number:02}": text
+    for number, text in enumerate(
+        (
+            "cats sleep in the day",
+            "the day",
+            "mail carrier " * 8,
+            "dogs",
+            "green tea",
+            "ünïcode ☕ and {braces}",
+            "why",
+            "tea water " * 12,
+            "a cat in the daylight",
+            "Grade: 3",
+            "hunt at night and sleep in the day, and again",
+            "no",
+            "brewed below the boiling point",
+            "x",
+        )
+    )
+}
+LONG = "zzzz" * 10 + " zqzq" * 290
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory, write_beir):
+    """14 pairs and one whose prompt is too long for `MAX_LEN` tokens."""
+    folder = tmp_path_factory.mktemp("vllm")
+    passages = {name: ("", text) for name, text in TEXTS.items()} | {"long": ("", LONG)}
+    beir = write_beir(folder / "beir", passages, {"q": "why do cats sleep in the day"}, {})
+    run = folder / "run.trec"
+    run.write_text("".join(f"q Q0 {name} 1 {-rank} all\n" for rank, name in enumerate(passages)))
+    make_pool(beir, None, Recipe(bm25=0, runs=((run, 20),)), folder / "pool", "test")
+    return folder / "pool"
+
+
+@pytest.fixture(scope="module")
+def local(pool, tiny_qwen, annotated):
+    """What engine local says."""
+    return annotated(pool, pool.with_name("local"), "--model", tiny_qwen, "--dtype", "float32")
+
+
+@pytest.fixture(scope="module")
+def offline(pool, tiny_qwen, annotated):
+    """What vLLM says in process."""
+    options = ("--engine", "vllm", "--model", tiny_qwen, "--dtype", "float32", "--max-model-len", MAX_LEN)
+    return annotated(pool, pool.with_name("offline"), *options)
+
+
+@pytest.fixture(scope="module")
+def served(pool, tiny_qwen, annotated, vllm_server):
+    """What vLLM says over HTTP."""
+    with vllm_server(tiny_qwen, MAX_LEN, pool.with_name("server.log")) as url:
+        return annotated(pool, pool.with_name("served"), "--engine", "openai", "--model", tiny_qwen, "--base-url", url)
+
+
+@pytest.mark.parametrize("engine", ["offline", "served"])
+def test_every_probability_is_that_of_engine_local(engine, local, request):
+    other = request.getfixturevalue(engine)
+    assert len({round(local[name].score, 2) for name in TEXTS}) > 5, "the tiny model says the same of everything"
+    for name in TEXTS:
+        assert other[name].probs == pytest.approx(local[name].probs, abs=1e-3), name
+        assert other[name].score == pytest.approx(local[name].score, abs=1e-3)
+        assert other[name].grade == local[name].grade
+        # The server also counts the token that ends the answer.
+        assert other[name].tokens - local[name].tokens == (engine == "served")
+
+
+@pytest.mark.parametrize("engine", ["offline", "served"])
+def test_the_share_of_the_labels_is_the_models_own_or_unknown(engine, local, request):
+    for name in TEXTS:
+        found = request.getfixturevalue(engine)[name].label_mass
+        assert found is None or found == pytest.approx(local[name].label_mass, abs=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["local", "offline", "served"])
+def test_an_over_long_prompt_fails_alone(engine, request):
+    judgements = request.getfixturevalue(engine)
+    assert set(judgements) == {*TEXTS, "long"}
+    assert judgements["long"].failure is not None
+    assert [name for name in TEXTS if judgements[name].failure is not None] == []
+
+
+def test_labels_that_share_a_first_token_are_refused(tiny_qwen):
+    engine = open_engine("vllm", Settings(str(tiny_qwen), dtype="float32"))
+    engine.check_labels(("0", "1", "2", "3"))
+    with pytest.raises(UsageError, match="share a first token"):
+        engine.check_labels(("10", "12"))
+
+
+def test_wrong_settings_are_refused_before_anything_is_loaded(tiny_qwen, tmp_path):
+    with pytest.raises(UsageError, match="takes no --base-url"):
+        open_engine("vllm", Settings(str(tiny_qwen), base_url="http://127.0.0.1"))
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        open_engine("vllm", Settings(str(tmp_path / "absent")))
+
+
+def test_the_manifest_of_a_judge_names_vllm(offline, pool):
+    from labelkit.annotate import read_labels
+
+    (judge,) = read_labels(pool.with_name("offline"))[1]
+    assert judge.engine == "vllm"
+    assert judge.engine_version.startswith("vllm 0.")
+    assert judge.dtype == "float32"
+    assert json.loads(judge.decoding)["temperature"] == 0

@@ -1,0 +1,117 @@
+"""A small encoder with random weights, and small datasets written through labelkit."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from labelkit import artifact
+from labelkit.dataset import write_tables
+from labelkit.schema import Example, Label, Passage, Query
+
+# Tiny matrices gain nothing from threads; on a busy machine, threads that wait for each other take 30 times
+# as long.
+torch.set_num_threads(1)
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = tuple(f"word{number}" for number in range(60))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A one-layer BERT of width 32 over `WORDS`, with dropout, as a sentence-transformers folder."""
+    folder = tmp_path_factory.mktemp("models")
+    bert, model = folder / "bert", folder / "tiny"
+    bert.mkdir()
+    (bert / "vocab.txt").write_text("\n".join((*SPECIAL, *WORDS)) + "\n")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    untyped: Any = BertModel
+    untyped(config).save_pretrained(bert)
+    BertTokenizer(str(bert / "vocab.txt"), model_max_length=64).save_pretrained(bert)
+    transformer = Transformer(str(bert))
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save_pretrained(str(model))
+    return model
+
+
+def label(passage_id: str, grade: int | None = 1, source: str = "llm", **fields: Any) -> Label:
+    return Label(passage_id=passage_id, grade=grade, source=source, judge_id="judge", **fields)
+
+
+def example(
+    query_id: str,
+    positives: Iterable[str | Label] = (),
+    negatives: Iterable[str] = (),
+    ignored: Iterable[str] = (),
+    query: str = "word0",
+) -> Example:
+    return Example(
+        query_id=query_id,
+        query=query,
+        positives=tuple(one if isinstance(one, Label) else label(one) for one in positives),
+        negatives=tuple(label(one, 0) for one in negatives),
+        ignored=tuple(label(one, None, "pool") for one in ignored),
+    )
+
+
+def passage(passage_id: str, text: str) -> Passage:
+    return Passage(passage_id=passage_id, title="", text=text)
+
+
+WriteDataset = Callable[[Iterable[Example], Iterable[Passage]], Path]
+
+
+@pytest.fixture
+def write_dataset(tmp_path: Path) -> WriteDataset:
+    """Write examples and passages as a dataset folder."""
+
+    def write(examples: Iterable[Example], passages: Iterable[Passage]) -> Path:
+        examples = list(examples)
+        queries = [Query(query_id=one.query_id, text=one.query) for one in examples]
+        with artifact.writing(tmp_path / "dataset", "dataset", "test") as draft:
+            write_tables(draft, examples=examples, corpus=passages, queries=queries, judgements=(), judges=())
+        return tmp_path / "dataset"
+
+    return write
+
+
+@pytest.fixture
+def toy_dataset(write_dataset: WriteDataset) -> Path:
+    """12 queries with 2 positives and 4 negatives each, to be learnt by heart; a 13th has no positives."""
+    passages = [passage(f"p{n:02d}", f"{WORDS[n]} {WORDS[(7 * n + 3) % 60]} {WORDS[(11 * n) % 60]}") for n in range(40)]
+    names = [one.passage_id for one in passages]
+    examples = [
+        example(
+            f"q{n:02d}",
+            positives=names[2 * n : 2 * n + 2],
+            negatives=[names[(2 * n + step) % 40] for step in (5, 9, 14, 22)],
+            ignored=[names[(2 * n + 2) % 40]],
+            query=f"{WORDS[59 - n]} {WORDS[30 + n]}",
+        )
+        for n in range(12)
+    ]
+    return write_dataset([*examples, example("q12", negatives=names[:3])], passages)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings are cached in the test's own folder, never in the user's."""
+    monkeypatch.setenv("LABELKIT_CACHE", str(tmp_path / "cache"))

@@ -1,0 +1,144 @@
+"""The command line as a user meets it: exit codes, one-line errors, clean standard output."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.cli import TRAINING_PACKAGES, main
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["trainer", *(str(argument) for argument in arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    rows = [{"_id": f"p{n}", "title": "", "text": f"word{n} word{n + 1}"} for n in range(6)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "queries.jsonl").write_text('{"_id": "q0", "text": "word2"}\n{"_id": "q1", "text": "word5"}\n')
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\tp2\t1\nq1\tp4\t2\n")
+    return folder
+
+
+def test_fit_then_eval(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_model: Path,
+    toy_dataset: Path,
+    beir: Path,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    settings, model = tmp_path / "fit.toml", tmp_path / "model"
+    settings.write_text(f'model = "{tiny_model}"\nobjective = "singlelh"\nepochs = 3\n')
+    flags = ("--config", settings, "--objective", "jointlh", "--max-steps", "2", "-o", model)
+    assert call(monkeypatch, "fit", toy_dataset, *flags) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"wrote {model}: 2 steps of jointlh" in printed.err
+    assert "1 of 13 queries have no positive and were left out" in printed.err
+    manifest = json.loads((model / "manifest.json").read_text())
+    assert manifest["command"].startswith(f"trainer fit {toy_dataset} --config")
+
+    assert call(monkeypatch, "eval", model, beir, "--compare", tiny_model, "--json", "--relevant-grade", "2") == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert [entry["model"] for entry in result["models"]] == [str(model), str(tiny_model)]
+    assert result["queries_without_relevant"] == 1
+
+    assert call(monkeypatch, "eval", model, beir, "--compare", tiny_model, "--relevant-grade", "2") == 0
+    printed = capsys.readouterr()
+    mean = result["models"][0]["means"]["nDCG@10"]
+    assert f"{mean['mean']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]" in printed.out
+    assert f"difference to {tiny_model}" in printed.out
+    assert "1 of 2 queries have no passage of grade 2 or above" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ("fit", "{tmp}/none", "--model", "m", "--objective", "lsepair", "-o", "{tmp}/m"),
+            1,
+            "does not exist",
+        ),
+        (
+            ("fit", "{tmp}/half", "--model", "m", "--objective", "lsepair", "-o", "{tmp}/m"),
+            1,
+            "not a finished dataset",
+        ),
+        (
+            ("fit", "{tmp}/none", "--model", "m", "--objective", "infonce", "-o", "{tmp}/m"),
+            2,
+            "unknown objective",
+        ),
+        (
+            ("fit", "{tmp}/none", "--objective", "lsepair", "-o", "{tmp}/m"),
+            2,
+            "model is not set; give --model",
+        ),
+        (
+            ("fit", "{tmp}/none", "--config", "{tmp}/no.toml", "-o", "{tmp}/m"),
+            2,
+            "cannot read the settings in",
+        ),
+        (("eval", "{tmp}/none", "{tmp}/half"), 1, "corpus.jsonl does not exist"),
+        (("eval", "m", "{tmp}/none"), 1, "is not a folder; give a BEIR folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "train.parquet").touch()
+    assert call(monkeypatch, *(argument.format(tmp=tmp_path) for argument in arguments)) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_model_that_does_not_exist(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    beir: Path,
+    toy_dataset: Path,
+    tmp_path: Path,
+) -> None:
+    for arguments in (
+        ("eval", "/no/model", beir),
+        ("fit", toy_dataset, "--model", "/no/model", "--objective", "lsepair", "-o", tmp_path / "m"),
+    ):
+        assert call(monkeypatch, *arguments) == 2
+        assert "error: cannot load the model '/no/model'" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("module", TRAINING_PACKAGES)
+def test_an_absent_package_prints_the_install_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], beir: Path, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert call(monkeypatch, "eval", "m", beir) == 2
+    assert "pip install 'labelkit-retrieval[train]'" in capsys.readouterr().err
+
+
+def test_unknown_flags_and_missing_arguments_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(monkeypatch, "fit") == 2
+    assert call(monkeypatch, "eval", "m", "d", "--frobnicate") == 2
+    assert call(monkeypatch, "--help") == 0
