@@ -2,8 +2,8 @@
 
     python benchmarks/local_prefix.py MODEL DATA [--queries 4] [--passages 8]
 
-DATA is a BEIR folder with qrels; the first queries are judged with their first passages. Prints the rate of each round, the
-medians, their ratio, and the largest difference between the label log-probabilities of the two.
+DATA is a BEIR folder with qrels; the first queries are judged with their first passages. Prints the rate of each
+round, the ratio of the median times, and the largest difference between the label log-probabilities of the two.
 """
 
 import argparse

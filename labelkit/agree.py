@@ -77,7 +77,9 @@ def measure(judge_id: str, name: str, both: Sequence[tuple[Judgement, int]]) -> 
             failures=len(both) - len(graded),
             kappa=finite(cohen_kappa_score(humans, theirs)) if graded else None,
             kappa_binary=finite(cohen_kappa_score(relevant, [g >= RELEVANT for g in theirs])) if graded else None,
-            kappa_quadratic=finite(cohen_kappa_score(humans, theirs, weights="quadratic")) if graded else None,
+            kappa_quadratic=finite(cohen_kappa_score(humans, theirs, labels=GRADES, weights="quadratic"))
+            if graded
+            else None,
             alpha_ordinal=ordinal_alpha(humans, theirs),
             auc=finite(roc_auc_score(relevant, scores)) if len(set(relevant)) == 2 else None,
             confusion=confusion_matrix(humans, theirs, labels=GRADES).tolist() if graded else [],

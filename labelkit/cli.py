@@ -18,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
@@ -185,12 +186,19 @@ def with_depth(text: str, option: str) -> tuple[str, int]:
 
 def pool_of(source: Path, output: Path) -> Any:
     """The pool to judge; a BEIR folder is pooled with the defaults, beside the labels."""
+    from labelkit.artifact import file_sha256, read_manifest
     from labelkit.pool import Recipe, make_pool, read_pool
 
     if not (source / "corpus.jsonl").is_file():
         return read_pool(source)
     target = output.with_name(output.name + ".pool")
     if target.is_dir():
+        made = read_manifest(target, "pool")["inputs"]
+        if (
+            made != {str(path): file_sha256(path) for path in map(Path, made)}
+            or str(source / "corpus.jsonl") not in made
+        ):
+            raise UsageError(f"{target} was made from other data than {source}; choose another output or remove it")
         return read_pool(target)
     console.say(f"{source} is no pool: pooling {DEFAULT_BM25} passages a query from BM25 into {target}")
     return make_pool(source, None, Recipe(bm25=DEFAULT_BM25), target, console.command_line("labelkit"))
@@ -199,9 +207,12 @@ def pool_of(source: Path, output: Path) -> Any:
 def print_agreement(agreement: "Agreement") -> None:
     """One judge's figures as a table for people."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("figure", "value", title=f"{agreement.judge_name}, {agreement.pairs} pairs that a person graded too")
+    table = Table(
+        "figure", "value", title=f"{escape(agreement.judge_name)}, {agreement.pairs} pairs that a person graded too"
+    )
     for name in ("kappa", "kappa_binary", "kappa_quadratic", "alpha_ordinal", "auc"):
         value = getattr(agreement, name)
         table.add_row(FIGURES[name], "undefined" if value is None else f"{value:.3f}")

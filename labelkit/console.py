@@ -14,6 +14,9 @@ def run(app: Callable[[], None]) -> None:
     except LabelkitError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        say(f"error: {error.strerror or error}: {error.filename}" if error.filename else f"error: {error}")
+        sys.exit(1)
     except KeyboardInterrupt:
         say("stopped; run the same command again to go on")
         sys.exit(130)

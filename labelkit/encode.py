@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelkit import artifact
+from labelkit.errors import MissingPackageError, UsageError
 
 BATCH = 32
 LARGEST_CACHED = 1 << 30
@@ -25,6 +26,19 @@ LARGEST_CACHED = 1 << 30
 def cache_folder() -> Path:
     """Where derived files are kept: `LABELKIT_CACHE`, or `~/.cache/labelkit`."""
     return Path(os.environ.get("LABELKIT_CACHE") or Path.home() / ".cache" / "labelkit")
+
+
+def load_encoder(name: str) -> Any:
+    """A `SentenceTransformer` from a local folder or the Hub. Raises `UsageError` where there is none."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise MissingPackageError("sentence-transformers", "train") from None
+    try:
+        return SentenceTransformer(name)
+    except Exception as error:  # whatever a missing or damaged folder makes the loaders raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"cannot load the model {name!r}: {reason}; give a model folder or a Hub id") from None
 
 
 def encode_passages(encoder: Any, model: str, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -39,13 +53,12 @@ def encode_passages(encoder: Any, model: str, texts: Sequence[str]) -> NDArray[n
     order = sorted(range(len(texts)), key=texts.__getitem__)
     ordered = [texts[row] for row in order]
     path = cache_folder() / "embeddings" / f"{_key(model, encoder, ordered)}.npy"
-    if path.is_file():
-        kept = np.load(path)
-    else:
+    kept = _load(path, len(texts))
+    if kept is None:
         kept = _encode(encoder, ordered)
         if kept.nbytes <= LARGEST_CACHED:
             _save(path, kept)
-    vectors = np.empty_like(kept)
+    vectors: NDArray[np.float32] = np.empty(kept.shape, dtype=np.float32)
     vectors[order] = kept
     return vectors
 
@@ -68,6 +81,15 @@ def _key(model: str, encoder: Any, texts: Sequence[str]) -> str:
         digest.update(f"{len(encoded)}\n".encode())
         digest.update(encoded)
     return digest.hexdigest()
+
+
+def _load(path: Path, rows: int) -> NDArray[np.float32] | None:
+    """What is cached, or None where that is nothing or damaged."""
+    try:
+        kept: NDArray[np.float32] = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return kept if kept.ndim == 2 and len(kept) == rows and kept.dtype == np.float32 else None
 
 
 def _save(path: Path, vectors: NDArray[np.float32]) -> None:

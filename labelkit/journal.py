@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +24,11 @@ from labelkit.schema import Judge
 
 FILE = "journal.sqlite"
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS judges (judge_id TEXT PRIMARY KEY, judge TEXT NOT NULL, prompt BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS judges (
+    judge_id TEXT PRIMARY KEY, judge TEXT NOT NULL, prompt TEXT NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS asked (
     judge_id TEXT NOT NULL, query_id TEXT NOT NULL, passage_id TEXT NOT NULL, key TEXT NOT NULL,
-    PRIMARY KEY (judge_id, query_id, passage_id)) WITHOUT ROWID;
+    digest TEXT NOT NULL, PRIMARY KEY (judge_id, query_id, passage_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS replies (
     key TEXT NOT NULL, attempt INTEGER NOT NULL, reply TEXT NOT NULL, at TEXT NOT NULL, digest TEXT NOT NULL,
     PRIMARY KEY (key, attempt)) WITHOUT ROWID;
@@ -46,12 +48,12 @@ class Journal:
     """Open with `with`: the file lock is held until the block ends."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self._lock = FileLock(folder / "journal.lock")
         self._holder = folder / "journal.holder"
 
     def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -60,6 +62,8 @@ class Journal:
         self._holder.write_text(f"process {os.getpid()}")
         try:
             self._db = sqlite3.connect(self.path, isolation_level=None)
+            # Damage may leave bytes that are no text: they must reach the digest check, not raise before it.
+            self._db.text_factory = lambda content: content.decode("utf-8", "replace")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(SCHEMA)
@@ -77,18 +81,22 @@ class Journal:
 
     def register(self, judge: Judge, prompt: bytes, asked: Iterable[Asked]) -> None:
         """Record who will be asked what, before the first request leaves."""
-        self._db.execute("BEGIN")
-        self._db.execute(
-            "INSERT OR REPLACE INTO judges VALUES (?, ?, ?)",
-            (judge.judge_id, judge.model_dump_json(), prompt),
-        )
-        self._db.executemany("INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?)", asked)
-        self._db.execute("COMMIT")
+        body, text = judge.model_dump_json(), prompt.decode()
+        with self._errors():
+            self._db.execute("BEGIN")
+            self._db.execute(
+                "INSERT OR REPLACE INTO judges VALUES (?, ?, ?, ?)",
+                (judge.judge_id, body, text, _digest(judge.judge_id, body, text)),
+            )
+            self._db.executemany(
+                "INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?, ?)", ((*pair, _digest(*pair)) for pair in asked)
+            )
+            self._db.execute("COMMIT")
 
     def append(self, reply: Reply) -> None:
         """Commit one reply; when this returns, the reply survives a crash and a power loss."""
         body = reply.model_dump_json()
-        with self._write_errors():
+        with self._errors():
             self._db.execute(
                 "INSERT INTO replies SELECT ?, 1 + coalesce(max(attempt), 0), ?, ?, ? FROM replies WHERE key = ?",
                 (reply.key, body, datetime.now(UTC).isoformat(), _digest(reply.key, body), reply.key),
@@ -97,42 +105,47 @@ class Journal:
     def replies(self) -> dict[str, Reply]:
         """The last reply of every key. A damaged record is left out, so that its pair is asked again."""
         found: dict[str, Reply] = {}
-        for key, body, digest in self._db.execute("SELECT key, reply, digest FROM replies ORDER BY key, attempt"):
+        for key, body, digest in self._read("SELECT key, reply, digest FROM replies ORDER BY key, attempt"):
             if digest == _digest(key, body):
                 found[key] = _reply(body, self.path)
         return found
 
     def judges(self) -> list[tuple[Judge, bytes]]:
         """Every judge of this folder with the text of its prompt, by id."""
-        rows = self._db.execute("SELECT judge, prompt FROM judges ORDER BY judge_id")
-        return [(Judge.model_validate_json(judge), prompt) for judge, prompt in rows]
+        rows = self._read("SELECT judge_id, judge, prompt, digest FROM judges ORDER BY judge_id")
+        return [
+            (Judge.model_validate_json(judge), prompt.encode())
+            for judge_id, judge, prompt, digest in rows
+            if self._checked(digest, judge_id, judge, prompt)
+        ]
 
     def asked(self, judge_id: str) -> Iterator[Asked]:
         """The pairs a judge was asked about, by query and passage id."""
-        rows = self._db.execute(
-            "SELECT judge_id, query_id, passage_id, key FROM asked WHERE judge_id = ? ORDER BY query_id, passage_id",
-            (judge_id,),
+        rows = self._read(
+            "SELECT judge_id, query_id, passage_id, key, digest FROM asked WHERE judge_id = ? "
+            "ORDER BY query_id, passage_id",
+            judge_id,
         )
-        return (Asked(*row) for row in rows)
+        return (Asked(*pair) for *pair, digest in rows if self._checked(digest, *pair))
 
-    def _write_errors(self) -> "_WriteErrors":
-        return _WriteErrors(self.path)
+    def _checked(self, digest: str, *fields: str) -> bool:
+        """True, or an error: unlike a reply, what was asked cannot be had again by asking."""
+        if digest != _digest(*fields):
+            raise JournalError(f"{self.path}: the record of {fields[0]!r} is damaged; restore the file from a copy")
+        return True
 
+    def _read(self, statement: str, *values: str) -> list[tuple[str, ...]]:
+        with self._errors():
+            return self._db.execute(statement, values).fetchall()
 
-class _WriteErrors:
-    """A full disk or an I/O error stops the run: nothing may be asked that cannot be kept."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, sqlite3.Error):
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """A full disk, an I/O error or a destroyed page stops the run: nothing may be asked that cannot be kept."""
+        try:
+            yield
+        except sqlite3.Error as error:
             raise JournalError(
-                f"{self._path} cannot be written ({error}); free space and run the command again"
+                f"{self.path} cannot be used ({error}); free space or restore it from a copy, and run the command again"
             ) from None
 
 
@@ -143,5 +156,6 @@ def _reply(body: str, path: Path) -> Reply:
         raise JournalError(f"{path} holds a reply of another schema; use the labelkit that wrote it") from None
 
 
-def _digest(key: str, body: str) -> str:
-    return hashlib.sha256(f"{key}\n{body}".encode()).hexdigest()
+def _digest(*fields: str) -> str:
+    """sha256 over texts with their boundaries."""
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

@@ -16,16 +16,21 @@ class Failure(NamedTuple):
     reason: str
 
 
+def normalise(text: str) -> str:
+    """An answer without decoration and case: what labels are compared by."""
+    return text.strip(DECORATION).casefold()
+
+
 def read_label(reply: Reply, labels: Sequence[str]) -> str | Failure:
     """The label that a reply states: the whole answer must be that label, in any case, nothing before or after it."""
     if reply.error is not None:
         return Failure(f"no answer: {reply.error}")
     if reply.text is None:
         return Failure("no answer: the reply holds no text")
-    answer = reply.text.strip(DECORATION).casefold()
+    answer = normalise(reply.text)
     for label in labels:
         # A server that constrains to one token stops for "length" right behind a complete label.
-        if answer == label.casefold() and reply.finish_reason in ("stop", "length", None):
+        if answer == normalise(label) and reply.finish_reason in ("stop", "length", None):
             return label
     if reply.finish_reason not in ("stop", None):
         return Failure(f"cut off: finish_reason {reply.finish_reason}, answer {reply.text[:60]!r}")

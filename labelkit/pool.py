@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from labelkit import artifact, sources
 from labelkit.dataset import records_to_table
-from labelkit.encode import encode_passages
-from labelkit.errors import MissingPackageError, UsageError
+from labelkit.encode import encode_passages, load_encoder
+from labelkit.errors import UsageError
 from labelkit.schema import (
     CANDIDATE_SCHEMA,
     PASSAGE_SCHEMA,
@@ -108,7 +108,10 @@ def bm25_run(corpus: Mapping[str, Passage], queries: Mapping[str, Query], depth:
     ids = list(corpus)
     retriever = bm25s.BM25()
     texts = [passage.full_text for passage in corpus.values()]
-    retriever.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+    corpus_tokens = bm25s.tokenize(texts, stopwords="en", show_progress=False)
+    if not corpus_tokens.vocab:
+        return {}
+    retriever.index(corpus_tokens, show_progress=False)
     tokens = bm25s.tokenize([query.text for query in queries.values()], stopwords="en", show_progress=False)
     rows, scores = retriever.retrieve(tokens, k=min(depth, len(ids)), show_progress=False)
     return {
@@ -119,13 +122,10 @@ def bm25_run(corpus: Mapping[str, Passage], queries: Mapping[str, Query], depth:
 
 def dense_run(corpus: Mapping[str, Passage], queries: Mapping[str, Query], model: str, depth: int) -> sources.Run:
     """The nearest passages by exact search with a sentence-transformers model, under the model's own similarity."""
-    try:
-        import torch
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.util import semantic_search
-    except ImportError:
-        raise MissingPackageError("sentence-transformers", "train") from None
-    encoder = SentenceTransformer(model)
+    encoder = load_encoder(model)
+    import torch
+    from sentence_transformers.util import semantic_search
+
     ids = list(corpus)
     passages = encode_passages(encoder, model, [passage.full_text for passage in corpus.values()])
     texts = [query.text for query in queries.values()]

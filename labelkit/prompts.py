@@ -10,11 +10,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from labelkit.engines import Message
 from labelkit.errors import DataError, UnknownNameError
-from labelkit.schema import Record
+from labelkit.parse import normalise
+from labelkit.schema import MAX_GRADE, Record
 
 FOLDERS = (Path(__file__).parent / "_prompts", Path(__file__).parent.parent / "prompts")
 """Where the shipped prompts are: in an installed wheel, and in a checkout."""
@@ -25,8 +26,8 @@ FIELDS = {"query", "passage"}
 class PromptLabel(Record):
     """An answer that the model may give, and the grade it stands for."""
 
-    text: str
-    grade: int
+    text: str = Field(min_length=1)
+    grade: int = Field(ge=0, le=MAX_GRADE)
 
 
 class Prompt(Record):
@@ -74,14 +75,19 @@ def parse_prompt(content: bytes, where: str) -> Prompt:
     """Check the TOML of a prompt: its fields, its labels, what its templates mention."""
     try:
         document: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+        if reserved := {"sha256", "content"} & set(document):
+            raise DataError(f"{where}: {min(reserved)} is computed from the file and cannot be set in it")
         prompt = Prompt(**document, sha256=hashlib.sha256(content).hexdigest(), content=content)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{where}: not valid TOML ({error})") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if len(set(prompt.label_texts)) < max(2, len(prompt.labels)):
-        raise DataError(f"{where}: a prompt needs at least two labels, all different")
+    answers = {normalise(text) for text in prompt.label_texts}
+    if len(answers) < max(2, len(prompt.labels)) or "" in answers:
+        raise DataError(f"{where}: a prompt needs at least two labels that differ by more than case and decoration")
+    if not {True, False} <= {label.grade == 0 for label in prompt.labels}:
+        raise DataError(f"{where}: the labels need a grade 0 and a grade above 0")
     mentioned = _fields(prompt.system, where) | _fields(prompt.user, where)
     if unknown := mentioned - FIELDS:
         raise DataError(f"{where}: unknown field {{{min(unknown)}}}; a template may use {{query}} and {{passage}}")
@@ -92,6 +98,9 @@ def parse_prompt(content: bytes, where: str) -> Prompt:
 
 def _fields(template: str, where: str) -> set[str]:
     try:
-        return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise DataError(f"{where}: template: {error}; write {{{{ and }}}} for braces") from None
+    if any(spec or conversion for _, _, spec, conversion in parts):
+        raise DataError(f"{where}: template: write {{query}} and {{passage}} bare, without format or conversion")
+    return {field for _, field, _, _ in parts if field is not None}

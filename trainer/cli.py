@@ -103,7 +103,7 @@ def _print_tables(result: "EvalResult") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    screen = Console()
     title = f"{result.data}, {result.split}: {result.queries:,} queries, {result.passages:,} passages"
     rows: list[tuple[str, dict[str, Estimate], str]] = [(entry.model, entry.means, ".3f") for entry in result.models]
     rows += [(f"difference to {entry.against}", entry.means, "+.3f") for entry in result.differences]
@@ -112,7 +112,7 @@ def _print_tables(result: "EvalResult") -> None:
     for name, means, form in rows:
         cells = [f"{e.mean:{form}} [{e.low:{form}}, {e.high:{form}}]" for e in means.values()]
         table.add_row(*(escape(cell) for cell in (name, *cells)))
-    console.print(table)
+    screen.print(table)
     if result.queries_without_relevant:
         console.say(
             f"{result.queries_without_relevant} of {result.queries} queries have no passage of grade "

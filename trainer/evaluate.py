@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from labelkit.encode import encode_passages
+from labelkit.encode import encode_passages, load_encoder
 from labelkit.errors import UsageError
 from labelkit.schema import Passage
 from labelkit.sources import Data, Qrels, Run, read_data
@@ -123,13 +123,7 @@ def load_model(name: str) -> SentenceTransformer:
 
     Raises `UsageError` where there is none, or where its similarity is neither cosine nor dot.
     """
-    try:
-        model = SentenceTransformer(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"cannot load the model {name!r}: {reason}; give a model folder or a name on the Hub"
-        ) from None
+    model: SentenceTransformer = load_encoder(name)
     if model.similarity_fn_name not in SIMILARITIES:
         raise UsageError(
             f"the model {name!r} compares by {model.similarity_fn_name} similarity; "

@@ -47,6 +47,8 @@ class Reply(Record):
     """Natural log-probability of each label as the first token of the answer, over the whole vocabulary, not
     renormalised. None where the engine gives no log-probabilities.
     """
+    masked: bool = False
+    """The probabilities are among the labels alone: how much the model wanted to say something else is lost."""
     finish_reason: str | None = None
     error: str | None = None
     """Why there is no answer: the request was refused, too long, timed out."""

@@ -5,9 +5,9 @@ values are computed once: the cache of the previous query is cut back to the tok
 repeated for a batch of passages, of which only the last position reaches the vocabulary.
 """
 
-import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -18,7 +18,7 @@ from labelkit.engines import EngineFacts, Message, Reply, Request, Settings
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError
 
 ROWS = 16
-"""Pairs a forward pass, where the settings name no other number."""
+"""Pairs a forward pass, where the settings name no other number; padding there is none."""
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -93,21 +93,28 @@ class LocalEngine:
     def _last_logprobs(self, shared: list[int], suffixes: Sequence[list[int]]) -> Any:
         """Log-probabilities over the vocabulary after each suffix: [rows, vocabulary], float32.
 
-        Rows are padded on the right: under a causal mask no real token sees the padding behind it.
+        The suffixes stand behind each other in one sequence without padding; a mask lets each see the shared prefix and
+        itself alone, and positions start anew behind the prefix for each.
         """
         import torch
 
         lengths = torch.tensor([len(suffix) for suffix in suffixes])
-        padded = torch.zeros(len(suffixes), int(lengths.max()), dtype=torch.long)
-        for row, suffix in enumerate(suffixes):
-            padded[row, : len(suffix)] = torch.tensor(suffix)
-        with torch.inference_mode():
-            past = self._prefix.repeated(shared, len(suffixes))
+        row = torch.repeat_interleave(torch.arange(len(suffixes)), lengths)  # [T] which suffix a token belongs to
+        token = torch.arange(len(row))
+        own = (row[:, None] == row) & (token[:, None] >= token)  # [T, T]
+        mask = torch.cat([torch.ones(len(row), len(shared), dtype=torch.bool), own], dim=1)
+        ends = lengths.cumsum(0)
+        positions = len(shared) + token - (ends - lengths)[row]
+        ids = torch.tensor([token_id for suffix in suffixes for token_id in suffix])
+        device = self._model.device
+        with torch.inference_mode(), self._prefix.over(shared) as past:
             hidden = self._model.base_model(
-                input_ids=padded.to(self._model.device), past_key_values=past
-            ).last_hidden_state
-            last = hidden[torch.arange(len(suffixes)), lengths - 1]
-            logits = self._model.get_output_embeddings()(last)
+                input_ids=ids[None].to(device),
+                attention_mask=mask[None, None].to(device),
+                position_ids=positions[None].to(device),
+                past_key_values=past,
+            ).last_hidden_state[0]
+            logits = self._model.get_output_embeddings()(hidden[(ends - 1).to(device)])
             return torch.log_softmax(logits.float(), dim=-1).cpu()
 
     def _reply(self, request: Request, prompt_tokens: int, logprobs: Any) -> Reply:
@@ -134,21 +141,23 @@ class _Prefix:
         self._ids: list[int] = []
         self._cache = DynamicCache(config=model.config)
 
-    def repeated(self, ids: list[int], rows: int) -> Any:
-        """A cache over `ids` for a batch of `rows`, to be used once."""
+    @contextmanager
+    def over(self, ids: list[int]) -> Iterator[Any]:
+        """The cache over `ids`; what the block appends to it is cut off again."""
         import torch
 
-        keep = len(common_prefix([self._ids, ids]))
-        if keep < len(self._ids):
-            self._cache.crop(keep - len(self._ids))
-        if keep < len(ids):
-            fresh = torch.tensor([ids[keep:]], device=self._model.device)
+        self._cut(len(common_prefix([self._ids, ids])))
+        if len(self._ids) < len(ids):
+            fresh = torch.tensor([ids[len(self._ids) :]], device=self._model.device)
             self._model.base_model(input_ids=fresh, past_key_values=self._cache)
         self._ids = list(ids)
-        cache = copy.deepcopy(self._cache)
-        if ids:
-            cache.batch_repeat_interleave(rows)
-        return cache
+        yield self._cache
+        self._cut(len(ids))
+
+    def _cut(self, length: int) -> None:
+        if surplus := self._cache.get_seq_length() - length:
+            self._cache.crop(-surplus)
+        del self._ids[length:]
 
 
 def default_dtype() -> str:
@@ -166,7 +175,7 @@ def load_tokenizer(settings: Settings) -> Any:
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever a damaged folder makes the loaders raise
         raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
     if tokenizer.chat_template is None:
         raise UsageError(f"model {settings.model!r} has no chat template; give an instruct model")
@@ -179,9 +188,9 @@ def _load_model(settings: Settings, dtype: str) -> Any:
 
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            settings.model, revision=settings.revision, dtype=getattr(torch, dtype)
+            settings.model, revision=settings.revision, dtype=getattr(torch, dtype), attn_implementation="sdpa"
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever a damaged folder makes the loaders raise
         raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -8,16 +8,23 @@ screen where the server refuses them; the strict parser stays in force either wa
 import asyncio
 import os
 import random
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from labelkit.console import say
 from labelkit.engines import EngineFacts, Reply, Request, Settings
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 
 CONCURRENCY = 32
 TOP_LOGPROBS = 20
+LOWEST = -9999.0
+"""What vLLM sends for minus infinity."""
+SLACK = 1e-3
+"""A log-probability may be above 0 by rounding, not by more."""
+MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)
+"""What reading a reply raises that is no chat completion: HTML with status 200, wrong types, half a body."""
+REASON_LENGTH = 300
 CALL_SECONDS = 300.0
 """Deadline of a call with all its retries."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -33,6 +40,10 @@ def open_engine(settings: Settings) -> "OpenAIEngine":
     return OpenAIEngine(settings)
 
 
+Options = Callable[[tuple[str, ...]], dict[str, Any]]
+"""What to ask of a server beside the text, from the labels."""
+
+
 class OpenAIEngine:
     """Chat completions over HTTP, many at once."""
 
@@ -45,7 +56,7 @@ class OpenAIEngine:
             raise UsageError("the server decides dtype and context length: engine openai takes neither")
         self._settings = settings
         self._key = api_key(settings.base_url)
-        self._options = [constrained, with_logprobs, plain]
+        self._options: tuple[Options, ...] = (constrained, with_logprobs, plain)
         self._proven = False
         self.facts = EngineFacts(
             engine="openai", engine_version=f"openai {openai.__version__}", revision=settings.revision
@@ -55,12 +66,14 @@ class OpenAIEngine:
         """The tokenizer is the server's: the labels are matched in its list of likeliest tokens instead."""
 
     def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         source = iter(requests)
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
-            client = AsyncOpenAI(api_key=self._key, base_url=self._settings.base_url, max_retries=0)
+            # A redirect would carry prompts and key to whoever the server names.
+            http = DefaultAsyncHttpxClient(follow_redirects=False)
+            client = AsyncOpenAI(api_key=self._key, base_url=self._settings.base_url, max_retries=0, http_client=http)
             running: set[asyncio.Task[Reply]] = set()
             while True:
                 for request in source:
@@ -94,21 +107,32 @@ class OpenAIEngine:
                         openai.InternalServerError,
                     ) as error:
                         if pause > LONGEST_PAUSE:
-                            return Reply(key=request.key, error=f"{type(error).__name__}: {error}")
+                            return self._failed(request, error)
                         await asyncio.sleep(retry_after(error) or random.uniform(0, pause))
                         pause *= 2
         except TimeoutError:
             return Reply(key=request.key, error=f"no answer within {CALL_SECONDS:.0f} s")
         except openai.AuthenticationError as error:
             raise EngineError(f"the server refuses the key in {' or '.join(KEY_VARIABLES)}: {error}") from None
-        except openai.OpenAIError as error:
-            return Reply(key=request.key, error=f"{type(error).__name__}: {error}")
+        except (openai.OpenAIError, *MALFORMED) as error:
+            return self._failed(request, error)
+
+    def _failed(self, request: Request, error: Exception) -> Reply:
+        """The reason on one line; some servers repeat the key that they were sent."""
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_LENGTH]
+        safe = reason.replace(self._key, "[key]").encode(errors="backslashreplace").decode()
+        return Reply(key=request.key, error=safe)
 
     async def _call(self, client: Any, request: Request) -> Reply:
+        """Ask for all that the server may offer.
+
+        A 400 can mean that it lacks an option or that this request is bad: the option is given up only where the same
+        request goes through without it.
+        """
         import openai
 
-        while True:
-            options = self._options[0]
+        refused: openai.BadRequestError | None = None
+        for number, options in enumerate(self._options):
             try:
                 completion = await client.chat.completions.create(
                     model=self._settings.model,
@@ -118,16 +142,18 @@ class OpenAIEngine:
                     **options(request.labels),
                 )
             except openai.BadRequestError as error:
-                if self._proven or len(self._options) == 1:
-                    return Reply(key=request.key, error=f"refused: {error}")
-                self._options = self._options[1:]
-                print(
-                    f"the server refuses {options.__name__} answers; going on {self._options[0].__name__}",
-                    file=sys.stderr,
-                )
+                refused = error
+                if self._proven:
+                    break
                 continue
-            self._proven = True
-            return read_completion(completion, request)
+            reply = read_completion(completion, request)
+            if number:
+                say(f"the server refuses {self._options[0].__name__} answers; going on {options.__name__}")
+            if not self._proven:
+                self._options, self._proven = self._options[number:], True
+            return reply
+        assert refused is not None
+        return self._failed(request, refused)
 
 
 async def _first(
@@ -166,28 +192,41 @@ def read_completion(completion: Any, request: Request) -> Reply:
     if not completion.choices:
         return Reply(**fields)
     choice = completion.choices[0]
+    text = choice.message.content
+    logprobs, masked = label_logprobs(choice.logprobs, request.labels)
     return Reply(
         **fields,
-        text=choice.message.content,
+        text=text if text is None else printable(text),
         finish_reason=choice.finish_reason,
-        label_logprobs=label_logprobs(choice.logprobs, request.labels),
+        label_logprobs=logprobs,
+        masked=masked,
     )
 
 
-def label_logprobs(logprobs: Any, labels: tuple[str, ...]) -> dict[str, float] | None:
-    """Log-probability of each label at the first token. A label outside the list gets the lowest value in it, which
-    is its upper bound; None where no label is in the list.
+def label_logprobs(logprobs: Any, labels: tuple[str, ...]) -> tuple[dict[str, float] | None, bool]:
+    """Log-probability of each label at the first token, and whether all other tokens were masked away.
+
+    A label outside the list gets the lowest value in it, which is its upper bound; None where no label has one.
     """
     if logprobs is None or not logprobs.content:
-        return None
+        return None, False
     listed: dict[str, float] = {}
     for entry in logprobs.content[0].top_logprobs:
-        token = entry.token.strip()
-        listed[token] = max(entry.logprob, listed.get(token, entry.logprob))
-    if not set(labels) & set(listed):
-        return None
+        if not entry.logprob <= SLACK:
+            raise ValueError(f"log-probability {entry.logprob} of {entry.token!r}")
+        token, value = entry.token.strip(), max(float(entry.logprob), LOWEST)
+        listed[token] = max(value, listed.get(token, LOWEST))
+    others = [value for token, value in listed.items() if token not in labels]
+    if max((listed.get(label, LOWEST) for label in labels), default=LOWEST) == LOWEST:
+        return None, False
     lowest = min(listed.values())
-    return {label: listed.get(label, lowest) for label in labels}
+    return {label: listed.get(label, lowest) for label in labels}, bool(others) and max(others) == LOWEST
+
+
+def printable(text: str) -> str:
+    """Text as UTF-8 can hold it. Raises `UnicodeEncodeError` for a lone surrogate, which no model means to say."""
+    text.encode()
+    return text
 
 
 def api_key(base_url: str | None) -> str:

@@ -127,6 +127,7 @@ class VllmEngine:
                 label: max(LOWEST, first[token].logprob) if token in first else LOWEST
                 for label, token in tokens.items()
             },
+            masked=True,
             finish_reason=output.finish_reason,
             model=self.facts.model_answered,
             prompt_tokens=prompt_tokens,

@@ -123,13 +123,15 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     done = run_command(tmp_path)
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr and "choose another" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "choose another" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_python_without_docstrings_is_refused(tmp_path: Path) -> None:
     done = run_command(tmp_path / "data", "-OO")
-    assert done.returncode == 1 and "-OO" in done.stderr
+    assert done.returncode == 1
+    assert "-OO" in done.stderr
     assert not (tmp_path / "data").exists()
 
 

@@ -13,6 +13,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 from labelkit import cli
+from labelkit.annotate import Outcome, annotate
+from labelkit.engines import Settings
+from labelkit.pool import Pool, Recipe, make_pool, read_pool
 
 PASSAGES = {
     "p1": ("Cats", "cats sleep most of the day and hunt at night"),
@@ -114,3 +117,47 @@ def pool(labelkit: Callable[..., Called], beir: Path, tmp_path: Path) -> Path:
     called = labelkit("pool", beir, "--human", human, "-o", tmp_path / "pool")
     assert called.code == 0, called.err
     return tmp_path / "pool"
+
+
+@pytest.fixture
+def candidates(pool: Path) -> Pool:
+    return read_pool(pool)
+
+
+@pytest.fixture
+def judge() -> Callable[..., Outcome]:
+    """Judge a pool into a folder, by the scripted judge unless told otherwise."""
+
+    def run(
+        pool: Pool,
+        folder: Path,
+        model: str = "overlap",
+        *,
+        engine: str = "scripted",
+        method: str = "graded",
+        prompt: str | None = None,
+        limit: int | None = None,
+        **settings: Any,
+    ) -> Outcome:
+        return annotate(
+            pool,
+            folder,
+            engine_name=engine,
+            settings=Settings(model, **settings),
+            method_name=method,
+            prompt_name=prompt,
+            limit=limit,
+            command="test",
+        )
+
+    return run
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Pool:
+    """A pool of 300 pairs."""
+    words = ["ash", "birch", "cedar", "elm", "fir", "oak", "pine", "yew"]
+    passages = {f"p{n:02}": ("", f"{words[n % 8]} {words[(n + 3) % 8]} tree number {n}") for n in range(30)}
+    queries = {f"q{n}": f"tree {words[n % 8]} {words[(n * 3) % 8]} query{n}" for n in range(10)}
+    beir = write_beir(tmp_path / "wide", passages, queries, {})
+    return make_pool(beir, None, Recipe(bm25=30), tmp_path / "wide.pool", "test")

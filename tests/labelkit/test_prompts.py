@@ -60,7 +60,7 @@ WRONG = {
     "missing field": (GOOD.replace("{passage}", "it"), "never mentions {passage}"),
     "open brace": (GOOD.replace("{query}", "{query} {"), "template"),
     "closing brace": (GOOD.replace("{query}", "{query} }"), "template"),
-    "duplicate labels": (GOOD.replace('"Yes"', '"No"'), "two labels, all different"),
+    "duplicate labels": (GOOD.replace('"Yes"', '"No"'), "at least two labels"),
     "labels that differ in case": (GOOD.replace('"Yes"', '"NO"'), "label"),
     "labels that differ in decoration": (GOOD.replace('"Yes"', '"No."'), "label"),
     "empty label": (GOOD.replace('"Yes"', '""'), "label"),

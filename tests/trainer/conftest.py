@@ -68,7 +68,7 @@ def example(
         query=query,
         positives=tuple(one if isinstance(one, Label) else label(one) for one in positives),
         negatives=tuple(label(one, 0) for one in negatives),
-        ignored=tuple(label(one, None, "pool") for one in ignored),
+        ignored=tuple(label(one, None, "llm") for one in ignored),
     )
 
 

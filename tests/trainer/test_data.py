@@ -27,7 +27,7 @@ def example(
         query=f"text of {query_id}",
         positives=tuple(positives),
         negatives=tuple(label(name, 0) for name in negatives),
-        ignored=tuple(label(name, None, "pool") for name in ignored),
+        ignored=tuple(label(name, None, "llm") for name in ignored),
     )
 
 
