@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -25,7 +25,7 @@ from labelkit.schema import Judge
 FILE = "journal.sqlite"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS judges (
-    judge_id TEXT PRIMARY KEY, judge TEXT NOT NULL, prompt TEXT NOT NULL, digest TEXT NOT NULL);
+    judge_id TEXT PRIMARY KEY, judge TEXT NOT NULL, prompt BLOB NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS asked (
     judge_id TEXT NOT NULL, query_id TEXT NOT NULL, passage_id TEXT NOT NULL, key TEXT NOT NULL,
     digest TEXT NOT NULL, PRIMARY KEY (judge_id, query_id, passage_id)) WITHOUT ROWID;
@@ -81,12 +81,12 @@ class Journal:
 
     def register(self, judge: Judge, prompt: bytes, asked: Iterable[Asked]) -> None:
         """Record who will be asked what, before the first request leaves."""
-        body, text = judge.model_dump_json(), prompt.decode()
-        with self._errors():
+        body = judge.model_dump_json()
+        with self._errors("written"):
             self._db.execute("BEGIN")
             self._db.execute(
                 "INSERT OR REPLACE INTO judges VALUES (?, ?, ?, ?)",
-                (judge.judge_id, body, text, _digest(judge.judge_id, body, text)),
+                (judge.judge_id, body, prompt, _digest(judge.judge_id, body, prompt.hex())),
             )
             self._db.executemany(
                 "INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?, ?)", ((*pair, _digest(*pair)) for pair in asked)
@@ -96,7 +96,7 @@ class Journal:
     def append(self, reply: Reply) -> None:
         """Commit one reply; when this returns, the reply survives a crash and a power loss."""
         body = reply.model_dump_json()
-        with self._errors():
+        with self._errors("written"):
             self._db.execute(
                 "INSERT INTO replies SELECT ?, 1 + coalesce(max(attempt), 0), ?, ?, ? FROM replies WHERE key = ?",
                 (reply.key, body, datetime.now(UTC).isoformat(), _digest(reply.key, body), reply.key),
@@ -114,9 +114,9 @@ class Journal:
         """Every judge of this folder with the text of its prompt, by id."""
         rows = self._read("SELECT judge_id, judge, prompt, digest FROM judges ORDER BY judge_id")
         return [
-            (Judge.model_validate_json(judge), prompt.encode())
+            (Judge.model_validate_json(judge), prompt)
             for judge_id, judge, prompt, digest in rows
-            if self._checked(digest, judge_id, judge, prompt)
+            if self._checked(digest, judge_id, judge, prompt.hex())
         ]
 
     def asked(self, judge_id: str) -> Iterator[Asked]:
@@ -134,18 +134,18 @@ class Journal:
             raise JournalError(f"{self.path}: the record of {fields[0]!r} is damaged; restore the file from a copy")
         return True
 
-    def _read(self, statement: str, *values: str) -> list[tuple[str, ...]]:
-        with self._errors():
+    def _read(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
+        with self._errors("read"):
             return self._db.execute(statement, values).fetchall()
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, done: str) -> Iterator[None]:
         """A full disk, an I/O error or a destroyed page stops the run: nothing may be asked that cannot be kept."""
         try:
             yield
         except sqlite3.Error as error:
             raise JournalError(
-                f"{self.path} cannot be used ({error}); free space or restore it from a copy, and run the command again"
+                f"{self.path} cannot be {done} ({error}); free space or restore a copy, then run the command again"
             ) from None
 
 

@@ -75,18 +75,21 @@ class OpenAIEngine:
             http = DefaultAsyncHttpxClient(follow_redirects=False)
             client = AsyncOpenAI(api_key=self._key, base_url=self._settings.base_url, max_retries=0, http_client=http)
             running: set[asyncio.Task[Reply]] = set()
-            while True:
-                for request in source:
-                    running.add(loop.create_task(self._answer(client, request)))
-                    # One request alone finds out what the server can do.
-                    if len(running) >= (self._settings.concurrency or CONCURRENCY) or not self._proven:
+            done: set[asyncio.Task[Reply]] = set()
+            try:
+                while True:
+                    for request in source:
+                        running.add(loop.create_task(self._answer(client, request)))
+                        # One request alone finds out what the server can do.
+                        if len(running) >= (self._settings.concurrency or CONCURRENCY) or not self._proven:
+                            break
+                    if not running:
                         break
-                if not running:
-                    break
-                done, running = runner.run(_first(running))
-                for task in done:
-                    yield task.result()
-            runner.run(client.close())
+                    done, running = runner.run(_first(running))
+                    for task in done:
+                        yield task.result()
+            finally:
+                runner.run(_stop(done | running, client))
 
     def close(self) -> None:
         """Connections end with each run."""
@@ -160,6 +163,13 @@ async def _first(
     running: set[asyncio.Task[Reply]],
 ) -> tuple[set[asyncio.Task[Reply]], set[asyncio.Task[Reply]]]:
     return await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _stop(tasks: set[asyncio.Task[Reply]], client: Any) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.close()
 
 
 def constrained(labels: tuple[str, ...]) -> dict[str, Any]:
