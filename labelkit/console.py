@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable
+from importlib import import_module
 
 from labelkit.errors import LabelkitError
 
@@ -20,6 +21,11 @@ def run(app: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         say("stopped; run the same command again to go on")
         sys.exit(130)
+
+
+def hide_loading_bars() -> None:
+    """Keep transformers from drawing bars while it loads and saves weights; bars of judging and training stay."""
+    import_module("transformers.utils.logging").disable_progress_bar()
 
 
 def say(words: object) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelkit import artifact
+from labelkit.console import hide_loading_bars
 from labelkit.errors import MissingPackageError, UsageError
 
 BATCH = 32
@@ -34,6 +35,7 @@ def load_encoder(name: str) -> Any:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise MissingPackageError("sentence-transformers", "train") from None
+    hide_loading_bars()
     try:
         return SentenceTransformer(name)
     except Exception as error:  # whatever a missing or damaged folder makes the loaders raise

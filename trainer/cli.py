@@ -126,8 +126,7 @@ def _load_training_packages() -> None:
             import_module(module)
         except ModuleNotFoundError:
             raise MissingPackageError(package, "train") from None
-    # Bars of loading and saving weights are noise; those of training and encoding stay.
-    import_module("transformers.utils.logging").disable_progress_bar()
+    console.hide_loading_bars()
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labelkit import artifact
+from labelkit.console import hide_loading_bars
 from labelkit.engines import EngineFacts, Message, Reply, Request, Settings
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError
 
@@ -44,14 +45,8 @@ class LocalEngine:
             raise UnknownNameError("dtype", self._dtype, DTYPES)
         self._rows = settings.concurrency or ROWS
         self._tokenizer = load_tokenizer(settings)
-        self.facts = EngineFacts(
-            engine="local",
-            engine_version=f"transformers {transformers.__version__}, torch {torch.__version__}",
-            model_answered=settings.model,
-            revision=model_revision(settings),
-            dtype=self._dtype,
-            chat_template_sha256=hashlib.sha256(self._tokenizer.chat_template.encode()).hexdigest(),
-        )
+        version = f"transformers {transformers.__version__}, torch {torch.__version__}"
+        self.facts = model_facts("local", version, settings, self._dtype, self._tokenizer)
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
         first_label_tokens(self._tokenizer, labels)
@@ -186,6 +181,7 @@ def _load_model(settings: Settings, dtype: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    hide_loading_bars()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             settings.model, revision=settings.revision, dtype=getattr(torch, dtype), attn_implementation="sdpa"
@@ -215,6 +211,18 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
     """The longest prefix that all rows share; empty for no rows."""
     shared = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
     return [column[0] for column in shared]
+
+
+def model_facts(engine: str, version: str, settings: Settings, dtype: str, tokenizer: Any) -> EngineFacts:
+    """Provenance of a model that runs on this machine."""
+    return EngineFacts(
+        engine=engine,
+        engine_version=version,
+        model_answered=settings.model,
+        revision=model_revision(settings),
+        dtype=dtype,
+        chat_template_sha256=hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
+    )
 
 
 def model_revision(settings: Settings) -> str | None:

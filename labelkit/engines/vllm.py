@@ -4,7 +4,6 @@ Requests are rendered to tokens here, as engine `local` does it, so that an over
 see the same prompt. They go in chunks, query by query, so that vLLM's prefix cache computes rubric and query once.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -12,13 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, islice
 from typing import Any
 
-from labelkit.engines import EngineFacts, Reply, Request, Settings
+from labelkit.engines import Reply, Request, Settings
 from labelkit.engines.local import (
     default_dtype,
     encode_chat,
     first_label_tokens,
     load_tokenizer,
-    model_revision,
+    model_facts,
 )
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 
@@ -46,14 +45,7 @@ class VllmEngine:
         self._tokenizer = load_tokenizer(settings)
         self._dtype = settings.dtype or default_dtype()
         self._limit = settings.max_model_len or MAX_MODEL_LEN
-        self.facts = EngineFacts(
-            engine="vllm",
-            engine_version=f"vllm {_version()}",
-            model_answered=settings.model,
-            revision=model_revision(settings),
-            dtype=self._dtype,
-            chat_template_sha256=hashlib.sha256(self._tokenizer.chat_template.encode()).hexdigest(),
-        )
+        self.facts = model_facts("vllm", f"vllm {_version()}", settings, self._dtype, self._tokenizer)
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
         first_label_tokens(self._tokenizer, labels)
