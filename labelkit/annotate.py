@@ -15,6 +15,7 @@ from labelkit import artifact
 from labelkit.dataset import records_to_table
 from labelkit.engines import Engine, EngineFacts, Message, Reply, Request, Settings, open_engine
 from labelkit.errors import EngineError, UsageError
+from labelkit.journal import FILE as JOURNAL_FILE
 from labelkit.journal import Asked, Journal
 from labelkit.methods import Method, method_named
 from labelkit.parse import Failure, label_probabilities, read_label
@@ -26,7 +27,7 @@ from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, SCHEMA_VERSION, Judg
 KIND = "labels"
 DECODING = {"temperature": 0, "max_tokens": 1}
 PASSAGE_WORDS = 300
-"""Passages are cut to this many words before they are judged, as in arXiv 2504.05220; how many were cut is counted."""
+"""Words of a passage that a judge reads, where nothing else is asked for: as in arXiv 2504.05220."""
 UNREACHABLE = 20
 """So many requests without an answer in a row, and none answered before, mean that there is no judge."""
 
@@ -53,9 +54,11 @@ def annotate(
     prompt_name: str | None,
     limit: int | None,
     command: str,
+    passage_words: int = PASSAGE_WORDS,
 ) -> Outcome:
-    """Judge the pairs of a pool (the first `limit`, in pool order) into the labels folder `folder`; resume what is
-    there.
+    """Judge the pairs of a pool (the first `limit`, in pool order) into a labels folder, or go on with what is there.
+
+    Longer passages are cut to `passage_words` words; how many were is counted.
     """
     method = method_named(method_name)
     prompt = load_prompt(prompt_name or method.prompt)
@@ -65,7 +68,7 @@ def annotate(
     engine = open_engine(engine_name, settings)
     engine.check_labels(prompt.label_texts)
     judge = make_judge(engine.facts, settings, method_name, prompt)
-    asked, requests, cut = make_requests(pool, judge, prompt, limit)
+    asked, requests, cut = make_requests(pool, judge, prompt, limit, passage_words)
     with Journal(folder) as journal:
         (folder / artifact.MANIFEST).unlink(missing_ok=True)
         journal.register(judge, prompt.content, asked)
@@ -77,7 +80,9 @@ def annotate(
         finally:
             progress.close()
             engine.close()
-        judgements = finalise(journal, folder, command, inputs=pool.inputs, facts={"cut_passages": cut})
+        judgements = finalise(
+            journal, folder, command, inputs=pool.inputs, facts={"passage_words": passage_words, "cut_passages": cut}
+        )
     mine = {(pair.query_id, pair.passage_id) for pair in asked}
     failures = count_failures(
         row for row in judgements if row.judge_id == judge.judge_id and (row.query_id, row.passage_id) in mine
@@ -87,9 +92,7 @@ def annotate(
 
 def refuse_other_labels(folder: Path) -> None:
     """An annotation run goes into a new folder or one that it made before: never among imported grades."""
-    if (folder / artifact.MANIFEST).is_file() and not (folder / "journal.sqlite").is_file():
-        raise UsageError(f"{folder} was not written by labelkit annotate; choose another output folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "journal.sqlite").is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / JOURNAL_FILE).is_file():
         raise UsageError(f"{folder} exists and holds no annotation run; choose another output folder")
 
 
@@ -115,15 +118,15 @@ def make_judge(facts: EngineFacts, settings: Settings, method: str, prompt: Prom
 
 
 def make_requests(
-    pool: Pool, judge: Judge, prompt: Prompt, limit: int | None
+    pool: Pool, judge: Judge, prompt: Prompt, limit: int | None, passage_words: int
 ) -> tuple[list[Asked], list[Request], int]:
     """The pairs to judge, the request of each, and how many passages had to be cut."""
     asked, requests, cut = [], [], 0
     for candidate in pool.candidates[:limit]:
         text = pool.passages[candidate.passage_id].full_text
         words = text.split()
-        if len(words) > PASSAGE_WORDS:
-            text, cut = " ".join(words[:PASSAGE_WORDS]), cut + 1
+        if len(words) > passage_words:
+            text, cut = " ".join(words[:passage_words]), cut + 1
         messages = prompt.render(pool.queries[candidate.query_id].text, text)
         key = request_key(judge, messages, prompt.label_texts)
         asked.append(Asked(judge.judge_id, candidate.query_id, candidate.passage_id, key))

@@ -76,6 +76,7 @@ def annotate(
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight, or rows a batch.")] = None,
     max_model_len: Annotated[int | None, typer.Option(min=16, help="Longest prompt in tokens.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Judge only the first N pairs of the pool.")] = None,
+    passage_words: Annotated[int, typer.Option(min=1, help="Cut passages to so many words; the cut is counted.")] = 300,
     as_json: Json = False,
 ) -> None:
     """Judge the pairs of a pool with a language model. The same command again resumes and pays nothing twice."""
@@ -91,6 +92,7 @@ def annotate(
         method_name=method,
         prompt_name=prompt,
         limit=limit,
+        passage_words=passage_words,
         command=console.command_line("labelkit"),
     )
     if as_json:
