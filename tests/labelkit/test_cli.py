@@ -244,9 +244,11 @@ def test_another_beir_folder_never_meets_the_pool_of_the_first(labelkit, beir, w
 
 
 def test_ctrl_c_says_how_to_go_on(beir, tmp_path):
-    waiting = "import sys; sys.argv[0] = 'labelkit'; from labelkit import console; console.run(lambda: input())"
+    # A shell that starts the tests in the background has SIGINT ignored; the child wants Python's own handler.
+    handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    waiting = "from labelkit import console; print('ready', flush=True); console.run(lambda: input())"
     child = subprocess.Popen(
-        [sys.executable, "-c", f"print('ready', flush=True); {waiting}"],
+        [sys.executable, "-c", f"{handler}; {waiting}"],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
