@@ -203,7 +203,7 @@ def read_judgements(
             fields |= {
                 "score": method.score(reply.label_logprobs, prompt),
                 "probs": probs,
-                "label_mass": mass,
+                "label_mass": None if reply.masked else mass,
             }
         if reply.prompt_tokens is not None:
             fields["tokens"] = reply.prompt_tokens + (reply.completion_tokens or 0)

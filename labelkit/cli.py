@@ -215,7 +215,7 @@ def print_agreement(agreement: "Agreement") -> None:
     table = Table(
         "figure",
         "value",
-        title=f"{escape(Path(agreement.judge_name).name)}, {agreement.pairs} pairs that a person graded too",
+        title=f"{escape(agreement.judge_name)}, {agreement.pairs} pairs that a person graded too",
     )
     for name in ("kappa", "kappa_binary", "kappa_quadratic", "alpha_ordinal", "auc"):
         value = getattr(agreement, name)
