@@ -158,7 +158,7 @@ def fuse(
     human: Mapping[str, Mapping[str, int]],
     depth: int | None,
 ) -> list[Candidate]:
-    """Candidates of one query, human positives first, then by reciprocal rank; ties go by passage id."""
+    """Candidates of one query by reciprocal rank, ties by passage id; `depth` never costs a human positive."""
     origins: dict[str, list[Origin]] = {}
     fused: dict[str, float] = {}
     for name, scores in ranked:
@@ -168,9 +168,12 @@ def fuse(
     positives = human.get(query_id, {})
     for rank, (passage_id, grade) in enumerate(sorted(positives.items(), key=lambda item: (-item[1], item[0])), 1):
         origins.setdefault(passage_id, []).append(Origin("human", rank, float(grade)))
-    order = sorted(origins, key=lambda pid: (-positives.get(pid, 0), -fused.get(pid, 0.0), pid))
-    keep = len(order) if depth is None else max(depth, len(positives))
-    return [Candidate(query_id=query_id, passage_id=pid, sources=tuple(origins[pid])) for pid in order[:keep]]
+    order = sorted(origins, key=lambda pid: (-fused.get(pid, 0.0), pid))
+    if depth is not None:
+        others = [pid for pid in order if pid not in positives][: max(0, depth - len(positives))]
+        # Positives keep their place among the others: the first pairs of a pool are then a sample of both.
+        order = [pid for pid in order if pid in positives or pid in others]
+    return [Candidate(query_id=query_id, passage_id=pid, sources=tuple(origins[pid])) for pid in order]
 
 
 def records_to_candidates(candidates: Iterable[Candidate]) -> Any:
