@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from labelkit import artifact
 from labelkit.console import hide_loading_bars
-from labelkit.errors import MissingPackageError, UsageError
+from labelkit.errors import MissingPackageError, UsageError, first_line
 
 BATCH = 32
 LARGEST_CACHED = 1 << 30
@@ -39,8 +39,9 @@ def load_encoder(name: str) -> Any:
     try:
         return SentenceTransformer(name)
     except Exception as error:  # whatever a missing or damaged folder makes the loaders raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"cannot load the model {name!r}: {reason}; give a model folder or a Hub id") from None
+        raise UsageError(
+            f"cannot load the model {name!r}: {first_line(error)}; give a model folder or a Hub id"
+        ) from None
 
 
 def encode_passages(encoder: Any, model: str, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -57,3 +57,8 @@ class JournalError(LabelkitError):
 
 class EngineError(LabelkitError):
     """A judge could not be loaded, reached, or asked."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message: what a one-line error shows."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

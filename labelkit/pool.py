@@ -170,7 +170,7 @@ def fuse(
         origins.setdefault(passage_id, []).append(Origin("human", rank, float(grade)))
     order = sorted(origins, key=lambda pid: (-fused.get(pid, 0.0), pid))
     if depth is not None:
-        others = [pid for pid in order if pid not in positives][: max(0, depth - len(positives))]
+        others = {*[pid for pid in order if pid not in positives][: max(0, depth - len(positives))]}
         # Positives keep their place among the others: the first pairs of a pool are then a sample of both.
         order = [pid for pid in order if pid in positives or pid in others]
     return [Candidate(query_id=query_id, passage_id=pid, sources=tuple(origins[pid])) for pid in order]

@@ -16,7 +16,7 @@ from typing import Any
 from labelkit import artifact
 from labelkit.console import hide_loading_bars
 from labelkit.engines import EngineFacts, Message, Reply, Request, Settings
-from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError
+from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
 
 ROWS = 16
 """Pairs a forward pass, where the settings name no other number; padding there is none."""
@@ -242,8 +242,3 @@ def model_revision(settings: Settings) -> str | None:
         if name.endswith((".json", ".safetensors", ".jinja")):
             digest.update(f"{name} {sha256}\n".encode())
     return f"sha256:{digest.hexdigest()}"
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message: what a one-line error shows."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
