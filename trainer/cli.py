@@ -1,6 +1,7 @@
 """The command line `trainer`. Heavy imports stand inside the commands, so that `--help` answers at once."""
 
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labelkit import console
-from labelkit.errors import MissingPackageError
+from labelkit.errors import LabelkitError, MissingPackageError
 
 if TYPE_CHECKING:
     from trainer.evaluate import Estimate, EvalResult
@@ -37,7 +38,7 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the trained model.")],
     model: Annotated[str | None, typer.Option(help="Model to start from: a local folder or a name on the Hub.")] = None,
     objective: Annotated[
-        str | None, typer.Option(help="singlelh, rand1lh, jointlh, jointlh-sum, summarglh or lsepair.")
+        str | None, typer.Option(help="singlelh, rand1lh, jointlh, summarglh, lsepair, … An unknown name lists all.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the queries. Default 1.")] = None,
@@ -50,6 +51,16 @@ def fit(
     weight_decay: Annotated[float | None, typer.Option(help="Default 0.01.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Default 0.05 for cosine, 1.0 for dot.")] = None,
     similarity: Annotated[str | None, typer.Option(help="cosine (default) or dot.")] = None,
+    false_negative_margin: Annotated[
+        float | None,
+        typer.Option(help="Unjudged passages this much more similar than the best positive are no negatives."),
+    ] = None,
+    gradient_cache: Annotated[
+        bool | None, typer.Option("--gradient-cache", help="Little memory for large batches, at twice the encoding.")
+    ] = None,
+    mini_batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens encoded at a time. Default 2048 (CPU), 16384.")
+    ] = None,
     max_query_length: Annotated[int | None, typer.Option(help="Tokens; default: the model's limit.")] = None,
     max_passage_length: Annotated[int | None, typer.Option(help="Tokens; default: the model's limit.")] = None,
     seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
@@ -63,11 +74,47 @@ def fit(
     from trainer.fit import fit as run
 
     report = run(dataset, output, settings, console.command_line("trainer"))
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of the processes of torchrun speaks for all
     console.say(f"wrote {output}: {report.steps} steps of {settings.objective} in {report.seconds:.0f} s")
     console.say("loss over the first fifth of the steps {:.4f}, over the last {:.4f}".format(*report.loss_at_ends()))
     left_out, queries = report.counts["queries_without_positives"], report.counts["queries"]
     if left_out:
         console.say(f"{left_out} of {queries} queries have no positive and were left out")
+
+
+@app.command()
+def verify(
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: what PyTorch finds.")] = None,
+) -> None:
+    """Check on this machine that tiles, caches, masks and processes change no loss and no gradient."""
+    _load_training_packages()
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from trainer.verify import CHECKS
+    from trainer.verify import verify as run
+
+    if device is None:
+        device = accelerator.type if (accelerator := torch.accelerator.current_accelerator()) else "cpu"
+    table = Table("check", "what was compared", "difference", "allowed", "", title=f"trainer verify on {device}")
+    missed = []
+    for number, check in enumerate(run(device), start=1):
+        console.say(f"{number}/{len(CHECKS)} {check.name}: {'held' if check.held else 'MISSED'}")
+        table.add_row(
+            check.name,
+            check.what,
+            f"{check.difference:.0e}",
+            f"{check.allowed:.0e}",
+            "held" if check.held else "MISSED",
+        )
+        missed += [] if check.held else [check.name]
+    Console().print(table)
+    if missed:
+        raise LabelkitError(
+            f"{', '.join(missed)} missed on {device}: do not trust results of this set-up, and report the table"
+        )
 
 
 @app.command("eval")

@@ -4,16 +4,32 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from labelkit.errors import UnknownNameError, UsageError
 
-OBJECTIVE_NAMES = ("singlelh", "rand1lh", "jointlh", "jointlh-sum", "summarglh", "lsepair")
+OBJECTIVE_NAMES = (
+    "singlelh",
+    "rand1lh",
+    "jointlh",
+    "jointlh-sum",
+    "summarglh",
+    "lsepair",
+    "lsepair-minpos",
+    "lsepair-maxpos",
+    "lsepair-hardneg",
+    "lsepair-trimmed",
+    "gce",
+    "listwise-kl",
+    "margin-mse",
+)
 """The keys of `trainer.objectives.OBJECTIVES`, repeated so that reading settings loads no torch."""
 TEMPERATURES = {"cosine": 0.05, "dot": 1.0}
 """Similarity -> temperature where none is set. Cosine without scaling flattens every distribution."""
+TEMPERATURE_RATE = 100
+"""A learnt temperature must be able to double within a run; at an encoder's learning rate it would hardly move."""
 
 
 class FitConfig(BaseModel):
@@ -25,6 +41,8 @@ class FitConfig(BaseModel):
     """A sentence-transformers or transformers model: a local folder or a name on the Hugging Face Hub."""
     objective: str
     """A name of the table in `trainer.objectives`."""
+    objective_settings: dict[str, float] = {}
+    """Settings of that objective, such as `trim`; its docstring has their meaning and defaults."""
     epochs: int | None = Field(default=None, ge=1)
     """Passes over the queries; 1 where neither this nor `max_steps` is set."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -42,7 +60,27 @@ class FitConfig(BaseModel):
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     temperature: float = Field(default=TEMPERATURES["cosine"], gt=0, allow_inf_nan=False)
     """What similarities are divided by. Where it is not set, the similarity's own of `TEMPERATURES`."""
+    learn_temperature: bool = False
+    """Learn the temperature too, at `TEMPERATURE_RATE` times the learning rate."""
     similarity: Literal["cosine", "dot"] = "cosine"
+    in_batch_negatives: bool = True
+    """Passages of a batch that nobody judged for a query are its negatives; otherwise only judged ones are."""
+    false_negative_margin: float | None = Field(default=None, allow_inf_nan=False)
+    """Unjudged passages more similar to the query than its best positive plus this are no negatives: they are taken
+    for positives that were missed.
+    """
+    false_negative_ratio: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """The same, more similar than this times the best positive's similarity; 0.95 in arXiv 2407.15831."""
+    source_weights: dict[Literal["human", "llm", "imported"], Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Weights of positives by source, which multiply those of the dataset; 1 where none is set."""
+    weight_by_probability: bool = False
+    """Multiply the weight of a positive by the probability that its judge gave it, where it gave one."""
+    gradient_cache: bool = False
+    """Keep the activations of one mini-batch only, for batches that do not fit into memory; embeds every text twice."""
+    mini_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that the encoder reads at a time; where it is not set, 2,048 on a CPU and 16,384 elsewhere. Smaller saves
+    padding, and memory with `gradient_cache`.
+    """
     max_query_length: int | None = Field(default=None, ge=3)
     """Tokens of a query, special tokens and prompt included; the model's own limit where it is not set."""
     max_passage_length: int | None = Field(default=None, ge=3)
@@ -74,6 +112,15 @@ class FitConfig(BaseModel):
             raise UsageError(
                 f"max_positives {self.max_positives} does not fit into group_size {self.group_size}; "
                 "lower max_positives or raise group_size"
+            )
+        rules = [rule for rule in (self.false_negative_margin, self.false_negative_ratio) if rule is not None]
+        if len(rules) > 1:
+            raise UsageError(
+                "false_negative_margin and false_negative_ratio are two rules for one thing; set one of them"
+            )
+        if rules and not self.in_batch_negatives:
+            raise UsageError(
+                "without in_batch_negatives every negative was judged and no false_negative rule applies; remove it"
             )
         return self
 

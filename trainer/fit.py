@@ -1,27 +1,33 @@
 """One training run: a dataset and a `FitConfig` become a model folder.
 
 The run is sentence-transformers' trainer with three things of our own: the data loader (groups drawn for the
-epoch), the loss (`contrast` and an objective), and the progress line. The result is an ordinary
-sentence-transformers folder with a manifest.
+epoch), the loss (`trainer.loss`), and the progress line. The result is an ordinary sentence-transformers folder
+with a manifest. Started by `torchrun` or `accelerate launch`, the processes share each batch and compute what one
+process would.
 """
 
 import math
 import os
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.data_loader import prepare_data_loader
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.base.modules import Normalize, Transformer
-from torch import Tensor, nn
+from sentence_transformers.util import batch_to_device
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import TrainerCallback, set_seed
@@ -30,18 +36,16 @@ from transformers.trainer_callback import PrinterCallback
 from labelkit import artifact
 from labelkit.dataset import read_dataset
 from labelkit.errors import LabelkitError, UsageError
-from trainer.batch import Batch
-from trainer.config import FitConfig
-from trainer.contrast import contrast, masked_share
+from trainer import loss
+from trainer.config import TEMPERATURE_RATE, FitConfig
 from trainer.data import BatchOrder, Collator, TrainingSet
 from trainer.evaluate import load_model
-from trainer.objectives import OBJECTIVES, mean_over_rows
 
 KIND = "model"
 LOGGED_POINTS = 100
 """Losses kept in the manifest, about."""
-LOGGED = ("step", "loss", "masked_share")
-"""What such a point holds: the mean loss and the mean share of masked pairs since the point before."""
+LOGGED = ("step", "loss", *loss.LOGGED)
+"""What such a point holds: means since the point before."""
 PACKAGES = ("torch", "transformers", "sentence-transformers", "numpy")
 """Packages whose versions the manifest names."""
 
@@ -70,19 +74,15 @@ def fit(dataset: Path, output: Path, config: FitConfig, command: str) -> FitRepo
     for one without positives, `UsageError` for settings that the model cannot follow. `command` is what the
     manifest says was run.
     """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise UsageError(
-            f"started as {processes} processes, each of which would contrast its own passages only; "
-            "start trainer fit without torchrun or accelerate launch"
-        )
-    with artifact.writing(output, KIND, command) as draft:
+    with _written_once(output, command) as draft:
         training_set = TrainingSet(read_dataset(dataset), config)
         set_seed(config.seed)  # before loading: a model may bring layers that start at random
         model = load_model(config.model)
         check_model(model, config)
         model.similarity_fn_name = config.similarity
         report = train(model, training_set, config)
+        if draft is None:
+            return report
         model.save_pretrained(str(draft.path), create_model_card=False)
         artifact.write_text(draft.path / "README.md", model_card(output.name, config, report))
         draft.inputs[str(dataset)] = artifact.file_sha256(dataset / artifact.MANIFEST)
@@ -94,6 +94,38 @@ def fit(dataset: Path, output: Path, config: FitConfig, command: str) -> FitRepo
             "losses": list(report.losses),
         }
     return report
+
+
+@contextmanager
+def _written_once(output: Path, command: str) -> Iterator[artifact.Draft | None]:
+    """The draft of the output on the first process, None on the others."""
+    if not processes().is_main_process:
+        yield None
+        return
+    with artifact.writing(output, KIND, command) as draft:
+        yield draft
+
+
+def processes() -> PartialState:
+    """The processes that `torchrun` or `accelerate launch` started, or the only one."""
+    return PartialState(cpu=_share_the_cpu())
+
+
+def _share_the_cpu() -> bool:
+    """Several processes without CUDA: accelerate must be told, or each would train for itself."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+
+
+def freeze_unused(model: SentenceTransformer) -> None:
+    """Freeze what no embedding depends on, such as BERT's pooler under mean pooling: processes would wait for its
+    gradients for ever.
+    """
+    features = batch_to_device(model.preprocess(["text"]), model.device)
+    torch.autograd.backward(model(features)["sentence_embedding"].sum())
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+        parameter.grad = None
 
 
 def check_model(model: SentenceTransformer, config: FitConfig) -> None:
@@ -138,36 +170,16 @@ scores = model.similarity(model.encode_query(["a query"]), model.encode_document
 """
 
 
-class MultiPositiveLoss(nn.Module):
-    """Embed a batch, contrast it, apply the objective: the `loss` that the trainer calls."""
-
-    def __init__(self, model: SentenceTransformer, config: FitConfig) -> None:
-        super().__init__()
-        # The trainer reads the parameters from here, and puts the wrapped model here when it wraps it.
-        self.model = model
-        self.objective = OBJECTIVES[config.objective]
-        self.similarity = config.similarity
-        self.temperature = config.temperature
-        self.masked: list[Tensor] = []
-        """Share of masked pairs of each batch since the trainer last logged; kept on the device."""
-
-    def forward(self, features: list[dict[str, Any]], labels: dict[str, Tensor]) -> Tensor:
-        """Mean loss of the batch; `features` are the queries and the passages, in this order."""
-        batch = Batch(**labels)
-        self.masked.append(masked_share(batch))
-        queries, passages = (self.model(column)["sentence_embedding"] for column in features)
-        scores = contrast(queries, passages, batch, similarity=self.similarity, temperature=self.temperature)
-        loss = self.objective(scores.pos_scores, batch.pos_weight, batch.pos_mask, scores.neg_lse)
-        return mean_over_rows(loss, batch.pos_mask)
-
-
 class GroupTrainer(SentenceTransformerTrainer):
     """sentence-transformers' trainer on groups instead of columns of text."""
 
     def __init__(self, model: SentenceTransformer, training_set: TrainingSet, config: FitConfig, scratch: str):
         self.training_set = training_set
-        self.order = BatchOrder(training_set.queries, config.batch_size, config.seed)
-        self.multi_positive = MultiPositiveLoss(model, config)
+        state = processes()
+        self.order = BatchOrder(
+            training_set.queries, config.batch_size, config.seed, state.process_index, state.num_processes
+        )
+        self.multi_positive = loss.MultiPositiveLoss(model, config)
         collator: Any = Collator(
             model.preprocess,
             training_set.passages,
@@ -194,28 +206,36 @@ class GroupTrainer(SentenceTransformerTrainer):
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Its statistics want columns of text; what was trained on stands in the manifest."""
 
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Weight decay would pull a learnt temperature towards 1."""
+        names: list[str] = super().get_decay_parameter_names(model)
+        return [name for name in names if name != "log_temperature"]
+
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches whose indices carry their epoch, in the order that the seed decides."""
+        """This process's part of the batches; their indices carry the epoch, the seed decides their order."""
         loader: DataLoader[Any] = DataLoader(
             self.training_set,
             batch_sampler=self.order,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        self.accelerator.even_batches = False
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        # The order has cut each batch into the parts of the processes already.
+        prepared: DataLoader[Any] = prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
         return prepared
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the share of masked pairs to a logged loss; stop a run that has diverged."""
+        """Add the loss module's own figures to a logged loss; stop a run that has diverged."""
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):
                 raise LabelkitError(
                     f"the loss is {logs['loss']} at step {self.state.global_step}; "
                     "lower learning_rate or raise temperature"
                 )
-            logs = logs | {"masked_share": float(torch.stack(self.multi_positive.masked).mean())}
-            self.multi_positive.masked.clear()
+            means = self.accelerator.reduce(torch.stack(self.multi_positive.logged).mean(dim=0), "mean")
+            logs = logs | dict(zip(loss.LOGGED, means.tolist(), strict=True))
+            self.multi_positive.logged.clear()
         super().log(logs, start_time)
 
 
@@ -223,7 +243,8 @@ class ProgressLine(TrainerCallback):
     """Step, time left and loss on standard error; the stock bar writes its losses to standard output."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = tqdm(total=state.max_steps, unit="step", file=sys.stderr, dynamic_ncols=True)
+        silent = not state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, unit="step", file=sys.stderr, dynamic_ncols=True, disable=silent)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)
@@ -238,7 +259,11 @@ class ProgressLine(TrainerCallback):
 
 def train(model: SentenceTransformer, training_set: TrainingSet, config: FitConfig) -> FitReport:
     """Train the model in place."""
-    with tempfile.TemporaryDirectory(prefix="trainer-fit-") as scratch:
+    if processes().num_processes > 1:
+        freeze_unused(model)
+    with tempfile.TemporaryDirectory(prefix="trainer-fit-") as scratch, warnings.catch_warnings():
+        # torch 2.13 has another name for it, which transformers does not use yet.
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         trainer = GroupTrainer(model, training_set, config, scratch)
         outcome = trainer.train()
     history = trainer.state.log_history
@@ -257,6 +282,13 @@ def _arguments(config: FitConfig, steps_an_epoch: int, scratch: str) -> Sentence
     return SentenceTransformerTrainingArguments(
         output_dir=scratch,
         max_steps=steps,
+        use_cpu=_share_the_cpu(),
+        ddp_broadcast_buffers=False,  # processes embed in different numbers of mini-batches
+        ddp_find_unused_parameters=False,
+        dataloader_drop_last=processes().num_processes > 1,  # the trainer insists; BatchOrder leaves nothing to drop
+        learning_rate_mapping=(
+            {"log_temperature": config.learning_rate * TEMPERATURE_RATE} if config.learn_temperature else {}
+        ),
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         warmup_steps=math.ceil(config.warmup_ratio * steps),

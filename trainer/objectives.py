@@ -1,6 +1,6 @@
-"""The objectives for several positives a query, as pure functions.
+"""The objectives for several positives a query, as pure functions, in one table: `OBJECTIVES`.
 
-Every objective is called with
+A contrastive objective is called with
 
     pos_scores  [Q, M]  float  similarity / temperature of each query with its positives
     pos_weight  [Q, M]  float  weight of each positive, above 0
@@ -8,24 +8,44 @@ Every objective is called with
     neg_lse     [Q]     float  log-sum-exp over the query's negatives; -inf where there are none
 
 and returns the loss of each query, `[Q]`. A row without positives has loss 0 and gradient 0 whatever else it
-holds; take the mean with `mean_over_rows`, which does not count it. Values under the mask reach neither loss
+holds, and must not count in the mean. Values under the mask reach neither loss
 nor gradient.
 
 In the docstrings P are the positives, m = |P|, A = `neg_lse`, LSE_P and LSE_all = log(exp(A) + exp(LSE_P))
 the log-sum-exp over positives and over all, pi the softmax over positives and negatives, softplus(x) = log(1
 + exp(x)).
 
+An objective that distils is called with the drawn passages of each query, its group of at most G, instead:
+
+    group_scores  [Q, G]  float  similarity / temperature of each query with the passages of its group
+    group_target  [Q, G]  float  log-odds of their relevance according to the labels
+    group_mask    [Q, G]  bool   True where there is a passage
+
 Sources: "Training Dense Retrievers with Multiple Positive Passages" (arXiv 2602.12727) and "Utility-Focused
-LLM Annotation for Retrieval and Retrieval-Augmented Generation" (arXiv 2504.05220).
+LLM Annotation for Retrieval and Retrieval-Augmented Generation" (arXiv 2504.05220); others where they stand.
 """
 
 import functools
+import inspect
+import math
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
+"""Four (contrastive) or three (distilling) tensors and settings by keyword -> loss of each query, `[Q]`."""
+
+
+class Objective(NamedTuple):
+    """A loss, and what it wants to be given."""
+
+    loss: Loss
+    positives: Literal["best", "random", "several"] = "several"
+    """Which positives are drawn for a query: the best-ranked, one at random, or up to `max_positives`."""
+    against: Literal["all", "hardest", "group"] = "all"
+    """What `neg_lse` runs over: all negatives, or only the one that scores highest. With "group" the loss distils."""
 
 
 def masked_lse(values: Tensor, mask: Tensor) -> Tensor:
@@ -38,28 +58,23 @@ def masked_lse(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(some, shown.logsumexp(dim=-1), -torch.inf)
 
 
-def mean_over_rows(loss: Tensor, pos_mask: Tensor) -> Tensor:
-    """Mean loss of the queries that have a positive; 0 where no query has one. `[Q]`, `[Q, M]` -> scalar."""
-    return loss.sum() / pos_mask.any(dim=-1).sum().clamp(min=1)
-
-
 def _softplus(values: Tensor) -> Tensor:
     # torch's own softplus turns linear above 20 and is then off by 2e-9.
     return torch.logaddexp(values, torch.zeros_like(values))
 
 
-def _guarded(objective: Objective) -> Objective:
-    """Shield an objective, forward and backward, from masked entries and from rows without positives."""
+def _guarded(loss_of: Loss) -> Loss:
+    """Shield a contrastive loss, forward and backward, from masked entries and from rows without positives."""
 
-    @functools.wraps(objective)
-    def guarded(pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_lse: Tensor) -> Tensor:
+    @functools.wraps(loss_of)
+    def guarded(pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_lse: Tensor, **settings: float) -> Tensor:
         if pos_mask.shape[1] == 0:
             return pos_scores.sum(dim=-1)
         some = pos_mask.any(dim=-1)
         scores = torch.where(pos_mask, pos_scores, 0.0)
         weight = torch.where(pos_mask, pos_weight.to(scores.dtype), 1.0)
         # An empty row is computed as if it had positives of score 0, which is finite, and then set to 0.
-        loss = objective(scores, weight, pos_mask | ~some.unsqueeze(-1), neg_lse)
+        loss = loss_of(scores, weight, pos_mask | ~some.unsqueeze(-1), neg_lse, **settings)
         return torch.where(some, loss, 0.0)
 
     return guarded
@@ -135,16 +150,119 @@ def lsepair(pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_lse: T
     return _softplus(neg_lse + masked_lse(-pos_scores + pos_weight.log(), pos_mask))
 
 
+@_guarded
+def lsepair_minpos(pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_lse: Tensor) -> Tensor:
+    """LSEPair on the weakest positive alone: softplus(A - min_p s_p).
+
+    Gradient: InfoNCE's on that positive; the others have none, and weights play no part. Choose it where every
+    positive is certain and the worst rank is what counts. Source: arXiv 2602.12727, a variant of its code.
+    """
+    return _softplus(neg_lse - pos_scores.masked_fill(~pos_mask, torch.inf).amin(dim=-1))
+
+
+@_guarded
+def lsepair_maxpos(pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_lse: Tensor) -> Tensor:
+    """LSEPair on the strongest positive alone: softplus(A - max_p s_p).
+
+    Gradient: InfoNCE's on that positive; the others have none, and weights play no part. Choose it where one
+    good answer is enough and most positives may be wrong. Source: arXiv 2602.12727, a variant of its code.
+    """
+    return _softplus(neg_lse - pos_scores.masked_fill(~pos_mask, -torch.inf).amax(dim=-1))
+
+
+@_guarded
+def lsepair_trimmed(
+    pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_lse: Tensor, *, trim: float = 0.25
+) -> Tensor:
+    """LSEPair without the lowest-scored `trim` of a query's positives (rounded down: at least one stays).
+
+    Gradient: LSEPair's on the positives that stay, none on the others. LSEPair pulls hardest on the positive
+    that the model finds least likely, and among LLM labels that is also the likeliest mistake. Choose it for
+    noisy labels of which several are drawn. Source: trimmed losses for label noise, e.g. arXiv 1810.11874.
+    """
+    drop = (trim * pos_mask.sum(dim=-1, keepdim=True)).floor()
+    # Ranks from the weakest positive upward; masked places come last and are never counted.
+    rank = pos_scores.detach().masked_fill(~pos_mask, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
+    kept = pos_mask & (rank >= drop)
+    return _softplus(neg_lse + masked_lse(-pos_scores + pos_weight.log(), kept))
+
+
+@_guarded
+def gce(
+    pos_scores: Tensor,
+    pos_weight: Tensor,
+    pos_mask: Tensor,
+    neg_lse: Tensor,
+    *,
+    power: float = 0.7,
+    floor: float = 0.01,
+) -> Tensor:
+    """Truncated generalised cross-entropy: sum_p w_p (1 - max(f_p, floor)^power) / power / sum_p w_p.
+
+    f_p = sigmoid(s_p - A) is the probability of p against the negatives, siblings left out. Gradient: InfoNCE's
+    of each positive times f_p^power, and none where f_p is below `floor`: the less the model believes a label, the
+    less it learns from it. `power` near 0 is InfoNCE, 1 is the mean absolute error. Choose it for noisy labels and a
+    model that already ranks; a model that knows nothing yet learns nothing from it. Source: arXiv 1805.07836.
+    """
+    log_f = -_softplus(neg_lse.unsqueeze(-1) - pos_scores)
+    fitted = (power * log_f.clamp(min=math.log(floor))).exp()
+    loss = torch.where(pos_mask, pos_weight * (1 - fitted) / power, 0.0)
+    return loss.sum(dim=-1) / torch.where(pos_mask, pos_weight, 0.0).sum(dim=-1)
+
+
+def listwise_kl(group_scores: Tensor, group_target: Tensor, group_mask: Tensor) -> Tensor:
+    """Listwise distillation: KL(softmax(target) || softmax(s)) over the query's own group.
+
+    Gradient: softmax(s) - softmax(target). Choose it where the judge's probabilities say more than its grades
+    and the negatives are judged too; in-batch passages play no part. Source: e.g. ColBERTv2, arXiv 2112.01488.
+    """
+    if group_mask.shape[1] == 0:
+        return group_scores.sum(dim=-1)
+    # The lowest finite number instead of -inf: an empty row becomes uniform on both sides, and its loss 0.
+    lowest = torch.finfo(group_scores.dtype).min
+    student = torch.where(group_mask, group_scores, lowest).log_softmax(dim=-1)
+    teacher = torch.where(group_mask, group_target.to(group_scores.dtype), lowest).log_softmax(dim=-1)
+    return torch.where(group_mask, teacher.exp() * (teacher - student), 0.0).sum(dim=-1)
+
+
+def margin_mse(group_scores: Tensor, group_target: Tensor, group_mask: Tensor) -> Tensor:
+    """Margin-MSE: mean of ((s_i - s_j) - (t_i - t_j))^2 over the group's pairs with target t_i > t_j.
+
+    Gradient on s_i of a pair: twice its error. Scores and targets are both log-odds, so that their margins are of
+    one scale at temperatures around 0.05. Choose it to copy how much better a passage is, not only that it is. Source:
+    arXiv 2010.02666.
+    """
+    scores = torch.where(group_mask, group_scores, 0.0)
+    target = torch.where(group_mask, group_target.to(scores.dtype), 0.0)
+    margin, wanted = (x.unsqueeze(-1) - x.unsqueeze(-2) for x in (scores, target))
+    pairs = group_mask.unsqueeze(-1) & group_mask.unsqueeze(-2) & (wanted > 0)
+    errors = torch.where(pairs, margin - wanted, 0.0).square()
+    return errors.sum(dim=(-2, -1)) / pairs.sum(dim=(-2, -1)).clamp(min=1)
+
+
 def _joint_sum(pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_lse: Tensor) -> Tensor:
     lse_all = torch.logaddexp(neg_lse, masked_lse(pos_scores, pos_mask))
     return torch.where(pos_mask, pos_weight * (lse_all.unsqueeze(-1) - pos_scores), 0.0).sum(dim=-1)
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "singlelh": singlelh,
-    "rand1lh": rand1lh,
-    "jointlh": jointlh,
-    "jointlh-sum": jointlh_sum,
-    "summarglh": summarglh,
-    "lsepair": lsepair,
+    "singlelh": Objective(singlelh, positives="best"),
+    "rand1lh": Objective(rand1lh, positives="random"),
+    "jointlh": Objective(jointlh),
+    "jointlh-sum": Objective(jointlh_sum),
+    "summarglh": Objective(summarglh),
+    "lsepair": Objective(lsepair),
+    "lsepair-minpos": Objective(lsepair_minpos),
+    "lsepair-maxpos": Objective(lsepair_maxpos),
+    "lsepair-hardneg": Objective(lsepair, against="hardest"),
+    "lsepair-trimmed": Objective(lsepair_trimmed),
+    "gce": Objective(gce),
+    "listwise-kl": Objective(listwise_kl, against="group"),
+    "margin-mse": Objective(margin_mse, against="group"),
 }
+
+
+def settings_of(objective: Objective) -> dict[str, float]:
+    """The keyword settings of an objective's loss and their defaults."""
+    parameters = inspect.signature(objective.loss).parameters.values()
+    return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}

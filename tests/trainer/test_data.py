@@ -1,16 +1,18 @@
 """What is drawn for a query: pure in seed, epoch and query id, uniform, known positives never negatives."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 from labelkit.dataset import Dataset
 from labelkit.errors import DataError
 from labelkit.schema import Example, Label, Passage
-from trainer.batch import Group
+from trainer.batch import Group, Negative, Positive, key_of
 from trainer.config import FitConfig
 from trainer.data import BatchOrder, Collator, TrainingSet, draw
 
@@ -43,6 +45,8 @@ def config(objective: str = "lsepair", **settings: Any) -> FitConfig:
     return FitConfig(model="unused", objective=objective, **settings)
 
 
+NOT_RELEVANT = math.log(0.02 / 0.98)
+"""Log-odds that distillation is taught for what a person called irrelevant."""
 MANY = [example(f"q{n}", [label(f"p{k}") for k in range(6)], [f"n{k}" for k in range(12)]) for n in range(30)]
 
 
@@ -51,18 +55,22 @@ def groups(training_set: TrainingSet, epoch: int) -> dict[str, Group]:
     return {group.query_id: group for group in drawn}
 
 
+def negatives_of(group: Group) -> tuple[str, ...]:
+    return tuple(negative.passage_id for negative in group.negatives)
+
+
 def test_a_group_is_filled_with_judged_negatives() -> None:
     for group in groups(TrainingSet(dataset(MANY), config(group_size=8, max_positives=4)), 0).values():
         assert len(group.positives) == 4
-        assert len(set(group.negatives)) == 4
+        assert len(set(negatives_of(group))) == 4
         assert {positive.passage_id for positive in group.positives} <= {f"p{k}" for k in range(6)}
-        assert set(group.negatives) <= {f"n{k}" for k in range(12)}
+        assert set(negatives_of(group)) < {f"n{k}" for k in range(12)} == group.judged_negatives
         assert group.excluded == {f"p{k}" for k in range(6)}
 
 
 def test_a_query_with_few_labels_has_a_smaller_group() -> None:
     group = TrainingSet(dataset([example("q", [label("p")], ["n"])]), config())[0, 0]
-    assert ([positive.passage_id for positive in group.positives], group.negatives) == (["p"], ("n",))
+    assert ([positive.passage_id for positive in group.positives], negatives_of(group)) == (["p"], ("n",))
 
 
 def test_the_draw_does_not_depend_on_the_order_of_queries_or_labels() -> None:
@@ -113,7 +121,9 @@ def test_trap_rand1_draws_uniformly_over_all_positives_and_not_round_robin(query
 def test_negatives_are_drawn_anew_each_epoch_and_all_of_them_in_time() -> None:
     training_set = TrainingSet(dataset(MANY), config())
     assert training_set[0, 0].negatives != training_set[1, 0].negatives
-    assert {name for epoch in range(50) for name in training_set[epoch, 0].negatives} == {f"n{k}" for k in range(12)}
+    assert {name for epoch in range(50) for name in negatives_of(training_set[epoch, 0])} == {
+        f"n{k}" for k in range(12)
+    }
 
 
 def test_the_draw_is_pinned_so_that_an_upgrade_cannot_change_it_unseen() -> None:
@@ -148,7 +158,7 @@ def test_singlelh_takes_the_best_ranked_positive() -> None:
 
 def test_ignored_and_positive_passages_are_never_drawn_as_negatives() -> None:
     one = example("q", [label("p")], ["p", "i", "n"], ["i"])
-    assert TrainingSet(dataset([one]), config())[0, 0].negatives == ("n",)
+    assert TrainingSet(dataset([one]), config())[0, 0].negatives == (Negative("n", NOT_RELEVANT),)
 
 
 def test_passages_with_one_text_are_one_passage() -> None:
@@ -211,6 +221,70 @@ def test_an_epoch_holds_every_query_once_in_an_order_of_its_own() -> None:
     assert epochs[0] != list(range(30))
 
 
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_share_every_batch_of_the_single_process(processes: int) -> None:
+    queries = TrainingSet(dataset(MANY), config()).queries[:9]
+    whole = list(BatchOrder(queries, 8, 0))
+    parts = [list(BatchOrder(queries, 8, 0, process, processes)) for process in range(processes)]
+    assert {len(part) for part in parts} == {len(whole)}
+    for number, batch in enumerate(whole):
+        shares = [part[number] for part in parts]
+        assert [index for share in shares for index in share if index[1] >= 0] == batch
+        assert all(shares), "a process without a query still takes part"
+    assert sum(share[1][0][1] < 0 for share in parts) == processes - 1, "the last batch has one query"
+
+
+def test_the_part_that_stands_in_for_no_query_has_passages_and_no_positives() -> None:
+    training_set = TrainingSet(dataset(MANY), config())
+    real, inert = training_set[0, 3], training_set[0, -1 - 3]
+    assert inert.query_id == real.query_id
+    assert inert.positives == ()
+    assert set(negatives_of(inert)) == {p.passage_id for p in real.positives} | set(negatives_of(real))
+
+
+def test_weights_multiply_those_of_the_dataset_source_and_probability() -> None:
+    labels = [label("h", 3, "human"), label("l", 2, "llm", weight=2.0, probability=0.5), label("m", 2, "llm")]
+    one = dataset([example("q", labels)])
+
+    def weights(**settings: Any) -> dict[str, float]:
+        positives = TrainingSet(one, config(**settings)).queries[0].positives
+        return {positive.passage_id: positive.weight for positive in positives}
+
+    assert weights() == {"h": 1.0, "l": 2.0, "m": 1.0}
+    assert weights(source_weights={"llm": 0.25}) == {"h": 1.0, "l": 0.5, "m": 0.25}
+    assert weights(source_weights={"llm": 0.25}, weight_by_probability=True) == {"h": 1.0, "l": 0.25, "m": 0.25}
+
+
+def test_targets_of_distillation_are_log_odds_that_end_somewhere() -> None:
+    negatives = (label("n", 0, probability=0.25), label("z", 0, probability=0.0), label("f", 0, "human"))
+    positives = (label("p", 2, probability=0.75), label("h", 3, "human"))
+    one = Example(query_id="q", query="", positives=positives, negatives=negatives, ignored=())
+    group = TrainingSet(dataset([one]), config())[0, 0]
+    targets = {member.passage_id: member.target for member in (*group.positives, *group.negatives)}
+    expected = {"p": math.log(3), "h": -NOT_RELEVANT, "n": -math.log(3), "z": NOT_RELEVANT, "f": NOT_RELEVANT}
+    assert targets == pytest.approx(expected)
+
+
+def test_the_collator_sorts_queries_and_passages_by_their_tokens() -> None:
+    def preprocess(texts: list[str], **_: Any) -> dict[str, Any]:
+        lengths = [len(text.split()) for text in texts]
+        mask = torch.zeros(len(texts), max(lengths), dtype=torch.int64)
+        for row, length in enumerate(lengths):
+            mask[row, :length] = 1
+        return {"attention_mask": mask, "input_ids": mask * torch.arange(len(texts)).unsqueeze(-1)}
+
+    texts = {"p": "one", "n": "one two three", "m": "one two"}
+    collate = Collator(preprocess, texts, None, None, None, None)
+    short = Group("s", "a", (Positive("p", 1.0, "llm"),), (Negative("n"),), frozenset("p"))
+    long = Group("l", "a b", (Positive("m", 1.0, "llm"),), (), frozenset("m"))
+    batch = collate([short, long])
+    assert batch["query_attention_mask"].sum(dim=1).tolist() == [2, 1]
+    assert batch["document_attention_mask"].sum(dim=1).tolist() == [3, 2, 1]
+    assert batch["document_input_ids"].amax(dim=1).tolist() == [1, 2, 0], "n, m, p"
+    assert batch["label"]["passage_key"].tolist() == [key_of(name) for name in "nmp"]
+    assert batch["label"]["pos_index"].tolist() == [[1], [2]], "the longer query comes first"
+
+
 def test_the_collator_reads_each_passage_once_with_prompt_and_limit() -> None:
     calls: list[tuple[list[str], dict[str, Any]]] = []
 
@@ -225,7 +299,7 @@ def test_the_collator_reads_each_passage_once_with_prompt_and_limit() -> None:
         (["text of q0", "text of q1"], {"prompt": "find: ", "task": "query", "max_length": 8}),
         ([f"text of p{k}" for k in range(6)], {"prompt": "text: ", "task": "document"}),
     ]
-    assert batch["label"]["excluded"].all()
+    assert sorted(batch["label"]["excluded_key"].tolist()) == sorted([key_of(f"p{k}") for k in range(6)] * 2)
     assert {key for key in batch if key != "label"} == {
         "query_input_ids",
         "query_task",

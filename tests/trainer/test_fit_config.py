@@ -40,6 +40,10 @@ def test_dot_products_are_not_divided_unless_asked() -> None:
     ("flags", "message"),
     [
         ({"epochs": 2, "max_steps": 5}, "set one of them"),
+        ({"false_negative_margin": 0.0, "false_negative_ratio": 0.9}, "two rules for one thing; set one of them"),
+        ({"false_negative_margin": 0.0, "in_batch_negatives": False}, "no false_negative rule applies; remove it"),
+        ({"source_weights": {"llm": 0.0}}, "source_weights.llm = 0.0: input should be greater than 0"),
+        ({"source_weights": {"gpt": 1.0}}, "input should be 'human', 'llm' or 'imported'"),
         ({"max_positives": 9}, "lower max_positives or raise group_size"),
         ({"learnin_rate": 1e-5}, "unknown setting 'learnin_rate'; did you mean learning_rate?"),
         ({"zzz": 1}, "unknown setting 'zzz'; settings are: model, objective"),
@@ -60,7 +64,7 @@ def test_refused_settings_name_the_fix(flags: dict[str, Any], message: str) -> N
 def test_a_missing_setting_and_an_unknown_objective() -> None:
     with pytest.raises(UsageError, match="objective is not set; give --objective or put objective into"):
         read_config(None, {"model": "m"})
-    with pytest.raises(UnknownNameError, match="unknown objective 'infonce'; choose one of: jointlh, jointlh-sum"):
+    with pytest.raises(UnknownNameError, match="unknown objective 'infonce'; choose one of: gce, jointlh, "):
         read_config(None, {"model": "m", "objective": "infonce"})
 
 

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.objectives import OBJECTIVES, masked_lse, mean_over_rows
+from trainer.contrast import mean_over_processes
+from trainer.objectives import OBJECTIVES, masked_lse, settings_of
 
 FIVE = ("singlelh", "rand1lh", "jointlh", "summarglh", "lsepair")
-ALL = tuple(OBJECTIVES)
+DISTILLING = ("listwise-kl", "margin-mse")
+ALL = tuple(name for name in OBJECTIVES if name not in DISTILLING)
 
 
 class Row(NamedTuple):
@@ -37,13 +39,13 @@ class Outcome(NamedTuple):
     """[Q, N]"""
 
 
-def run(name: str, rows: Sequence[Row], *, filler: float = 0.0) -> Outcome:
+def run(name: str, rows: Sequence[Row], *, filler: float = 0.0, **settings: float) -> Outcome:
     """The objective and the gradient of its sum; `filler` stands in the masked places."""
     pos_scores, pos_weight, pos_mask = padded([one.positives for one in rows], [one.weights for one in rows], filler)
     neg_scores, _, neg_mask = padded([one.negatives for one in rows], [one.negatives for one in rows], filler)
     pos_scores.requires_grad_()
     neg_scores.requires_grad_()
-    loss = OBJECTIVES[name](pos_scores, pos_weight, pos_mask, masked_lse(neg_scores, neg_mask))
+    loss = OBJECTIVES[name].loss(pos_scores, pos_weight, pos_mask, masked_lse(neg_scores, neg_mask), **settings)
     torch.autograd.backward(loss.sum())
     assert pos_scores.grad is not None
     assert neg_scores.grad is not None
@@ -97,6 +99,29 @@ def slow_lsepair(s_p: list[Tensor], w: list[float], s_n: list[Tensor]) -> Tensor
     return torch.log(1 + pairs)
 
 
+def slow_minpos(s_p: list[Tensor], w: list[float], s_n: list[Tensor]) -> Tensor:
+    return slow_singlelh([torch.stack(s_p).amin()], w, s_n)
+
+
+def slow_maxpos(s_p: list[Tensor], w: list[float], s_n: list[Tensor]) -> Tensor:
+    return slow_singlelh([torch.stack(s_p).amax()], w, s_n)
+
+
+def slow_trimmed(s_p: list[Tensor], w: list[float], s_n: list[Tensor]) -> Tensor:
+    by_score = sorted(zip(s_p, w, strict=True), key=lambda pair: pair[0].item())
+    kept = by_score[int(0.25 * len(by_score)) :]
+    return slow_lsepair([s for s, _ in kept], [weight for _, weight in kept], s_n)
+
+
+def slow_gce(s_p: list[Tensor], w: list[float], s_n: list[Tensor]) -> Tensor:
+    loss = torch.zeros((), dtype=torch.float64)
+    for s, weight in zip(s_p, w, strict=True):
+        f = torch.exp(s) / (torch.exp(s) + sum(torch.exp(n) for n in s_n))
+        believed = f if f > 0.01 else torch.tensor(0.01, dtype=torch.float64)
+        loss = loss + weight * (1 - believed**0.7) / 0.7
+    return loss / sum(w)
+
+
 SLOW: dict[str, Callable[[list[Tensor], list[float], list[Tensor]], Tensor]] = {
     "singlelh": slow_singlelh,
     "rand1lh": slow_singlelh,
@@ -104,6 +129,11 @@ SLOW: dict[str, Callable[[list[Tensor], list[float], list[Tensor]], Tensor]] = {
     "jointlh-sum": slow_jointlh_sum,
     "summarglh": slow_summarglh,
     "lsepair": slow_lsepair,
+    "lsepair-minpos": slow_minpos,
+    "lsepair-maxpos": slow_maxpos,
+    "lsepair-hardneg": slow_lsepair,
+    "lsepair-trimmed": slow_trimmed,
+    "gce": slow_gce,
 }
 
 
@@ -228,23 +258,25 @@ def test_identity_7_a_row_without_positives_is_exactly_zero_and_does_not_count(n
     assert found.loss[1:].tolist() == [0.0, 0.0]
     assert found.pos_grad[1:].abs().sum() == 0
     assert found.neg_grad[1:].abs().sum() == 0
-    mask = torch.tensor([[True, True], [False, False], [False, False]])
-    assert mean_over_rows(found.loss, mask) == run(name, [full]).loss[0]
+    counts = torch.tensor([True, False, False])
+    assert mean_over_processes(found.loss, counts) == run(name, [full]).loss[0]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_batch_without_any_positive_has_loss_zero(name: str) -> None:
     found = run(name, [row([], [1.0]), row([], [])])
-    assert mean_over_rows(found.loss, torch.zeros(2, 1, dtype=torch.bool)) == 0
+    assert mean_over_processes(found.loss, torch.zeros(2, dtype=torch.bool)) == 0
     no_columns = torch.zeros(2, 0, dtype=torch.float64, requires_grad=True)
-    loss = OBJECTIVES[name](no_columns, no_columns, torch.zeros(2, 0, dtype=torch.bool), torch.tensor([1.0, -math.inf]))
+    loss = OBJECTIVES[name].loss(
+        no_columns, no_columns, torch.zeros(2, 0, dtype=torch.bool), torch.tensor([1.0, -math.inf])
+    )
     assert loss.tolist() == [0.0, 0.0]
     torch.autograd.backward(loss.sum())
 
 
 def test_identity_7_without_negatives() -> None:
     one = [row([3.0, -1.0, 0.5], [])]
-    for name in ("singlelh", "rand1lh", "summarglh", "lsepair"):
+    for name in set(ALL) - {"jointlh", "jointlh-sum"}:
         found = run(name, one)
         assert float(found.loss) == 0.0
         assert found.pos_grad.tolist() == [[0.0, 0.0, 0.0]]
@@ -286,3 +318,108 @@ def test_trap_ragged_rows_do_not_shift_each_other() -> None:
         together = run(name, batch).loss
         alone = torch.cat([run(name, [one]).loss for one in batch])
         torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-14)
+
+
+def test_trimmed_lsepair_drops_the_weakest_share_and_never_all() -> None:
+    four = [row([3.0, -2.0, 1.0, 0.0], [0.5, 0.1])]
+    found = run("lsepair-trimmed", four)
+    assert found.pos_grad[0, 1] == 0, "the weakest of four"
+    assert (found.pos_grad[0, [0, 2, 3]] < 0).all()
+    half = run("lsepair-trimmed", four, trim=0.5)
+    assert half.pos_grad[0, [1, 3]].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(half.loss, run("lsepair", [row([3.0, 1.0], [0.5, 0.1])]).loss)
+    single = [row([-3.0], [0.5])]
+    torch.testing.assert_close(run("lsepair-trimmed", single, trim=0.99).loss, run("lsepair", single).loss)
+    tied = run("lsepair-trimmed", [row([1.0] * 4, [0.5])])
+    assert int((tied.pos_grad == 0).sum()) == 1, "of tied positives too only the share is dropped"
+
+
+def test_gce_is_infonce_weighted_by_belief_and_nothing_below_the_floor() -> None:
+    believed, unlikely = [row([1.0], [0.0])], [row([-6.0], [0.0])]
+    f = 1 / (1 + math.exp(-1))
+    plain = float(run("singlelh", believed).pos_grad)
+    assert float(run("gce", believed).pos_grad) == pytest.approx(plain * f**0.7)
+    assert float(run("gce", unlikely).pos_grad) == 0.0
+    assert float(run("gce", unlikely, floor=1e-4).pos_grad) < 0
+    assert float(run("gce", believed, power=1e-9).loss) == pytest.approx(
+        float(run("singlelh", believed).loss), rel=1e-6
+    )
+
+
+class Listed(NamedTuple):
+    """One query's group: scores and targets."""
+
+    scores: list[float]
+    targets: list[float]
+
+
+def distil(name: str, groups: Sequence[Listed], *, filler: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Loss `[Q]` and the gradient of its sum on the scores `[Q, G]`."""
+    group_scores, target, mask = padded([one.scores for one in groups], [one.targets for one in groups], filler)
+    group_scores.requires_grad_()
+    loss = OBJECTIVES[name].loss(group_scores, target, mask)
+    torch.autograd.backward(loss.sum())
+    assert group_scores.grad is not None
+    return loss.detach(), group_scores.grad
+
+
+def slow_distil(name: str, one: Listed) -> float:
+    def shares(values: list[float]) -> list[float]:
+        total = sum(math.exp(value) for value in values)
+        return [math.exp(value) / total for value in values]
+
+    if name == "listwise-kl":
+        pairs = zip(shares(one.targets), shares(one.scores), strict=True)
+        return sum(t * math.log(t / s) for t, s in pairs)
+    errors = [
+        ((one.scores[i] - one.scores[j]) - (one.targets[i] - one.targets[j])) ** 2
+        for i in range(len(one.scores))
+        for j in range(len(one.scores))
+        if one.targets[i] > one.targets[j]
+    ]
+    return sum(errors) / len(errors) if errors else 0.0
+
+
+@st.composite
+def listed(draw: st.DrawFn) -> Listed:
+    size = draw(st.integers(0, 5))
+    values = st.lists(st.floats(-4, 4), min_size=size, max_size=size)
+    return Listed(draw(values), draw(values))
+
+
+@pytest.mark.parametrize("name", DISTILLING)
+@settings(deadline=None, max_examples=60)
+@given(batch=st.lists(listed(), min_size=1, max_size=4), filler=st.sampled_from([0.0, 1e30, math.nan]))
+def test_distillation_equals_the_slow_loop(name: str, batch: list[Listed], filler: float) -> None:
+    loss, gradient = distil(name, batch, filler=filler)
+    for number, one in enumerate(batch):
+        assert float(loss[number]) == pytest.approx(slow_distil(name, one), rel=1e-9, abs=1e-12)
+        assert float(gradient[number].sum()) == pytest.approx(0, abs=1e-10)
+        assert (gradient[number, len(one.scores) :] == 0).all()
+
+
+@pytest.mark.parametrize("name", DISTILLING)
+def test_distillation_is_zero_at_the_target_and_pulls_towards_it(name: str) -> None:
+    at_target = distil(name, [Listed([2.0, 0.5, -1.0], [2.0, 0.5, -1.0])])
+    assert float(at_target[0]) == pytest.approx(0, abs=1e-15)
+    torch.testing.assert_close(at_target[1], torch.zeros(1, 3, dtype=torch.float64))
+    _, gradient = distil(name, [Listed([0.0, 0.0], [3.0, -3.0])])
+    assert gradient[0, 0] < 0 < gradient[0, 1]
+
+
+@pytest.mark.parametrize("name", DISTILLING)
+def test_degenerate_groups_are_finite(name: str) -> None:
+    groups = [Listed([], []), Listed([1.0], [2.0]), Listed([1e4, -1e4], [3.0, -3.0]), Listed([0.5, 0.5], [1.0, 1.0])]
+    loss, gradient = distil(name, groups, filler=math.nan)
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(gradient).all()
+    assert loss[:2].tolist() == [0.0, 0.0]
+    empty = torch.zeros(2, 0, dtype=torch.float64, requires_grad=True)
+    nothing = OBJECTIVES[name].loss(empty, empty, torch.zeros(2, 0, dtype=torch.bool))
+    assert nothing.tolist() == [0.0, 0.0]
+
+
+def test_settings_are_the_keywords_of_the_loss() -> None:
+    assert settings_of(OBJECTIVES["lsepair-trimmed"]) == {"trim": 0.25}
+    assert settings_of(OBJECTIVES["gce"]) == {"power": 0.7, "floor": 0.01}
+    assert settings_of(OBJECTIVES["lsepair"]) == {}

@@ -1,0 +1,186 @@
+"""Which objective? Cross-validated over queries, on a BEIR folder with complete human labels.
+
+    python benchmarks/objectives.py MODEL DATA -o DIR [--objectives lsepair …] [--folds 5] [--seeds 1]
+
+Every objective trains on the queries of all folds but one and is measured on that one, so that each query is measured
+by a model that never saw it. Positives are all that qrels call relevant, negatives what BM25 ranks high among the
+rest. Prints nDCG@10, R@100 and AP@100, and paired differences to the untrained model and to SingleLH with 95% bootstrap
+intervals over queries; with several seeds a query counts with its mean. A run that is done is kept in DIR, and the same
+command goes on with the others.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+
+import ir_measures
+import numpy as np
+
+from labelkit import artifact
+from labelkit.dataset import write_tables
+from labelkit.pool import bm25_run
+from labelkit.schema import Example, Label, Query
+from labelkit.sources import Data, read_data
+from trainer.config import FitConfig
+from trainer.evaluate import bootstrap, load_model, search
+from trainer.fit import fit
+from trainer.objectives import OBJECTIVES
+
+MEASURES = {"nDCG@10": ir_measures.nDCG @ 10, "R@100": ir_measures.R @ 100, "AP@100": ir_measures.AP @ 100}
+CONTRASTIVE = [name for name, objective in OBJECTIVES.items() if objective.against != "group"]
+"""All but those that distil: human labels alone have no scores to teach."""
+NEGATIVES = 30
+"""BM25 negatives a query, from which a group draws."""
+UNTRAINED = "untrained"
+
+Values = dict[str, dict[str, float]]
+"""Measure -> query id -> value."""
+
+
+def main() -> None:
+    """Do the runs that are missing, then print the table."""
+    parser = argparse.ArgumentParser(description="Objectives, cross-validated.")
+    parser.add_argument("model")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--output", "-o", type=Path, required=True)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--objectives", nargs="+", default=CONTRASTIVE)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=2e-5)
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of a passage, in training and measuring")
+    given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    data = read_data(given.data, given.split)
+    folds = make_folds(sorted(data.qrels), given.folds)
+    untrained = partial(measure, given.model, data, list(data.qrels), given.max_length)
+    keep(given.output / f"{UNTRAINED}.json", untrained)
+    for seed in range(given.seeds):
+        for number, held_out in enumerate(folds):
+            dataset = given.output / f"dataset-{number}"
+            if not (dataset / artifact.MANIFEST).is_file():
+                write_dataset(dataset, data, set(data.qrels) - set(held_out))
+            for objective in given.objectives:
+                config = FitConfig(
+                    model=given.model,
+                    objective=objective,
+                    epochs=given.epochs,
+                    batch_size=given.batch_size,
+                    group_size=given.group_size,
+                    learning_rate=given.learning_rate,
+                    max_passage_length=given.max_length,
+                    seed=seed,
+                )
+                path = given.output / f"{objective}-{number}-{seed}.json"
+                keep(path, partial(train_and_measure, dataset, config, data, held_out, given.output))
+                print(path.name, flush=True)
+    print_table(given.output, given.objectives, given.folds, given.seeds)
+
+
+def make_folds(query_ids: Sequence[str], count: int) -> list[list[str]]:
+    """Queries in the order of a hash of their id, dealt round."""
+    mixed = sorted(query_ids, key=lambda query_id: blake2b(query_id.encode()).digest())
+    return [mixed[number::count] for number in range(count)]
+
+
+def keep(path: Path, compute: Callable[[], Values]) -> None:
+    """Compute what is not there yet."""
+    if not path.is_file():
+        aside = path.with_suffix(".part")
+        aside.write_text(json.dumps(compute()))
+        aside.replace(path)
+
+
+def write_dataset(folder: Path, data: Data, query_ids: set[str]) -> None:
+    """A dataset folder of human positives and BM25 negatives."""
+    ranked = bm25_run(data.corpus, data.queries, 2 * NEGATIVES)
+    examples = []
+    for query_id in sorted(query_ids):
+        grades = data.qrels[query_id]
+        positives = [name for name, grade in sorted(grades.items()) if grade > 0]
+        negatives = [name for name in ranked.get(query_id, ()) if grades.get(name, 0) <= 0][:NEGATIVES]
+        examples.append(
+            Example(
+                query_id=query_id,
+                query=data.queries[query_id].text,
+                positives=tuple(label(name, grades[name]) for name in positives),
+                negatives=tuple(label(name, 0) for name in negatives),
+                ignored=(),
+            )
+        )
+    queries = [Query(query_id=one.query_id, text=one.query) for one in examples]
+    with artifact.writing(folder, "dataset", "benchmarks/objectives.py") as draft:
+        corpus = [data.corpus[name] for name in sorted(data.corpus)]
+        write_tables(draft, examples=examples, corpus=corpus, queries=queries, judgements=(), judges=())
+
+
+def label(passage_id: str, grade: int) -> Label:
+    return Label(passage_id=passage_id, grade=grade, source="human", judge_id="qrels")
+
+
+def train_and_measure(dataset: Path, config: FitConfig, data: Data, held_out: Sequence[str], work: Path) -> Values:
+    """One run; its model is not kept."""
+    model = work / "model"
+    shutil.rmtree(model, ignore_errors=True)
+    fit(dataset, model, config, "benchmarks/objectives.py")
+    values = measure(str(model), data, held_out, config.max_passage_length)
+    shutil.rmtree(model)
+    return values
+
+
+def measure(model: str, data: Data, query_ids: Sequence[str], max_length: int | None) -> Values:
+    """Every measure of every query given, over the whole corpus."""
+    encoder = load_model(model)
+    encoder.max_seq_length = max_length
+    part = data._replace(
+        queries={query_id: data.queries[query_id] for query_id in query_ids},
+        qrels={query_id: data.qrels[query_id] for query_id in query_ids},
+    )
+    run = search(encoder, model, part)
+    names = {what: name for name, what in MEASURES.items()}
+    values: Values = {name: dict.fromkeys(query_ids, 0.0) for name in MEASURES}
+    for found in ir_measures.iter_calc(list(names), part.qrels, run):
+        values[names[found.measure]][found.query_id] = float(found.value)
+    return values
+
+
+def print_table(folder: Path, objectives: Sequence[str], folds: int, seeds: int) -> None:
+    """A row an objective: means, differences to the untrained model and to SingleLH."""
+    untrained: Values = json.loads((folder / f"{UNTRAINED}.json").read_text())
+    found = {name: collect(folder, name, folds, seeds) for name in objectives}
+    baseline = found.get("singlelh")
+    print(f"| objective | {' | '.join(f'{m} | - untrained | - singlelh' for m in MEASURES)} |")
+    for name, values in {UNTRAINED: untrained, **found}.items():
+        cells = []
+        for each in MEASURES:
+            cells += [f"{np.mean(list(values[each].values())):.4f}", against(values[each], untrained[each])]
+            cells.append(against(values[each], baseline[each]) if baseline else "")
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def collect(folder: Path, objective: str, folds: int, seeds: int) -> Values:
+    """Every query's value, mean over seeds."""
+    runs = [
+        [json.loads((folder / f"{objective}-{number}-{seed}.json").read_text()) for number in range(folds)]
+        for seed in range(seeds)
+    ]
+    merged = [{m: {q: v for part in parts for q, v in part[m].items()} for m in MEASURES} for parts in runs]
+    return {m: {q: float(np.mean([one[m][q] for one in merged])) for q in merged[0][m]} for m in MEASURES}
+
+
+def against(values: Mapping[str, float], others: Mapping[str, float]) -> str:
+    """Paired difference with its interval; a star where that leaves out 0."""
+    gap = bootstrap(np.array([values[query_id] - others[query_id] for query_id in sorted(values)]))
+    star = "*" if gap.low > 0 or gap.high < 0 else ""
+    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]{star}"
+
+
+if __name__ == "__main__":
+    main()
