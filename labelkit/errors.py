@@ -7,7 +7,9 @@ LabelkitError                 the work failed: exit code 1
 ├── DataError                 an input is malformed; the message names file, line or id
 ├── ArtifactError             a folder of ours is incomplete, damaged, or in the way
 ├── JournalError              the record of replies is locked by another process or damaged
-└── EngineError               a judge cannot be loaded or stopped answering
+├── EngineError               a judge cannot be loaded or stopped answering
+├── BudgetError               the caps on tokens or dollars allow no more; what was judged is written
+└── NotYetError               work that goes on elsewhere: exit code 75, the same command later collects it
 
 Every message says what is wrong, where, and what to do. The command lines print it without a traceback.
 """
@@ -57,6 +59,16 @@ class JournalError(LabelkitError):
 
 class EngineError(LabelkitError):
     """A judge could not be loaded, reached, or asked."""
+
+
+class BudgetError(LabelkitError):
+    """A cap ended the run before its work was done."""
+
+
+class NotYetError(LabelkitError):
+    """Nothing is wrong, but the answers are not there yet; the code is that of sysexits.h for "try again later"."""
+
+    exit_code = 75
 
 
 def first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit import artifact, sources
+from labelkit.console import say
 from labelkit.dataset import records_to_table
 from labelkit.encode import encode_passages, load_encoder
 from labelkit.errors import UsageError
@@ -84,6 +85,23 @@ def read_pool(folder: Path, *, verify: bool = True) -> Pool:
     ]
     inputs = {str(folder): artifact.file_sha256(folder / artifact.MANIFEST)}
     return Pool(queries, passages, candidates, inputs)
+
+
+def pool_of(source: Path, output: Path, command: str) -> Pool:
+    """The pool to judge; a BEIR folder is pooled with the defaults, beside the labels."""
+    if not (source / "corpus.jsonl").is_file():
+        return read_pool(source)
+    target = output.with_name(output.name + ".pool")
+    if target.is_dir():
+        made = artifact.read_manifest(target, KIND)["inputs"]
+        if (
+            made != {str(path): artifact.file_sha256(path) for path in map(Path, made)}
+            or str(source / "corpus.jsonl") not in made
+        ):
+            raise UsageError(f"{target} was made from other data than {source}; choose another output or remove it")
+        return read_pool(target)
+    say(f"{source} is no pool: pooling {Recipe().bm25} passages a query from BM25 into {target}")
+    return make_pool(source, None, Recipe(), target, command)
 
 
 def rankings(data: sources.Data, recipe: Recipe) -> Iterator[tuple[str, sources.Run]]:

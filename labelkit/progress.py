@@ -11,13 +11,13 @@ LOG_SECONDS = 30.0
 
 
 class Progress:
-    """Counts judged pairs; shows rate, failures and the time that is left."""
+    """Counts judged pairs and what they cost; shows rates, failures, money and the time that is left."""
 
     def __init__(self, total: int, done: int) -> None:
         self._total = total
-        self._done_before = done
-        self._new = 0
-        self._failed = 0
+        self._known = done
+        self._new = self._cached = self._failed = self._tokens = 0
+        self._usd: float | None = 0.0
         self._start = self._spoken = time.monotonic()
         self._bar: RichProgress | None = None
         if sys.stderr.isatty():
@@ -31,33 +31,59 @@ class Progress:
         """Wall time since the start."""
         return time.monotonic() - self._start
 
-    def step(self, *, failed: bool) -> None:
-        """One more pair has its reply."""
-        if self._new == 0 and self._bar is None:
-            self._spoken = time.monotonic()
-        self._new += 1
+    def judged(self, pairs: int, *, failed: int, cached: bool) -> None:
+        """So many more pairs have their last reply, new or out of the cache, and so many of them failed."""
+        if cached:
+            self._cached += pairs
+        else:
+            self._new += pairs
         self._failed += failed
+
+    def paid(self, tokens: int, usd: float | None) -> None:
+        """A reply came; it cost this. The screen follows the replies: a pair may need several."""
+        if self._tokens == 0 and self._bar is None:
+            self._spoken = time.monotonic()
+        self._tokens += tokens
+        self._usd = None if usd is None or self._usd is None else self._usd + usd
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done_before + self._new, words=self._words())
+            self._bar.update(self._task, completed=self._done, words=self.words())
         elif time.monotonic() - self._spoken > LOG_SECONDS:
             self._say()
 
     def close(self) -> None:
         """End the bar, or say the last line."""
         if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, words=self.words())
             self._bar.stop()
-        elif self._new:
+        elif self._new or self._cached or self._tokens:
             self._say()
+
+    @property
+    def _done(self) -> int:
+        return self._known + self._cached + self._new
 
     def _say(self) -> None:
         self._spoken = time.monotonic()
-        print(
-            f"judged {self._done_before + self._new}/{self._total}, {self._words()}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"judged {self._done}/{self._total}, {self.words()}", file=sys.stderr, flush=True)
 
-    def _words(self) -> str:
-        rate = self._new / max(self.seconds, 1e-9)
-        left = (self._total - self._done_before - self._new) / max(rate, 1e-9)
-        return f"{rate:.1f} pairs/s, {self._failed} failed, {int(left // 60)}:{int(left % 60):02d} left"
+    def words(self) -> str:
+        """Rates, what is new, what it cost and will cost, and how long it will take."""
+        rate, left = self._new / max(self.seconds, 1e-9), self._total - self._done
+        parts = [f"{rate:.1f} pairs/s", f"{self._tokens / max(self.seconds, 1e-9):,.0f} tokens/s", f"{self._new} new"]
+        if self._cached:
+            parts.append(f"{self._cached} cached")
+        parts.append(f"{self._failed} failed")
+        if self._usd is not None and self._usd > 0:
+            projected = f" of about {self._usd * (1 + left / self._new):.2f}" if self._new else ""
+            parts.append(f"{self._usd:.2f}{projected} US dollars")
+        seconds = left / rate if self._new else None
+        parts.append("0:00 left" if not left else f"{clock(seconds)} left")
+        return ", ".join(parts)
+
+
+def clock(seconds: float | None) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    if seconds is None:
+        return "unknown time"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -6,7 +6,10 @@ be judged at all.
 """
 
 import importlib
+import math
+import random
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from labelkit.errors import UnknownNameError
@@ -15,10 +18,15 @@ from labelkit.schema import Record
 ENGINES = {
     "local": "labelkit.engines.local",
     "openai": "labelkit.engines.openai",
+    "openai-batch": "labelkit.engines.openai_batch",
+    "ray": "labelkit.engines.ray",
     "scripted": "labelkit.engines.scripted",
     "vllm": "labelkit.engines.vllm",
 }
 """Name of an engine -> module whose `open_engine(settings)` starts it."""
+
+LABEL_TOKENS = 8
+"""Enough for any label; an answer that goes on is no label."""
 
 
 class Message(NamedTuple):
@@ -29,13 +37,21 @@ class Message(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is asked: the answer is one of `labels`, and its distribution over them is wanted."""
+    """What is asked: one of `labels` with its distribution over them, or, without labels, text."""
 
     key: str
     group: str
     """Requests of one group (the pairs of a query) share their opening; they come together."""
     messages: tuple[Message, ...]
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    pattern: str | None = None
+    """A regular expression that the whole answer must match; engines that can constrain their answers to it do."""
+    max_tokens: int = LABEL_TOKENS
+    """The longest answer."""
+    temperature: float = 0.0
+    """0 takes the likeliest token; above 0 the answer is drawn."""
+    seed: int | None = None
+    """Of the draw, where the engine takes one."""
 
 
 class Reply(Record):
@@ -52,6 +68,8 @@ class Reply(Record):
     finish_reason: str | None = None
     error: str | None = None
     """Why there is no answer: the request was refused, too long, timed out."""
+    tries: int = 1
+    """Times that the request may have been billed: sent, and not refused."""
     model: str | None = None
     fingerprint: str | None = None
     prompt_tokens: int | None = None
@@ -64,10 +82,29 @@ class Settings(NamedTuple):
     model: str
     revision: str | None = None
     dtype: str | None = None
-    base_url: str | None = None
+    base_urls: tuple[str, ...] = ()
+    """Addresses of servers that serve the same model (openai, openai-batch)."""
     concurrency: int | None = None
     """Requests in flight (openai) or rows a batch (local, vllm)."""
     max_model_len: int | None = None
+    insecure: bool = False
+    """Plain http to other machines and unverified TLS are allowed (openai, openai-batch)."""
+    tensor_parallel: int = 1
+    """GPUs that one model is spread over (vllm)."""
+    data_parallel: int = 1
+    """Copies of the model that share the requests (vllm)."""
+    reasoning_parser: str | None = None
+    """vLLM's name for how a reasoning model marks its reasoning (vllm)."""
+    worker_engine: str | None = None
+    """The engine of each worker (ray)."""
+    workers: int | None = None
+    """How many there are (ray)."""
+    wait: bool = False
+    """Stay until all batches are done (openai-batch)."""
+    batch_dir: Path | None = None
+    """Exchange files in this folder and ask no server (openai-batch)."""
+    folder: Path | None = None
+    """The folder of the run, where an engine may keep a record of its own."""
 
 
 class EngineFacts(NamedTuple):
@@ -105,3 +142,15 @@ def open_engine(name: str, settings: Settings) -> Engine:
     module: Any = importlib.import_module(ENGINES[name])
     engine: Engine = module.open_engine(settings)
     return engine
+
+
+def choose(logprobs: dict[str, float], request: Request) -> str:
+    """The likeliest label; above temperature 0 one drawn from the sharpened or flattened probabilities.
+
+    The key is part of the seed: one seed must not draw the same quantile for every pair.
+    """
+    top = max(logprobs, key=lambda label: logprobs[label])
+    if request.temperature == 0:
+        return top
+    weights = [math.exp((value - logprobs[top]) / request.temperature) for value in logprobs.values()]
+    return random.Random(f"{request.seed} {request.key}").choices(list(logprobs), weights)[0]

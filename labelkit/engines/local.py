@@ -15,7 +15,7 @@ from typing import Any
 
 from labelkit import artifact
 from labelkit.console import hide_loading_bars
-from labelkit.engines import EngineFacts, Message, Reply, Request, Settings
+from labelkit.engines import EngineFacts, Message, Reply, Request, Settings, choose
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
 
 ROWS = 16
@@ -25,13 +25,13 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 def open_engine(settings: Settings) -> "LocalEngine":
     """Load a model from a local folder or the Hub."""
-    if settings.base_url:
+    if settings.base_urls:
         raise UsageError("engine local runs in process: it takes no --base-url (use --engine openai)")
     return LocalEngine(settings)
 
 
 class LocalEngine:
-    """A causal language model of transformers, read at the first token of its answer."""
+    """A causal language model of transformers, read at the first token of its answer; text is written one at a time."""
 
     def __init__(self, settings: Settings) -> None:
         try:
@@ -73,11 +73,16 @@ class LocalEngine:
 
     def _run_group(self, requests: Sequence[Request]) -> Iterator[Reply]:
         """Requests that start alike: the tokens that all of them share are computed once."""
-        rows = [(request, encode_chat(self._tokenizer, request.messages)) for request in requests]
-        for request, ids in rows:
-            if len(ids) > self._limit:
-                yield Reply(key=request.key, error=f"prompt of {len(ids)} tokens is over the limit of {self._limit}")
-        rows = sorted((row for row in rows if len(row[1]) <= self._limit), key=lambda row: len(row[1]))
+        rows = []
+        for request in requests:
+            ids = encode_chat(self._tokenizer, request.messages)
+            if len(ids) + (0 if request.labels else request.max_tokens) > self._limit:
+                yield over_long(request, len(ids), self._limit)
+            elif request.labels:
+                rows.append((request, ids))
+            else:
+                yield self._write(request, ids)
+        rows.sort(key=lambda row: len(row[1]))
         shared = common_prefix([ids[:-1] for _, ids in rows])
         for start in range(0, len(rows), self._rows):
             batch = rows[start : start + self._rows]
@@ -112,12 +117,27 @@ class LocalEngine:
             logits = self._model.get_output_embeddings()(hidden[(ends - 1).to(device)])
             return torch.log_softmax(logits.float(), dim=-1).cpu()
 
+    def _write(self, request: Request, ids: list[int]) -> Reply:
+        """Text, token by token behind the prompt."""
+        from labelkit.engines.decode import write
+
+        with self._prefix.over(ids[:-1]) as past:
+            text, finish_reason, count = write(self._model, self._tokenizer, past, ids[-1], request)
+        return Reply(
+            key=request.key,
+            text=text,
+            finish_reason=finish_reason,
+            model=self.facts.model_answered,
+            prompt_tokens=len(ids),
+            completion_tokens=count,
+        )
+
     def _reply(self, request: Request, prompt_tokens: int, logprobs: Any) -> Reply:
         tokens = first_label_tokens(self._tokenizer, request.labels)
         label_logprobs = {label: float(logprobs[token]) for label, token in tokens.items()}
         return Reply(
             key=request.key,
-            text=max(label_logprobs, key=lambda label: label_logprobs[label]),
+            text=choose(label_logprobs, request),
             label_logprobs=label_logprobs,
             finish_reason="stop",
             model=self.facts.model_answered,
@@ -172,9 +192,19 @@ def load_tokenizer(settings: Settings) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
     except Exception as error:  # whatever a damaged folder makes the loaders raise
         raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
-    if tokenizer.chat_template is None:
-        raise UsageError(f"model {settings.model!r} has no chat template; give an instruct model")
     return tokenizer
+
+
+def model_context(settings: Settings) -> int:
+    """Tokens that a model can attend to, by its configuration."""
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
+    except Exception as error:  # whatever a damaged folder makes the loaders raise
+        raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
+    length: int = config.max_position_embeddings
+    return length
 
 
 def _load_model(settings: Settings, dtype: str) -> Any:
@@ -192,11 +222,39 @@ def _load_model(settings: Settings, dtype: str) -> Any:
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of chat turns up to the point where the answer begins."""
-    turns = [message._asdict() for message in messages]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    """Token ids of chat turns up to the point where the answer begins.
+
+    A chat template that knows no system turn gets its words at the head of the user's turn. A base model without a
+    template reads the turns one below the other and answers on a line of its own, where labels are the tokens that they
+    are elsewhere; its tokenizer then adds the tokens that begin a text.
+    """
+    if tokenizer.chat_template is None:
+        text = "\n\n".join(message.content for message in messages)
+        ids: list[int] = tokenizer(f"{text}\n\nAnswer:\n")["input_ids"]
+        return ids
+    from jinja2.exceptions import TemplateError
+
+    try:
+        text = _chat_text(tokenizer, messages)
+    except TemplateError:
+        text = ""
+    # Some templates refuse a system turn, others leave it out without a word.
+    if any(message.role == "system" and message.content not in text for message in messages):
+        text = _chat_text(tokenizer, [Message("user", "\n\n".join(message.content for message in messages))])
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def _chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:
+    turns = [message._asdict() for message in messages]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def over_long(request: Request, prompt_tokens: int, limit: int) -> Reply:
+    """The reply to a request that does not fit the model's context."""
+    answer = "" if request.labels else f" and an answer of {request.max_tokens}"
+    return Reply(key=request.key, error=f"prompt of {prompt_tokens} tokens{answer} is over the limit of {limit}")
 
 
 def first_label_tokens(tokenizer: Any, labels: Sequence[str]) -> dict[str, int]:
@@ -215,13 +273,14 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
 
 def model_facts(engine: str, version: str, settings: Settings, dtype: str, tokenizer: Any) -> EngineFacts:
     """Provenance of a model that runs on this machine."""
+    template: str | None = tokenizer.chat_template
     return EngineFacts(
         engine=engine,
         engine_version=version,
         model_answered=settings.model,
         revision=model_revision(settings),
         dtype=dtype,
-        chat_template_sha256=hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
+        chat_template_sha256=hashlib.sha256(template.encode()).hexdigest() if template is not None else None,
     )
 
 

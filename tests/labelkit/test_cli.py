@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -174,8 +173,11 @@ def test_somebody_elses_folder_is_left_alone(labelkit, beir, pool, tmp_path):
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (("--engine", "nope"), ["unknown engine 'nope'", "local, openai, scripted, vllm"]),
-        (("--engine", "scripted", "--method", "nope"), ["unknown method 'nope'", "binary, graded"]),
+        (("--engine", "nope"), ["unknown engine 'nope'", "local, openai, openai-batch, ray, scripted, vllm"]),
+        (
+            ("--engine", "scripted", "--method", "nope"),
+            ["unknown method 'nope'", "binary, graded, relsel, utilrank, utilsel"],
+        ),
         (("--engine", "scripted", "--prompt", "nope"), ["unknown prompt 'nope'", "binary, graded"]),
         (("--engine", "scripted", "--model", "nope"), ["unknown script 'nope'", "garbage, overlap"]),
         (("--engine", "scripted", "--prompt", "binary"), ["prompt 'binary' is for method 'binary'"]),
@@ -246,7 +248,7 @@ def test_another_beir_folder_never_meets_the_pool_of_the_first(labelkit, beir, w
 def test_ctrl_c_says_how_to_go_on(beir, tmp_path):
     # A shell that starts the tests in the background has SIGINT ignored; the child wants Python's own handler.
     handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    waiting = "from labelkit import console; print('ready', flush=True); console.run(lambda: input())"
+    waiting = "from labelkit import console; console.run(lambda: input(print('ready', flush=True) or ''))"
     child = subprocess.Popen(
         [sys.executable, "-c", f"{handler}; {waiting}"],
         cwd=REPOSITORY,
@@ -257,7 +259,6 @@ def test_ctrl_c_says_how_to_go_on(beir, tmp_path):
         env=os.environ,
     )
     child.stdout.readline()
-    time.sleep(0.5)
     child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=10)
+    _, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (130, "stopped; run the same command again to go on\n")

@@ -1,8 +1,6 @@
-"""The directions in which modules may import each other, and what a command line loads before it knows its command."""
+"""The directions in which modules may import each other."""
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,17 +9,6 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 MODULES = sorted(path for package in ("labelkit", "trainer") for path in (REPOSITORY / package).rglob("*.py"))
 FOR_TRAINER = {"schema", "errors", "artifact", "dataset", "sources", "console", "encode"}
-HEAVY = (
-    "torch",
-    "transformers",
-    "sklearn",
-    "pyarrow",
-    "pydantic",
-    "sentence_transformers",
-    "datasets",
-    "openai",
-    "vllm",
-)
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -61,10 +48,3 @@ def test_trainer_imports_only_records_and_files_from_labelkit(path):
     found = {name.split(".")[1] for name in imported(path) if name.startswith("labelkit.")}
     assert found <= FOR_TRAINER
     assert "labelkit" not in set(imported(path))
-
-
-@pytest.mark.parametrize("module", ["labelkit.cli", "trainer.cli"])
-def test_a_command_line_loads_nothing_heavy(module):
-    code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

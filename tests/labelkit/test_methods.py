@@ -1,4 +1,4 @@
-"""The scores of both methods against slow arithmetic on plain probabilities."""
+"""The scores of the pointwise methods against slow arithmetic on plain probabilities."""
 
 import math
 
@@ -10,7 +10,7 @@ from labelkit.errors import UnknownNameError
 from labelkit.methods import METHODS, method_named
 from labelkit.methods.binary import log_odds
 from labelkit.methods.graded import expected_grade
-from labelkit.prompts import load_prompt, parse_prompt
+from labelkit.prompts import STEPS, load_prompt, parse_prompt
 
 GRADED, BINARY = load_prompt("graded"), load_prompt("binary")
 
@@ -54,10 +54,11 @@ def test_extreme_log_odds_stay_finite(yes, no, odds):
 
 
 def test_every_method_has_a_shipped_prompt_of_its_own():
-    for name, method in METHODS.items():
-        assert load_prompt(method.prompt).method == name
+    assert {load_prompt(name).method for name in METHODS} == set(METHODS) == set(STEPS)
 
 
 def test_an_unknown_method_lists_the_choices():
-    with pytest.raises(UnknownNameError, match="unknown method 'x'; choose one of: binary, graded"):
+    with pytest.raises(
+        UnknownNameError, match="unknown method 'x'; choose one of: binary, graded, relsel, utilrank, utilsel"
+    ):
         method_named("x")

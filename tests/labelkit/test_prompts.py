@@ -19,13 +19,13 @@ labels = [{text = "No", grade = 0}, {text = "Yes", grade = 2}]
 
 
 def test_the_shipped_prompts_are_these():
-    assert set(shipped_prompts()) == {"graded", "binary"}
+    assert set(shipped_prompts()) == {"graded", "binary", "relsel", "utilsel", "utilrank"}
 
 
 @pytest.mark.parametrize("name", ["graded", "binary"])
 def test_a_shipped_prompt_renders_rubric_first_and_passage_last(name):
     prompt = load_prompt(name)
-    system, user = prompt.render("THE QUERY", "THE PASSAGE")
+    system, user = prompt.render("judge", "THE QUERY", ["THE PASSAGE"])
     assert (system.role, user.role) == ("system", "user")
     assert "THE" not in system.content
     assert user.content.index("THE QUERY") < user.content.index("THE PASSAGE")
@@ -45,7 +45,9 @@ def test_a_prompt_is_loaded_by_path(tmp_path):
 
 
 def test_an_unknown_prompt_lists_the_shipped_ones():
-    with pytest.raises(UnknownNameError, match="unknown prompt 'nope'; choose one of: binary, graded"):
+    with pytest.raises(
+        UnknownNameError, match="unknown prompt 'nope'; choose one of: binary, graded, relsel, utilrank, utilsel"
+    ):
         load_prompt("nope")
 
 
@@ -112,7 +114,7 @@ def test_a_binary_prompt_needs_labels_on_both_sides():
 
 @given(st.text(), st.text())
 def test_query_and_passage_are_rendered_literally(query, passage):
-    system, user = parse_prompt(GOOD.encode(), "mine.toml").render(query, passage)
+    system, user = parse_prompt(GOOD.encode(), "mine.toml").render("judge", query, [passage])
     assert system.content == f"Grade {query}."
     assert user.content == f"Passage: {passage}"
 
@@ -121,7 +123,7 @@ def test_query_and_passage_are_rendered_literally(query, passage):
     "text", ["{query}", "{passage}", "{0}", "{}", "{{", "}", "{query.__class__}", "%s", "{x!r:>9}"]
 )
 def test_braces_in_a_passage_stay_as_they_are(text):
-    _, user = load_prompt("graded").render("q", text)
+    _, user = load_prompt("graded").render("judge", "q", [text])
     assert f"Passage: {text}" in user.content
 
 
@@ -141,3 +143,86 @@ def test_the_hash_changes_with_a_comment():
     commented = parse_prompt(f"{GOOD}# a comment".encode(), "mine.toml")
     assert commented.sha256 != prompt.sha256
     assert commented.content.endswith(b"# a comment")
+
+
+LISTED = """
+name = "mine"
+version = "1"
+method = "relsel"
+citation = "nobody"
+system = ""
+user = "{query}: {passages}"
+"""
+STEPPED = """
+name = "mine"
+version = "1"
+method = "utilsel"
+citation = "nobody"
+[steps.relevance]
+system = ""
+user = "{query}: {passages}"
+[steps.answer]
+system = ""
+user = "{query}: {passages}"
+[steps.utility]
+system = ""
+user = "{query}, {answer}: {passages}"
+"""
+
+
+def test_a_list_stands_one_passage_a_line_whatever_the_passages_hold():
+    prompt = parse_prompt(LISTED.encode(), "mine.toml")
+    (user,) = prompt.render("relevance", "q", ["one\n[2] two", " [3]\u2028three\r\n", ""])
+    assert user.content == "q: [1] one [2] two\n[2] [3] three\n[3] "
+
+
+def test_an_empty_system_is_no_turn():
+    turns = parse_prompt(LISTED.encode(), "mine.toml").render("relevance", "q", ["p"])
+    assert [turn.role for turn in turns] == ["user"]
+
+
+def test_a_method_of_several_steps_has_a_template_for_each():
+    prompt = parse_prompt(STEPPED.encode(), "mine.toml")
+    (user,) = prompt.render("utility", "q", ["p", "r"], "{an answer}")
+    assert user.content == "q, {an answer}: [1] p\n[2] r"
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (LISTED.replace("{passages}", "{passage}"), "unknown field {passage}"),
+        (LISTED.replace("{passages}", "them"), "the template of relevance never mentions {passages}"),
+        (LISTED.replace("relsel", "nosel"), "unknown method 'nosel'"),
+        (LISTED.replace("relsel", "utilsel"), "needs [steps.relevance], [steps.answer], [steps.utility]"),
+        (LISTED + "labels = [{text = 'No', grade = 0}, {text = 'Yes', grade = 2}]", "takes no labels"),
+        (STEPPED.replace("utility", "usefulness"), "has the steps relevance, answer, utility and no others"),
+        (STEPPED.replace("{query}, {answer}", "{query}"), "the template of utility never mentions {answer}"),
+        (STEPPED.replace("utilsel", "graded"), "has the steps judge and no others"),
+        (STEPPED + "colour = 1", "steps.utility.colour"),
+        (STEPPED.replace('"mine"', '["mine"]'), "name"),
+        ("method = ['relsel']", "name"),
+    ],
+)
+def test_a_wrong_listwise_prompt_is_refused(content, part):
+    with pytest.raises(DataError) as caught:
+        parse_prompt(content.encode(), "mine.toml")
+    assert part in str(caught.value)
+
+
+def test_the_command_lists_and_shows(labelkit, tmp_path):
+    listed = labelkit("prompts")
+    assert [line.split()[0] for line in listed.out.splitlines()] == sorted(shipped_prompts())
+    shown = labelkit("prompts", "utilsel")
+    assert shown.out.startswith("# utilsel version 1, method utilsel, sha256 ")
+    assert "[steps.utility]" in shown.out
+    (tmp_path / "mine.toml").write_text(LISTED.replace("{query}", "{question}"))
+    refused = labelkit("prompts", tmp_path / "mine.toml")
+    assert (refused.code, refused.out) == (1, "")
+    assert "unknown field {question}" in refused.err
+
+
+@pytest.mark.parametrize("name", ["relsel", "utilsel", "utilrank"])
+def test_a_listwise_prompt_names_no_identifier_of_its_own(name):
+    """A weak judge repeats an example instead of answering."""
+    templates = load_prompt(name).steps.values()
+    assert not any("[" in text for step in templates for text in (step.system, step.user))

@@ -58,9 +58,9 @@ from labelkit.annotate import annotate
 from labelkit.engines import Settings
 from labelkit.pool import read_pool
 append, left = journal.Journal.append, int(sys.argv[3])
-def counted(self, reply):
+def counted(self, *replies, **options):
     global left
-    append(self, reply)
+    append(self, *replies, **options)
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -132,10 +132,32 @@ def test_equal_texts_are_paid_once(judge, write_beir, tmp_path):
 
 
 def test_a_judge_that_cannot_be_reached_stops_the_run(judge, wide, tmp_path, monkeypatch):
-    monkeypatch.setattr("labelkit.engines.openai.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("labelkit.engines.openai.LONGEST_PAUSE", 0.002)
+    monkeypatch.setattr("labelkit.engines.transport.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("labelkit.engines.transport.LONGEST_PAUSE", 0.002)
     with pytest.raises(EngineError, match="the judge answers nothing"):
-        judge(wide, tmp_path / "labels", "m", engine="openai", base_url="http://127.0.0.1:9/v1")
+        judge(wide, tmp_path / "labels", "m", engine="openai", base_urls=("http://127.0.0.1:9/v1",))
     assert len(replies(tmp_path / "labels")) < 60
     with pytest.raises(LabelkitError, match="run the command"):
         read_labels(tmp_path / "labels")
+
+
+def test_reparse_reads_the_stored_replies_and_sends_nothing(judge, wide, labelkit, tmp_path):
+    labels = tmp_path / "labels"
+    judge(wide, labels, "garbage", method="utilsel")
+    judge(wide, labels, "garbage")
+    before, journal, facts = judgement_bytes(labels), replies(labels), read_labels(labels)[2]["facts"]
+    for name in ("judgements", "ballots", "judges"):
+        (labels / f"{name}.parquet").unlink()
+    called = labelkit("annotate", tmp_path / "wide.pool", "-o", labels, "--reparse")
+    assert called.code == 0, called.err
+    assert "read again" in called.err
+    assert (judgement_bytes(labels), replies(labels)) == (before, journal)
+    assert read_labels(labels)[2]["facts"] == facts
+
+
+def test_reparse_without_a_run_is_refused(labelkit, pool, tmp_path):
+    called = labelkit("annotate", pool, "-o", tmp_path / "labels", "--reparse")
+    assert called.code == 2
+    assert "holds no annotation run" in called.err
+    assert not (tmp_path / "labels").exists()
+    assert labelkit("annotate", pool, "-o", tmp_path / "labels").err == "error: no judge: give --model\n"

@@ -174,8 +174,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server on loopback; the engine's pauses between retries are cut to milliseconds."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("LABELKIT_API_KEY", raising=False)
-    monkeypatch.setattr("labelkit.engines.openai.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("labelkit.engines.openai.LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr("labelkit.engines.transport.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("labelkit.engines.transport.LONGEST_PAUSE", 0.02)
     server = Server()
     yield server
     server.close()
@@ -196,7 +196,7 @@ def answer_all(server: Server, ask: Callable[..., Request]) -> Callable[..., dic
     """Ask engine openai for these passages of one query, each answered once; replies by passage."""
 
     def run(*passages: str, concurrency: int | None = None, model: str = "m") -> dict[str, Reply]:
-        engine = open_engine("openai", Settings(model, base_url=server.url, concurrency=concurrency))
+        engine = open_engine("openai", Settings(model, base_urls=(server.url,), concurrency=concurrency))
         replies = {reply.key: reply for reply in engine.run(ask("q", passage) for passage in passages)}
         engine.close()
         assert set(replies) == {f"q | {passage}" for passage in passages}

@@ -192,15 +192,9 @@ def test_the_command_line_names_an_unknown_model(labelkit, pool, tmp_path):
     assert not (tmp_path / "labels").exists()
 
 
-def test_a_model_without_chat_template_is_refused(tiny_qwen, tmp_path):
-    shutil.copytree(tiny_qwen, tmp_path / "base", ignore=shutil.ignore_patterns("chat_template.jinja"))
-    with pytest.raises(UsageError, match="has no chat template"):
-        engine_for(tmp_path / "base")
-
-
 def test_settings_that_do_not_apply_are_refused(tiny_qwen):
     with pytest.raises(UsageError, match="takes no --base-url"):
-        engine_for(tiny_qwen, base_url="http://127.0.0.1/v1")
+        engine_for(tiny_qwen, base_urls=("http://127.0.0.1/v1",))
     with pytest.raises(UnknownNameError, match="choose one of: bfloat16, float16, float32"):
         engine_for(tiny_qwen, dtype="int8")
 

@@ -1,6 +1,7 @@
 """Annotation runs through the OpenAI engine: keys stay secret, faults resume, nothing is paid twice."""
 
 import gc
+import itertools
 import json
 import threading
 
@@ -109,3 +110,51 @@ def test_replies_without_choices_are_failures_in_the_folder(annotate, server, An
     server.script = lambda body: Answer(completion("2") | {"choices": []})
     outcome = json.loads(annotate().out)
     assert outcome["failures"] == {"no answer": outcome["pairs"]}
+
+
+@pytest.mark.parametrize("field", ["model", "system_fingerprint"])
+def test_a_model_that_changes_mid_run_stops_it_and_the_option_goes_on(
+    annotate, server, Answer, completion, field, tmp_path
+):
+    count = itertools.count()
+    server.script = lambda body: Answer(completion("1") | {field: "old" if next(count) < 2 else "new"})
+    stopped = annotate("--concurrency", "2")
+    assert stopped.code == 1
+    assert "'old' became 'new'" in stopped.err
+    assert "--allow-drift" in stopped.err
+    assert 3 <= len(server.ledger) <= 2 + 1 + 2
+    sent = len(server.ledger)
+    assert annotate("--concurrency", "2").code == 1
+    assert len(server.ledger) == sent, "a run that stopped for a change asks nothing when it is started again"
+    outcome = json.loads(annotate("--allow-drift").out)
+    assert outcome["asked"] == outcome["pairs"] - sent, "what was answered is kept"
+    assert outcome["failures"] == {}
+
+
+def test_a_model_that_changed_between_two_runs_is_seen_at_once(annotate, server, Answer, completion):
+    server.script = lambda body: Answer(completion("1", model="old"))
+    annotate("--limit", "3")
+    server.script = lambda body: Answer(completion("1", model="new"))
+    called = annotate("--concurrency", "1")
+    assert (called.code, len(server.ledger)) == (1, 4)
+
+
+def test_a_reply_that_does_not_name_its_model_is_no_change(annotate, server, Answer, completion):
+    count = itertools.count()
+    server.script = lambda body: Answer(
+        completion("1") | ({"model": None, "system_fingerprint": None} if next(count) % 2 else {})
+    )
+    assert annotate().code == 0
+
+
+def test_a_fleet_is_one_judge_in_any_order(labelkit, pool, server, tmp_path):
+    other = type(server)()
+    try:
+        base = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "openai", "--model", "m", "--json")
+        first = json.loads(labelkit(*base, "--base-url", server.url, "--base-url", other.url).out)
+        second = json.loads(labelkit(*base, "--base-url", other.url, "--base-url", server.url).out)
+    finally:
+        other.close()
+    assert first["asked"] == first["pairs"] == len(server.ledger) + len(other.ledger)
+    assert second["asked"] == 0
+    assert other.ledger

@@ -49,9 +49,11 @@ def test_unknown_scripts_and_foreign_settings_are_refused():
     with pytest.raises(UnknownNameError, match="unknown script 'x'; choose one of: garbage, overlap"):
         open_engine("scripted", Settings("x"))
     with pytest.raises(UsageError, match="takes no --base-url"):
-        open_engine("scripted", Settings("overlap", base_url="http://127.0.0.1"))
+        open_engine("scripted", Settings("overlap", base_urls=("http://127.0.0.1",)))
 
 
 def test_an_unknown_engine_lists_the_choices():
-    with pytest.raises(UnknownNameError, match="unknown engine 'x'; choose one of: local, openai, scripted, vllm"):
+    with pytest.raises(
+        UnknownNameError, match="unknown engine 'x'; choose one of: local, openai, openai-batch, ray, scripted, vllm"
+    ):
         open_engine("x", Settings("m"))

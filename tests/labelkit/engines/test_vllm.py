@@ -87,6 +87,32 @@ def test_an_over_long_prompt_fails_alone(engine, request):
     assert [name for name in TEXTS if judgements[name].failure is not None] == []
 
 
+SHORT = """
+name = "short"
+version = "1"
+method = "relsel"
+citation = "nobody"
+system = "Reply [2], [5] or none."
+user = "Query: {query}\\n{passages}\\nIdentifiers:"
+"""
+
+
+@pytest.mark.parametrize("engine", ["vllm", "local"])
+def test_a_list_is_held_to_the_identifiers_of_its_window(pool, tiny_qwen, annotated, engine):
+    """A random model says nothing of sense: only the pattern makes lists of its answers."""
+    prompt = pool.with_name("short.toml")
+    prompt.write_text(SHORT)
+    options = ("--engine", engine, "--model", tiny_qwen, "--dtype", "float32", "--method", "relsel")
+    options += ("--prompt", prompt, "--max-model-len", MAX_LEN, "--passage-tokens", 40)
+    judgements = annotated(pool, pool.with_name(f"relsel-{engine}"), *options)
+    assert set(judgements) == {*TEXTS, "long"}
+    windows = {row.reply_ref for row in judgements.values()}
+    assert 1 < len(windows) < 15
+    failures = [row.failure for row in judgements.values() if row.failure is not None]
+    assert all(reason.startswith("identifier given twice") for reason in failures), failures
+    assert any(row.grade is not None for row in judgements.values())
+
+
 def test_labels_that_share_a_first_token_are_refused(tiny_qwen):
     engine = open_engine("vllm", Settings(str(tiny_qwen), dtype="float32"))
     engine.check_labels(("0", "1", "2", "3"))
@@ -96,7 +122,7 @@ def test_labels_that_share_a_first_token_are_refused(tiny_qwen):
 
 def test_wrong_settings_are_refused_before_anything_is_loaded(tiny_qwen, tmp_path):
     with pytest.raises(UsageError, match="takes no --base-url"):
-        open_engine("vllm", Settings(str(tiny_qwen), base_url="http://127.0.0.1"))
+        open_engine("vllm", Settings(str(tiny_qwen), base_urls=("http://127.0.0.1",)))
     with pytest.raises(EngineError, match="cannot be loaded"):
         open_engine("vllm", Settings(str(tmp_path / "absent")))
 

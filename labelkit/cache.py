@@ -1,0 +1,68 @@
+"""Replies kept across runs and folders: what was paid for once is not paid for again.
+
+A reply is found by its key, a hash over everything that decides it (`tasks.request_key`): a new passage buys one
+judgement and not the whole set. Runs publish what they bought when they end, and hold the file only while they read or
+write.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from labelkit.engines import Reply
+from labelkit.errors import JournalError
+from labelkit.journal import digest_of, reply_of
+
+FILE = "cache.sqlite"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY, reply TEXT NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
+"""
+PATIENCE = 60.0
+"""Seconds to wait while another run reads or writes."""
+
+
+class Cache:
+    """The replies in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._lock = FileLock(folder / "cache.lock", timeout=PATIENCE)
+
+    def find(self, keys: Iterable[str]) -> list[Reply]:
+        """The replies that are there. A damaged one is left out, so that it is bought again."""
+        found = []
+        with self._open() as db:
+            for key in keys:
+                row = db.execute("SELECT reply, digest FROM replies WHERE key = ?", (key,)).fetchone()
+                if row and row[1] == digest_of(key, row[0]):
+                    found.append(reply_of(row[0], self.path))
+        return found
+
+    def add(self, replies: Iterable[Reply]) -> None:
+        """Keep these replies; a later one for the same key takes the place of an earlier."""
+        rows = ((reply.key, body := reply.model_dump_json(), digest_of(reply.key, body)) for reply in replies)
+        with self._open() as db:
+            db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", rows)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A transaction under the file lock."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._lock:
+                db = sqlite3.connect(self.path)
+                try:
+                    db.text_factory = lambda content: content.decode("utf-8", "replace")
+                    db.executescript(SCHEMA)
+                    with db:
+                        yield db
+                finally:
+                    db.close()
+        except Timeout:
+            raise JournalError(f"{self.path} is held by another run for over {PATIENCE:.0f} s; try again") from None
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path} cannot be used ({error}); free space, or remove it") from None

@@ -1,0 +1,255 @@
+"""Judge through a batch API: half the price, within a day; or through files for `vllm run-batch`.
+
+What will be submitted is recorded before it is submitted and carries its name as metadata: a batch whose submission was
+cut off is found again by that name. A batch gives back what it has, also when it expires; what is missing is asked
+again, and nothing else. A run collects what there is and raises `NotYetError` for the rest, unless it is told to wait.
+"""
+
+import json
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from labelkit.console import say
+from labelkit.engines import EngineFacts, Reply, Request, Settings
+from labelkit.engines.batch_services import Api, Ended, Files, Service
+from labelkit.engines.openai import MALFORMED, chat_body, constrained, read_completion, with_logprobs
+from labelkit.engines.transport import REASON_LENGTH, RETRIED_STATUS
+from labelkit.errors import EngineError, JournalError, NotYetError, UsageError
+
+REQUESTS, FILE_BYTES = 50_000, 200_000_000
+"""The most that a file may hold."""
+POLL_SECONDS = 30.0
+LATE_SECONDS = 20.0
+"""A submission that was cut off may show up in the list of batches so much later."""
+ROUNDS = 3
+"""So many batches in a run without an answer to a request are enough."""
+FULL = "token_limit_exceeded"
+"""The error code of a batch that found no room in the queue: nothing of it was done or paid."""
+FILE = "batches.sqlite"
+SCHEMA = "CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, at REAL NOT NULL, id TEXT, keys TEXT NOT NULL)"
+
+
+def open_engine(settings: Settings) -> "BatchEngine":
+    """Prepare the folder of the run; nothing is sent before the first request."""
+    if settings.dtype or settings.concurrency:
+        raise UsageError("the server decides dtype and concurrency: engine openai-batch takes none")
+    if settings.folder is None:
+        raise UsageError("engine openai-batch needs the folder of the run, where it keeps which batches it sent")
+    return BatchEngine(settings, settings.folder)
+
+
+class Batch(NamedTuple):
+    """A submission with requests that are not collected yet."""
+
+    name: str
+    at: float
+    """Seconds since 1970 when it was intended."""
+    id: str | None
+    """None: it was intended, and may or may not have arrived."""
+    keys: frozenset[str]
+
+
+class BatchEngine:
+    """Files of chat completions, collected when they are done."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._settings = settings
+        self._path = folder / FILE
+        directory = settings.batch_dir
+        self._service: Service = Api(settings) if directory is None else Files(settings, directory)
+        # A server refuses the whole batch for an option that it does not know; `vllm run-batch` knows them all.
+        self._options = with_logprobs if directory is None else constrained
+        self.facts = EngineFacts("openai-batch", self._service.version, revision=settings.revision)
+
+    def check_labels(self, labels: tuple[str, ...]) -> None:
+        """The tokenizer is the server's: the labels are matched in its list of likeliest tokens instead."""
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        pending = {request.key: request for request in requests}
+        rounds: Counter[str] = Counter()
+        largest, refused = REQUESTS, 0
+        with closing(Record(self._path)) as record, closing(self._service):
+            while pending:
+                for batch in self._arrived(record, pending):
+                    ended = self._service.poll(batch.id or "")
+                    if ended is None:
+                        continue
+                    yield from self._collect(record, batch, ended, pending)
+                    refused = len(batch.keys) if ended.code == FULL else 0
+                    rounds.update(() if refused else batch.keys & pending.keys())
+                for key in [key for key in pending if rounds[key] >= ROUNDS]:
+                    yield Reply(key=key, error=f"no answer in {ROUNDS} batches")
+                    del pending[key]
+                if refused and not record.open(pending):
+                    # Nothing else of ours is in the queue: the file alone was too large for it.
+                    largest, refused = self._half(refused), 0
+                if not refused:
+                    self._submit(record, pending, largest)
+                if pending and not self._settings.wait:
+                    raise self._not_yet(record, pending)
+                if pending:
+                    time.sleep(POLL_SECONDS)
+
+    def close(self) -> None:
+        """Connections end with each run."""
+
+    def _arrived(self, record: "Record", pending: dict[str, Request]) -> list[Batch]:
+        """The open batches of these requests that the service has; an intent that never arrived is forgotten."""
+        for batch in record.open(pending):
+            if batch.id is not None:
+                continue
+            found = self._service.find(batch.name, batch.at)
+            if found is None:
+                time.sleep(max(0.0, batch.at + LATE_SECONDS - time.time()))
+                found = self._service.find(batch.name, batch.at)
+            if found is None:
+                say(f"batch {batch.name} never arrived: its {len(batch.keys)} requests are free again")
+                record.left(batch.name, frozenset())
+            else:
+                say(f"batch {batch.name} arrived although its submission was cut off: it is {found}")
+                record.arrived(batch.name, found)
+        return record.open(pending)
+
+    def _half(self, refused: int) -> int:
+        if refused == 1:
+            raise EngineError("the server's limit on enqueued tokens is below one request; ask it for a higher one")
+        say(f"a batch of {refused} requests is over the server's limit on enqueued tokens: going on with half")
+        return refused // 2
+
+    def _submit(self, record: "Record", pending: dict[str, Request], largest: int) -> None:
+        """Submit what no batch holds; where the queue is known to be short, one file at a time."""
+        waiting = frozenset[str]().union(*(batch.keys for batch in record.open(pending)))
+        free = [request for key, request in pending.items() if key not in waiting]
+        for part, content in files(free, self._line, largest):
+            name, at = uuid4().hex, time.time()
+            record.intend(Batch(name, at, None, frozenset(request.key for request in part)))
+            record.arrived(name, self._service.submit(name, at, content))
+            say(f"batch {name}: {len(part)} requests submitted")
+            if largest < REQUESTS:
+                break
+
+    def _line(self, request: Request) -> bytes:
+        body = chat_body(self._settings.model, request, self._options)
+        line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        return json.dumps(line).encode() + b"\n"
+
+    def _collect(self, record: "Record", batch: Batch, ended: Ended, pending: dict[str, Request]) -> Iterator[Reply]:
+        """The replies of a batch that is over. It is struck off when they are journalled; requests that another run
+        asked for stay in the record for that run.
+        """
+        mine = batch.keys & pending.keys()
+        strange = 0
+        for line in ended.lines:
+            key, row = read_row(line)
+            if key in mine and key in pending:
+                reply = read_reply(row, pending[key])
+                if reply is not None:
+                    yield reply
+                    del pending[key]
+            elif key not in batch.keys:
+                strange += 1
+        record.left(batch.name, batch.keys - mine)
+        said = [f"batch {batch.name}: {ended.status}", f"{len(mine - pending.keys())} of {len(mine)} answered"]
+        said += [f"{strange} other lines"] if strange else []
+        say(", ".join([*said, ended.reason] if ended.reason else said))
+        if ended.status == "failed" and ended.code != FULL:
+            raise EngineError(f"the server refuses the batch: {ended.reason}")
+
+    def _not_yet(self, record: "Record", pending: dict[str, Request]) -> NotYetError:
+        open_batches = record.open(pending)
+        ids = [batch.id for batch in open_batches if batch.id is not None]
+        return NotYetError(f"{len(pending)} requests wait in {len(ids)} batches; {self._service.later(ids)}")
+
+
+class Record:
+    """Which requests are in which batch: a file in the folder of the run, on disk before anything is done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._do("PRAGMA journal_mode=WAL")
+        self._do("PRAGMA synchronous=FULL")
+        self._do(SCHEMA)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def intend(self, batch: Batch) -> None:
+        """A batch that will be submitted now."""
+        keys = json.dumps(sorted(batch.keys))
+        self._do("INSERT INTO batches VALUES (?, ?, ?, ?)", batch.name, batch.at, batch.id, keys)
+
+    def arrived(self, name: str, batch_id: str) -> None:
+        """The service has it."""
+        self._do("UPDATE batches SET id = ? WHERE name = ?", batch_id, name)
+
+    def left(self, name: str, keys: frozenset[str]) -> None:
+        """Only these requests are still to be collected from it."""
+        if keys:
+            self._do("UPDATE batches SET keys = ? WHERE name = ?", json.dumps(sorted(keys)), name)
+        else:
+            self._do("DELETE FROM batches WHERE name = ?", name)
+
+    def open(self, keys: Iterable[str]) -> list[Batch]:
+        """The batches that hold any of these requests, oldest first."""
+        wanted = frozenset(keys)
+        rows = self._do("SELECT name, at, id, keys FROM batches ORDER BY at, name")
+        found = [Batch(name, at, batch_id, frozenset(json.loads(held))) for name, at, batch_id, held in rows]
+        return [batch for batch in found if batch.keys & wanted]
+
+    def _do(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(f"{self._path}: {error}; free space or restore a copy, then run again") from None
+
+
+def files(
+    requests: Sequence[Request], line: Callable[[Request], bytes], largest: int
+) -> Iterator[tuple[list[Request], bytes]]:
+    """The requests in files of at most `largest` lines and `FILE_BYTES`, in their order."""
+    part: list[Request] = []
+    lines: list[bytes] = []
+    size = 0
+    for request in requests:
+        content = line(request)
+        if part and (len(part) == largest or size + len(content) > FILE_BYTES):
+            yield part, b"".join(lines)
+            part, lines, size = [], [], 0
+        part.append(request)
+        lines.append(content)
+        size += len(content)
+    if part:
+        yield part, b"".join(lines)
+
+
+def read_row(line: bytes) -> tuple[str | None, dict[str, Any]]:
+    """A line of a batch's output and the request that it answers; None where it is no such line."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None, {}
+    if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):
+        return None, {}
+    return row["custom_id"], row
+
+
+def read_reply(row: dict[str, Any], request: Request) -> Reply | None:
+    """The reply in a line; None where the request is to be asked again: it expired or met a fault of the server."""
+    try:
+        response = row.get("response") or {}
+        status = response.get("status_code")
+        if status == 200:
+            return read_completion(response["body"], request)
+        if status is None or status in RETRIED_STATUS or status >= 500:
+            return None
+        reason = " ".join(f"status {status}: {row.get('error') or response.get('body')}".split())
+    except MALFORMED as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return Reply(key=request.key, error=reason[:REASON_LENGTH].encode(errors="backslashreplace").decode())

@@ -1,0 +1,39 @@
+"""Utility selection: relevant passages, an answer drawn from them, and of them those that serve it (arXiv 2504.05220).
+
+A passage that is relevant and not useful keeps grade 1: about the subject, of no help with the answer.
+"""
+
+from collections.abc import Sequence
+
+from labelkit.methods.relsel import select, verdict
+from labelkit.methods.steps import Ask, Steps, Verdict
+from labelkit.parse import Failure, read_answer
+from labelkit.prompts import Prompt
+
+GRADES = (0, 1, 2)
+"""Not relevant; relevant and not useful; useful."""
+ANSWER_TOKENS = 400
+"""Of a pseudo-answer; the prompt asks for a few sentences, and one that is cut off is a failure."""
+
+
+def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
+    """Three steps; the second and third see the relevant passages alone. The score is the grade, as in `relsel`."""
+    relevance = yield from select("relevance", range(size))
+    verdicts = [verdict(relevance[place], yes=1, no=0) for place in range(size)]
+    relevant = [place for place in range(size) if relevance[place] is True]
+    if not relevant:
+        return verdicts
+    answer = yield from write_answer(relevant)
+    if isinstance(answer, Failure):
+        useful: dict[int, bool | Failure] = dict.fromkeys(relevant, answer)
+    else:
+        useful = yield from select("utility", relevant, answer)
+    for place, chosen in useful.items():
+        verdicts[place] = verdict(chosen, yes=2, no=1)
+    return verdicts
+
+
+def write_answer(relevant: Sequence[int]) -> Steps[str | Failure]:
+    """Ask for an answer to the query from these passages."""
+    reply = yield Ask("answer", tuple(relevant), max_tokens=ANSWER_TOKENS)
+    return read_answer(reply)

@@ -1,0 +1,381 @@
+"""Batches against a real server on loopback with files and batches, and against files for `vllm run-batch`."""
+
+import email
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from labelkit.engines import Message, Request, Settings, open_engine, openai_batch, transport
+from labelkit.errors import EngineError, NotYetError, UsageError
+from labelkit.journal import Journal
+
+LABELS = ("0", "1", "2", "3")
+
+
+class BatchServer:
+    """Files and batches: every batch ends `polls` looks after it was made; every order and row is in the ledger."""
+
+    def __init__(self, completion):
+        self.files, self.batches, self.orders, self.rows = {}, {}, [], []
+        self.polls = 1
+        self.room = 10**9
+        """Requests that may be enqueued."""
+        self.answer = lambda row: {"response": {"status_code": 200, "body": completion("1")}, "error": None}
+        self.status = lambda batch: "completed"
+        self.on_order = lambda batch: None
+        """Called when a batch exists and its order is not answered yet; a status that it returns is sent instead."""
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path == "/v1/files":
+                    head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+                    parts = {
+                        part.get_param("name", header="Content-Disposition"): part.get_payload(decode=True)
+                        for part in email.message_from_bytes(head + content).get_payload()
+                    }
+                    assert parts["purpose"].strip() == b"batch"
+                    self.send({"id": server.keep(parts["file"])})
+                else:
+                    self.order(json.loads(content))
+
+            def order(self, order):
+                number = len(server.batches)
+                rows = [json.loads(line) for line in server.files[order["input_file_id"]].splitlines()]
+                batch = {**order, "id": f"batch_{number}", "created_at": 2e9 + number, "rows": rows, "looks": 0}
+                batch["status"] = "in_progress" if server.enqueued() + len(rows) <= server.room else "failed"
+                if batch["status"] == "failed":
+                    told = f"Enqueued token limit reached. Limit: {server.room}"
+                    batch["errors"] = {"data": [{"code": "token_limit_exceeded", "message": told}]}
+                server.batches[batch["id"]] = batch
+                server.orders.append(order)
+                fault = server.on_order(batch)
+                self.send({"error": self.headers["Authorization"]} if fault else public(batch), fault or 200)
+
+            def do_GET(self):
+                path, _, query = self.path.partition("?")
+                if path == "/v1/batches":
+                    newest = [public(batch) for batch in reversed(server.batches.values())]
+                    after = query.partition("after=")[2]
+                    start = 1 + [batch["id"] for batch in newest].index(after) if after else 0
+                    self.send({"data": newest[start : start + 2], "has_more": start + 2 < len(newest)})
+                elif path.endswith("/content"):
+                    self.send(server.files[path.split("/")[3]])
+                elif path.split("/")[3] in server.batches:
+                    self.send(server.look(server.batches[path.split("/")[3]]))
+                else:
+                    self.send({}, 404)
+
+            def send(self, body, status=200):
+                sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(sent)))
+                self.end_headers()
+                self.wfile.write(sent)
+
+            def log_message(self, format, *args):
+                """Quiet."""
+
+        class Listener(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request, client_address):
+                """A client that was killed is no news."""
+
+        self._http = Listener(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def keep(self, content):
+        name = f"file-{len(self.files)}"
+        self.files[name] = content
+        return name
+
+    def enqueued(self):
+        return sum(len(batch["rows"]) for batch in self.batches.values() if batch["status"] == "in_progress")
+
+    def look(self, batch):
+        batch["looks"] += 1
+        if batch["status"] == "in_progress" and batch["looks"] >= self.polls:
+            batch["status"] = self.status(batch)
+            answered = [(row, self.answer(row)) for row in reversed(batch["rows"])]
+            self.rows += [row["custom_id"] for row, answer in answered if answer is not None]
+            lines = [json.dumps({"custom_id": row["custom_id"], **a}) for row, a in answered if a is not None]
+            batch["output_file_id"] = self.keep("\n".join(lines).encode())
+        return public(batch)
+
+    def close(self):
+        self._http.shutdown()
+        self._http.server_close()
+
+
+def public(batch):
+    return {name: value for name, value in batch.items() if name not in ("rows", "looks")}
+
+
+@pytest.fixture
+def batches(completion, monkeypatch):
+    for variable in ("OPENAI_API_KEY", "LABELKIT_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("labelkit.engines.batch_services.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(openai_batch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(openai_batch, "LATE_SECONDS", 0.0)
+    server = BatchServer(completion)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def run(batches, tmp_path):
+    """Ask for so many pairs; replies by key."""
+
+    def run(count, start=0, **settings):
+        base = {"base_urls": (batches.url,), "folder": tmp_path, "wait": True}
+        engine = open_engine("openai-batch", Settings("m", **base | settings))
+        message = (Message("user", "grade this"),)
+        requests = [Request(f"k{n}", "q", message, LABELS) for n in range(start, count)]
+        return {reply.key: reply for reply in engine.run(requests)}
+
+    return run
+
+
+def test_a_batch_is_submitted_waited_for_and_read(run, batches):
+    batches.polls = 3
+    replies = run(10)
+    assert {reply.text for reply in replies.values()} == {"1"}
+    assert {(reply.model, reply.fingerprint, reply.prompt_tokens) for reply in replies.values()} == {
+        ("served", "fp", 40)
+    }
+    (order,) = batches.orders
+    assert (order["endpoint"], order["completion_window"]) == ("/v1/chat/completions", "24h")
+    (row, *_) = batches.batches["batch_0"]["rows"]
+    assert (row["custom_id"], row["method"], row["url"]) == ("k0", "POST", "/v1/chat/completions")
+    assert (row["body"]["logprobs"], row["body"]["model"]) == (True, "m")
+    assert "structured_outputs" not in row["body"]
+
+
+def test_without_wait_a_run_ends_at_once_and_the_next_collects(run, batches):
+    batches.polls = 2
+    for _ in range(2):
+        with pytest.raises(NotYetError, match="10 requests wait in 1 batches; run the same command again"):
+            run(10, wait=False)
+    assert len(run(10, wait=False)) == 10
+    assert len(batches.orders) == 1
+
+
+def test_files_stay_within_requests_and_bytes(run, batches, monkeypatch):
+    monkeypatch.setattr(openai_batch, "REQUESTS", 4)
+    run(10)
+    assert [len(batch["rows"]) for batch in batches.batches.values()] == [4, 4, 2]
+    size = len(batches.files["file-2"]) // 2
+    monkeypatch.setattr(openai_batch, "FILE_BYTES", 3 * size + 5)
+    run(10)
+    assert [len(batch["rows"]) for batch in list(batches.batches.values())[3:]] == [3, 3, 3, 1]
+    inputs = [batches.files[order["input_file_id"]] for order in batches.orders[3:]]
+    assert max(map(len, inputs)) <= 3 * size + 5
+
+
+def test_a_full_queue_is_waited_for_and_no_request_is_bought_twice(run, batches, monkeypatch):
+    monkeypatch.setattr(openai_batch, "REQUESTS", 8)
+    batches.room = 10
+    batches.polls = 4
+    assert len(run(24)) == 24
+    assert sorted(batches.rows) == sorted(f"k{n}" for n in range(24))
+
+
+def test_files_are_halved_until_one_fits_the_queue(run, batches, capsys):
+    batches.room = 3
+    assert len(run(13)) == 13
+    assert sorted(batches.rows) == sorted(f"k{n}" for n in range(13))
+    assert "over the server's limit on enqueued tokens" in capsys.readouterr().err
+    batches.room = 0
+    with pytest.raises(EngineError, match="below one request"):
+        run(2)
+
+
+def test_an_expired_batch_is_harvested_and_only_the_rest_goes_again(run, batches, capsys):
+    states = itertools.chain(["expired"], itertools.repeat("completed"))
+    whole = batches.answer
+    batches.status = lambda batch: next(states)
+    expired = {"response": None, "error": {"code": "batch_expired", "message": "too late"}}
+    batches.answer = lambda row: expired if len(batches.orders) == 1 and int(row["custom_id"][1:]) >= 6 else whole(row)
+    assert {reply.text for reply in run(10).values()} == {"1"}
+    first, second = (batch["rows"] for batch in batches.batches.values())
+    assert (len(first), {row["custom_id"] for row in second}) == (10, {"k6", "k7", "k8", "k9"})
+    assert "expired, 6 of 10 answered" in capsys.readouterr().err
+
+
+def test_lines_that_are_lost_damaged_strange_or_doubled_cost_nobody_else(run, batches, capsys, completion):
+    def damage(batch):
+        lines = batches.files[batch["output_file_id"]].splitlines()
+        strange = [b"<html>", b"[1]", b'{"custom_id": 3}', b'{"custom_id": "elsewhere"}', b"[" * 100_000]
+        batches.files[batch["output_file_id"]] = b"\n".join([*strange, lines[0], *lines[:-2], lines[-1][:-40]])
+
+    look, damaged = batches.look, []
+
+    def look_once(batch):
+        shown = look(batch)
+        if shown["status"] == "completed" and not damaged:
+            damaged.append(damage(batch))
+        return shown
+
+    batches.look = look_once
+    replies = run(8)
+    assert {reply.text for reply in replies.values()} == {"1"}
+    assert [len(batch["rows"]) for batch in batches.batches.values()] == [8, 2]
+    assert "6 of 8 answered, 6 other lines" in capsys.readouterr().err
+
+
+def test_a_bad_row_fails_alone(run, batches, completion):
+    whole = batches.answer
+    rows = {
+        "k0": {"response": {"status_code": 400, "body": {"error": {"message": "too long"}}}, "error": None},
+        "k1": {"response": {"status_code": 200, "body": {"choices": 7}}, "error": None},
+        "k2": {"response": {"status_code": 200, "body": completion("3\ud800")}, "error": None},
+        "k3": {"response": {"status_code": "200", "body": "3"}, "error": None},
+    }
+    batches.answer = lambda row: rows.get(row["custom_id"]) or whole(row)
+    replies = run(6)
+    assert all(replies[key].error is not None and replies[key].text is None for key in rows)
+    assert "too long" in replies["k0"].error
+    assert {replies[key].text for key in ("k4", "k5")} == {"1"}
+    assert len(batches.orders) == 1
+
+
+def test_a_request_that_no_batch_answers_is_given_up(run, batches):
+    whole = batches.answer
+    batches.answer = lambda row: None if row["custom_id"] == "k1" else whole(row)
+    replies = run(3)
+    assert replies["k1"].error == "no answer in 3 batches"
+    assert [len(batch["rows"]) for batch in batches.batches.values()] == [3, 1, 1]
+
+
+def test_an_order_whose_answer_is_lost_is_found_and_not_given_twice(run, batches):
+    batches.on_order = lambda batch: 500
+    assert len(run(5)) == 5
+    assert len(batches.orders) == 1
+
+
+def test_a_batch_that_the_server_forgot_is_sent_again(run, batches):
+    batches.polls = 5
+    with pytest.raises(NotYetError):
+        run(3, wait=False)
+    batches.batches.clear()
+    assert len(run(3)) == 3
+    assert len(batches.orders) == 2
+
+
+def test_a_refused_batch_stops_the_run_with_the_reason(run, batches):
+    def refuse(batch):
+        batch["errors"] = {"data": [{"code": "invalid_model", "message": "no model m"}]}
+        return "failed"
+
+    batches.status = refuse
+    with pytest.raises(EngineError, match="the server refuses the batch: no model m"):
+        run(3)
+
+
+def test_a_server_that_refuses_batches_is_one_line_without_the_key(run, batches, monkeypatch):
+    monkeypatch.setenv("LABELKIT_API_KEY", "sk-canary")
+    batches.on_order = lambda batch: 403
+    with pytest.raises(EngineError, match="the batch API does not work: APIStatusError: status 403") as stopped:
+        run(1)
+    assert "Bearer [key]" in str(stopped.value)
+
+
+def test_other_requests_of_a_batch_are_left_to_their_run(run, batches):
+    batches.polls = 1
+    with pytest.raises(NotYetError):
+        run(6, wait=False)
+    assert set(run(2)) == {"k0", "k1"}
+    assert set(run(6, start=2)) == {"k2", "k3", "k4", "k5"}
+    assert len(batches.orders) == 1
+
+
+@pytest.mark.parametrize("time", range(3))
+def test_a_kill_between_submission_and_record_orphans_nothing(batches, pool, tmp_path, labelkit, time):
+    """The server kills the client when the batch exists and its order is not answered; odd times before it exists."""
+    command = ["annotate", pool, "-o", tmp_path / "labels", "--engine", "openai-batch", "--model", "m"]
+    command += ["--base-url", batches.url, "--wait", "--json"]
+    child = subprocess.Popen([sys.executable, "-m", "labelkit.cli", *map(str, command)], stderr=subprocess.PIPE)
+    killed = threading.Event()
+
+    def kill(batch):
+        if not killed.is_set():
+            if time == 1:
+                del batches.batches[batch["id"]]
+            os.kill(child.pid, signal.SIGKILL)
+            killed.set()
+
+    batches.on_order = kill
+    assert child.wait(timeout=60) == -signal.SIGKILL
+    assert killed.is_set()
+    called = labelkit(*command)
+    assert called.code == 0, called.err
+    outcome = json.loads(called.out)
+    assert outcome["failures"] == {}
+    assert len(batches.orders) == (2 if time == 1 else 1)
+    assert len(batches.rows) == outcome["pairs"] == len(set(batches.rows))
+    with Journal(tmp_path / "labels") as journal:
+        ((attempts,),) = journal._read("SELECT max(attempt) FROM replies")
+    assert attempts == 1
+
+
+def test_a_run_that_is_not_done_says_so_and_leaves_no_labels(batches, pool, tmp_path, labelkit):
+    command = ["annotate", pool, "-o", tmp_path / "labels", "--engine", "openai-batch", "--model", "m"]
+    command += ["--base-url", batches.url]
+    batches.polls = 2
+    first = labelkit(*command)
+    assert first.code == 75
+    assert "7 requests wait in 1 batches; run the same command again to collect them, or with --wait" in first.err
+    assert "error" not in first.err
+    assert labelkit("verify", tmp_path / "labels").code == 1
+    assert [labelkit(*command).code for _ in range(2)] == [75, 0]
+    assert labelkit("verify", tmp_path / "labels").code == 0
+
+
+def test_files_for_vllm_run_batch_go_and_come(tmp_path, pool, labelkit, completion):
+    command = ["annotate", pool, "-o", tmp_path / "labels", "--engine", "openai-batch", "--model", "m"]
+    command += ["--batch-dir", tmp_path / "exchange"]
+    called = labelkit(*command)
+    assert called.code == 75
+    (requests,) = (tmp_path / "exchange").glob("*.requests.jsonl")
+    replies = requests.with_name(requests.name.replace("requests", "replies"))
+    assert f"vllm run-batch -i {requests} -o {replies} --model m" in called.err
+    assert labelkit(*command).code == 75
+    rows = [json.loads(line) for line in requests.read_text().splitlines()]
+    assert rows[0]["body"]["structured_outputs"] == {"choice": list(LABELS)}
+    body = {"status_code": 200, "request_id": "r", "body": completion("2")}
+    lines = [json.dumps({"id": "x", "custom_id": row["custom_id"], "response": body, "error": None}) for row in rows]
+    replies.write_text("\n".join(lines[:-1]))
+    assert labelkit(*command).code == 75
+    (second,) = set((tmp_path / "exchange").glob("*.requests.jsonl")) - {requests}
+    assert [json.loads(line)["custom_id"] for line in second.read_text().splitlines()] == [rows[-1]["custom_id"]]
+    second.with_name(second.name.replace("requests", "replies")).write_text(lines[-1])
+    done = labelkit(*command, "--json")
+    assert (done.code, json.loads(done.out)["failures"]) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"concurrency": 3}, "takes none"),
+        ({"base_urls": ("http://127.0.0.1:1", "http://127.0.0.1:2")}, "give --base-url once"),
+        ({"base_urls": ("http://example.com",)}, "unencrypted"),
+        ({"folder": None}, "needs the folder"),
+    ],
+)
+def test_wrong_settings_are_refused(batches, tmp_path, settings, reason):
+    with pytest.raises(UsageError, match=reason):
+        open_engine("openai-batch", Settings("m", **{"folder": tmp_path, "base_urls": (batches.url,)} | settings))
