@@ -6,6 +6,8 @@ PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-ch
 
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
+# pip compiles nothing: what is imported is compiled once, and must be kept for the next process.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check format models clean
 
@@ -15,7 +17,7 @@ demo: models
 test: models $(VENV)/.vllm
 	LABELKIT_JUDGE=$$($(BIN)/python examples/models.py judge) \
 	LABELKIT_ENCODER=$$($(BIN)/python examples/models.py encoder) \
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

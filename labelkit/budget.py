@@ -18,7 +18,7 @@ from labelkit.tokens import FileTokens, Tokens, bound
 
 TRIES = {"openai": HTTP_TRIES}
 """Times that an engine may send a request before it gives up, where that is more than once."""
-TURN_TOKENS = 16
+WORST_TURN_TOKENS = 16
 """The most that a chat template is taken to add to a turn where the server alone knows it."""
 
 
@@ -95,7 +95,7 @@ def worst_prompt(messages: Sequence[Message], tokens: Tokens | None) -> int:
     token a byte."""
     if tokens is not None:
         return tokens.prompt(messages)
-    return sum(bound(message.content) + TURN_TOKENS for message in messages) + TURN_TOKENS
+    return sum(bound(message.content) + WORST_TURN_TOKENS for message in messages) + WORST_TURN_TOKENS
 
 
 def check_price(price: Price | None, caps: Caps, model: str) -> None:

@@ -304,12 +304,6 @@ def verify(
     console.say(f"{folder}: a {document['kind']}, {len(document['files'])} files as they were written")
 
 
-def say_reasons(failures: dict[str, int]) -> None:
-    """Why pairs have no grade."""
-    for reason, count in failures.items():
-        console.say(f"  {count} x {reason}")
-
-
 @app.command()
 def prompts(
     name: Annotated[str | None, typer.Argument(help="A shipped prompt or a TOML file to check and show.")] = None,
@@ -340,6 +334,12 @@ def with_depth(text: str, option: str) -> tuple[str, int]:
     if not name or not count.isdigit() or int(count) < 1:
         raise UsageError(f"{option} {text}: expected NAME:N, such as {option} all-MiniLM-L6-v2:30")
     return name, int(count)
+
+
+def say_reasons(failures: dict[str, int]) -> None:
+    """Why pairs have no grade."""
+    for reason, count in failures.items():
+        console.say(f"  {count} x {reason}")
 
 
 def main() -> None:

@@ -27,6 +27,8 @@ ENGINES = {
 
 LABEL_TOKENS = 8
 """Enough for any label; an answer that goes on is no label."""
+LOWEST = -9999.0
+"""Log-probability of what cannot come, as vLLM's server writes it: JSON has no infinity."""
 
 
 class Message(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from labelkit.console import say
-from labelkit.engines import EngineFacts, Reply, Request, Settings
+from labelkit.engines import LOWEST, EngineFacts, Reply, Request, Settings
 from labelkit.engines.flow import flow
 from labelkit.engines.transport import (
     LOOPBACK,
@@ -29,8 +29,6 @@ from labelkit.errors import EngineError, MissingPackageError, UsageError
 CONCURRENCY = 32
 OPENAI_URL = "https://api.openai.com/v1"
 TOP_LOGPROBS = 20
-LOWEST = -9999.0
-"""What vLLM sends for minus infinity."""
 SLACK = 1e-3
 """A log-probability may be above 0 by rounding, not by more."""
 MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from labelkit.engines import Reply, Request, Settings
+from labelkit.engines import LOWEST, Reply, Request, Settings
 from labelkit.engines.flow import flow
 from labelkit.engines.local import (
     default_dtype,
@@ -33,8 +33,6 @@ THINKING_TOKENS = 2048
 MAX_MODEL_LEN = 4096
 TOP_LOGPROBS = 20
 """The most that vLLM returns by default; the mask leaves the labels alone among them."""
-LOWEST = -9999.0
-"""Stands for minus infinity, as in vLLM's HTTP replies: JSON has no infinity."""
 
 
 def open_engine(settings: Settings) -> "VllmEngine":
@@ -79,8 +77,9 @@ class VllmEngine:
 
     @cached_property
     def _llm(self) -> Any:
-        # The CPU build asks for its cache size in GiB here; a GPU build ignores it.
+        # For the CPU build, a GPU build ignores them: the cache in GiB, and no core kept free of the model's threads.
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
+        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         import torch
         from vllm import AsyncEngineArgs
@@ -112,18 +111,17 @@ class VllmEngine:
         ids = encode_chat(self._tokenizer, request.messages)
         if len(ids) + self._answer_tokens(request) > self._limit:
             return over_long(request, len(ids), self._limit)
-        llm = self._llm
+        prompt, sampling = {"prompt_token_ids": ids}, self._sampling(request)
         try:
-            outputs = [
-                output async for output in llm.generate({"prompt_token_ids": ids}, self._sampling(request), request.key)
-            ]
+            outputs = [output async for output in self._llm.generate(prompt, sampling, request.key)]
             return self._reply(request, len(ids), outputs[-1].outputs[0])
         except EngineDeadError:
-            raise EngineError(
-                "vLLM stopped while it was judging; every finished reply is kept: run the same command again to go on"
-            ) from None
+            pass  # What is raised below must not hold on to the dead engine, which complains when Python ends.
         except Exception as error:  # whatever vLLM makes of one bad row
             return Reply(key=request.key, error=f"{type(error).__name__}: {first_line(error)}")
+        raise EngineError(
+            "vLLM stopped while it was judging; every finished reply is kept: run the same command again to go on"
+        )
 
     def _answer_tokens(self, request: Request) -> int:
         """The longest answer: that of the longest label, or what the request allows, behind the reasoning."""

@@ -7,9 +7,8 @@ windows and orders are joined by their scores first (arXiv 2504.05220).
 
 from collections.abc import Sequence
 
-from labelkit.methods.relsel import select, verdict
 from labelkit.methods.steps import Ask, Steps, Verdict, majority
-from labelkit.methods.utilsel import write_answer
+from labelkit.methods.utilsel import answered
 from labelkit.parse import Failure, identifier_tokens, ranking_pattern, read_ranking
 from labelkit.prompts import Prompt
 
@@ -21,16 +20,8 @@ SHARE = 10
 
 def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
     """Three steps. Grade 1 for the relevant passages until `best_tenth` has seen the pool."""
-    relevance = yield from select("relevance", range(size))
-    verdicts = [verdict(relevance[place], yes=1, no=0) for place in range(size)]
-    relevant = [place for place in range(size) if relevance[place] is True]
-    if not relevant:
-        return verdicts
-    answer = yield from write_answer(relevant)
-    if isinstance(answer, Failure):
-        ranks: dict[int, int | Failure] = dict.fromkeys(relevant, answer)
-    else:
-        ranks = yield from rank("ranking", relevant, answer)
+    verdicts, relevant, answer = yield from answered(size)
+    ranks = (yield from rank("ranking", relevant, answer)) if relevant else {}
     for place, found in ranks.items():
         if isinstance(found, Failure):
             verdicts[place] = Verdict(failure=found.reason)

@@ -3,8 +3,6 @@
 A passage that is relevant and not useful keeps grade 1: about the subject, of no help with the answer.
 """
 
-from collections.abc import Sequence
-
 from labelkit.methods.relsel import select, verdict
 from labelkit.methods.steps import Ask, Steps, Verdict
 from labelkit.parse import Failure, read_answer
@@ -18,22 +16,26 @@ ANSWER_TOKENS = 400
 
 def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
     """Three steps; the second and third see the relevant passages alone. The score is the grade, as in `relsel`."""
-    relevance = yield from select("relevance", range(size))
-    verdicts = [verdict(relevance[place], yes=1, no=0) for place in range(size)]
-    relevant = [place for place in range(size) if relevance[place] is True]
-    if not relevant:
-        return verdicts
-    answer = yield from write_answer(relevant)
-    if isinstance(answer, Failure):
-        useful: dict[int, bool | Failure] = dict.fromkeys(relevant, answer)
-    else:
-        useful = yield from select("utility", relevant, answer)
+    verdicts, relevant, answer = yield from answered(size)
+    useful = (yield from select("utility", relevant, answer)) if relevant else {}
     for place, chosen in useful.items():
         verdicts[place] = verdict(chosen, yes=2, no=1)
     return verdicts
 
 
-def write_answer(relevant: Sequence[int]) -> Steps[str | Failure]:
-    """Ask for an answer to the query from these passages."""
-    reply = yield Ask("answer", tuple(relevant), max_tokens=ANSWER_TOKENS)
-    return read_answer(reply)
+def answered(size: int) -> Steps[tuple[list[Verdict], list[int], str]]:
+    """The steps before the last: verdicts on all passages, grade 1 for the relevant; these; an answer drawn from them.
+
+    Without an answer the relevant passages are failures, and none is left for the last step.
+    """
+    relevance = yield from select("relevance", range(size))
+    verdicts = [verdict(relevance[place], yes=1, no=0) for place in range(size)]
+    relevant = [place for place in range(size) if relevance[place] is True]
+    if not relevant:
+        return verdicts, [], ""
+    answer = read_answer((yield Ask("answer", tuple(relevant), max_tokens=ANSWER_TOKENS)))
+    if isinstance(answer, Failure):
+        for place in relevant:
+            verdicts[place] = Verdict(failure=answer.reason)
+        return verdicts, [], ""
+    return verdicts, relevant, answer

@@ -117,7 +117,7 @@ def test_a_complete_artifact_is_replaced_whole(tmp_path):
 
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "thing").mkdir()
-    read_manifest(write(tmp_path / "thing"), "thing")
+    assert set(read_manifest(write(tmp_path / "thing"), "thing")["files"]) == {"rows.parquet"}
 
 
 def test_a_foreign_folder_or_file_is_left_alone(tmp_path):

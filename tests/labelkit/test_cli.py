@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 
 
-def refused(called, code: int, *parts: str) -> None:
+def assert_refused(called, code: int, *parts: str) -> None:
     """The command failed with this code and one line that holds all of these parts."""
     assert called.code == code, called.err
     assert called.out == ""
@@ -57,7 +57,7 @@ def test_agree_prints_a_table_for_people(labelkit, beir, tmp_path):
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
 def test_a_missing_file_is_named(labelkit, beir, tmp_path, name):
     (beir / name).unlink()
-    refused(labelkit("pool", beir, "-o", tmp_path / "pool"), 1, f"{beir / name} does not exist")
+    assert_refused(labelkit("pool", beir, "-o", tmp_path / "pool"), 1, f"{beir / name} does not exist")
     assert not (tmp_path / "pool").exists()
 
 
@@ -68,17 +68,17 @@ def test_missing_qrels_are_named(labelkit, beir, tmp_path):
         ("mix", "--data", beir, "--human", absent),
         ("import", absent, "--judge", "somebody"),
     ):
-        refused(labelkit(*arguments, "-o", tmp_path / "out"), 1, str(absent))
+        assert_refused(labelkit(*arguments, "-o", tmp_path / "out"), 1, str(absent))
         assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_folder_is_named(labelkit, tmp_path):
-    refused(labelkit("pool", tmp_path / "no", "-o", tmp_path / "pool"), 1, f"{tmp_path / 'no'} is not a folder")
+    assert_refused(labelkit("pool", tmp_path / "no", "-o", tmp_path / "pool"), 1, f"{tmp_path / 'no'} is not a folder")
     for command in ("annotate", "agree", "verify"):
         extra = {"annotate": ["-o", tmp_path / "out", "--model", "overlap", "--engine", "scripted"]}
         extra["agree"] = ["--human", tmp_path / "no.tsv"]
         called = labelkit(command, tmp_path / "no", *extra.get(command, []))
-        refused(called, 1, f"{tmp_path / 'no'} does not exist")
+        assert_refused(called, 1, f"{tmp_path / 'no'} does not exist")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -87,16 +87,16 @@ def test_a_malformed_line_is_named(labelkit, beir, tmp_path, name):
     with (beir / name).open("a") as file:
         file.write('{"_id": "x", "text": \n')
     line = len((beir / name).read_text().splitlines())
-    refused(labelkit("pool", beir, "-o", tmp_path / "pool"), 1, f"{beir / name}:{line}: not valid JSON")
+    assert_refused(labelkit("pool", beir, "-o", tmp_path / "pool"), 1, f"{beir / name}:{line}: not valid JSON")
     assert not (tmp_path / "pool").exists()
 
 
 def test_a_malformed_line_of_qrels_is_named(labelkit, beir, tmp_path):
     path = beir / "qrels" / "test.tsv"
     path.write_text(path.read_text() + "q1 p3\n")
-    refused(labelkit("pool", beir, "--human", path, "-o", tmp_path / "out"), 1, f"{path}:9: expected 3 columns")
-    refused(labelkit("pool", beir, "--split", "test", "-o", tmp_path / "out"), 1, f"{path}:9: ")
-    refused(labelkit("import", path, "--judge", "x", "-o", tmp_path / "out"), 1, f"{path}:9: ")
+    assert_refused(labelkit("pool", beir, "--human", path, "-o", tmp_path / "out"), 1, f"{path}:9: expected 3 columns")
+    assert_refused(labelkit("pool", beir, "--split", "test", "-o", tmp_path / "out"), 1, f"{path}:9: ")
+    assert_refused(labelkit("import", path, "--judge", "x", "-o", tmp_path / "out"), 1, f"{path}:9: ")
     assert not (tmp_path / "out").exists()
 
 
@@ -104,15 +104,15 @@ def test_a_malformed_line_of_qrels_is_named(labelkit, beir, tmp_path):
 def test_an_unknown_id_in_qrels_is_named(labelkit, beir, tmp_path, row, what):
     path = beir / "qrels" / "test.tsv"
     path.write_text(f"query-id\tcorpus-id\tscore\nq1\tp1\t2\n{row}\n")
-    refused(labelkit("pool", beir, "--split", "test", "-o", tmp_path / "out"), 1, str(path), what)
+    assert_refused(labelkit("pool", beir, "--split", "test", "-o", tmp_path / "out"), 1, str(path), what)
     called = labelkit("mix", "--data", beir, "--human", path, "-o", tmp_path / "out")
-    refused(called, 1, what.split()[-1])
+    assert_refused(called, 1, what.split()[-1])
     assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_corpus_is_named(labelkit, beir, tmp_path):
     (beir / "corpus.jsonl").write_text("")
-    refused(labelkit("pool", beir, "-o", tmp_path / "pool"), 1, f"{beir / 'corpus.jsonl'}: the corpus is empty")
+    assert_refused(labelkit("pool", beir, "-o", tmp_path / "pool"), 1, f"{beir / 'corpus.jsonl'}: the corpus is empty")
     assert not (tmp_path / "pool").exists()
 
 
@@ -121,7 +121,7 @@ def test_a_duplicate_id_is_named(labelkit, beir, tmp_path, name):
     lines = (beir / name).read_text().splitlines()
     (beir / name).write_text("\n".join([*lines, lines[0]]) + "\n")
     where = f"{beir / name}:{len(lines) + 1}"
-    refused(labelkit("pool", beir, "-o", tmp_path / "pool"), 1, where, "stands twice")
+    assert_refused(labelkit("pool", beir, "-o", tmp_path / "pool"), 1, where, "stands twice")
     assert not (tmp_path / "pool").exists()
 
 
@@ -140,9 +140,9 @@ def test_a_folder_left_by_a_killed_run_is_named_and_the_command_makes_it_again(l
     killed = subprocess.run([sys.executable, "-c", KILLED, pool, "pool"], cwd=REPOSITORY)
     assert killed.returncode == -signal.SIGKILL
     annotate = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "scripted", "--model", "overlap")
-    refused(labelkit(*annotate), 1, str(pool), "was never finished", "run the command that makes it again")
+    assert_refused(labelkit(*annotate), 1, str(pool), "was never finished", "run the command that makes it again")
     assert not (tmp_path / "labels").exists()
-    refused(labelkit("verify", pool), 1, "was never finished")
+    assert_refused(labelkit("verify", pool), 1, "was never finished")
     assert labelkit("pool", beir, "-o", pool).code == 0
     assert labelkit(*annotate).code == 0
 
@@ -152,7 +152,9 @@ def test_a_labels_folder_without_manifest_is_named(labelkit, beir, pool, tmp_pat
     annotate = ("annotate", pool, "-o", labels, "--engine", "scripted", "--model", "overlap")
     assert labelkit(*annotate).code == 0
     (labels / "manifest.json").unlink()
-    refused(labelkit("agree", labels, "--human", beir / "qrels" / "test.tsv"), 1, str(labels), "not a finished labels")
+    assert_refused(
+        labelkit("agree", labels, "--human", beir / "qrels" / "test.tsv"), 1, str(labels), "not a finished labels"
+    )
     assert labelkit(*annotate).code == 0
     assert labelkit("agree", labels, "--human", beir / "qrels" / "test.tsv").code == 0
 
@@ -162,11 +164,11 @@ def test_somebody_elses_folder_is_left_alone(labelkit, beir, pool, tmp_path):
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     human = beir / "qrels" / "test.tsv"
-    refused(labelkit("pool", beir, "-o", mine), 1, str(mine))
-    refused(labelkit("import", human, "--judge", "x", "-o", mine), 1, str(mine))
-    refused(labelkit("mix", "--data", beir, "--human", human, "-o", mine), 1, str(mine))
+    assert_refused(labelkit("pool", beir, "-o", mine), 1, str(mine))
+    assert_refused(labelkit("import", human, "--judge", "x", "-o", mine), 1, str(mine))
+    assert_refused(labelkit("mix", "--data", beir, "--human", human, "-o", mine), 1, str(mine))
     called = labelkit("annotate", pool, "-o", mine, "--engine", "scripted", "--model", "overlap")
-    refused(called, 2, str(mine))
+    assert_refused(called, 2, str(mine))
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
 
 
@@ -185,25 +187,25 @@ def test_somebody_elses_folder_is_left_alone(labelkit, beir, pool, tmp_path):
     ],
 )
 def test_a_wrong_name_lists_the_choices(labelkit, pool, tmp_path, options, parts):
-    refused(labelkit("annotate", pool, "-o", tmp_path / "labels", "--model", "overlap", *options), 2, *parts)
+    assert_refused(labelkit("annotate", pool, "-o", tmp_path / "labels", "--model", "overlap", *options), 2, *parts)
     assert not (tmp_path / "labels").exists()
 
 
 def test_an_unknown_kind_lists_the_choices(labelkit, beir, tmp_path):
     qrels = beir / "qrels" / "test.tsv"
     called = labelkit("import", qrels, "-o", tmp_path / "labels", "--judge", "x", "--kind", "robot")
-    refused(called, 2, "unknown kind 'robot'", "human, llm, imported")
+    assert_refused(called, 2, "unknown kind 'robot'", "human, llm, imported")
 
 
 @pytest.mark.parametrize("text", ["model", "model:", "model:0", "model:-1", ":30", "model:ten"])
 def test_a_depth_that_is_none_is_refused(labelkit, beir, tmp_path, text):
     for option in ("--dense", "--run"):
-        refused(labelkit("pool", beir, "-o", tmp_path / "pool", option, text), 2, option, "NAME:N")
+        assert_refused(labelkit("pool", beir, "-o", tmp_path / "pool", option, text), 2, option, "NAME:N")
 
 
 def test_nothing_to_do_is_refused(labelkit, beir, tmp_path):
-    refused(labelkit("pool", beir, "--bm25", "0", "-o", tmp_path / "out"), 2, "nothing to pool from")
-    refused(labelkit("mix", "--data", beir, "-o", tmp_path / "out"), 2, "nothing to mix")
+    assert_refused(labelkit("pool", beir, "--bm25", "0", "-o", tmp_path / "out"), 2, "nothing to pool from")
+    assert_refused(labelkit("mix", "--data", beir, "-o", tmp_path / "out"), 2, "nothing to mix")
 
 
 @pytest.mark.parametrize("program", ["labelkit", "trainer"])
@@ -216,7 +218,7 @@ def test_an_output_under_a_file_is_one_line(labelkit, beir, pool, tmp_path):
     taken = tmp_path / "taken"
     taken.write_text("a file")
     for output in (taken, taken / "inside"):
-        refused(labelkit("pool", beir, "-o", output), 1, str(taken))
+        assert_refused(labelkit("pool", beir, "-o", output), 1, str(taken))
         called = labelkit("annotate", pool, "-o", output, "--engine", "scripted", "--model", "overlap")
         assert called.code in (1, 2)
         assert called.err.startswith("error: ")
@@ -242,7 +244,7 @@ def test_another_beir_folder_never_meets_the_pool_of_the_first(labelkit, beir, w
     if second.code == 0:
         assert json.loads(second.out)["pairs"] == 1 != first["pairs"]
     else:
-        refused(second, second.code, str(tmp_path / "labels.pool"))
+        assert_refused(second, second.code, str(tmp_path / "labels.pool"))
 
 
 def test_ctrl_c_says_how_to_go_on(beir, tmp_path):

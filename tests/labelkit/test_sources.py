@@ -27,7 +27,7 @@ HOSTILE = [
 ]
 
 
-def refused(read, path: Path, where: str, what: str) -> None:
+def assert_refused(read, path: Path, where: str, what: str) -> None:
     """Reading raises one line that names the place and the fault."""
     with pytest.raises(DataError) as caught:
         read(path)
@@ -55,16 +55,16 @@ def test_without_a_split_all_queries_are_kept_and_with_one_those_it_judges(beir,
 
 def test_an_unknown_split_lists_the_splits_there_are(beir, write_qrels):
     write_qrels(beir / "qrels" / "dev.tsv", {"q2": {"p3": 1}})
-    refused(
+    assert_refused(
         lambda path: read_data(path, "train"), beir, str(beir / "qrels" / "train.tsv"), f"splits of {beir}: dev, test"
     )
 
 
 def test_a_missing_folder_or_file_is_named(beir, tmp_path):
-    refused(read_data, tmp_path / "no", str(tmp_path / "no"), "is not a folder")
-    refused(read_data, beir / "corpus.jsonl", str(beir / "corpus.jsonl"), "is not a folder")
+    assert_refused(read_data, tmp_path / "no", str(tmp_path / "no"), "is not a folder")
+    assert_refused(read_data, beir / "corpus.jsonl", str(beir / "corpus.jsonl"), "is not a folder")
     for read in (read_corpus, read_queries, read_qrels, read_run):
-        refused(read, tmp_path / "no.txt", f"{tmp_path / 'no.txt'} ", "does not exist")
+        assert_refused(read, tmp_path / "no.txt", f"{tmp_path / 'no.txt'} ", "does not exist")
 
 
 GOOD = b'{"_id": "a", "text": "x"}\n'
@@ -98,23 +98,23 @@ def test_a_bad_line_is_named(tmp_path, read, case):
     line, what = BAD_LINES[case]
     path = tmp_path / "file.jsonl"
     path.write_bytes(GOOD + b"\n" + line + b"\n")
-    refused(read, path, f"{path}:3: ", what)
+    assert_refused(read, path, f"{path}:3: ", what)
 
 
 @pytest.mark.parametrize("title", [b"7", b"[]", rb'"\ud800"'])
 def test_a_bad_title_is_named(tmp_path, title):
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(b'{"_id": "a", "text": "x", "title": ' + title + b"}")
-    refused(read_corpus, path, f"{path}:1: ", "field 'title'")
+    assert_refused(read_corpus, path, f"{path}:1: ", "field 'title'")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
 def test_an_empty_file_is_named(tmp_path, content):
     path = tmp_path / "file"
     path.write_bytes(content)
-    refused(read_corpus, path, f"{path}: ", "the corpus is empty")
-    refused(read_queries, path, f"{path}: ", "there are no queries")
-    refused(read_qrels, path, f"{path}: ", "there are no qrels")
+    assert_refused(read_corpus, path, f"{path}: ", "the corpus is empty")
+    assert_refused(read_queries, path, f"{path}: ", "there are no queries")
+    assert_refused(read_qrels, path, f"{path}: ", "there are no qrels")
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
@@ -160,7 +160,7 @@ def test_qrels_are_read_as_beir_and_as_trec(tmp_path):
 def test_a_grade_that_is_none_is_named(tmp_path, grade):
     path = tmp_path / "qrels.tsv"
     path.write_text(f"query-id\tcorpus-id\tscore\nq\tp\t1\nq\tp2\t{grade}\n")
-    refused(read_qrels, path, f"{path}:3: ", f"the grade {grade!r} is not a whole number from 0 to 3")
+    assert_refused(read_qrels, path, f"{path}:3: ", f"the grade {grade!r} is not a whole number from 0 to 3")
 
 
 @pytest.mark.parametrize(
@@ -169,22 +169,22 @@ def test_a_grade_that_is_none_is_named(tmp_path, grade):
 def test_a_wrong_number_of_columns_is_named(tmp_path, line, what):
     path = tmp_path / "qrels.tsv"
     path.write_text(f"q 0 p 1\n{line}\n")
-    refused(read_qrels, path, f"{path}:2: ", f"expected 3 columns .* or 4 .*{what}")
+    assert_refused(read_qrels, path, f"{path}:2: ", f"expected 3 columns .* or 4 .*{what}")
 
 
 def test_a_pair_that_stands_twice_is_named(tmp_path):
     path = tmp_path / "file"
     path.write_text("q 0 p 1\nq 0 r 1\nq 0 p 2\n")
-    refused(read_qrels, path, f"{path}:3: ", "the pair 'q', 'p' stands twice")
+    assert_refused(read_qrels, path, f"{path}:3: ", "the pair 'q', 'p' stands twice")
     path.write_text("q Q0 p 1 2.0 tag\nq Q0 p 2 1.0 tag\n")
-    refused(read_run, path, f"{path}:2: ", "the pair 'q', 'p' stands twice")
+    assert_refused(read_run, path, f"{path}:2: ", "the pair 'q', 'p' stands twice")
 
 
 @pytest.mark.parametrize("row", ["q9\tp1\t1", "q1\tp9\t1", "q1 \tp1\t1", "q1\t\t1"])
 def test_qrels_with_an_id_that_is_not_there_are_refused(beir, row):
     path = beir / "qrels" / "test.tsv"
     path.write_text(f"query-id\tcorpus-id\tscore\n{row}\n")
-    refused(lambda folder: read_data(folder, "test"), beir, f"{path}: ", r"is not in (corpus|queries)\.jsonl")
+    assert_refused(lambda folder: read_data(folder, "test"), beir, f"{path}: ", r"is not in (corpus|queries)\.jsonl")
 
 
 def test_a_run_is_read_by_score_with_ties_in_file_order(tmp_path):
@@ -208,4 +208,4 @@ def test_a_run_is_read_by_score_with_ties_in_file_order(tmp_path):
 def test_a_bad_line_of_a_run_is_named(tmp_path, line, what):
     path = tmp_path / "run"
     path.write_text(f"q Q0 a 1 1.5 t\n{line}\n")
-    refused(read_run, path, f"{path}:2: ", what)
+    assert_refused(read_run, path, f"{path}:2: ", what)

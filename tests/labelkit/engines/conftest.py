@@ -219,7 +219,7 @@ def vllm_server(model: Path, max_model_len: int, log: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", max_model_len, "--host", "127.0.0.1", "--port", port]
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **os.environ}
     with log.open("wb") as output:
         child = subprocess.Popen(
             [str(part) for part in command], stdout=output, stderr=output, env=environment, start_new_session=True

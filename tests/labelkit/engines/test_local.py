@@ -48,7 +48,7 @@ def slow_logprobs(tiny_qwen):
     return compute
 
 
-def check(requests, replies, slow_logprobs):
+def assert_logprobs(requests, replies, slow_logprobs):
     by_key = {reply.key: reply for reply in replies}
     assert len(by_key) == len(replies) == len(requests)
     for request in requests:
@@ -68,19 +68,19 @@ def test_shared_prefixes_change_no_log_probability(tiny_qwen, ask, slow_logprobs
     requests = unique(
         ask(query, passage) for query, size in zip(QUERIES, sizes, strict=True) for passage in PASSAGES[:size]
     )
-    check(requests, list(engine_for(tiny_qwen, concurrency=rows).run(requests)), slow_logprobs)
+    assert_logprobs(requests, list(engine_for(tiny_qwen, concurrency=rows).run(requests)), slow_logprobs)
 
 
 def test_interleaved_groups_change_no_log_probability(tiny_qwen, ask, slow_logprobs):
     requests = unique(ask(query, passage) for passage in PASSAGES[:4] for query in QUERIES)
-    check(requests, list(engine_for(tiny_qwen, concurrency=4).run(requests)), slow_logprobs)
+    assert_logprobs(requests, list(engine_for(tiny_qwen, concurrency=4).run(requests)), slow_logprobs)
 
 
 def test_a_second_run_of_one_engine_changes_no_log_probability(tiny_qwen, ask, slow_logprobs):
     engine = engine_for(tiny_qwen)
     for query in (QUERIES[2], QUERIES[1], QUERIES[2]):
         requests = unique(ask(query, passage) for passage in PASSAGES)
-        check(requests, list(engine.run(requests)), slow_logprobs)
+        assert_logprobs(requests, list(engine.run(requests)), slow_logprobs)
 
 
 def test_one_passage_may_begin_another(tiny_qwen, ask, slow_logprobs):
@@ -90,7 +90,7 @@ def test_one_passage_may_begin_another(tiny_qwen, ask, slow_logprobs):
         request._replace(messages=(request.messages[0]._replace(content=f"tea {n * 'x'}"),))
         for n, request in enumerate(requests)
     ]
-    check(requests, list(engine_for(tiny_qwen).run(requests)), slow_logprobs)
+    assert_logprobs(requests, list(engine_for(tiny_qwen).run(requests)), slow_logprobs)
 
 
 def test_prompts_with_nothing_in_common_change_no_log_probability(tiny_qwen, ask, tmp_path):
@@ -111,7 +111,7 @@ def test_prompts_with_nothing_in_common_change_no_log_probability(tiny_qwen, ask
 
 def test_labels_of_several_tokens_are_read_at_their_first(tiny_qwen, ask, slow_logprobs):
     requests = [ask("tea", passage, ("Yes", "No")) for passage in PASSAGES[:3]]
-    check(requests, list(engine_for(tiny_qwen).run(requests)), slow_logprobs)
+    assert_logprobs(requests, list(engine_for(tiny_qwen).run(requests)), slow_logprobs)
 
 
 def test_an_over_long_prompt_fails_alone(tiny_qwen, ask, slow_logprobs):
@@ -121,7 +121,7 @@ def test_an_over_long_prompt_fails_alone(tiny_qwen, ask, slow_logprobs):
     assert "tokens is over the limit of 512" in replies[long.key].error
     assert replies[long.key].label_logprobs is None
     short = [request for request in requests if request is not long]
-    check(short, [replies[request.key] for request in short], slow_logprobs)
+    assert_logprobs(short, [replies[request.key] for request in short], slow_logprobs)
 
 
 def test_the_limit_counts_every_token_of_the_prompt(tiny_qwen, ask):

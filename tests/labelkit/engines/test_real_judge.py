@@ -64,7 +64,7 @@ def local(pool, annotated):
     return judgements
 
 
-def same(one, other):
+def assert_same(one, other):
     assert set(one) == set(other) == set(PASSAGES)
     assert sum(one[name].grade == other[name].grade for name in PASSAGES) >= 11
     for name in PASSAGES:
@@ -81,7 +81,7 @@ def test_the_judge_prefers_answers_to_passages_on_other_subjects(local):
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_vllm_offline_says_what_engine_local_says(local, pool, annotated):
     options = ("--engine", "vllm", "--model", JUDGE, "--dtype", "float32", "--max-model-len", MAX_LEN)
-    same(local, annotated(pool, pool.with_name("offline"), *options))
+    assert_same(local, annotated(pool, pool.with_name("offline"), *options))
 
 
 @pytest.mark.vllm
@@ -89,4 +89,4 @@ def test_vllm_offline_says_what_engine_local_says(local, pool, annotated):
 def test_the_vllm_server_says_what_engine_local_says(local, pool, annotated, vllm_server):
     with vllm_server(Path(JUDGE), MAX_LEN, pool.with_name("server.log")) as url:
         served = annotated(pool, pool.with_name("served"), "--engine", "openai", "--model", JUDGE, "--base-url", url)
-    same(local, served)
+    assert_same(local, served)

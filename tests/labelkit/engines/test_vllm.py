@@ -5,11 +5,19 @@
 
 import importlib.util
 import json
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
 
+import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from labelkit.engines import Settings, open_engine
 from labelkit.errors import EngineError, UsageError
+from labelkit.journal import FILE
 from labelkit.pool import Recipe, make_pool
 
 pytestmark = [
@@ -97,20 +105,55 @@ user = "Query: {query}\\n{passages}\\nIdentifiers:"
 """
 
 
-@pytest.mark.parametrize("engine", ["vllm", "local"])
-def test_a_list_is_held_to_the_identifiers_of_its_window(pool, tiny_qwen, annotated, engine):
-    """A random model says nothing of sense: only the pattern makes lists of its answers."""
+def relsel(pool, model, engine, *more):
+    """Options of a relevance selection over windows. A random model says nothing of sense: only the pattern makes
+    lists of its answers.
+    """
     prompt = pool.with_name("short.toml")
     prompt.write_text(SHORT)
-    options = ("--engine", engine, "--model", tiny_qwen, "--dtype", "float32", "--method", "relsel")
-    options += ("--prompt", prompt, "--max-model-len", MAX_LEN, "--passage-tokens", 40)
-    judgements = annotated(pool, pool.with_name(f"relsel-{engine}"), *options)
+    options = ("--engine", engine, "--model", model, "--dtype", "float32", "--method", "relsel", "--prompt", prompt)
+    return (*options, "--max-model-len", MAX_LEN, "--passage-tokens", 40, *more)
+
+
+def test_local_holds_a_list_to_the_identifiers_of_its_window(pool, tiny_qwen, annotated):
+    judgements = annotated(pool, pool.with_name("relsel-local"), *relsel(pool, tiny_qwen, "local"))
     assert set(judgements) == {*TEXTS, "long"}
-    windows = {row.reply_ref for row in judgements.values()}
-    assert 1 < len(windows) < 15
-    failures = [row.failure for row in judgements.values() if row.failure is not None]
-    assert all(reason.startswith("identifier given twice") for reason in failures), failures
+    assert 1 < len({row.reply_ref for row in judgements.values()}) < 15
     assert any(row.grade is not None for row in judgements.values())
+    assert {row.failure.split(":")[0] for row in judgements.values() if row.failure} <= {"identifier given twice"}
+
+
+def journalled(folder):
+    """Replies in a journal that a run may be writing."""
+    if not (folder / FILE).is_file():
+        return 0
+    with closing(sqlite3.connect(f"file:{folder / FILE}?mode=ro", uri=True, timeout=10)) as journal:
+        return journal.execute("SELECT count(*) FROM replies").fetchone()[0]
+
+
+def test_a_crash_of_the_engine_loses_no_reply_and_the_next_run_goes_on(pool, tiny_qwen, annotated):
+    """Many orders of the pool, so that there is something to interrupt; the next run ends them and its lists hold."""
+    folder = pool.with_name("crashed")
+    options = relsel(pool, tiny_qwen, "vllm", "--permutations", 30, "--concurrency", 1)
+    command = [sys.executable, "-m", "labelkit.cli", "annotate", pool, "-o", folder, *options]
+    child = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+    while journalled(folder) < 10:
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.05)
+    (engine,) = (one for one in psutil.Process(child.pid).children() if "EngineCore" in one.name())
+    engine.kill()
+    _, err = child.communicate(timeout=120)
+    assert child.returncode == 1, err
+    assert "error: vLLM stopped while it was judging; every finished reply is kept" in err
+    assert "Traceback" not in err
+    kept = journalled(folder)
+    judgements = annotated(pool, folder, *options[:-1], 64)
+    assert set(judgements) == {*TEXTS, "long"}
+    ballots = pq.read_table(folder / "ballots.parquet").to_pylist()
+    windows = {row["reply_ref"] for row in ballots}
+    assert 10 <= kept < len(windows) == journalled(folder)
+    assert {row["failure"].split(":")[0] for row in ballots if row["failure"]} <= {"identifier given twice"}
+    assert {row["grade"] for row in ballots} == {0, 2, None}
 
 
 def test_labels_that_share_a_first_token_are_refused(tiny_qwen):

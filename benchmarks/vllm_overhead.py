@@ -1,0 +1,155 @@
+"""`annotate --engine vllm` against a bare `LLM.chat`: the same prompts, the same settings of vLLM.
+
+    python benchmarks/vllm_overhead.py MODEL DATA [--pairs 1500] [--rounds 3] [--tiny]
+
+DATA is a BEIR folder whose judged pairs are the prompts. The two take turns, each round in a process of its own, so
+that no prefix cache is warm. The seconds begin when the weights are there and one prompt went through, and end with the
+labels folder, or with the last text of the bare call. With --tiny a random two-layer model with MODEL's tokenizer takes
+MODEL's place: what labelkit adds shows most where the model costs nothing. Prints the seconds of each round and the
+ratio of the medians.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from labelkit import annotate as annotation
+from labelkit.engines import Request, Settings
+from labelkit.engines.vllm import ROWS, VllmEngine
+from labelkit.pool import Pool, Recipe, make_pool
+from labelkit.prompts import load_prompt
+
+MAX_MODEL_LEN = 1024
+
+
+def main() -> None:
+    """Time both, round by round."""
+    parser = argparse.ArgumentParser(description="annotate --engine vllm against a bare LLM.chat.")
+    parser.add_argument("model")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--pairs", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true")
+    given = parser.parse_args()
+    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+    with tempfile.TemporaryDirectory() as scratch:
+        model = tiny_twin(given.model, Path(scratch) / "tiny") if given.tiny else given.model
+        pool = judged_pairs(given.data, given.split, given.pairs, Path(scratch))
+        seconds: dict[str, list[float]] = {"annotate": [], "LLM.chat": []}
+        for number in range(given.rounds):
+            for name, judge in (("annotate", ours), ("LLM.chat", bare)):
+                seconds[name].append(in_a_process(judge, model, pool, Path(scratch) / f"labels-{number}"))
+                print(f"{name}: {given.pairs} pairs in {seconds[name][-1]:.2f} s", flush=True)
+    ratio = statistics.median(seconds["annotate"]) / statistics.median(seconds["LLM.chat"])
+    print(f"ratio of the medians: {ratio:.3f}")
+
+
+def tiny_twin(model: str, folder: Path) -> str:
+    """A two-layer model of width 64 with random weights and the tokenizer of `model`."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config: Any = AutoConfig.from_pretrained(model)
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 64, 128, 2
+    config.num_attention_heads, config.num_key_value_heads = 2, 1
+    config.layer_types = config.layer_types[:2]
+    untyped: Any = AutoModelForCausalLM
+    untyped.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return str(folder)
+
+
+def judged_pairs(data: Path, split: str, pairs: int, scratch: Path) -> Pool:
+    """The first judged pairs of a BEIR folder as a pool."""
+    qrels = (data / "qrels" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    run = scratch / "judged.trec"
+    with run.open("w", encoding="utf-8") as lines:
+        for rank, line in enumerate(islice(qrels, pairs)):
+            query_id, passage_id, _ = line.split("\t")
+            lines.write(f"{query_id} Q0 {passage_id} 1 {-rank} judged\n")
+    pool = make_pool(data, split, Recipe(bm25=0, runs=((run, pairs),)), scratch / "pool", "benchmark")
+    assert len(pool.candidates) == pairs
+    return pool
+
+
+def requests_of(pool: Pool) -> Iterable[Request]:
+    """What `annotate` sends for a pool of short passages."""
+    prompt = load_prompt("graded")
+    for pair in pool.candidates:
+        texts = (pool.queries[pair.query_id].text, [pool.passages[pair.passage_id].full_text])
+        key = f"{pair.query_id} {pair.passage_id}"
+        yield Request(key, pair.query_id, prompt.render("judge", *texts), prompt.label_texts)
+
+
+def ours(model: str, pool: Pool, folder: Path) -> float:
+    """Seconds of an annotation whose engine is warm."""
+    settings = Settings(model, dtype="float32", max_model_len=MAX_MODEL_LEN)
+    engine = VllmEngine(settings)
+    list(engine.run(islice(requests_of(pool), 1)))
+    start = time.perf_counter()
+    with patch.object(annotation, "open_engine", return_value=engine):
+        outcome = annotation.annotate(
+            pool,
+            folder,
+            engine_name="vllm",
+            settings=settings,
+            method_name="graded",
+            prompt_name=None,
+            limit=None,
+            command="benchmark",
+        )
+    assert outcome.cut_passages == 0, "the two must see the same prompts"
+    assert outcome.asked == len(pool.candidates)
+    return time.perf_counter() - start
+
+
+def bare(model: str, pool: Pool, folder: Path) -> float:
+    """Seconds of one call with all prompts."""
+    from vllm import LLM
+
+    requests = list(requests_of(pool))
+    chats: list[Any] = [[message._asdict() for message in request.messages] for request in requests]
+    sampling = VllmEngine(Settings(model, dtype="float32", max_model_len=MAX_MODEL_LEN))._sampling(requests[0])
+    llm = LLM(
+        model,
+        dtype="float32",
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=ROWS,
+        enforce_eager=True,
+        disable_log_stats=True,
+    )
+    llm.chat(chats[:1], sampling, use_tqdm=False)
+    start = time.perf_counter()
+    outputs = llm.chat(chats, sampling, use_tqdm=False)
+    seconds = time.perf_counter() - start
+    assert {output.outputs[0].text for output in outputs} <= {"0", "1", "2", "3"}
+    return seconds
+
+
+def in_a_process(judge: Callable[[str, Pool, Path], float], model: str, pool: Pool, folder: Path) -> float:
+    """What a function returns that runs in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    child = context.Process(target=report, args=(there, judge, model, pool, folder))
+    child.start()
+    there.close()
+    seconds: float = here.recv()
+    child.join()
+    return seconds
+
+
+def report(pipe: Any, judge: Callable[[str, Pool, Path], float], model: str, pool: Pool, folder: Path) -> None:
+    """Send what the function returns."""
+    pipe.send(judge(model, pool, folder))
+
+
+if __name__ == "__main__":
+    main()
