@@ -26,8 +26,10 @@ from labelkit.engines import Request, Settings
 from labelkit.engines.vllm import ROWS, VllmEngine
 from labelkit.pool import Pool, Recipe, make_pool
 from labelkit.prompts import load_prompt
+from labelkit.sources import read_data
+from labelkit.tasks import Reading
 
-MAX_MODEL_LEN = 1024
+MAX_MODEL_LEN = 4096
 
 
 def main() -> None:
@@ -67,21 +69,25 @@ def tiny_twin(model: str, folder: Path) -> str:
     return str(folder)
 
 
-def judged_pairs(data: Path, split: str, pairs: int, scratch: Path) -> Pool:
-    """The first judged pairs of a BEIR folder as a pool."""
-    qrels = (data / "qrels" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()[1:]
+def judged_pairs(folder: Path, split: str, pairs: int, scratch: Path) -> Pool:
+    """The first judged pairs of a BEIR folder as a pool, equal texts once: `annotate` would ask them once."""
+    data = read_data(folder, split)
+    texts = {
+        (query_id, data.corpus[passage_id].full_text): passage_id
+        for query_id, grades in data.qrels.items()
+        for passage_id in grades
+    }
     run = scratch / "judged.trec"
     with run.open("w", encoding="utf-8") as lines:
-        for rank, line in enumerate(islice(qrels, pairs)):
-            query_id, passage_id, _ = line.split("\t")
+        for rank, ((query_id, _), passage_id) in enumerate(islice(texts.items(), pairs)):
             lines.write(f"{query_id} Q0 {passage_id} 1 {-rank} judged\n")
-    pool = make_pool(data, split, Recipe(bm25=0, runs=((run, pairs),)), scratch / "pool", "benchmark")
-    assert len(pool.candidates) == pairs
+    pool = make_pool(folder, split, Recipe(bm25=0, runs=((run, pairs),)), scratch / "pool", "benchmark")
+    assert len(pool.candidates) == pairs, f"{folder} has only {len(pool.candidates)} different judged pairs"
     return pool
 
 
 def requests_of(pool: Pool) -> Iterable[Request]:
-    """What `annotate` sends for a pool of short passages."""
+    """What `annotate` sends where no passage is cut."""
     prompt = load_prompt("graded")
     for pair in pool.candidates:
         texts = (pool.queries[pair.query_id].text, [pool.passages[pair.passage_id].full_text])
@@ -95,7 +101,8 @@ def ours(model: str, pool: Pool, folder: Path) -> float:
     engine = VllmEngine(settings)
     list(engine.run(islice(requests_of(pool), 1)))
     start = time.perf_counter()
-    with patch.object(annotation, "open_engine", return_value=engine):
+    # The bare call does not pay for the end of the engine within its seconds either.
+    with patch.object(annotation, "open_engine", return_value=engine), patch.object(engine, "close"):
         outcome = annotation.annotate(
             pool,
             folder,
@@ -105,10 +112,13 @@ def ours(model: str, pool: Pool, folder: Path) -> float:
             prompt_name=None,
             limit=None,
             command="benchmark",
+            reading=Reading(passage_tokens=MAX_MODEL_LEN),
         )
-    assert outcome.cut_passages == 0, "the two must see the same prompts"
-    assert outcome.asked == len(pool.candidates)
-    return time.perf_counter() - start
+    told = (outcome.asked, outcome.cut_passages, outcome.failures)
+    assert told == (len(pool.candidates), 0, {}), f"asked, cut, failed: {told}"
+    seconds = time.perf_counter() - start
+    engine.close()
+    return seconds
 
 
 def bare(model: str, pool: Pool, folder: Path) -> float:
@@ -131,6 +141,7 @@ def bare(model: str, pool: Pool, folder: Path) -> float:
     outputs = llm.chat(chats, sampling, use_tqdm=False)
     seconds = time.perf_counter() - start
     assert {output.outputs[0].text for output in outputs} <= {"0", "1", "2", "3"}
+    llm.llm_engine.engine_core.shutdown()
     return seconds
 
 

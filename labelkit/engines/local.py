@@ -8,7 +8,7 @@ repeated for a batch of passages, of which only the last position reaches the vo
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
@@ -185,14 +185,19 @@ def default_dtype() -> str:
 
 
 def load_tokenizer(settings: Settings) -> Any:
-    """The tokenizer of a local folder or Hub id, with its chat template."""
+    """The tokenizer of a local folder or Hub id, with its chat template; loaded once, it takes a second or two."""
+    return _tokenizer_of(settings.model, settings.revision)
+
+
+@lru_cache
+def _tokenizer_of(model: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
+        untyped: Any = AutoTokenizer
+        return untyped.from_pretrained(model, revision=revision)
     except Exception as error:  # whatever a damaged folder makes the loaders raise
-        raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
-    return tokenizer
+        raise EngineError(f"model {model!r} cannot be loaded: {first_line(error)}") from error
 
 
 def model_context(settings: Settings) -> int:
