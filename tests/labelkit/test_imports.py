@@ -29,7 +29,7 @@ def names(path: Path) -> str:
 
 def test_the_walk_sees_imports():
     assert len(MODULES) > 25
-    assert "labelkit.pool.make_pool" in set(imported(REPOSITORY / "labelkit" / "cli.py"))
+    assert "labelkit.pool.make_pool" in set(imported(REPOSITORY / "labelkit" / "commands" / "judging.py"))
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if names(path).startswith("labelkit")], ids=names)
@@ -39,8 +39,9 @@ def test_labelkit_never_imports_trainer(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=names)
 def test_nothing_imports_a_command_line(path):
-    forbidden = {("labelkit", "cli"), ("trainer", "cli")}
-    assert [name for name in imported(path) if tuple(name.split(".")[:2]) in forbidden] == []
+    forbidden = {("labelkit", "cli"), ("labelkit", "commands"), ("trainer", "cli")}
+    found = [name for name in imported(path) if tuple(name.split(".")[:2]) in forbidden]
+    assert found == [] or names(path) == "labelkit/cli.py"
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if names(path).startswith("trainer")], ids=names)

@@ -1,0 +1,272 @@
+"""Commands from a collection to judgements: pool, plan, annotate, import, prompts."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labelkit import console
+from labelkit.errors import BudgetError, UsageError
+from labelkit.options import (
+    MODEL,
+    EngineName,
+    Json,
+    Limit,
+    MaxModelLen,
+    MethodName,
+    Model,
+    Output,
+    PassageTokens,
+    PassageWords,
+    Permutations,
+    PositiveGrade,
+    Prices,
+    PromptName,
+    Revision,
+    Source,
+    Tokenizer,
+    Votes,
+)
+
+
+def pool(
+    data: Annotated[Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/.")],
+    output: Output,
+    split: Annotated[str | None, typer.Option(help="Pool only the queries that these qrels judge.")] = None,
+    bm25: Annotated[int, typer.Option(min=0, help="Passages a query from BM25; 0 for none.")] = 30,
+    dense: Annotated[list[str] | None, typer.Option(help="MODEL:N, N passages a query from a dense model.")] = None,
+    run: Annotated[list[str] | None, typer.Option(help="FILE:N, the first N of a TREC run.")] = None,
+    human: Annotated[Path | None, typer.Option(help="Qrels whose positives always belong to the pool.")] = None,
+    positive_grade: PositiveGrade = 2,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="At most so many candidates a query, best fused rank first.")
+    ] = None,
+) -> None:
+    """Collect the candidates worth judging, with the sources that gave each."""
+    from labelkit.pool import Recipe, make_pool
+
+    recipe = Recipe(
+        bm25=bm25,
+        dense=tuple(with_depth(item, "--dense") for item in dense or ()),
+        runs=tuple((Path(name), count) for name, count in (with_depth(item, "--run") for item in run or ())),
+        human=human,
+        positive_grade=positive_grade,
+        depth=depth,
+    )
+    made = make_pool(data, split, recipe, output, console.command_line("labelkit"))
+    console.say(f"{output}: {len(made.candidates):,} candidates for {len(made.queries):,} queries")
+
+
+def plan(
+    source: Source,
+    model: Model,
+    engine: EngineName = "local",
+    method: MethodName = "graded",
+    prompt: PromptName = None,
+    revision: Revision = None,
+    max_model_len: MaxModelLen = None,
+    limit: Limit = None,
+    passage_tokens: PassageTokens = None,
+    passage_words: PassageWords = None,
+    tokenizer: Tokenizer = None,
+    permutations: Permutations = 1,
+    votes: Votes = 1,
+    prices: Prices = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Calls a second, for the time that it takes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count the calls, tokens, money and time of an annotation. Nothing is sent."""
+    from labelkit.engines import Settings
+    from labelkit.plan import lines
+    from labelkit.plan import plan as run
+    from labelkit.pool import pool_of
+    from labelkit.prices import price_of
+    from labelkit.tasks import Reading
+
+    command = console.command_line("labelkit")
+    made = run(
+        pool_of(source, source, command),
+        engine_name=engine,
+        settings=Settings(model, revision, max_model_len=max_model_len),
+        method_name=method,
+        prompt_name=prompt,
+        limit=limit,
+        reading=Reading(passage_tokens, passage_words, permutations, votes),
+        tokenizer=tokenizer,
+        price=price_of(model, engine, prices),
+        rate=rate,
+    )
+    print(json.dumps(made._asdict(), indent=2) if as_json else "\n".join(lines(made, model)))
+
+
+def annotate(
+    source: Source,
+    output: Output,
+    model: Annotated[str | None, MODEL] = None,
+    engine: EngineName = "local",
+    method: MethodName = "graded",
+    prompt: PromptName = None,
+    revision: Revision = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16, float16 or float32; default: what the hardware is fast at.")
+    ] = None,
+    base_url: Annotated[
+        list[str] | None, typer.Option(help="Address of an OpenAI-compatible server; once for each of a fleet.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow plain http to other machines, and do not verify TLS.")
+    ] = False,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight, or rows a batch.")] = None,
+    max_model_len: MaxModelLen = None,
+    limit: Limit = None,
+    passage_tokens: PassageTokens = None,
+    passage_words: PassageWords = None,
+    tokenizer: Tokenizer = None,
+    permutations: Permutations = 1,
+    votes: Votes = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first order or vote; the next ones follow.")] = 0,
+    max_usd: Annotated[
+        float | None, typer.Option(min=0, help="Spend at most so many US dollars on this folder, in all its runs.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=0, help="The same in tokens, prompts and answers together.")
+    ] = None,
+    prices: Prices = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of replies kept across runs: nothing in it is bought again.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again what gave no grade.")] = False,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="vllm: GPUs that one model is spread over.")] = 1,
+    data_parallel: Annotated[int, typer.Option(min=1, help="vllm: copies of the model that share the work.")] = 1,
+    reasoning_parser: Annotated[
+        str | None, typer.Option(help="vllm: how the model marks its reasoning, such as deepseek_r1 or qwen3.")
+    ] = None,
+    worker_engine: Annotated[str, typer.Option(help="ray: engine of each worker: vllm, local, scripted.")] = "vllm",
+    workers: Annotated[int | None, typer.Option(min=1, help="ray: how many; default one a GPU.")] = None,
+    reparse: Annotated[
+        bool, typer.Option("--reparse", help="Read the stored replies with the present parser; send nothing.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="openai-batch: stay until all batches are done.")] = False,
+    batch_dir: Annotated[
+        Path | None, typer.Option(help="openai-batch: exchange files with `vllm run-batch` in this folder.")
+    ] = None,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Go on when the server changes the model's name or fingerprint.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge the pairs of a pool with a language model. The same command again resumes and pays nothing twice."""
+    from labelkit import annotate as annotation
+    from labelkit.budget import Caps
+    from labelkit.engines import Settings
+    from labelkit.pool import pool_of
+    from labelkit.tasks import Reading
+
+    command = console.command_line("labelkit")
+    if reparse:
+        failures = annotation.reparse(pool_of(source, output, command), output, command)
+        console.say(f"{output}: read again, {sum(failures.values())} failed")
+        say_reasons(failures)
+        return
+    if model is None:
+        raise UsageError("no judge: give --model")
+    settings = Settings(
+        model,
+        revision,
+        dtype,
+        tuple(base_url or ()),
+        concurrency,
+        max_model_len,
+        insecure=insecure,
+        tensor_parallel=tensor_parallel,
+        data_parallel=data_parallel,
+        reasoning_parser=reasoning_parser,
+        worker_engine=worker_engine,
+        workers=workers,
+        wait=wait,
+        batch_dir=batch_dir,
+    )
+    outcome = annotation.annotate(
+        pool_of(source, output, command),
+        output,
+        engine_name=engine,
+        settings=settings,
+        method_name=method,
+        prompt_name=prompt,
+        limit=limit,
+        reading=Reading(passage_tokens, passage_words, permutations, votes, seed),
+        tokenizer=tokenizer,
+        retry_failed=retry_failed,
+        cache=cache,
+        allow_drift=allow_drift,
+        caps=Caps(max_usd, max_tokens),
+        prices=prices,
+        command=command,
+    )
+    if as_json:
+        print(json.dumps(outcome._asdict()))
+    failed = sum(outcome.failures.values())
+    console.say(
+        f"{output}: {outcome.pairs} pairs, {outcome.asked} asked now in {outcome.seconds:.0f} s, {outcome.known} "
+        f"already there, {outcome.cached} replies from the cache, {failed} failed, {outcome.cut_passages} passages cut"
+    )
+    say_reasons(outcome.failures)
+    if outcome.pending:
+        raise BudgetError(
+            f"{outcome.pending} of {outcome.pairs} pairs are not judged: the caps allow no more requests; raise "
+            "--max-usd or --max-tokens and run the same command again"
+        )
+
+
+def import_grades(
+    grades: Annotated[Path, typer.Argument(help="BEIR or TREC qrels with grades 0 to 3.")],
+    output: Output,
+    judge: Annotated[str, typer.Option(help="Name of who made these grades.")],
+    kind: Annotated[str, typer.Option(help="human, llm or imported.")] = "imported",
+) -> None:
+    """Turn grades that were made elsewhere into a labels folder."""
+    from labelkit.import_grades import KINDS
+    from labelkit.import_grades import import_grades as run
+
+    if kind not in KINDS:
+        raise UsageError(f"unknown kind {kind!r}; choose one of: {', '.join(KINDS)}")
+    count = run(grades, output, judge_name=judge, kind=KINDS[kind], command=console.command_line("labelkit"))
+    console.say(f"{output}: {count:,} grades of {judge}")
+
+
+def prompts(
+    name: Annotated[str | None, typer.Argument(help="A shipped prompt or a TOML file to check and show.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Check the labels under this model's tokenizer too: local folder or Hub id.")
+    ] = None,
+) -> None:
+    """List the shipped prompts, or check one and show what it sends."""
+    from labelkit.prompts import load_prompt, shipped_prompts
+
+    if name is None:
+        for shipped in map(load_prompt, sorted(shipped_prompts())):
+            print(f"{shipped.name:9} version {shipped.version}, method {shipped.method}: {shipped.citation}")
+        return
+    prompt = load_prompt(name)
+    if model is not None:
+        from labelkit.engines import Settings
+        from labelkit.engines.local import first_label_tokens, load_tokenizer
+
+        first_label_tokens(load_tokenizer(Settings(model)), prompt.label_texts)
+    print(f"# {prompt.name} version {prompt.version}, method {prompt.method}, sha256 {prompt.sha256}")
+    print(prompt.content.decode().rstrip())
+
+
+def with_depth(text: str, option: str) -> tuple[str, int]:
+    """`NAME:N` taken apart."""
+    name, _, count = text.rpartition(":")
+    if not name or not count.isdigit() or int(count) < 1:
+        raise UsageError(f"{option} {text}: expected NAME:N, such as {option} all-MiniLM-L6-v2:30")
+    return name, int(count)
+
+
+def say_reasons(failures: dict[str, int]) -> None:
+    """Why pairs have no grade."""
+    for reason, count in failures.items():
+        console.say(f"  {count} x {reason}")
