@@ -202,6 +202,16 @@ def test_trap_the_same_passage_twice_in_a_batch_is_one_passage() -> None:
     assert Run("lsepair", groups).loss == pytest.approx(slow_loss("lsepair", groups, Rules(), 0.5))
 
 
+def test_trap_a_zip_over_ragged_groups_cuts_positives() -> None:
+    groups = [group("q0", ["p0"]), group("q1", ["p1", "p2", "p3"], ["p4"]), group("q2", ["p0", "p4"])]
+    batch = lay_out(groups, names := passages_of(groups))
+    for row, one in enumerate(groups):
+        drawn = [names[index] for index in batch.pos_index[row][batch.pos_mask[row]].tolist()]
+        assert drawn == [positive.passage_id for positive in one.positives]
+        members = [names[index] for index in batch.group_index[row][batch.group_mask[row]].tolist()]
+        assert members == [member.passage_id for member in one.members]
+
+
 @pytest.mark.parametrize("objective", CONTRASTIVE)
 def test_trap_a_known_positive_brought_by_another_query_is_no_negative(objective: str) -> None:
     """q0 knows p1 as positive though it was not drawn: q1 bringing p1 must not push q0 away from it."""
@@ -308,7 +318,7 @@ def plain_scores(queries: Tensor, passages: Tensor, batch: Batch, rules: Rules, 
 
 
 @pytest.mark.parametrize("objective", CONTRASTIVE)
-def test_a_query_whose_passages_are_all_excluded_has_no_negatives(objective: str) -> None:
+def test_trap_a_row_whose_passages_are_all_masked_has_no_negatives_and_no_lowest_number(objective: str) -> None:
     groups = [group("q0", ["p0"], excluded=["p1"]), group("q1", ["p1"], excluded=["p0"])]
     found = Run(objective, groups, temperature=0.05)
     assert found.scores.neg_lse.tolist() == [-math.inf, -math.inf]

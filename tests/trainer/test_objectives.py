@@ -16,6 +16,8 @@ from trainer.objectives import OBJECTIVES, masked_lse, settings_of
 FIVE = ("singlelh", "rand1lh", "jointlh", "summarglh", "lsepair")
 DISTILLING = ("listwise-kl", "margin-mse")
 ALL = tuple(name for name in OBJECTIVES if name not in DISTILLING)
+UNTRUNCATED = tuple(name for name in ALL if name != "gce")
+"""Those that learn from every positive, however unlikely it is."""
 
 
 class Row(NamedTuple):
@@ -252,7 +254,7 @@ def test_identity_6_the_gradients_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_identity_7_a_row_without_positives_is_exactly_zero_and_does_not_count(name: str) -> None:
+def test_identity_7_and_trap_no_guard_for_rows_without_positives(name: str) -> None:
     full, empty, bare = row([1.0, 0.5], [0.3]), row([], [2.0, 9.0]), row([], [])
     found = run(name, [full, empty, bare])
     assert found.loss[1:].tolist() == [0.0, 0.0]
@@ -310,6 +312,14 @@ def test_trap_masked_entries_leak_no_nan_into_the_gradient() -> None:
         found = run(name, [row([1.0], [0.5]), row([1.0, 2.0, 3.0], [0.5, 0.1]), row([], [])], filler=math.nan)
         for tensor in found:
             assert torch.isfinite(tensor).all()
+
+
+@pytest.mark.parametrize("name", UNTRUNCATED)
+def test_trap_a_clamp_after_the_softmax_kills_the_gradient_of_a_hopeless_positive(name: str) -> None:
+    found = run(name, [row([-900.0], [900.0])])
+    assert float(found.loss) == pytest.approx(1800.0)
+    assert float(found.pos_grad) == -1.0
+    assert float(found.neg_grad) == 1.0
 
 
 def test_trap_ragged_rows_do_not_shift_each_other() -> None:
