@@ -5,15 +5,16 @@ from collections.abc import Callable
 import typer
 
 from labelkit import console
-from labelkit.commands import datasets, judges, judging, upkeep
+from labelkit.commands import datasets, exchange, judges, judging, upkeep
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "pool": judging.pool,
     "plan": judging.plan,
     "annotate": judging.annotate,
-    "import": judging.import_grades,
+    "import": exchange.import_made,
     "agree": judges.agree,
     "mix": datasets.mix,
+    "export": exchange.export,
     "verify": upkeep.verify,
     "prompts": judging.prompts,
 }

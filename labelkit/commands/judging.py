@@ -1,4 +1,4 @@
-"""Commands from a collection to judgements: pool, plan, annotate, import, prompts."""
+"""Commands from a collection to judgements: pool, plan, annotate, prompts."""
 
 import json
 from pathlib import Path
@@ -217,22 +217,6 @@ def annotate(
             f"{outcome.pending} of {outcome.pairs} pairs are not judged: the caps allow no more requests; raise "
             "--max-usd or --max-tokens and run the same command again"
         )
-
-
-def import_grades(
-    grades: Annotated[Path, typer.Argument(help="BEIR or TREC qrels with grades 0 to 3.")],
-    output: Output,
-    judge: Annotated[str, typer.Option(help="Name of who made these grades.")],
-    kind: Annotated[str, typer.Option(help="human, llm or imported.")] = "imported",
-) -> None:
-    """Turn grades that were made elsewhere into a labels folder."""
-    from labelkit.import_grades import KINDS
-    from labelkit.import_grades import import_grades as run
-
-    if kind not in KINDS:
-        raise UsageError(f"unknown kind {kind!r}; choose one of: {', '.join(KINDS)}")
-    count = run(grades, output, judge_name=judge, kind=KINDS[kind], command=console.command_line("labelkit"))
-    console.say(f"{output}: {count:,} grades of {judge}")
 
 
 def prompts(
