@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from labelkit.schema import SCHEMA_VERSION
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
 """Suffix of the folder that stands aside while an artifact is being written."""
+PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+ROW_GROUP = 65_536
+"""Rows. With `PARQUET`, settings that do not depend on the machine."""
 
 
 @contextmanager
@@ -81,6 +84,26 @@ class Draft:
         """Write `name`.parquet and count its rows."""
         write_parquet(self.path / f"{name}.parquet", table)
         self.rows[name] = table.num_rows
+
+    def write_batches(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        """Write `name`.parquet from a stream: row groups of one size, however the stream is cut."""
+        self.rows[name] = 0
+        with pq.ParquetWriter(self.path / f"{name}.parquet", schema, **PARQUET) as writer:
+            for table in _regrouped(batches, schema):
+                writer.write_table(table, row_group_size=ROW_GROUP)
+                self.rows[name] += table.num_rows
+
+
+def _regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of a stream in tables of `ROW_GROUP` rows, each in one piece."""
+    held = pa.Table.from_batches([], schema)
+    for batch in batches:
+        held = pa.concat_tables([held, pa.Table.from_batches([batch], schema)])
+        while held.num_rows >= ROW_GROUP:
+            yield held.slice(0, ROW_GROUP).combine_chunks()
+            held = held.slice(ROW_GROUP)
+    if held.num_rows:
+        yield held.combine_chunks()
 
 
 def refuse_foreign(target: Path, kind: str) -> None:
@@ -194,7 +217,7 @@ def file_sha256(path: Path) -> str:
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a table with page checksums and settings that do not depend on the machine."""
-    pq.write_table(table, path, compression="zstd", write_page_checksum=True, row_group_size=65_536)
+    pq.write_table(table, path, row_group_size=ROW_GROUP, **PARQUET)
 
 
 def read_table(folder: Path, name: str) -> pa.Table:

@@ -9,6 +9,7 @@ from labelkit.annotate import KIND
 from labelkit.card import dataset_card
 from labelkit.dataset import KIND as DATASET
 from labelkit.dataset import records_to_table, write_tables
+from labelkit.errors import DataError
 from labelkit.formats import GRADES, found_in
 from labelkit.formats.base import queries_of
 from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
@@ -74,14 +75,21 @@ def inputs_of(path: Path) -> dict[str, str]:
 
 
 def imported_judgements(path: Path, judge_name: str, kind: JudgeKind) -> tuple[list[Judgement], Judge]:
-    """Judgements of a qrels file, sorted by pair, and their judge; the judge's revision is the sha256 of the file."""
+    """Judgements of a qrels file, sorted by pair, and their judge."""
     qrels = sources.read_qrels(path)
-    revision = f"sha256:{artifact.file_sha256(path)}"
-    digest = hashlib.sha256(f"{kind} {judge_name} {revision}".encode()).hexdigest()
-    judge = Judge(judge_id=f"{kind}-{judge_name}-{digest[:16]}", kind=kind, name=judge_name, revision=revision)
+    judge = imported_judge(path, judge_name, kind)
     judgements = [
         Judgement(query_id=query_id, passage_id=passage_id, judge_id=judge.judge_id, grade=grade)
         for query_id, graded in sorted(qrels.items())
         for passage_id, grade in sorted(graded.items())
     ]
     return judgements, judge
+
+
+def imported_judge(path: Path, judge_name: str, kind: JudgeKind) -> Judge:
+    """The judge of a qrels file; its revision is the sha256 of the file."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
+    revision = f"sha256:{artifact.file_sha256(path)}"
+    digest = hashlib.sha256(f"{kind} {judge_name} {revision}".encode()).hexdigest()
+    return Judge(judge_id=f"{kind}-{judge_name}-{digest[:16]}", kind=kind, name=judge_name, revision=revision)

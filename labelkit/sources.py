@@ -58,28 +58,38 @@ def qrels_path(folder: Path, split: str) -> Path:
 def read_corpus(path: Path) -> dict[str, Passage]:
     """Passages by id, in file order."""
     corpus: dict[str, Passage] = {}
-    for where, row in _json_lines(path):
-        passage_id = _text(row, "_id", where)
+    for where, passage_id, title, text in corpus_rows(path):
         if passage_id in corpus:
             raise DataError(f"{where}: passage id {passage_id!r} stands twice")
-        title = _text(row, "title", where) if row.get("title") is not None else ""
-        corpus[passage_id] = Passage(passage_id=passage_id, title=title, text=_text(row, "text", where))
+        corpus[passage_id] = Passage(passage_id=passage_id, title=title, text=text)
     if not corpus:
         raise DataError(f"{path}: the corpus is empty")
     return corpus
 
 
+def corpus_rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    """`file:line`, id, title and text of each passage, as they come; whether an id stands twice is not looked at."""
+    for where, row in _json_lines(path):
+        title = _text(row, "title", where) if row.get("title") is not None else ""
+        yield where, _text(row, "_id", where), title, _text(row, "text", where)
+
+
 def read_queries(path: Path) -> dict[str, Query]:
     """Queries by id, in file order."""
     queries: dict[str, Query] = {}
-    for where, row in _json_lines(path):
-        query_id = _text(row, "_id", where)
+    for where, query_id, text in query_rows(path):
         if query_id in queries:
             raise DataError(f"{where}: query id {query_id!r} stands twice")
-        queries[query_id] = Query(query_id=query_id, text=_text(row, "text", where))
+        queries[query_id] = Query(query_id=query_id, text=text)
     if not queries:
         raise DataError(f"{path}: there are no queries")
     return queries
+
+
+def query_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    """`file:line`, id and text of each query, as they come."""
+    for where, row in _json_lines(path):
+        yield where, _text(row, "_id", where), _text(row, "text", where)
 
 
 def read_qrels(path: Path) -> Qrels:
@@ -89,6 +99,18 @@ def read_qrels(path: Path) -> Qrels:
     that stands twice.
     """
     qrels: Qrels = {}
+    for where, query_id, passage_id, grade in qrels_rows(path):
+        graded = qrels.setdefault(query_id, {})
+        if passage_id in graded:
+            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} stands twice")
+        graded[passage_id] = grade
+    if not qrels:
+        raise DataError(f"{path}: there are no qrels")
+    return qrels
+
+
+def qrels_rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
+    """`file:line`, query id, passage id and grade of each line, as they come."""
     for number, line in _lines(path):
         where = f"{path}:{number}"
         fields = line.split("\t") if "\t" in line else line.split()
@@ -100,13 +122,7 @@ def read_qrels(path: Path) -> Qrels:
             query_id, passage_id, grade_text = fields
         else:
             raise DataError(f"{where}: expected 3 columns (BEIR) or 4 (TREC), found {len(fields)}")
-        graded = qrels.setdefault(query_id, {})
-        if passage_id in graded:
-            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} stands twice")
-        graded[passage_id] = _grade(grade_text, where)
-    if not qrels:
-        raise DataError(f"{path}: there are no qrels")
-    return qrels
+        yield where, query_id, passage_id, _grade(grade_text, where)
 
 
 def read_run(path: Path) -> Run:

@@ -1,37 +1,93 @@
 """Commands that make and move datasets: mix."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from labelkit import console
+from labelkit.errors import UsageError
 from labelkit.options import Json, Output, PositiveGrade
+from labelkit.policies import Rules, explained
 
 
 def mix(
     output: Output,
     data: Annotated[Path, typer.Option(help="BEIR folder with the texts.")],
-    human: Annotated[Path | None, typer.Option(help="Human qrels.")] = None,
+    human: Annotated[Path | None, typer.Option(help="Human qrels, or a labels folder of people's grades.")] = None,
     llm: Annotated[list[Path] | None, typer.Option(help="Labels folder; may be given several times.")] = None,
+    policy: Annotated[
+        str, typer.Option(help=f"How the judgements of a pair become its label. {explained()}")
+    ] = "human-first",
     positive_grade: PositiveGrade = 2,
+    by: Annotated[
+        str, typer.Option(help="What LLM labels are held against the lines by: probability or grade.")
+    ] = "probability",
     llm_positive: Annotated[
         float, typer.Option(min=0.5, max=1, help="P(grade >= 2) from which an LLM label is positive.")
     ] = 0.7,
     llm_negative: Annotated[
-        float, typer.Option(min=0, max=0.5, help="P(grade >= 2) up to which it is negative.")
+        float, typer.Option(min=0, max=0.5, help="P(grade >= 2) up to which it is negative; between is unsure.")
     ] = 0.3,
-    max_positives: Annotated[int | None, typer.Option(min=1, help="Keep at most so many positives a query.")] = None,
+    llm_positive_grade: Annotated[
+        int, typer.Option(min=1, max=3, help="The same by grade, and for LLM labels without probabilities.")
+    ] = 2,
+    llm_negative_grade: Annotated[int, typer.Option(min=0, max=2, help="The same.")] = 0,
+    agree: Annotated[int, typer.Option(min=1, help="Policy agreement: judges that must say the same.")] = 2,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="Policy weighted: JUDGE=WEIGHT, by name or id; else 1.")
+    ] = None,
+    human_fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Use human labels for this share of the queries that have any.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the draw of those queries.")] = 0,
+    max_positives: Annotated[
+        int | None, typer.Option(min=1, help="Keep so many positives a query, best first; the rest is ignored.")
+    ] = None,
+    max_negatives: Annotated[
+        int | None, typer.Option(min=1, help="Keep so many negatives a query, those of the highest grade first.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Of the texts; default: from dataset_info.json in the BEIR folder.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of the texts; the same.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn human and LLM judgements into one multi-positive dataset. Human grades win; unsure pairs are ignored."""
-    from labelkit.mix import Rules, counts
+    """Turn human and LLM judgements into one multi-positive dataset. Unsure pairs are ignored."""
+    from labelkit.gather import Inputs
     from labelkit.mix import mix as run
 
-    rules = Rules(positive_grade, llm_positive, llm_negative, max_positives)
-    mixture = run(data, human, llm or [], rules, output, console.command_line("labelkit"))
-    totals = counts(mixture)
+    rules = Rules(
+        policy,
+        positive_grade,
+        by,
+        llm_positive,
+        llm_negative,
+        llm_positive_grade,
+        llm_negative_grade,
+        agree,
+        human_fraction,
+        seed,
+        max_positives,
+        max_negatives,
+    )
+    weights = dict(with_weight(item) for item in weight or ())
+    inputs = Inputs(data, human, llm or [], weights, licence, revision)
+    totals = run(inputs, rules, output, console.command_line("labelkit"))
     if as_json:
         print(json.dumps(totals))
     console.say(f"{output}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in totals.items()))
+
+
+def with_weight(text: str) -> tuple[str, float]:
+    """`JUDGE=WEIGHT` taken apart."""
+    name, _, weight = text.rpartition("=")
+    try:
+        value = float(weight)
+    except ValueError:
+        value = 0.0
+    if not name or not 0 < value < math.inf:
+        raise UsageError(f"--weight {text}: expected JUDGE=WEIGHT with a weight above 0, such as gpt-4o=2")
+    return name, value

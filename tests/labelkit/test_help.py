@@ -22,7 +22,7 @@ COMMANDS = [(program, name) for program, app in APPS.items() for name in command
 
 
 # What one of them takes to import is most of the half second that a user waits for help without complaint.
-SLOW = {"aiohttp", "datasets", "numpy", "openai", "pyarrow", "pydantic", "ray", "sentence_transformers"}
+SLOW = {"aiohttp", "datasets", "duckdb", "numpy", "openai", "pyarrow", "pydantic", "ray", "sentence_transformers"}
 SLOW |= {"sklearn", "torch", "transformers", "vllm"}
 
 

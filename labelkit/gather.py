@@ -1,0 +1,160 @@
+"""The texts and judgements of a dataset in the making: from several sources into sorted tables.
+
+Everything streams: neither the corpus nor the judgements are ever held in memory.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+
+from labelkit import artifact, duck, sources
+from labelkit.annotate import KIND as LABELS
+from labelkit.dataset import records_to_table
+from labelkit.errors import DataError, UsageError
+from labelkit.import_grades import imported_judge
+from labelkit.policies import RELEVANT
+from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, PASSAGE_SCHEMA, QUERY_SCHEMA, Judge
+
+GRADE_SCHEMA = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8())])
+WEIGHTED_SCHEMA = pa.schema(
+    [
+        ("judge_id", pa.string()),
+        ("kind", pa.string()),
+        ("weight", pa.float64()),
+        ("relevant", pa.list_(pa.float64())),
+    ]
+)
+Rows = Callable[[], Iterator[tuple[Any, ...]]]
+"""Reads a file from its start: `file:line` and the fields of each row."""
+
+
+class Inputs(NamedTuple):
+    """What a dataset is made from."""
+
+    data: Path
+    """BEIR folder with the texts."""
+    human: Path | None = None
+    """Qrels, or a labels folder."""
+    llm: Sequence[Path] = ()
+    """Labels folders."""
+    weights: Mapping[str, float] = {}
+    """Judge id or name -> weight in the policy `weighted`; 1 for all others."""
+    licence: str | None = None
+    """Of corpus and queries; default: what `dataset_info.json` in the BEIR folder says."""
+    revision: str | None = None
+    """The same."""
+
+    @property
+    def labels(self) -> list[Path]:
+        """The sources of judgements, people first."""
+        return [*([self.human] if self.human else []), *self.llm]
+
+
+def save_texts(db: DuckDBPyConnection, draft: artifact.Draft, folder: Path) -> None:
+    """Tables `corpus` and `queries` of a BEIR folder, by id. Raises `DataError` as `sources.read_data` does."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
+    corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
+    stage_once(db, "passages", PASSAGE_SCHEMA, lambda: sources.corpus_rows(corpus), ("passage_id",))
+    duck.save(db, draft, "corpus", "FROM passages ORDER BY passage_id", PASSAGE_SCHEMA)
+    db.execute("DROP TABLE passages")
+    stage_once(db, "asked", QUERY_SCHEMA, lambda: sources.query_rows(queries), ("query_id",))
+    duck.save(db, draft, "queries", "FROM asked ORDER BY query_id", QUERY_SCHEMA)
+    for path, table in ((corpus, "corpus"), (queries, "queries")):
+        if not draft.rows[table]:
+            raise DataError(f"{path}: it is empty")
+
+
+def stage_once(db: DuckDBPyConnection, table: str, schema: pa.Schema, rows: Rows, key: tuple[str, ...]) -> None:
+    """Make a table of the rows of a file. Raises `DataError`, with file and line, where a key stands twice."""
+    duck.stage(db, table, schema, (tuple(row[1:]) for row in rows()))
+    names = ", ".join(key)
+    if twice := duck.row(db, f"SELECT {names} FROM {table} GROUP BY {names} HAVING count(*) > 1 ORDER BY {names}"):
+        _, where = islice((where for where, *fields in rows() if tuple(fields[: len(key)]) == twice), 2)
+        what = {"passage_id": "passage id", "query_id": "query id"}[key[0]] if len(key) == 1 else "the pair"
+        raise DataError(f"{where}: {what} {', '.join(map(repr, twice))} stands twice")
+
+
+def save_judgements(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Inputs) -> list[Judge]:
+    """Tables `judgements` and `judges`, sorted, each judge once.
+
+    The session's `judges` also has the weight of each and, as 0 or 1, which of its labels are relevant.
+    """
+    judges: dict[str, Judge] = {}
+    db.register("nothing", JUDGEMENT_SCHEMA.empty_table())
+    parts = ["FROM nothing"]
+    for number, path in enumerate(inputs.labels):
+        found, part = judgements_of(db, path, f"grades_{number}")
+        for judge in found:
+            if judge.judge_id in judges:
+                raise UsageError(f"{path}: judge {judge.judge_id!r} comes from another source too; give it once")
+            judges[judge.judge_id] = judge
+        parts.append(part)
+    columns = ", ".join(JUDGEMENT_SCHEMA.names)
+    everything = f"SELECT {columns} FROM ({' UNION ALL BY NAME '.join(parts)})"
+    duck.save(db, draft, "judgements", f"{everything} ORDER BY query_id, passage_id, judge_id", JUDGEMENT_SCHEMA)
+    listed = [judges[judge_id] for judge_id in sorted(judges)]
+    draft.write_table("judges", records_to_table(listed, JUDGE_SCHEMA))
+    register_judges(db, listed, inputs.weights)
+    return listed
+
+
+def judgements_of(db: DuckDBPyConnection, path: Path, table: str) -> tuple[list[Judge], str]:
+    """The judges of a source and a statement for its judgements; those of a qrels file go into the table."""
+    if path.is_dir():
+        artifact.read_manifest(path, LABELS)
+        judges = [Judge(**row) for row in artifact.read_table(path, "judges").to_pylist()]
+        return judges, f"FROM {duck.parquet(path / 'judgements.parquet')}"
+    judge = imported_judge(path, path.stem, "human")
+    stage_once(db, table, GRADE_SCHEMA, lambda: sources.qrels_rows(path), ("query_id", "passage_id"))
+    if not duck.row(db, f"FROM {table}"):
+        raise DataError(f"{path}: there are no qrels")
+    return [judge], f"SELECT *, {duck.text(judge.judge_id)} AS judge_id FROM {table}"
+
+
+def register_judges(db: DuckDBPyConnection, judges: Sequence[Judge], weights: Mapping[str, float]) -> None:
+    """The session's table `judges`."""
+    if unknown := set(weights) - {name for judge in judges for name in (judge.judge_id, judge.name)}:
+        raise UsageError(
+            f"--weight {unknown.pop()}: no judge has this name; judges: {', '.join(j.name for j in judges)}"
+        )
+    rows = [
+        {
+            "judge_id": judge.judge_id,
+            "kind": judge.kind,
+            "weight": weights.get(judge.judge_id, weights.get(judge.name, 1.0)),
+            "relevant": judge.label_grades and [float(grade >= RELEVANT) for grade in judge.label_grades],
+        }
+        for judge in judges
+    ]
+    db.register("judges", pa.Table.from_pylist(rows, schema=WEIGHTED_SCHEMA))
+
+
+def check_known(db: DuckDBPyConnection, folder: Path) -> None:
+    """Raise `DataError` where a judgement names a query or passage that the tables in `folder` do not hold."""
+    judged = duck.parquet(folder / "judgements.parquet")
+    for what, key, table in (("query", "query_id", "queries"), ("passage", "passage_id", "corpus")):
+        known = f"SELECT {key} FROM {duck.parquet(folder / f'{table}.parquet')}"
+        unknown = f"SELECT judge_id, {key} FROM {judged} WHERE {key} NOT IN ({known}) ORDER BY {key}"
+        if found := duck.row(db, unknown):
+            raise DataError(f"judge {found[0]!r} judged {what} {found[1]!r}, which is not in {table}.jsonl")
+
+
+def source_facts(inputs: Inputs) -> dict[str, str | None]:
+    """Licence and revision of corpus and queries, None where nobody says: as told, else from `dataset_info.json`."""
+    path = inputs.data / "dataset_info.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(info, dict):
+        raise DataError(f"{path}: expected a JSON object")
+    return {
+        "licence": inputs.licence or info.get("license") or None,
+        "revision": inputs.revision or info.get("revision") or None,
+    }
