@@ -6,39 +6,36 @@ twice.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit import artifact
 from labelkit.budget import Budget, Caps, check_price
 from labelkit.cache import Cache
-from labelkit.dataset import records_to_table
 from labelkit.drift import Drift
 from labelkit.engines import EngineFacts, Reply, Settings, open_engine
 from labelkit.errors import UsageError
+from labelkit.finalise import KIND, finalise
 from labelkit.journal import FILE as JOURNAL_FILE
 from labelkit.journal import Journal
 from labelkit.methods import Method, method_named
 from labelkit.pool import Pool
 from labelkit.prices import price_of
-from labelkit.prompts import Prompt, parse_prompt, prompt_for
-from labelkit.replay import judgements_of
-from labelkit.run import Run, forget_failed
-from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
+from labelkit.prompts import Prompt, prompt_for
+from labelkit.run import Replies, Run
+from labelkit.schema import Judge, Judgement
 from labelkit.tasks import (
     VOTE_TEMPERATURE,
     Reading,
+    Task,
     Tasks,
     asked_of,
     canonical_json,
     complete,
     read_texts,
-    tasks_of,
 )
 from labelkit.tokens import context_of, tokens_of
-
-KIND = "labels"
 
 
 class Outcome(NamedTuple):
@@ -102,16 +99,16 @@ def annotate(
     judge, identity = make_judge(engine.facts, settings, method, prompt, reading)
     tasks = Tasks(read_texts(pool, limit, reading, tokens), prompt, method, reading, identity)
     work = tasks.make(pool, limit, tokens, context_of(engine.facts.engine, settings) if method.listwise else None)
-    asked = asked_of(judge.judge_id, work.tasks, listwise=method.listwise)
     with Journal(folder) as journal:
         (folder / artifact.MANIFEST).unlink(missing_ok=True)
+        asked = asked_of(judge.judge_id, work.tasks, listwise=method.listwise)
         journal.register(judge, prompt.content, asked, whole=method.listwise)
-        replies = {key: reply for key, reply in journal.replies().items() if reply.error is None}
+        replies = Replies(journal, journal.answered())
         # An engine that names its model beforehand runs those weights and no others.
         watched = not allow_drift and engine.facts.model_answered is None
-        drift = Drift((replies[task.key] for task in work.tasks if task.key in replies), watched=watched)
+        drift = Drift(earlier(journal, work.tasks, replies) if watched else (), watched=watched)
         if retry_failed:
-            forget_failed(work.tasks, method, prompt, replies)
+            replies.forget_failed(work.tasks, method, prompt)
         budget = Budget(journal, price, tokens, caps, engine_name)
         run = Run(tasks, method, prompt, replies, journal, budget, reading.permutations * reading.votes)
         run.start(work.tasks)
@@ -121,17 +118,16 @@ def annotate(
             run.progress.close()
             engine.close()
             if cache is not None:
-                Cache(cache).add(run.bought)
-        judgements = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts)
-    mine = {(pair.query_id, pair.passage_id) for pair in asked}
-    rows = [row for row in judgements if row.judge_id == judge.judge_id and (row.query_id, row.passage_id) in mine]
+                Cache(cache).add(filter(None, map(journal.reply, run.bought)))
+        pairs = {(judge.judge_id, task.query_id, pid) for task in work.tasks for pid in task.passage_ids}
+        mine = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=pairs)
     return Outcome(
-        pairs=len(mine),
+        pairs=len(pairs),
         asked=run.asked,
         known=run.known,
         cached=run.cached,
-        pending=len(mine) - len(rows),
-        failures=count_failures(rows),
+        pending=len(pairs) - mine.judged,
+        failures=mine.failures,
         seconds=run.progress.seconds,
         cut_passages=work.facts["cut_passages"],
         tokens=budget.tokens,
@@ -151,7 +147,7 @@ def reparse(pool: Pool, folder: Path, command: str) -> dict[str, int]:
     facts = artifact.read_manifest(folder, KIND, verify=False)["facts"] if whole else {}
     with Journal(folder) as journal:
         (folder / artifact.MANIFEST).unlink(missing_ok=True)
-        return count_failures(finalise(journal, folder, command, inputs=pool.inputs, facts=facts))
+        return finalise(journal, folder, command, inputs=pool.inputs, facts=facts).failures
 
 
 def refuse_other_labels(folder: Path) -> None:
@@ -199,54 +195,14 @@ def served_by(base_urls: Sequence[str]) -> dict[str, Any]:
     return {"base_url": base_urls[0] if len(base_urls) == 1 else sorted(base_urls)} if base_urls else {}
 
 
-def finalise(
-    journal: Journal, folder: Path, command: str, *, inputs: dict[str, str], facts: Mapping[str, Any]
-) -> list[Judgement]:
-    """Write judgements, ballots and judges of a journal into its folder, sorted by judge and pair, manifest last."""
-    judgements: list[Judgement] = []
-    ballots: list[Judgement] = []
-    judges: list[Judge] = []
-    pending = 0
-    replies, costs = journal.replies(), journal.costs()
-    for judge, content in journal.judges():
-        prompt = parse_prompt(content, f"prompt of {judge.judge_id}")
-        method = method_named(prompt.method)
-        tasks = tasks_of(journal.asked(judge.judge_id), listwise=method.listwise)
-        mine, votes = judgements_of(judge.judge_id, tasks, replies, costs, prompt, method)
-        pending += len({(task.query_id, pid) for task in tasks for pid in task.passage_ids}) - len(mine)
-        served = sorted({model for task in tasks if (model := answered_by(replies.get(task.key)))})
-        judges.append(judge.model_copy(update={"model_answered": ", ".join(served)} if served else {}))
-        judgements += mine
-        ballots += votes
-    tables = {"judgements": judgements, "ballots": ballots}
-    for name, rows in tables.items():
-        artifact.write_parquet(folder / f"{name}.parquet", records_to_table(rows, JUDGEMENT_SCHEMA))
-    artifact.write_parquet(folder / "judges.parquet", records_to_table(judges, JUDGE_SCHEMA))
-    artifact.write_manifest(
-        folder,
-        KIND,
-        command,
-        inputs=inputs,
-        rows={"judgements": len(judgements), "ballots": len(ballots), "judges": len(judges)},
-        facts={**facts, "failures": count_failures(judgements), "pending": pending},
-        files=["judgements.parquet", "ballots.parquet", "judges.parquet"],
-    )
-    return judgements
-
-
-def answered_by(reply: Reply | None) -> str | None:
-    """The model that a reply says it came from."""
-    return reply.model if reply else None
-
-
-def count_failures(judgements: Iterable[Judgement]) -> dict[str, int]:
-    """Failures by the kind of their reason (what stands before the first colon or quote), most frequent first."""
-    counts: dict[str, int] = {}
-    for judgement in judgements:
-        if judgement.failure is not None:
-            reason = judgement.failure.split(":", 1)[0].split(" in '", 1)[0].split(' in "', 1)[0]
-            counts[reason] = counts.get(reason, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+def earlier(journal: Journal, tasks: Iterable[Task], replies: Replies) -> Iterator[Reply]:
+    """The replies that a change of the model would show in: one is enough where the whole journal names one model."""
+    alike = journal.models() == 1
+    for task in tasks:
+        if task.key in replies and (reply := replies.get(task.key)):
+            yield reply
+            if alike:
+                return
 
 
 def read_labels(folder: Path, *, verify: bool = True) -> tuple[list[Judgement], list[Judge], dict[str, Any]]:

@@ -40,15 +40,17 @@ class Budget:
         self._caps = caps
         self._tries = TRIES.get(engine, 1)
         self._aside: dict[str, Charge] = {}
-        self.tokens, self.usd, unpriced = 0, 0.0, 0
-        for key, charge, aside in journal.charges():
-            self._add(charge)
-            unpriced += charge.usd is None
+        if engine == "openai-batch":
             # A batch that was submitted is collected, not submitted again.
-            if aside and engine == "openai-batch":
-                self._aside[key] = charge
-        if unpriced and caps.usd is not None:
-            say(f"{unpriced} earlier replies had no price: they do not count towards --max-usd")
+            self._aside = journal.aside()
+        else:
+            journal.write_off()
+        spent = journal.spent()
+        self.tokens, self.usd = spent.tokens, spent.usd
+        for charge in self._aside.values():
+            self._add(charge)
+        if spent.unpriced and caps.usd is not None:
+            say(f"{spent.unpriced} earlier replies had no price: they do not count towards --max-usd")
 
     def reserve(self, request: Request) -> bool:
         """Set the worst case of a request aside, all its tries included; False where it does not fit any more."""
@@ -60,7 +62,8 @@ class Budget:
             return False
         if self._caps.usd is not None and self.usd + (worst.usd or 0) > self._caps.usd:
             return False
-        self._aside[request.key] = self._journal.reserve(request.key, worst)
+        self._journal.reserve(request.key, worst)
+        self._aside[request.key] = worst
         self._add(worst)
         return True
 
@@ -77,7 +80,7 @@ class Budget:
             faults = self._tries if reply.prompt_tokens is None else reply.tries - 1
             part = min(1, faults / self._tries)
             usd = None if cost.usd is None else cost.usd + part * (aside.usd or 0)
-            cost = Charge(cost.tokens + round(part * aside.tokens), usd, aside.row)
+            cost = Charge(cost.tokens + round(part * aside.tokens), usd)
         self._add(cost)
         return cost
 

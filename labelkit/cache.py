@@ -14,12 +14,15 @@ from filelock import FileLock, Timeout
 
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
-from labelkit.journal import digest_of, reply_of
+from labelkit.journal import body_of, reply_of
+from labelkit.store import digest_of
 
 FILE = "cache.sqlite"
-SCHEMA = """
+LAYOUT = 3
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS replies (
-    key TEXT PRIMARY KEY, reply TEXT NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
+    key TEXT PRIMARY KEY, reply TEXT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID;
+PRAGMA user_version={LAYOUT};
 """
 PATIENCE = 60.0
 """Seconds to wait while another run reads or writes."""
@@ -39,12 +42,12 @@ class Cache:
             for key in keys:
                 row = db.execute("SELECT reply, digest FROM replies WHERE key = ?", (key,)).fetchone()
                 if row and row[1] == digest_of(key, row[0]):
-                    found.append(reply_of(row[0], self.path))
+                    found.append(reply_of(key, row[0], self.path))
         return found
 
     def add(self, replies: Iterable[Reply]) -> None:
         """Keep these replies; a later one for the same key takes the place of an earlier."""
-        rows = ((reply.key, body := reply.model_dump_json(), digest_of(reply.key, body)) for reply in replies)
+        rows = ((reply.key, body := body_of(reply), digest_of(reply.key, body)) for reply in replies)
         with self._open() as db:
             db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", rows)
 
@@ -57,7 +60,7 @@ class Cache:
                 db = sqlite3.connect(self.path)
                 try:
                     db.text_factory = lambda content: content.decode("utf-8", "replace")
-                    db.executescript(SCHEMA)
+                    self._create_or_refuse(db)
                     with db:
                         yield db
                 finally:
@@ -66,3 +69,9 @@ class Cache:
             raise JournalError(f"{self.path} is held by another run for over {PATIENCE:.0f} s; try again") from None
         except sqlite3.Error as error:
             raise JournalError(f"{self.path} cannot be used ({error}); free space, or remove it") from None
+
+    def _create_or_refuse(self, db: sqlite3.Connection) -> None:
+        layout, tables = db.execute("PRAGMA user_version").fetchone()[0], db.execute("PRAGMA table_list").fetchall()
+        if layout not in (0, LAYOUT) or (layout == 0 and any(name == "replies" for _, name, *_ in tables)):
+            raise JournalError(f"{self.path} was written by another release of labelkit; choose another --cache folder")
+        db.executescript(SCHEMA)

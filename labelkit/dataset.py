@@ -8,9 +8,11 @@ stand once, in `corpus`.
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from labelkit import artifact
 from labelkit.schema import (
@@ -70,6 +72,37 @@ def write_tables(
 def records_to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
     """Any flat records as a table."""
     return pa.Table.from_pylist([record.model_dump() for record in records], schema=schema)
+
+
+class Rows:
+    """A Parquet file that grows by records; use it in `with`. No more than a row group is in memory."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, **artifact.PARQUET)
+        self._waiting: list[Record] = []
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._write()
+        self._writer.close()
+
+    def add(self, *records: Record) -> None:
+        """These rows come next."""
+        self.count += len(records)
+        self._waiting += records
+        if len(self._waiting) >= artifact.ROW_GROUP:
+            self._write()
+
+    def _write(self) -> None:
+        self._writer.write_table(records_to_table(self._waiting, self._schema), artifact.ROW_GROUP)
+        self._waiting = []
 
 
 def examples_to_table(examples: Iterable[Example]) -> pa.Table:

@@ -13,9 +13,9 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from labelkit import artifact, duck, sources
-from labelkit.annotate import KIND as LABELS
 from labelkit.dataset import records_to_table
 from labelkit.errors import DataError, UsageError
+from labelkit.finalise import KIND as LABELS
 from labelkit.import_grades import imported_judge
 from labelkit.policies import RELEVANT
 from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, PASSAGE_SCHEMA, QUERY_SCHEMA, Judge

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from labelkit import artifact, sources
-from labelkit.annotate import KIND
 from labelkit.card import dataset_card
 from labelkit.dataset import KIND as DATASET
 from labelkit.dataset import records_to_table, write_tables
 from labelkit.errors import DataError
+from labelkit.finalise import KIND
 from labelkit.formats import GRADES, found_in
 from labelkit.formats.base import queries_of
 from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement

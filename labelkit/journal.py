@@ -1,44 +1,45 @@
 """The crash-safe record of an annotation run: every judge, every pair asked, every reply paid for.
 
-One SQLite file in WAL mode with synchronous=FULL, written by one process under a file lock. A reply is committed before
-anything else happens with it, with a digest that shows later damage. The judgements are a pure function of this file.
+A reply is committed before anything else happens with it, with a digest that shows later damage. The judgements are a
+pure function of this file. It is read row by row and never held as a whole: a journal may be larger than memory.
 """
 
-import hashlib
 import json
-import os
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from labelkit.console import say
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
 from labelkit.schema import Judge
+from labelkit.store import Store, digest_of
 
 FILE = "journal.sqlite"
-LAYOUT = 2
-"""Of the tables below; kept in the file, so that another release never half-reads it."""
+LAYOUT = 3
+"""Of the tables below."""
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS judges (
-    judge_id TEXT PRIMARY KEY, judge TEXT NOT NULL, prompt BLOB NOT NULL, digest TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS asked (
-    judge_id TEXT NOT NULL, query_id TEXT NOT NULL, passage_id TEXT NOT NULL, variant INTEGER NOT NULL,
-    window INTEGER NOT NULL, position INTEGER NOT NULL, seed INTEGER, key TEXT NOT NULL,
-    digest TEXT NOT NULL, PRIMARY KEY (judge_id, query_id, passage_id, variant)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS replies (
-    key TEXT NOT NULL, attempt INTEGER NOT NULL, reply TEXT NOT NULL, at TEXT NOT NULL, digest TEXT NOT NULL,
-    PRIMARY KEY (key, attempt)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS charges (
-    row INTEGER PRIMARY KEY, key TEXT NOT NULL, tokens INTEGER NOT NULL, usd REAL, aside INTEGER NOT NULL,
-    digest TEXT NOT NULL);
+CREATE TABLE judges (judge_id TEXT PRIMARY KEY, judge TEXT NOT NULL, prompt BLOB NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE asked (
+    judge_id TEXT NOT NULL, query_id TEXT NOT NULL, pairs TEXT NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (judge_id, query_id)) WITHOUT ROWID;
+CREATE TABLE replies (
+    row INTEGER PRIMARY KEY, key TEXT NOT NULL, attempt INTEGER NOT NULL, reply TEXT NOT NULL, failed INTEGER NOT NULL,
+    tokens INTEGER, usd REAL, at TEXT NOT NULL, digest BLOB NOT NULL);
+CREATE INDEX replies_by_key ON replies (key, attempt);
+CREATE TABLE aside (key TEXT PRIMARY KEY, tokens INTEGER NOT NULL, usd REAL, digest BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE spent (
+    one INTEGER PRIMARY KEY, tokens INTEGER NOT NULL, usd REAL NOT NULL, unpriced INTEGER NOT NULL,
+    replies INTEGER NOT NULL, digest BLOB NOT NULL);
 """
+REPLY = "key, attempt, reply, failed, tokens, usd, at, digest"
+"""The columns of `replies`; the digest is over all others."""
+FAILED = 3
+"""Place of the column that says whether the reply is an error."""
 
 
 class Charge(NamedTuple):
@@ -47,8 +48,21 @@ class Charge(NamedTuple):
     tokens: int
     usd: float | None
     """None where the price is not known."""
-    row: int | None = None
-    """In the journal, once it is there."""
+
+
+class Spent(NamedTuple):
+    """What a folder cost in all its runs, and how many replies its journal holds."""
+
+    tokens: int = 0
+    usd: float = 0.0
+    unpriced: int = 0
+    """Charges without a price."""
+    replies: int = 0
+
+    def plus(self, charge: Charge) -> "Spent":
+        """This and one more charge."""
+        unpriced = self.unpriced + (charge.usd is None)
+        return Spent(self.tokens + charge.tokens, self.usd + (charge.usd or 0.0), unpriced, self.replies)
 
 
 class Asked(NamedTuple):
@@ -68,175 +82,195 @@ class Asked(NamedTuple):
     key: str
 
 
-class Journal:
-    """Open with `with`: the file lock is held until the block ends."""
+class Journal(Store):
+    """The journal in a folder of labels. Open with `with`."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE
-        self._lock = FileLock(folder / "journal.lock")
-        self._holder = folder / "journal.holder"
+        super().__init__(folder / FILE, SCHEMA, LAYOUT)
 
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            holder = self._holder.read_text() if self._holder.is_file() else "another process"
-            raise JournalError(f"{self.path.parent} is being written by {holder}; wait for it or stop it") from None
-        self._holder.write_text(f"process {os.getpid()}")
-        try:
-            self._db = sqlite3.connect(self.path, isolation_level=None)
-            # Damage may leave bytes that are no text: they must reach the digest check, not raise before it.
-            self._db.text_factory = lambda content: content.decode("utf-8", "replace")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._refuse_other_layout()
-            self._db.executescript(SCHEMA + f"PRAGMA user_version={LAYOUT};")
-        except sqlite3.DatabaseError as error:
-            self._lock.release()
-            raise JournalError(f"{self.path} cannot be read ({error}); restore it from a copy or remove it") from None
-        return self
+    def _opened(self) -> None:
+        self._spent = self._read_spent()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._db.close()
-        self._holder.unlink(missing_ok=True)
-        self._lock.release()
-
-    def _refuse_other_layout(self) -> None:
-        layout, tables = (
-            self._db.execute(f"SELECT {what}").fetchone()[0]
-            for what in ("user_version FROM pragma_user_version", "count(*) FROM sqlite_master")
-        )
-        if tables and layout != LAYOUT:
-            self.__exit__(None, None, None)
-            raise JournalError(f"{self.path} was written by another release of labelkit; choose another output folder")
-
-    def register(self, judge: Judge, prompt: bytes, asked: Sequence[Asked], *, whole: bool = False) -> None:
-        """Record who will be asked what, before the first request leaves.
+    def register(self, judge: Judge, prompt: bytes, asked: Iterable[Asked], *, whole: bool = False) -> None:
+        """Record who will be asked what, before the first request leaves. The pairs of a query come together.
 
         With `whole`, what this judge was asked before about the same queries is superseded: passages that were shown
         together cannot be replaced one by one.
         """
         body = judge.model_dump_json()
-        with self._errors("written"):
-            self._db.execute("BEGIN")
+        with self._commit():
             self._db.execute(
                 "INSERT OR REPLACE INTO judges VALUES (?, ?, ?, ?)",
-                (judge.judge_id, body, prompt, digest_of(judge.judge_id, body, prompt.hex())),
+                (judge.judge_id, body, prompt, digest_of(judge.judge_id, body, prompt)),
             )
-            if whole:
-                queries = sorted({(judge.judge_id, pair.query_id) for pair in asked})
-                self._db.executemany("DELETE FROM asked WHERE judge_id = ? AND query_id = ?", queries)
-            self._db.executemany(
-                "INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                ((*pair, digest_of(*map(str, pair))) for pair in asked),
-            )
-            self._db.execute("COMMIT")
+            for (judge_id, query_id), group in groupby(asked, key=lambda pair: pair[:2]):
+                before = None if whole else self._asked_before(judge_id, query_id)
+                pairs = merged(before, [pair[2:] for pair in group])
+                if pairs != before:
+                    row = (judge_id, query_id, pairs, digest_of(judge_id, query_id, pairs))
+                    self._db.execute("INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?)", row)
 
-    def append(self, *replies: Reply, charge: Charge | None = None) -> None:
-        """Commit replies; when this returns, they survive a crash and a power loss.
-
-        `charge` is what a reply cost, in the place of what was set aside for it; replies out of a cache cost nothing.
-        """
-        now = datetime.now(UTC).isoformat()
-        rows = [(reply.key, reply.model_dump_json()) for reply in replies]
-        with self._errors("written"):
-            self._db.execute("BEGIN")
-            self._db.executemany(
-                "INSERT INTO replies SELECT ?, 1 + coalesce(max(attempt), 0), ?, ?, ? FROM replies WHERE key = ?",
-                ((key, body, now, digest_of(key, body), key) for key, body in rows),
-            )
-            if charge is not None:
-                self._charge(replies[0].key, charge, aside=False)
-            self._db.execute("COMMIT")
-
-    def reserve(self, key: str, charge: Charge) -> Charge:
-        """Set the worst case of a request aside, before it is sent."""
-        with self._errors("written"):
-            return charge._replace(row=self._charge(key, charge, aside=True))
-
-    def _charge(self, key: str, charge: Charge, *, aside: bool) -> int | None:
-        digest = digest_of(key, str(charge.tokens), repr(charge.usd), str(int(aside)))
-        return self._db.execute(
-            "INSERT OR REPLACE INTO charges VALUES (?, ?, ?, ?, ?, ?)",
-            (charge.row, key, charge.tokens, charge.usd, aside, digest),
-        ).lastrowid
-
-    def charges(self) -> list[tuple[str, Charge, bool]]:
-        """Everything spent, by key, with whether it was only set aside."""
-        rows = self._read("SELECT row, key, tokens, usd, aside, digest FROM charges ORDER BY row")
-        return [
-            (key, Charge(tokens, usd, row), bool(aside))
-            for row, key, tokens, usd, aside, digest in rows
-            if self._checked(digest, key, str(tokens), repr(usd), str(aside))
-        ]
-
-    def costs(self) -> dict[str, float]:
-        """US dollars spent on the replies of each key, where all of them had a price."""
-        spent: dict[str, float | None] = {}
-        for key, charge, aside in self.charges():
-            if not aside:
-                before = spent.get(key, 0.0)
-                spent[key] = None if charge.usd is None or before is None else before + charge.usd
-        return {key: usd for key, usd in spent.items() if usd is not None}
-
-    def replies(self) -> dict[str, Reply]:
-        """The last reply of every key. A damaged record is left out, so that its pair is asked again."""
-        found: dict[str, Reply] = {}
-        for key, body, digest in self._read("SELECT key, reply, digest FROM replies ORDER BY key, attempt"):
-            if digest == digest_of(key, body):
-                found[key] = reply_of(body, self.path)
-        return found
-
-    def judges(self) -> list[tuple[Judge, bytes]]:
-        """Every judge of this folder with the text of its prompt, by id."""
-        rows = self._read("SELECT judge_id, judge, prompt, digest FROM judges ORDER BY judge_id")
-        return [
-            (Judge.model_validate_json(judge), prompt)
-            for judge_id, judge, prompt, digest in rows
-            if self._checked(digest, judge_id, judge, prompt.hex())
-        ]
+    def _asked_before(self, judge_id: str, query_id: str) -> str | None:
+        """What a judge was asked about a query, as it is kept."""
+        statement = "SELECT pairs, digest FROM asked WHERE judge_id = ? AND query_id = ?"
+        for pairs, digest in self._db.execute(statement, (judge_id, query_id)):
+            if digest == digest_of(judge_id, query_id, pairs):
+                return str(pairs)
+            say(f"{self.path}: what was asked about {query_id!r} is damaged; the pairs of this run take its place")
+        return None
 
     def asked(self, judge_id: str) -> Iterator[Asked]:
         """The pairs a judge was asked about, by query and passage id, then by order or vote."""
-        rows = self._read(
-            "SELECT judge_id, query_id, passage_id, variant, window, position, seed, key, digest FROM asked "
-            "WHERE judge_id = ? ORDER BY query_id, passage_id, variant",
-            judge_id,
-        )
-        return (Asked(*pair) for *pair, digest in rows if self._checked(digest, *map(str, pair)))
+        statement = "SELECT query_id, pairs, digest FROM asked WHERE judge_id = ? ORDER BY query_id"
+        for query_id, pairs, digest in self._rows(statement, judge_id):
+            self._check(digest, judge_id, query_id, pairs)
+            for pair in json.loads(pairs):
+                yield Asked(judge_id, query_id, *pair)
 
-    def _checked(self, digest: str, *fields: str) -> bool:
-        """True, or an error: unlike a reply, what was asked cannot be had again by asking."""
+    def judges(self) -> list[tuple[Judge, bytes]]:
+        """Every judge of this folder with the text of its prompt, by id."""
+        found = []
+        for judge_id, judge, prompt, digest in self._rows("SELECT * FROM judges ORDER BY judge_id"):
+            self._check(digest, judge_id, judge, prompt)
+            found.append((Judge.model_validate_json(judge), prompt))
+        return found
+
+    def append(self, replies: Sequence[Reply], charges: Sequence[Charge | None] = ()) -> None:
+        """Commit replies that came together; when this returns, they survive a crash and a power loss.
+
+        A charge is what its reply cost, in the place of what was set aside for it; replies out of a cache have none.
+        """
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        spent = self._spent._replace(replies=self._spent.replies + len(replies))
+        with self._commit():
+            for reply, charge in zip(replies, charges or [None] * len(replies), strict=True):
+                last = "SELECT coalesce(max(attempt), 0) FROM replies WHERE key = ?"
+                attempt = 1 + self._db.execute(last, (reply.key,)).fetchone()[0]
+                row = (reply.key, attempt, body_of(reply), int(reply.error is not None), *(charge or (None, None)), now)
+                self._db.execute(
+                    f"INSERT INTO replies ({REPLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, digest_of(*row))
+                )
+                if charge is not None:
+                    spent = spent.plus(charge)
+            self._db.executemany("DELETE FROM aside WHERE key = ?", ((reply.key,) for reply in replies))
+            self._write_spent(spent)
+
+    def reserve(self, key: str, charge: Charge) -> None:
+        """Set the worst case of a request aside, before it is sent."""
+        with self._commit():
+            digest = digest_of(key, *charge)
+            self._db.execute("INSERT OR REPLACE INTO aside VALUES (?, ?, ?, ?)", (key, *charge, digest))
+
+    def aside(self) -> dict[str, Charge]:
+        """What is set aside for requests without a reply, by key."""
+        found = {}
+        for key, tokens, usd, digest in self._rows("SELECT key, tokens, usd, digest FROM aside ORDER BY key"):
+            self._check(digest, key, tokens, usd)
+            found[key] = Charge(tokens, usd)
+        return found
+
+    def write_off(self) -> None:
+        """Count all that is set aside as spent: a killed run sent those requests, or did not; nobody knows."""
+        spent = self._spent
+        for charge in self.aside().values():
+            spent = spent.plus(charge)
+        with self._commit():
+            self._db.execute("DELETE FROM aside")
+            self._write_spent(spent)
+
+    def spent(self) -> Spent:
+        """What replies cost so far, and what was written off."""
+        return self._spent
+
+    def answered(self) -> set[str]:
+        """The keys whose last reply is no error.
+
+        Damaged replies are struck off, so that their pairs are asked again; what they cost stays spent. Raises
+        `JournalError` where records vanished or the file itself is damaged: what else it lost cannot be known.
+        """
+        good: set[str] = set()
+        damaged = []
+        count = 0
+        for row, *record, digest in self._rows(f"SELECT row, {REPLY} FROM replies ORDER BY row"):
+            count += 1
+            if digest != digest_of(*record):
+                damaged.append(row)
+            elif record[FAILED]:
+                good.discard(record[0])
+            else:
+                good.add(record[0])
+        if damaged or count != self._spent.replies:
+            self._strike_off(damaged, count)
+            return self.answered()
+        return good
+
+    def _strike_off(self, damaged: Sequence[int], count: int) -> None:
+        """Remove damaged replies from a file that is otherwise whole."""
+        self.mend()
+        if count != self._spent.replies:
+            raise JournalError(
+                f"{self.path} is damaged: {count} of {self._spent.replies} replies are there; restore it from a copy"
+            )
+        say(f"{self.path}: {len(damaged)} damaged replies; their pairs are asked again")
+        with self._commit():
+            self._db.executemany("DELETE FROM replies WHERE row = ?", ((row,) for row in damaged))
+            self._write_spent(self._spent._replace(replies=count - len(damaged)))
+
+    def reply(self, key: str) -> Reply | None:
+        """The last reply to a request; None where there is none."""
+        record = next(iter(self._records(key, "ORDER BY attempt DESC")), None)
+        return reply_of(key, record[2], self.path) if record else None
+
+    def cost(self, key: str) -> float | None:
+        """US dollars spent on all replies to a request; None where nothing was, or one of them had no price."""
+        charged = [usd for _, _, _, _, tokens, usd, *_ in self._records(key, "ORDER BY attempt") if tokens is not None]
+        return None if not charged or None in charged else sum(charged)
+
+    def _records(self, key: str, order: str) -> Iterator[tuple[Any, ...]]:
+        """The rows of a key that are as they were written."""
+        for row in self._rows(f"SELECT {REPLY} FROM replies WHERE key = ? {order}", key):
+            if row[0] == key and row[-1] == digest_of(*row[:-1]):
+                yield row
+
+    def models(self) -> int:
+        """How many different answerers, by model and fingerprint, the replies name; damaged replies may add to it."""
+        names = "json_extract(reply, '$.model'), json_extract(reply, '$.fingerprint')"
+        query = f"SELECT count(*) FROM (SELECT DISTINCT {names} FROM replies WHERE json_valid(reply))"
+        return int(next(self._rows(query))[0])
+
+    def _read_spent(self) -> Spent:
+        for *fields, digest in self._rows("SELECT tokens, usd, unpriced, replies, digest FROM spent"):
+            self._check(digest, *fields)
+            return Spent(*fields)
+        if next(self._rows("SELECT count(*) FROM replies"))[0]:
+            raise JournalError(f"{self.path}: the sum of what was spent is lost; restore the file from a copy")
+        return Spent()
+
+    def _write_spent(self, spent: Spent) -> None:
+        self._db.execute("INSERT OR REPLACE INTO spent VALUES (1, ?, ?, ?, ?, ?)", (*spent, digest_of(*spent)))
+        self._spent = spent
+
+    def _check(self, digest: bytes, *fields: object) -> None:
+        """Raise for damage: unlike a reply, what was asked and spent cannot be had again by asking."""
         if digest != digest_of(*fields):
             raise JournalError(f"{self.path}: the record of {fields[0]!r} is damaged; restore the file from a copy")
-        return True
-
-    def _read(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
-        with self._errors("read"):
-            return self._db.execute(statement, values).fetchall()
-
-    @contextmanager
-    def _errors(self, done: str) -> Iterator[None]:
-        """A full disk, an I/O error or a destroyed page stops the run: nothing may be asked that cannot be kept."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise JournalError(
-                f"{self.path} cannot be {done} ({error}); free space or restore a copy, then run the command again"
-            ) from None
 
 
-def reply_of(body: str, path: Path) -> Reply:
+def merged(before: str | None, pairs: Iterable[Sequence[Any]]) -> str:
+    """The pairs of a query as JSON, sorted: those kept before, and these in the place of any of the same passage and
+    variant."""
+    rows = {(pair[0], pair[1]): list(pair) for pair in [*json.loads(before or "[]"), *pairs]}
+    return json.dumps([rows[place] for place in sorted(rows)], ensure_ascii=False)
+
+
+def body_of(reply: Reply) -> str:
+    """What is kept of a reply beside its key: the fields that differ from their defaults, as JSON."""
+    return reply.model_dump_json(exclude={"key"}, exclude_defaults=True)
+
+
+def reply_of(key: str, body: str, path: Path) -> Reply:
     """A reply as it was kept. Raises `JournalError` where it has another schema."""
     try:
-        return Reply.model_validate(json.loads(body))
+        return Reply.model_validate({**json.loads(body), "key": key})
     except (ValueError, ValidationError):
         raise JournalError(f"{path} holds a reply of another schema; use the labelkit that wrote it") from None
-
-
-def digest_of(*fields: str) -> str:
-    """sha256 over texts with their boundaries."""
-    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

@@ -1,8 +1,8 @@
 """Replies -> verdicts -> judgements, as far as the replies go. Nothing is asked here and no text is needed."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from labelkit.engines import Reply
 from labelkit.methods import Method
@@ -10,6 +10,13 @@ from labelkit.methods.steps import Ask, Verdict
 from labelkit.prompts import Prompt
 from labelkit.schema import Judgement
 from labelkit.tasks import Task, next_key
+
+
+class Replies(Protocol):
+    """Where replies are looked up: a dict, or a journal."""
+
+    def get(self, key: str, /) -> Reply | None:
+        """The reply to a request; None where it is not there."""
 
 
 class Waiting(NamedTuple):
@@ -23,82 +30,72 @@ class Finished(NamedTuple):
     """A task whose last reply is there."""
 
     verdicts: list[Verdict]
-    keys: list[str]
-    """Of the replies that it took."""
+    replies: list[Reply]
+    """That it took."""
+
+    @property
+    def keys(self) -> list[str]:
+        return [reply.key for reply in self.replies]
 
     @property
     def failures(self) -> int:
         return sum(verdict.failure is not None for verdict in self.verdicts)
 
 
-def advance(task: Task, method: Method, prompt: Prompt, replies: Mapping[str, Reply]) -> Waiting | Finished:
+def advance(task: Task, method: Method, prompt: Prompt, replies: Replies) -> Waiting | Finished:
     """Run the steps of a task over the replies that are there."""
     steps = method.judge(len(task.passage_ids), prompt)
-    ask, keys = next(steps), [task.key]
-    while reply := replies.get(keys[-1]):
+    ask, key = next(steps), task.key
+    taken: list[Reply] = []
+    while reply := replies.get(key):
+        taken.append(reply)
         try:
             ask = steps.send(reply)
         except StopIteration as stop:
-            return Finished(stop.value, keys)
-        keys.append(next_key(task.key, ask))
-    return Waiting(keys[-1], ask)
+            return Finished(stop.value, taken)
+        key = next_key(task.key, ask)
+    return Waiting(key, ask)
 
 
 def judgements_of(
     judge_id: str,
     tasks: Iterable[Task],
-    replies: Mapping[str, Reply],
-    costs: Mapping[str, float],
+    replies: Replies,
+    cost: Callable[[str], float | None],
     prompt: Prompt,
     method: Method,
-) -> tuple[list[Judgement], list[Judgement]]:
-    """The judgements of a judge, and the ballots that stand behind those with several orders or votes.
+) -> Iterator[tuple[Judgement, list[Judgement]]]:
+    """The judgements of a judge in the order of its tasks, each with the ballots behind it where it has several orders
+    or votes. Tasks that are settled together stand together: those of a pair, or of a query with a listwise method.
 
-    `costs` are the dollars of the replies whose price is known.
+    `cost` gives the dollars of a reply whose price is known.
     Pairs without a reply are pending and stay out; with a listwise method so do all pairs of their query.
     """
     grades = method.grades or tuple(label.grade for label in prompt.labels)
-    judgements, ballots = [], []
-    for group in _together(tasks, method):
-        finished = [advance(task, method, prompt, replies) for task in group]
+    for _, group in groupby(tasks, key=lambda task: (task.query_id, *(() if method.listwise else task.passage_ids))):
         found: dict[str, list[Judgement]] = {}
-        for task, done in zip(group, finished, strict=True):
+        pending = False
+        for task in group:
+            done = advance(task, method, prompt, replies)
+            pending = pending or isinstance(done, Waiting)
             if isinstance(done, Finished):
-                for row in _rows(judge_id, task, done, replies, costs, method):
+                for row in _rows(judge_id, task, done, cost, method):
                     found.setdefault(row.passage_id, []).append(row)
-        if any(isinstance(done, Waiting) for done in finished):
+        if pending:
             continue
         ids = sorted(found)
         settled = method.settle([[_verdict(row) for row in found[pid]] for pid in ids], grades)
         for pid, verdict in zip(ids, settled, strict=True):
-            judgements.append(_joined(found[pid], verdict))
-            if len(found[pid]) > 1:
-                ballots += found[pid]
-    return judgements, ballots
-
-
-def _together(tasks: Iterable[Task], method: Method) -> Iterator[list[Task]]:
-    """Tasks that are settled together: those of a pair, or of a query with a listwise method."""
-
-    def unit(task: Task) -> tuple[str, ...]:
-        return (task.query_id,) if method.listwise else (task.query_id, *task.passage_ids)
-
-    for _, group in groupby(sorted(tasks, key=lambda task: (unit(task), task.variant, task.window)), key=unit):
-        yield list(group)
+            yield _joined(found[pid], verdict), found[pid] if len(found[pid]) > 1 else []
 
 
 def _rows(
-    judge_id: str,
-    task: Task,
-    done: Finished,
-    replies: Mapping[str, Reply],
-    costs: Mapping[str, float],
-    method: Method,
+    judge_id: str, task: Task, done: Finished, cost: Callable[[str], float | None], method: Method
 ) -> Iterator[Judgement]:
     """One row a passage of a task. Tokens and dollars of a window are shared out evenly."""
-    usd = sum(costs[key] for key in done.keys) if all(key in costs for key in done.keys) else None
-    taken = [replies[key] for key in done.keys]
-    counted = [reply for reply in taken if reply.prompt_tokens is not None]
+    costs = [cost(key) for key in done.keys]
+    usd = None if None in costs else sum(filter(None, costs))
+    counted = [reply for reply in done.replies if reply.prompt_tokens is not None]
     tokens = sum((reply.prompt_tokens or 0) + (reply.completion_tokens or 0) for reply in counted)
     for place, (passage_id, verdict) in enumerate(zip(task.passage_ids, done.verdicts, strict=True), 1):
         yield Judgement(

@@ -1,15 +1,16 @@
 """Tasks on their way through the engine: what is asked next, and what came back.
 
-Each reply goes to the journal before anything else happens with it.
+Each reply goes to the journal before anything else happens with it, and is read from there when it is wanted again.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from labelkit.budget import Budget
 from labelkit.cache import Cache
 from labelkit.drift import Drift
 from labelkit.engines import Engine, Reply, Request
-from labelkit.errors import EngineError
+from labelkit.errors import EngineError, JournalError
 from labelkit.journal import Journal
 from labelkit.methods import Method
 from labelkit.progress import Progress
@@ -21,11 +22,46 @@ UNREACHABLE = 20
 """So many requests without an answer in a row, and none answered before, mean that there is no judge."""
 
 
-def forget_failed(tasks: Iterable[Task], method: Method, prompt: Prompt, replies: dict[str, Reply]) -> None:
-    """Drop the replies of every task with a failure, so that it is asked again from its first step."""
-    failed = (advance(task, method, prompt, replies) for task in tasks)
-    for key in {key for done in failed if isinstance(done, Finished) and done.failures for key in done.keys}:
-        del replies[key]
+class Replies:
+    """The replies that a run builds on: the good ones of the journal, and what came in this run.
+
+    Only their keys are in memory.
+    """
+
+    def __init__(self, journal: Journal, good: set[str]) -> None:
+        self._journal = journal
+        self._good = good
+        self._came: dict[str, Reply] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._good
+
+    def get(self, key: str) -> Reply | None:
+        """The reply to a request; None where it is to be asked."""
+        if key not in self._good:
+            return self._came.get(key)
+        reply = self._journal.reply(key)
+        if reply is None and self._journal.mend():
+            reply = self._journal.reply(key)
+        if reply is None:
+            raise JournalError(f"{self._journal.path}: the reply {key} was lost to damage; run the same command again")
+        return reply
+
+    @contextmanager
+    def arriving(self, reply: Reply) -> Iterator[None]:
+        """A reply that is in the journal. One with an error counts while the block runs: the next run asks again."""
+        if reply.error is None:
+            self._good.add(reply.key)
+            yield
+        else:
+            self._came[reply.key] = reply
+            yield
+            del self._came[reply.key]
+
+    def forget_failed(self, tasks: Iterable[Task], method: Method, prompt: Prompt) -> None:
+        """Leave out the replies of every task with a failure, so that it is asked again from its first step."""
+        failed = (advance(task, method, prompt, self) for task in tasks)
+        self._good -= {key for done in failed if isinstance(done, Finished) and done.failures for key in done.keys}
 
 
 Waitlist = dict[str, list[tuple[Task, Waiting]]]
@@ -43,7 +79,7 @@ class Run:
         tasks: Tasks,
         method: Method,
         prompt: Prompt,
-        replies: dict[str, Reply],
+        replies: Replies,
         journal: Journal,
         budget: Budget,
         variants: int,
@@ -58,15 +94,19 @@ class Run:
         self._waiting: Waitlist = {}
         self._unreached = 0
         """Replies without an answer so far; -1 once there was an answer."""
-        self.bought: list[Reply] = []
-        """Good replies of this run."""
+        self.bought: list[str] = []
+        """Keys of the good replies of this run."""
         self.asked = self.known = self.cached = 0
 
     def start(self, tasks: list[Task]) -> None:
         """Take up the tasks where their replies end."""
-        finished = [self._place(task) for task in tasks]
+        one_step = len(self._prompt.steps) == 1
+        done = 0
+        for task in tasks:
+            # Where one reply is all, what it says does not matter here.
+            if (one_step and task.key in self._replies) or self._place(task):
+                done += len(task.passage_ids)
         # A pair with several orders or votes is known by the last of them.
-        done = sum(len(found.verdicts) for found in finished if found)
         self.known = done // self._variants
         total = sum(len(task.passage_ids) for task in tasks)
         self.progress = Progress(total=total, done=done)
@@ -92,18 +132,21 @@ class Run:
     def _round(self, engine: Engine, drift: Drift, batch: Waitlist) -> None:
         """One pass over what waits; what the budget does not allow stays in the batch."""
         limit = min(UNREACHABLE, len(batch))
-        for reply in engine.run(drift.until(self._affordable(batch))):
-            charge = self._budget.charge(reply)
-            self._journal.append(reply, charge=charge)
-            drift.see(reply)
-            self.asked += 1
-            if reply.error is None:
-                self.bought.append(reply)
-            self._take(reply, batch.pop(reply.key), cached=False)
-            self.progress.paid(charge.tokens, charge.usd)
-            self._unreached = self._unreached + 1 if reply.error is not None and self._unreached >= 0 else -1
-            if self._unreached >= limit:
-                raise EngineError(f"the judge answers nothing: {reply.error}; mend that and run the same command again")
+        for replies in engine.together(drift.until(self._affordable(batch))):
+            charges = [self._budget.charge(reply) for reply in replies]
+            self._journal.append(replies, charges)
+            for reply, charge in zip(replies, charges, strict=True):
+                drift.see(reply)
+                self.asked += 1
+                if reply.error is None:
+                    self.bought.append(reply.key)
+                self._take(reply, batch.pop(reply.key), cached=False)
+                self.progress.paid(charge.tokens, charge.usd)
+                self._unreached = self._unreached + 1 if reply.error is not None and self._unreached >= 0 else -1
+                if self._unreached >= limit:
+                    raise EngineError(
+                        f"the judge answers nothing: {reply.error}; mend that and run the same command again"
+                    )
 
     def _affordable(self, batch: Waitlist) -> Iterator[Request]:
         """The requests of a batch, made when the engine takes them, up to the first that does not fit the budget."""
@@ -117,7 +160,7 @@ class Run:
         """Take what waits out of the cache, as far as it is there; how many replies that were."""
         found = cache.find(self._waiting)
         if found:
-            self._journal.append(*found)
+            self._journal.append(found)
         for reply in found:
             self._take(reply, self._waiting.pop(reply.key), cached=True)
         self.cached += len(found)
@@ -125,10 +168,10 @@ class Run:
 
     def _take(self, reply: Reply, waiting: list[tuple[Task, Waiting]], *, cached: bool) -> None:
         """Move the tasks that waited for a reply on."""
-        self._replies[reply.key] = reply
-        for task, _ in waiting:
-            if finished := self._place(task):
-                self.progress.judged(len(finished.verdicts), failed=finished.failures, cached=cached)
+        with self._replies.arriving(reply):
+            for task, _ in waiting:
+                if finished := self._place(task):
+                    self.progress.judged(len(finished.verdicts), failed=finished.failures, cached=cached)
 
     def _place(self, task: Task) -> Finished | None:
         """Where a task stands: finished, or waiting with all others that need the same reply."""

@@ -226,25 +226,24 @@ def next_key(first: str, ask: Ask) -> str:
     return digest([first, *ask])
 
 
-def asked_of(judge_id: str, tasks: Iterable[Task], *, listwise: bool) -> list[Asked]:
-    """Tasks as the journal keeps them: a row a pair."""
-    return [
-        Asked(judge_id, task.query_id, pid, task.variant, task.window, place if listwise else 0, task.seed, task.key)
-        for task in tasks
-        for place, pid in enumerate(task.passage_ids, 1)
-    ]
+def asked_of(judge_id: str, tasks: Iterable[Task], *, listwise: bool) -> Iterator[Asked]:
+    """Tasks as the journal keeps them: a record a pair."""
+    for task in tasks:
+        for place, pid in enumerate(task.passage_ids, 1):
+            position = place if listwise else 0
+            yield Asked(judge_id, task.query_id, pid, task.variant, task.window, position, task.seed, task.key)
 
 
-def tasks_of(asked: Iterable[Asked], *, listwise: bool) -> list[Task]:
-    """The tasks behind the rows of a journal."""
-    if not listwise:
-        return [Task(row.query_id, (row.passage_id,), row.variant, row.window, row.seed, row.key) for row in asked]
-    rows = sorted(asked, key=lambda row: (row.query_id, row.variant, row.window, row.position))
-    return [
-        Task(query_id, tuple(row.passage_id for row in part), variant, window, part[0].seed, part[0].key)
-        for (query_id, variant, window), group in groupby(rows, key=lambda row: (row.query_id, row.variant, row.window))
-        for part in [list(group)]
-    ]
+def tasks_of(asked: Iterable[Asked], *, listwise: bool) -> Iterator[Task]:
+    """The tasks behind the pairs of a journal, query by query."""
+    for query_id, group in groupby(asked, key=lambda pair: pair.query_id):
+        if not listwise:
+            yield from (Task(query_id, (row.passage_id,), row.variant, row.window, row.seed, row.key) for row in group)
+            continue
+        rows = sorted(group, key=lambda row: (row.variant, row.window, row.position))
+        for (variant, window), shown in groupby(rows, key=lambda row: (row.variant, row.window)):
+            part = list(shown)
+            yield Task(query_id, tuple(row.passage_id for row in part), variant, window, part[0].seed, part[0].key)
 
 
 def canonical_json(value: Any) -> str:

@@ -9,6 +9,7 @@ import importlib
 import math
 import random
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -132,6 +133,13 @@ class Engine(Protocol):
         """Answer every request once. The weights are loaded when the first request comes, so that a run with nothing
         to ask costs nothing.
         """
+        return chain.from_iterable(self.together(requests))
+
+    def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
+        """The same, with replies that came together in one list, so that one commit keeps them. An engine defines this
+        one or `run`.
+        """
+        return ([reply] for reply in self.run(requests))
 
     def close(self) -> None:
         """Give back memory, processes and connections."""

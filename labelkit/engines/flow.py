@@ -13,9 +13,9 @@ def flow(
     requests: Iterable[Request],
     most: int,
     alone: Callable[[Request], bool] = lambda request: False,
-) -> Iterator[Reply]:
-    """Replies as they come. At most `most` requests are under way or answered and not yet taken; where `alone` holds
-    for a request, the next one is begun when some reply came.
+) -> Iterator[list[Reply]]:
+    """Replies, those that came together in one list. At most `most` requests are under way or answered and not yet
+    taken; where `alone` holds for a request, the next one is begun when some reply came.
 
     What `answer` raises ends the flow, after the replies that came before it; requests under way are cancelled then.
     """
@@ -40,11 +40,14 @@ def flow(
             if not running:
                 break
             runner.run(_wait(ready))
-            # What came is given out before an error ends the run.
-            for task in sorted(done, key=lambda task: task.exception() is not None):
-                running.remove(task)
-                yield task.result()
+            together = done.copy()
             done.clear()
+            running.difference_update(together)
+            if replies := [task.result() for task in together if task.exception() is None]:
+                yield replies
+            # What came was given out before an error ends the run.
+            for task in together:
+                task.result()
     finally:
         runner.run(_stop(running))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from labelkit import artifact
 from labelkit.console import hide_loading_bars
-from labelkit.engines import EngineFacts, Message, Reply, Request, Settings, choose
+from labelkit.engines import Engine, EngineFacts, Message, Reply, Request, Settings, choose
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
 
 ROWS = 16
@@ -30,7 +30,7 @@ def open_engine(settings: Settings) -> "LocalEngine":
     return LocalEngine(settings)
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """A causal language model of transformers, read at the first token of its answer; text is written one at a time."""
 
     def __init__(self, settings: Settings) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from labelkit.console import say
-from labelkit.engines import LOWEST, EngineFacts, Reply, Request, Settings
+from labelkit.engines import LOWEST, Engine, EngineFacts, Reply, Request, Settings
 from labelkit.engines.flow import flow
 from labelkit.engines.transport import (
     LOOPBACK,
@@ -45,7 +45,7 @@ Options = Callable[[Request], dict[str, Any]]
 """What to ask of a server beside the text."""
 
 
-class OpenAIEngine:
+class OpenAIEngine(Engine):
     """Chat completions over HTTP, many at once."""
 
     def __init__(self, settings: Settings) -> None:
@@ -68,7 +68,7 @@ class OpenAIEngine:
     def check_labels(self, labels: tuple[str, ...]) -> None:
         """The tokenizer is the server's: the labels are matched in its list of likeliest tokens instead."""
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
+    def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
         concurrency = self._settings.concurrency or CONCURRENCY
         client = Client(self._urls, self._key, ceiling=concurrency, insecure=self._settings.insecure)
         with asyncio.Runner() as runner:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from labelkit.console import say
-from labelkit.engines import EngineFacts, Reply, Request, Settings
+from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings
 from labelkit.engines.batch_services import Api, Ended, Files, Service
 from labelkit.engines.openai import MALFORMED, chat_body, constrained, read_completion, with_logprobs
 from labelkit.engines.transport import REASON_LENGTH, RETRIED_STATUS
@@ -55,7 +55,7 @@ class Batch(NamedTuple):
     keys: frozenset[str]
 
 
-class BatchEngine:
+class BatchEngine(Engine):
     """Files of chat completions, collected when they are done."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:

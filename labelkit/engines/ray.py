@@ -34,7 +34,7 @@ def open_engine(settings: Settings) -> "RayEngine":
     return RayEngine(settings)
 
 
-class RayEngine:
+class RayEngine(Engine):
     """A pool of actors with an engine each, fed by Ray Data; on the cluster of RAY_ADDRESS or one started here."""
 
     def __init__(self, settings: Settings) -> None:

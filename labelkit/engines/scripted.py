@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
-from labelkit.engines import EngineFacts, Reply, Request, Settings, choose
+from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, choose
 from labelkit.errors import UnknownNameError, UsageError
 
 SCRIPTS = ("overlap", "garbage")
@@ -26,7 +26,7 @@ def open_engine(settings: Settings) -> "ScriptedEngine":
     return ScriptedEngine(settings.model)
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Replies computed from the words of the request."""
 
     def __init__(self, script: str) -> None:

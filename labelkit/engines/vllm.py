@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from labelkit.engines import LOWEST, Reply, Request, Settings
+from labelkit.engines import LOWEST, Engine, Reply, Request, Settings
 from labelkit.engines.flow import flow
 from labelkit.engines.local import (
     default_dtype,
@@ -42,7 +42,7 @@ def open_engine(settings: Settings) -> "VllmEngine":
     return VllmEngine(settings)
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """vLLM's own engine, constrained to the labels or the pattern; labels are read at the first token of the answer."""
 
     def __init__(self, settings: Settings) -> None:
@@ -59,7 +59,7 @@ class VllmEngine:
     def check_labels(self, labels: tuple[str, ...]) -> None:
         first_label_tokens(self._tokenizer, labels)
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
+    def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
         return flow(self._runner, self._answer, requests, AHEAD * (self._settings.concurrency or ROWS))
 
     def close(self) -> None:

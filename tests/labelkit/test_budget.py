@@ -37,11 +37,11 @@ def test_the_worst_case_is_set_aside_and_gives_way_to_what_was_counted(tmp_path)
         assert not budget.reserve(request("c"))
         assert (budget.tokens, budget.usd) == (30, 30)
         reply = Reply(key="a", text="x", prompt_tokens=10, completion_tokens=1)
-        journal.append(reply, charge=budget.charge(reply))
+        journal.append([reply], [budget.charge(reply)])
         assert (budget.tokens, budget.usd) == (26, 26)
         assert not budget.reserve(request("c"))
         lost = Reply(key="b", error="timed out")
-        journal.append(lost, charge=budget.charge(lost))
+        journal.append([lost], [budget.charge(lost)])
         assert budget.tokens == 26  # a timeout counts as spent
     with Journal(tmp_path) as journal:
         assert Budget(journal, None, Words(), Caps(), "scripted").tokens == 26
@@ -55,7 +55,7 @@ def test_what_a_killed_run_set_aside_stays_spent(tmp_path):
         assert again.reserve(request("a"))
         assert again.tokens == 30
         reply = Reply(key="a", text="x", prompt_tokens=10, completion_tokens=1)
-        journal.append(reply, charge=again.charge(reply))
+        journal.append([reply], [again.charge(reply)])
         assert again.tokens == 26
 
 
@@ -80,7 +80,7 @@ def test_a_damaged_charge_is_never_read_as_another(tmp_path):
     with Journal(tmp_path) as journal:
         Budget(journal, None, Words(), Caps(tokens=100), "scripted").reserve(request("a"))
     with sqlite3.connect(tmp_path / "journal.sqlite") as db:
-        db.execute("UPDATE charges SET tokens = 1")
+        db.execute("UPDATE aside SET tokens = 1")
     with Journal(tmp_path) as journal, pytest.raises(JournalError, match="damaged"):
         Budget(journal, None, Words(), Caps(), "scripted")
 

@@ -89,9 +89,9 @@ from labelkit.annotate import annotate
 from labelkit.engines import Settings
 from labelkit.pool import read_pool
 append, left = journal.Journal.append, 40
-def counted(self, *replies, **options):
+def counted(self, replies, *charges):
     global left
-    append(self, *replies, **options)
+    append(self, replies, *charges)
     left -= 1
     if left == 0:
         raise KeyboardInterrupt

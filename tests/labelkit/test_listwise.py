@@ -240,9 +240,9 @@ from labelkit.annotate import annotate
 from labelkit.engines import Settings
 from labelkit.pool import read_pool
 append, left = journal.Journal.append, int(sys.argv[3])
-def counted(self, *replies, **options):
+def counted(self, replies, *charges):
     global left
-    append(self, *replies, **options)
+    append(self, replies, *charges)
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)

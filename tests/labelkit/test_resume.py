@@ -58,9 +58,9 @@ from labelkit.annotate import annotate
 from labelkit.engines import Settings
 from labelkit.pool import read_pool
 append, left = journal.Journal.append, int(sys.argv[3])
-def counted(self, *replies, **options):
+def counted(self, replies, *charges):
     global left
-    append(self, *replies, **options)
+    append(self, replies, *charges)
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -93,15 +93,15 @@ def test_damaged_replies_are_asked_again_alone(judge, wide, tmp_path):
         key = db.execute("SELECT max(key) FROM replies").fetchone()[0]
         db.execute("UPDATE replies SET reply = replace(reply, 'stop', 'stoq') WHERE key = ?", (key,))
     assert judge(wide, labels).asked == 1
-    assert (key, 2) in replies(labels)
+    assert (key, 1) in replies(labels)
     assert judgement_bytes(labels) == before
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        "UPDATE asked SET passage_id = 'q1' WHERE passage_id = 'p1'",
-        "UPDATE asked SET key = (SELECT max(key) FROM replies) WHERE passage_id = 'p1'",
+        "UPDATE asked SET pairs = replace(pairs, 'p1', 'q1')",
+        "UPDATE asked SET pairs = replace(pairs, substr(pairs, -67, 64), (SELECT max(key) FROM replies))",
         "UPDATE judges SET prompt = CAST(replace(CAST(prompt AS TEXT), 'grade = 3', 'grade = 2') AS BLOB)",
     ],
     ids=["passage", "key", "prompt"],
