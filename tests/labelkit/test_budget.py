@@ -178,7 +178,8 @@ def test_a_cap_holds_under_faults_and_kills(labelkit, wide, tmp_path):
     threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     command = [sys.executable, "-m", "labelkit.cli", "annotate", tmp_path / "wide.pool", "-o", tmp_path / "labels"]
     command += ["--engine", "openai", "--model", "m", "--base-url", f"http://127.0.0.1:{listener.server_port}/v1"]
-    command += ["--max-tokens", str(cap)]
+    # What four requests set aside, all tries included, leaves room for two kills.
+    command += ["--max-tokens", str(cap), "--concurrency", "4"]
     codes = []
     for _ in range(KILLS):
         child[0] = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ, stderr=subprocess.PIPE)
