@@ -14,6 +14,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": exchange.import_made,
     "agree": judges.agree,
     "mix": datasets.mix,
+    "audit": datasets.audit,
     "export": exchange.export,
     "verify": upkeep.verify,
     "prompts": judging.prompts,

@@ -6,6 +6,7 @@ makes `datasets.load_dataset(folder, "train")` work, and a manifest. An example 
 stand once, in `corpus`.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labelkit import artifact
+from labelkit.errors import ArtifactError
 from labelkit.schema import (
     EXAMPLE_SCHEMA,
     JUDGE_SCHEMA,
@@ -33,6 +35,8 @@ from labelkit.schema import (
 )
 
 KIND = "dataset"
+AUDIT = "audit.json"
+"""What `labelkit audit` found, beside the manifest that it names."""
 CONFIGS = ("train", "corpus", "queries", "judgements", "judges")
 
 
@@ -50,6 +54,25 @@ def read_dataset(folder: Path, *, verify: bool = True) -> Dataset:
     examples = list(examples_from_table(artifact.read_table(folder, "train")))
     passages = artifact.read_table(folder, "corpus").to_pylist()
     return Dataset(examples, {row["passage_id"]: Passage(**row) for row in passages}, manifest)
+
+
+def read_audit(folder: Path) -> dict[str, Any] | None:
+    """The audit of a dataset as it stands; None where it was never audited, or was made anew since."""
+    path = folder / AUDIT
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        current = found["dataset"] == artifact.file_sha256(folder / artifact.MANIFEST)
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path} is damaged; run labelkit audit {folder} again") from None
+    return found if current else None
+
+
+def known_leaks(folder: Path) -> int:
+    """Training queries that the dataset's audit found in an evaluation set; 0 where nobody looked."""
+    audited = read_audit(folder) or {"findings": []}
+    return sum(one["found"] or 0 for one in audited["findings"] if one["name"] == "leaked-queries")
 
 
 def write_tables(

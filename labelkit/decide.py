@@ -58,7 +58,7 @@ def pair_table(db: DuckDBPyConnection, part: dict[str, str], rules: Rules, judge
 
 
 def label_table(db: DuckDBPyConnection, rules: Rules) -> None:
-    """Table `labels` of the slice in `pairs`: side, probability and speaker of each pair, best place first.
+    """Table `mixed` of the slice in `pairs`: side, probability and speaker of each pair, best place first.
 
     The speaker is the first judge on the side that was decided, or, where none is, the first judge. Positives stand
     human before LLM, then by grade and probability; negatives hardest first, by the same two; ties by passage id.
@@ -67,7 +67,7 @@ def label_table(db: DuckDBPyConnection, rules: Rules) -> None:
     posteriors = "LEFT JOIN posteriors USING (pattern)" if rules.policy == "dawid-skene" else ""
     db.execute(
         f"""
-        CREATE OR REPLACE TEMP TABLE labels AS
+        CREATE OR REPLACE TEMP TABLE mixed AS
         WITH decided AS (
             SELECT *, {policy.side} AS side FROM (SELECT *, {PATTERN} AS pattern FROM pairs) {posteriors}
         ), spoken AS (
@@ -100,7 +100,7 @@ BETWEEN = f"""if(len({SIDES}) < 2, NULL, array_to_string(list_sort(list_distinct
 
 
 def example_rows(db: DuckDBPyConnection, rules: Rules) -> Iterator[pa.RecordBatch]:
-    """Rows of `train` from the slice in `labels`, by query id."""
+    """Rows of `train` from the slice in `mixed`, by query id."""
     fields = {"passage_id": "passage_id", "grade": "speaker.grade", "source": "speaker.kind",
               "judge_id": "speaker.judge_id", "weight": "1.0", "probability": "probability"}  # fmt: skip
     label = ", ".join(f"{name}: {value}" for name, value in fields.items())
@@ -119,7 +119,7 @@ def example_rows(db: DuckDBPyConnection, rules: Rules) -> Iterator[pa.RecordBatc
         db,
         f"""
         SELECT query_id, text AS query, {columns}
-        FROM (SELECT query_id, {lists} FROM labels
+        FROM (SELECT query_id, {lists} FROM mixed
               WHERE NOT (side = 'negative' AND place > {rules.max_negatives or NO_CAP})
               GROUP BY query_id)
         JOIN queries USING (query_id)

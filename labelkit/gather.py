@@ -25,6 +25,7 @@ WEIGHTED_SCHEMA = pa.schema(
     [
         ("judge_id", pa.string()),
         ("kind", pa.string()),
+        ("name", pa.string()),
         ("weight", pa.float64()),
         ("relevant", pa.list_(pa.float64())),
     ]
@@ -48,6 +49,10 @@ class Inputs(NamedTuple):
     """Of corpus and queries; default: what `dataset_info.json` in the BEIR folder says."""
     revision: str | None = None
     """The same."""
+    evaluations: Sequence[Path] = ()
+    """BEIR folders that training must not know."""
+    split: str = "test"
+    """Of those."""
 
     @property
     def labels(self) -> list[Path]:
@@ -127,6 +132,7 @@ def register_judges(db: DuckDBPyConnection, judges: Sequence[Judge], weights: Ma
         {
             "judge_id": judge.judge_id,
             "kind": judge.kind,
+            "name": judge.name,
             "weight": weights.get(judge.judge_id, weights.get(judge.name, 1.0)),
             "relevant": judge.label_grades and [float(grade >= RELEVANT) for grade in judge.label_grades],
         }

@@ -15,12 +15,16 @@ from duckdb import DuckDBPyConnection
 
 from labelkit import artifact, dataset, duck
 from labelkit.card import dataset_card
+from labelkit.checks import DROPS, LEAKS, open_train, run_checks
 from labelkit.decide import example_rows, label_table, pair_table, slices
-from labelkit.errors import UsageError
+from labelkit.errors import DataError, UnknownNameError, UsageError
+from labelkit.evaluation import files_of, read_evaluation
+from labelkit.findings import Scope
 from labelkit.gather import Inputs, check_known, save_judgements, save_texts, source_facts
 from labelkit.policies import Rules, policy_named
 from labelkit.schema import EXAMPLE_SCHEMA
 
+SCRATCH = ".scratch"
 STAGES = {"stage_llm": "kind <> 'human'", "stage_human": "kind = 'human'"}
 """Tables of the policy `staged`, in training order -> the judges whose labels they hold."""
 
@@ -30,16 +34,18 @@ def mix(inputs: Inputs, rules: Rules, target: Path, command: str) -> dict[str, A
     if inputs.human is None and not inputs.llm:
         raise UsageError("nothing to mix: give --human QRELS, --llm LABELS, or both")
     policy_named(rules)
+    if unknown := set(rules.drop) - set(DROPS):
+        raise UnknownNameError("finding to drop", min(unknown), DROPS)
     source = source_facts(inputs)
     with artifact.writing(target, dataset.KIND, command) as draft:
-        with duck.session(draft.path / ".scratch") as db:
+        with duck.session(draft.path / SCRATCH) as db:
             save_texts(db, draft, inputs.data)
             judges = save_judgements(db, draft, inputs)
             check_known(db, draft.path)
             for name in ("judgements", "queries"):
                 db.execute(f"CREATE VIEW {name} AS FROM {duck.parquet(draft.path / f'{name}.parquet')}")
             check_grades(db, rules)
-            totals = decide(db, draft, rules)
+            totals = decide(db, draft, inputs, rules)
         draft.inputs = input_hashes(inputs)
         draft.facts = {"rules": rules._asdict(), "weights": dict(inputs.weights), "source": source, **totals}
         card = dataset_card(target.name, draft.rows, draft.facts, judges, command)
@@ -54,7 +60,7 @@ def check_grades(db: DuckDBPyConnection, rules: Rules) -> None:
         raise UsageError(f"no human grade reaches {rules.positive_grade}; binary qrels need --positive-grade 1")
 
 
-def decide(db: DuckDBPyConnection, draft: artifact.Draft, rules: Rules) -> dict[str, Any]:
+def decide(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Inputs, rules: Rules) -> dict[str, Any]:
     """Write `train`, and the tables of the stages where the policy keeps them apart; returns the counts."""
     set_aside(db, rules)
     db.execute("CREATE TABLE drops (query_id VARCHAR, passage_id VARCHAR)")
@@ -62,13 +68,53 @@ def decide(db: DuckDBPyConnection, draft: artifact.Draft, rules: Rules) -> dict[
         from labelkit.dawid_skene import learn_posteriors
 
         learn_posteriors(db, rules)
-    db.execute("CREATE TABLE conflicts (between VARCHAR)")
+    write_examples(db, draft, rules)
+    dropped = clean(db, draft, inputs, rules) if rules.drop or inputs.evaluations else {}
+    return counts(db, draft.path / "train.parquet") | {"dropped": dropped}
+
+
+def write_examples(db: DuckDBPyConnection, draft: artifact.Draft, rules: Rules) -> None:
+    """Write `train` and the tables of the stages, as far as there are."""
+    db.execute("CREATE OR REPLACE TABLE conflicts (between VARCHAR)")
     draft.write_batches("train", EXAMPLE_SCHEMA, examples(db, rules))
-    totals = counts(db, draft.path / "train.parquet")
     if rules.policy == "staged":
         for table, judges in STAGES.items():
             draft.write_batches(table, EXAMPLE_SCHEMA, examples(db, rules, judges))
-    return totals
+
+
+def clean(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Inputs, rules: Rules) -> dict[str, int]:
+    """Find what is to be dropped in what was written, and write it again without; returns how much of each that was.
+
+    Raises `DataError` for leakage that is neither to be dropped nor allowed.
+    """
+    scope = Scope(
+        rules, draft.path / SCRATCH, evaluations=[read_evaluation(path, inputs.split) for path in inputs.evaluations]
+    )
+    # Whether a query has positives is seen when everything else is dropped.
+    last = [name for name in rules.drop if name in ("no-positives", "no-negatives")]
+    first = [name for name in DROPS if (name in rules.drop or name in LEAKS) and name not in last]
+    for names in (first, last):
+        open_train(db, draft.path)
+        run_checks(db, scope, names)
+        refuse_leaks(db, rules)
+        wanted = ", ".join(f"'{name}'" for name in names if name in rules.drop)
+        if wanted:
+            db.execute(f"INSERT INTO drops SELECT DISTINCT query_id, passage_id FROM found WHERE finding IN ({wanted})")
+            write_examples(db, draft, rules)
+    return dict(db.execute("SELECT finding, count(*) FROM found GROUP BY finding ORDER BY finding").fetchall())
+
+
+def refuse_leaks(db: DuckDBPyConnection, rules: Rules) -> None:
+    """Raise `DataError` where training queries repeat evaluation queries and nobody said what to do with them."""
+    if rules.allow_leaks or "leaked-queries" in rules.drop:
+        return
+    leaked = "SELECT query_id, note FROM found WHERE finding = 'leaked-queries'"
+    if count := duck.value(db, f"SELECT count(*) FROM ({leaked})"):
+        query_id, note = db.execute(f"{leaked} ORDER BY ALL LIMIT 1").fetchall()[0]
+        raise DataError(
+            f"{count} training queries repeat an evaluation query ({query_id}: {note}); give --drop leaked-queries, or "
+            "--allow-leaks"
+        )
 
 
 def set_aside(db: DuckDBPyConnection, rules: Rules) -> None:
@@ -94,7 +140,7 @@ def examples(db: DuckDBPyConnection, rules: Rules, judges: str | None = None) ->
         pair_table(db, part, rules, judges or "true")
         label_table(db, rules)
         if judges is None:
-            db.execute("INSERT INTO conflicts SELECT between FROM labels WHERE between IS NOT NULL")
+            db.execute("INSERT INTO conflicts SELECT between FROM mixed WHERE between IS NOT NULL")
         yield from example_rows(db, rules)
 
 
@@ -129,4 +175,5 @@ def input_hashes(inputs: Inputs) -> dict[str, str]:
     """sha256 of everything that the dataset was made from."""
     files = [inputs.data / "corpus.jsonl", inputs.data / "queries.jsonl"]
     files += [path / artifact.MANIFEST if path.is_dir() else path for path in inputs.labels]
+    files += [path for folder in inputs.evaluations for path in files_of(folder, inputs.split)]
     return {str(path): artifact.file_sha256(path) for path in files}

@@ -41,6 +41,10 @@ class Rules(NamedTuple):
     """Keep at most so many positives a query, best first; the rest become ignored."""
     max_negatives: int | None = None
     """Keep at most so many negatives a query, hardest first; the rest stay in `judgements` alone."""
+    drop: tuple[str, ...] = ()
+    """Findings of the audit: the labels found are ignored, the queries found are left out."""
+    allow_leaks: bool = False
+    """Training queries may repeat evaluation queries."""
 
 
 class Policy(NamedTuple):

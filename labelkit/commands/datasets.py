@@ -1,4 +1,4 @@
-"""Commands that make and move datasets: mix."""
+"""Commands that make datasets and look into them: mix, audit."""
 
 import json
 import math
@@ -11,6 +11,11 @@ from labelkit import console
 from labelkit.errors import UsageError
 from labelkit.options import Json, Output, PositiveGrade
 from labelkit.policies import Rules, explained
+
+Evaluations = Annotated[
+    list[Path] | None, typer.Option("--eval", help="BEIR folder that training must not know; may be repeated.")
+]
+EvaluationSplit = Annotated[str, typer.Option("--eval-split", help="Its split.")]
 
 
 def mix(
@@ -49,6 +54,15 @@ def mix(
     max_negatives: Annotated[
         int | None, typer.Option(min=1, help="Keep so many negatives a query, those of the highest grade first.")
     ] = None,
+    evaluation: Evaluations = None,
+    split: EvaluationSplit = "test",
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(help="Finding of the audit whose labels are ignored and whose queries are left out; repeatable."),
+    ] = None,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Go on although training queries repeat queries of --eval.")
+    ] = False,
     licence: Annotated[
         str | None, typer.Option("--license", help="Of the texts; default: from dataset_info.json in the BEIR folder.")
     ] = None,
@@ -72,13 +86,37 @@ def mix(
         seed,
         max_positives,
         max_negatives,
+        tuple(sorted(set(drop or ()))),
+        allow_leaks,
     )
     weights = dict(with_weight(item) for item in weight or ())
-    inputs = Inputs(data, human, llm or [], weights, licence, revision)
+    inputs = Inputs(data, human, llm or [], weights, licence, revision, evaluation or [], split)
     totals = run(inputs, rules, output, console.command_line("labelkit"))
     if as_json:
         print(json.dumps(totals))
     console.say(f"{output}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in totals.items()))
+
+
+def audit(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    evaluation: Evaluations = None,
+    split: EvaluationSplit = "test",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Retriever that is to be trained or measured; may be repeated.")
+    ] = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the checksums of the dataset.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for leakage, twins, contradictions, likely false negatives, biases and attacks; keep it with the dataset."""
+    from labelkit.audit import audit as run
+    from labelkit.audit import print_findings
+
+    command = console.command_line("labelkit")
+    findings = run(dataset, evaluation or [], split, model or [], command, verify=not no_verify)
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+    else:
+        print_findings(findings)
 
 
 def with_weight(text: str) -> tuple[str, float]:

@@ -54,7 +54,7 @@ def mixed_fixture(tmp_path):
             queries = [Query(query_id=name, text=f"text of {name}") for name in "qr"]
             db.register("queries", records_to_table(queries, QUERY_SCHEMA))
             register_judges(db, list(JUDGES.values()), weights or {})
-            totals = decide(db, Draft(folder, "dataset", "test"), Rules(**rules))
+            totals = decide(db, Draft(folder, "dataset", "test"), Inputs(folder), Rules(**rules))
         made = list(examples_from_table(pq.read_table(folder / "train.parquet")))
         return sides_of(made[0]), made, totals
 

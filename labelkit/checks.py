@@ -1,0 +1,216 @@
+"""What can be wrong with a dataset: the checks of `labelkit audit`, in one table.
+
+A check looks at the session's tables `corpus`, `queries`, `judgements`, `judges`, `train` and `labels` (a row a label
+of `train`: query_id, role, passage_id, source) and gives a statement whose rows are its items: query_id, passage_id
+and a note. An item is a label, or a whole query where passage_id is NULL; `labelkit mix --drop` ignores such a label
+and leaves such a query out. Where both are NULL the note is about the dataset.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+
+from labelkit import duck
+from labelkit.biases import length_bias, lexical_overlap, one_family, position_bias
+from labelkit.decide import BETWEEN, pair_table, slices
+from labelkit.findings import ITEMS, Check, Scope
+from labelkit.fingerprints import Known
+from labelkit.policies import RELEVANT, Rules
+from labelkit.schema import ROLES
+from labelkit.twins import FULL_TEXT, find_twins
+
+
+def leaked_queries(db: DuckDBPyConnection, scope: Scope) -> str:
+    """Training queries that repeat an evaluation query."""
+    stage_copies(
+        db, "leaked_queries", "SELECT query_id, query FROM train", [one.queries for one in scope.evaluations], scope
+    )
+    return "SELECT name AS query_id, NULL AS passage_id, note FROM leaked_queries"
+
+
+def leaked_passages(db: DuckDBPyConnection, scope: Scope) -> str:
+    """Positives that repeat a passage which answers an evaluation query."""
+    positives = "SELECT passage_id FROM labels WHERE role = 'positive'"
+    texts = f"SELECT passage_id, {FULL_TEXT} FROM corpus WHERE passage_id IN ({positives})"
+    stage_copies(db, "leaked_passages", texts, [one.passages for one in scope.evaluations], scope)
+    leaked = "SELECT name AS passage_id, note FROM leaked_passages"
+    return f"SELECT query_id, passage_id, note FROM labels JOIN ({leaked}) USING (passage_id) WHERE role = 'positive'"
+
+
+def stage_copies(db: DuckDBPyConnection, table: str, texts: str, known: Sequence[dict[str, str]], scope: Scope) -> None:
+    """Table of name and note of the texts of a statement that repeat a text of an evaluation set."""
+    names = [f"{one.name} {name}" for one, part in zip(scope.evaluations, known, strict=True) for name in part]
+    against = Known(names, [text for part in known for text in part.values()])
+    found = [
+        (copy.name, f"{copy.how} copy of {copy.known}" + (f", {copy.similarity:.2f}" if copy.how == "near" else ""))
+        for batch in db.sql(texts).to_arrow_reader(duck.ROWS_AT_ONCE)
+        for copy in against.copies(batch.column(0), batch.column(1))
+    ]
+    duck.stage(db, table, pa.schema([("name", pa.string()), ("note", pa.string())]), found)
+
+
+def twins(db: DuckDBPyConnection, scope: Scope) -> str:
+    """Negatives that repeat a positive of the same query."""
+    found = [
+        (query_id, negative, f"copy of the positive {positive}, {similarity:.2f}")
+        for query_id, positive, negative, similarity in find_twins(db, scope.scratch)
+    ]
+    duck.stage(db, "twins", ITEMS, found)
+    return "SELECT query_id, passage_id, min(note) AS note FROM twins GROUP BY query_id, passage_id"
+
+
+def contradictions(db: DuckDBPyConnection, scope: Scope) -> str:
+    """Labels of pairs that one judge calls relevant and another irrelevant, by the lines of the mix."""
+    dispute_table(db, scope.rules)
+    return (
+        "SELECT query_id, passage_id, between AS note FROM disputes JOIN labels USING (query_id, passage_id) "
+        "WHERE role <> 'ignored' AND between IS NOT NULL"
+    )
+
+
+def false_negatives(db: DuckDBPyConnection, scope: Scope) -> str:
+    """Negatives that a model holds for relevant: at least grade 2, or probability 0.5."""
+    dispute_table(db, scope.rules)
+    return (
+        "SELECT query_id, passage_id, 'relevant by ' || believer AS note "
+        "FROM disputes JOIN labels USING (query_id, passage_id) WHERE role = 'negative' AND believer IS NOT NULL"
+    )
+
+
+def dispute_table(db: DuckDBPyConnection, rules: Rules) -> None:
+    """Table `disputes`: pairs on both sides of the lines, and those that a model believes relevant."""
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS disputes (query_id VARCHAR, passage_id VARCHAR, between VARCHAR, believer VARCHAR)"
+    )
+    if duck.row(db, "FROM disputes"):
+        return
+    believer = f"""list_filter(said, lambda x: x.kind <> 'human' AND (x.grade >= {RELEVANT} OR x.probability >= 0.5))"""
+    for part in slices(db):
+        pair_table(db, part, rules)
+        db.execute(
+            f"""
+            INSERT INTO disputes
+            FROM (SELECT query_id, passage_id, {BETWEEN} AS between, {believer}[1].judge_id AS believer FROM pairs)
+            WHERE between IS NOT NULL OR believer IS NOT NULL
+            """
+        )
+
+
+def without(role: str) -> Callable[[DuckDBPyConnection, Scope], str]:
+    """Queries without a label of a role."""
+    return lambda db, scope: f"SELECT query_id, NULL AS passage_id, query AS note FROM train WHERE len({role}_ids) = 0"
+
+
+INJECTIONS = {
+    "an instruction": r"\b(ignore|disregard|forget)\b.{0,20}\b(previous|prior|above|earlier|all)\b.{0,20}"
+    r"\b(instructions?|rules|prompts?)\b",
+    "a grade of its own": r"\b(final|relevance|overall)\s+(score|grade|rating|label)\W{0,3}(is|of|=|:)?\W{0,3}[0-9]\b"
+    r"|\bthis (passage|document|text|answer) is (perfectly|highly|fully|extremely|definitely) relevant\b"
+    r"|\b(rate|grade|score|judge|label|mark) this (passage|document|text) (as|with|highly|relevant)\b",
+    "chat markup": r"<\|[a-z_ ]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>|\b(system|assistant)\s*:\s*you\b",
+    "hidden characters": r"[\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{2069}\x{E0000}-\x{E007F}]|\x{200B}{3}",
+}
+"""What a passage that was written for a judge carries -> how it is recognised (RE2, without regard to case)."""
+
+
+def injections(db: DuckDBPyConnection, scope: Scope) -> str:
+    """Labels of passages whose text speaks to a judge, where a model judged."""
+    cases = " ".join(
+        f"WHEN regexp_matches({FULL_TEXT}, {duck.text(pattern)}, 'is') THEN {duck.text(name)}"
+        for name, pattern in INJECTIONS.items()
+    )
+    flagged = f"SELECT passage_id, CASE {cases} END AS note FROM corpus"
+    return (
+        f"SELECT query_id, passage_id, 'carries ' || note AS note FROM labels JOIN ({flagged}) USING (passage_id) "
+        "WHERE note IS NOT NULL AND role <> 'ignored' AND source <> 'human'"
+    )
+
+
+def no_licence(db: DuckDBPyConnection, scope: Scope) -> str:
+    """Texts whose licence nobody gave."""
+    return f"SELECT NULL AS query_id, NULL AS passage_id, 'no licence is known' AS note WHERE {scope.licence is None}"
+
+
+CHECKS: dict[str, Check] = {
+    "leaked-queries": Check(
+        leaked_queries, "error", "queries that repeat an evaluation query", "mix --drop leaked-queries", "evaluations"
+    ),
+    "leaked-passages": Check(
+        leaked_passages,
+        "warning",
+        "positives that repeat a passage relevant in the evaluation",
+        "mix --drop leaked-passages; nothing where both share a corpus by design",
+        "evaluations",
+    ),
+    "twins": Check(twins, "warning", "negatives that repeat a positive of their query", "mix --drop twins"),
+    "contradictions": Check(
+        contradictions,
+        "warning",
+        "labels of pairs that judges put on both sides",
+        "mix --drop contradictions, or --policy agreement, weighted or dawid-skene",
+    ),
+    "false-negatives": Check(
+        false_negatives, "warning", "negatives that a model calls relevant", "mix --drop false-negatives"
+    ),
+    "no-positives": Check(without("positive"), "note", "queries without a positive", "mix --drop no-positives"),
+    "no-negatives": Check(without("negative"), "note", "queries without a negative", "mix --drop no-negatives"),
+    "injections": Check(
+        injections,
+        "warning",
+        "labels of passages that speak to a judge",
+        "mix --drop injections, or annotate again with a defence",
+    ),
+    "lexical-overlap": Check(
+        lexical_overlap,
+        "warning",
+        "sources whose positives repeat the query's words more than people's do",
+        "pool from a dense model too (pool --dense), calibrate the judge, or raise --llm-positive",
+    ),
+    "length-bias": Check(
+        length_bias,
+        "warning",
+        "sources whose positives are much longer or shorter than their negatives",
+        "cut passages alike (annotate --passage-tokens), or raise --llm-positive",
+    ),
+    "position-bias": Check(
+        position_bias,
+        "warning",
+        "judges that favour a place in the list",
+        "annotate --permutations 3, or a pointwise method",
+    ),
+    "one-family": Check(
+        one_family,
+        "warning",
+        "judges of the family of a retriever that is trained or measured",
+        "a judge of another family, or human labels for the evaluation",
+        "models",
+    ),
+    "no-licence": Check(no_licence, "warning", "texts of unknown licence", "mix --license"),
+}
+"""Finding -> its check."""
+
+DROPS = tuple(name for name, check in CHECKS.items() if f"--drop {name}" in check.cure)
+"""What `mix` can drop."""
+LEAKS = ("leaked-queries",)
+"""Findings with which no figure on the evaluation set means anything."""
+
+
+def run_checks(db: DuckDBPyConnection, scope: Scope, names: Sequence[str]) -> None:
+    """Table `found`: the items of the checks, each once."""
+    db.execute("CREATE TABLE IF NOT EXISTS found (finding VARCHAR, query_id VARCHAR, passage_id VARCHAR, note VARCHAR)")
+    for name in names:
+        check = CHECKS[name]
+        if check.needs is None or getattr(scope, check.needs):
+            items = check.find(db, scope)
+            db.execute(f"INSERT INTO found SELECT '{name}', query_id, passage_id, note FROM ({items})")
+
+
+def open_train(db: DuckDBPyConnection, folder: Path) -> None:
+    """Views of `train` and `corpus` in a folder, and the table `labels`."""
+    for name in ("train", "corpus"):
+        db.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {duck.parquet(folder / f'{name}.parquet')}")
+    columns = "unnest({0}_ids) AS passage_id, unnest({0}_sources) AS source"
+    parts = [f"SELECT query_id, '{role}' AS role, {columns.format(role)} FROM train" for role in ROLES]
+    db.execute(f"CREATE OR REPLACE TABLE labels AS {' UNION ALL '.join(parts)}")
