@@ -1,138 +1,279 @@
-"""How far a judge agrees with people: kappa, alpha, AUC and the confusion matrix on the pairs that both graded."""
+"""How far raters agree: people and judges, each against each, on the pairs that both graded."""
 
-import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from labelkit import sources
 from labelkit.annotate import read_labels
-from labelkit.errors import DataError
-from labelkit.schema import MAX_GRADE, Judgement
+from labelkit.bootstrap import FEW_QUERIES, Estimate, estimate
+from labelkit.errors import DataError, UsageError
+from labelkit.figures import FIGURES, GRADES, Rated, alpha, coincidences, rated
+from labelkit.schema import Judgement
 
-RELEVANT = 2
-"""Grade from which a pair counts as relevant in the binary figures."""
-GRADES = list(range(MAX_GRADE + 1))
+Pair = tuple[str, str]
+"""Query id and passage id."""
 
 
-FIGURES = {
-    "kappa": "Cohen's kappa, grades 0 to 3",
-    "kappa_binary": "Cohen's kappa, grade >= 2",
-    "kappa_quadratic": "quadratic kappa",
-    "alpha_ordinal": "Krippendorff's alpha, ordinal",
-    "auc": "AUC of the score, human grade >= 2",
-}
-"""Field of `Agreement` -> what a reader calls it."""
+class Rater(NamedTuple):
+    """Somebody who graded pairs. Pairs on which a judge failed have a judgement without a grade."""
+
+    rater_id: str
+    name: str
+    kind: str
+    """human, llm or imported."""
+    judgements: dict[Pair, Judgement]
+
+
+class Spread(NamedTuple):
+    """A figure query by query, over the queries where it is defined."""
+
+    least: float
+    median: float
+    most: float
+    queries: int
+
+
+class Advice(NamedTuple):
+    """What it takes to halve the interval of kappa."""
+
+    labels: int
+    """Pairs graded by the reference, so many more."""
+    queries: int
+    """On so many new queries."""
+    same_queries: int | None
+    """So many more labels on the same queries would do as well; None where no number would."""
+
+    def __str__(self) -> str:
+        if self.same_queries is None:
+            return (
+                f"{self.labels:,} more labels, on {self.queries:,} new queries, halve the interval of kappa; "
+                "more labels on the same queries do not"
+            )
+        return (
+            f"{self.labels:,} more labels on {self.queries:,} new queries, or {self.same_queries:,} more on the same "
+            "ones, halve the interval of kappa"
+        )
+
+
+class Comparison(NamedTuple):
+    """Two raters on the pairs that both graded; precision, recall and AUC take the reference for the truth."""
+
+    reference: str
+    reference_kind: str
+    judge_id: str
+    judge: str
+    judge_kind: str
+    pairs: int
+    queries: int
+    failures: int
+    """Pairs with a grade of the reference for which the judge gave none."""
+    figures: dict[str, Estimate]
+    """Name in `labelkit.figures` -> value with its interval."""
+    spread: dict[str, Spread]
+    """The same figures query by query."""
+    confusion: list[list[int]]
+    """Rows: grade of the reference, 0 to 3; columns: the judge's."""
+    advice: Advice | None
 
 
 class Agreement(NamedTuple):
-    """Agreement of one judge with the human grades. A figure that the data cannot support is None."""
+    """Every comparison, and the agreement of all raters together."""
 
-    judge_id: str
-    judge_name: str
-    pairs: int
-    """Pairs that both graded."""
-    failures: int
-    """Pairs with a human grade for which the judge gave none."""
-    kappa: float | None
-    """Cohen's kappa on four grades."""
-    kappa_binary: float | None
-    """Cohen's kappa on grade >= 2."""
-    kappa_quadratic: float | None
-    alpha_ordinal: float | None
-    """Krippendorff's alpha with the ordinal metric."""
-    auc: float | None
-    """Area under the ROC curve of the judge's score (its grade where it gave no score) for human grade >= 2."""
-    confusion: list[list[int]]
-    """Rows: human grade 0 to 3; columns: the judge's."""
+    comparisons: list[Comparison]
+    raters: int
+    alpha: Estimate
+    """Krippendorff's ordinal alpha over all raters; pairs that a rater did not grade are missing values."""
+    units: int
+    """Pairs that at least two raters graded."""
 
 
-def agree(labels: Path, human: Path) -> list[Agreement]:
-    """Agreement of every judge in a labels folder with human qrels. Raises `DataError` where no pair is in common."""
-    judgements, judges, _ = read_labels(labels)
-    qrels = sources.read_qrels(human)
-    found = []
-    for judge in judges:
-        mine = [row for row in judgements if row.judge_id == judge.judge_id]
-        both = [(row, qrels[row.query_id][row.passage_id]) for row in mine if in_qrels(row, qrels)]
-        if both:
-            found.append(measure(judge.judge_id, judge.name, both))
+def agree(labels: Sequence[Path], human: Sequence[Path]) -> Agreement:
+    """Agreement of all raters of some labels folders and human qrels.
+
+    Raises `UsageError` for fewer than two raters, and `DataError` where no two graded the same pair.
+    """
+    raters = raters_of(labels, human)
+    if len(raters) < 2:
+        raise UsageError("agreement needs two raters: give --human QRELS, or a second labels folder")
+    found = [
+        compare(one, other) for one, other in combinations(raters, 2) if set(one.judgements) & set(other.judgements)
+    ]
     if not found:
-        raise DataError(f"{labels} and {human} have no pair in common; are these the qrels of the same queries?")
+        names = ", ".join(str(path) for path in [*labels, *human])
+        raise DataError(f"{names} have no pair in common; are these grades of the same queries?")
+    together, units = alpha_of_all(raters)
+    return Agreement(found, len(raters), together, units)
+
+
+def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
+    """People first, then the judges of the labels folders."""
+    raters = []
+    for folder in labels:
+        judgements, judges, _ = read_labels(folder)
+        for judge in judges:
+            mine = {(row.query_id, row.passage_id): row for row in judgements if row.judge_id == judge.judge_id}
+            raters.append(Rater(judge.judge_id, judge.name, judge.kind, mine))
+    return sorted([*raters, *map(human_rater, human)], key=lambda rater: rater.kind != "human")
+
+
+def human_rater(path: Path) -> Rater:
+    """The grades of a qrels file as those of one person."""
+    rows = {
+        (query_id, pid): Judgement(query_id=query_id, passage_id=pid, judge_id=str(path), grade=grade)
+        for query_id, graded in sources.read_qrels(path).items()
+        for pid, grade in graded.items()
+    }
+    return Rater(str(path), path.name, "human", rows)
+
+
+def compare(reference: Rater, judge: Rater, only: Iterable[Pair] | None = None) -> Comparison:
+    """Every figure for one rater against another, on all pairs or `only` some."""
+    some = judge.judgements if only is None else judge.judgements.keys() & set(only)
+    both = [
+        (reference.judgements[pair], judge.judgements[pair])
+        for pair in sorted(some)
+        if pair in reference.judgements and reference.judgements[pair].grade is not None
+    ]
+    graded = [(one, other) for one, other in both if other.grade is not None]
+    pairs = rated_pairs(graded)
+    return Comparison(
+        reference=reference.name,
+        reference_kind=reference.kind,
+        judge_id=judge.rater_id,
+        judge=judge.name,
+        judge_kind=judge.kind,
+        pairs=len(graded),
+        queries=pairs.queries,
+        failures=len(both) - len(graded),
+        figures=measure(pairs) if graded else {name: Estimate(None) for name in FIGURES},
+        spread=spread_of(graded),
+        confusion=pairs.confusion(np.ones(pairs.queries, dtype=np.int64)).astype(int).tolist(),
+        advice=advise(pairs) if graded else None,
+    )
+
+
+def rated_pairs(graded: Sequence[tuple[Judgement, Judgement]]) -> Rated:
+    """Pairs of judgements as arrays; where the judge gave no score, its grade is the score."""
+    return rated(
+        [one.query_id for one, _ in graded],
+        [one.grade or 0 for one, _ in graded],
+        [other.grade or 0 for _, other in graded],
+        [other.score if other.score is not None else float(other.grade or 0) for _, other in graded],
+    )
+
+
+def measure(pairs: Rated) -> dict[str, Estimate]:
+    """Every figure with its interval."""
+    return {
+        name: estimate(lambda draws, of=figure.of: of(pairs, draws), pairs.queries)  # type: ignore[misc]
+        for name, figure in FIGURES.items()
+    }
+
+
+def spread_of(graded: Sequence[tuple[Judgement, Judgement]]) -> dict[str, Spread]:
+    """Least, median and greatest value of each figure over the queries that define it."""
+    by_query: dict[str, list[tuple[Judgement, Judgement]]] = {}
+    for one, other in graded:
+        by_query.setdefault(one.query_id, []).append((one, other))
+    once = np.ones(1, dtype=np.int64)
+    alone = [rated_pairs(group) for group in by_query.values()]
+    found = {}
+    for name, figure in FIGURES.items():
+        values = [value for value in (figure.of(pairs, once) for pairs in alone) if np.isfinite(value)]
+        if values:
+            found[name] = Spread(min(values), median(values), max(values), len(values))
     return found
 
 
-def in_qrels(row: Judgement, qrels: sources.Qrels) -> bool:
-    """Whether a person graded the pair."""
-    return row.passage_id in qrels.get(row.query_id, {})
+def advise(pairs: Rated) -> Advice | None:
+    """How many more labels halve the interval of kappa; None where it has none.
 
-
-def measure(judge_id: str, name: str, both: Sequence[tuple[Judgement, int]]) -> Agreement:
-    """Every figure for one judge, from its judgements and the human grades of the same pairs."""
-    from sklearn.metrics import cohen_kappa_score, confusion_matrix, roc_auc_score
-
-    graded = [(row, grade) for row, grade in both if row.grade is not None]
-    theirs = [int(row.grade or 0) for row, _ in graded]
-    humans = [grade for _, grade in graded]
-    scores = [row.score if row.score is not None else float(row.grade or 0) for row, _ in graded]
-    relevant = [grade >= RELEVANT for grade in humans]
-    with warnings.catch_warnings():
-        # A constant rater makes kappa 0/0; that is reported as None, not as a warning.
-        warnings.simplefilter("ignore")
-        return Agreement(
-            judge_id=judge_id,
-            judge_name=name,
-            pairs=len(graded),
-            failures=len(both) - len(graded),
-            kappa=finite(cohen_kappa_score(humans, theirs)) if graded else None,
-            kappa_binary=finite(cohen_kappa_score(relevant, [g >= RELEVANT for g in theirs])) if graded else None,
-            kappa_quadratic=finite(cohen_kappa_score(humans, theirs, labels=GRADES, weights="quadratic"))
-            if graded
-            else None,
-            alpha_ordinal=ordinal_alpha(humans, theirs),
-            auc=finite(roc_auc_score(relevant, scores)) if len(set(relevant)) == 2 else None,
-            confusion=confusion_matrix(humans, theirs, labels=GRADES).tolist() if graded else [],
-        )
-
-
-def ordinal_alpha(one: Sequence[int], other: Sequence[int]) -> float | None:
-    """Krippendorff's ordinal alpha of two raters; None where all grades are the same."""
-    import krippendorff
-
-    if len(set(one) | set(other)) < 2:
+    The variance of a figure is a part between queries, which falls with their number alone, and a part within them,
+    which falls with the number of labels. The bootstrap over pairs shows the second, that over queries both.
+    """
+    figure, count = FIGURES["kappa"].of, len(pairs.query)
+    alone = pairs._replace(query=np.arange(count), queries=count)
+    clustered = estimate(lambda draws: figure(pairs, draws), pairs.queries)
+    single = estimate(lambda draws: figure(alone, draws), count)
+    if clustered.low is None or clustered.high is None or single.low is None or single.high is None:
         return None
-    return finite(
-        krippendorff.alpha(
-            reliability_data=[list(one), list(other)], level_of_measurement="ordinal", value_domain=GRADES
-        )
+    both, within = (clustered.high - clustered.low) ** 2, (single.high - single.low) ** 2
+    if both == 0:
+        return None
+    left = both / 4 - max(0.0, both - within)
+    same = round(count * (min(within, both) / left - 1)) if left > 0 else None
+    return Advice(3 * count, 3 * pairs.queries, same)
+
+
+def alpha_of_all(raters: Sequence[Rater]) -> tuple[Estimate, int]:
+    """Ordinal alpha over all raters, and the number of pairs that it rests on."""
+    keys = sorted({pair for rater in raters for pair in rater.judgements})
+    ratings = np.array(
+        [[np.nan if (grade := grade_of(rater, pair)) is None else grade for pair in keys] for rater in raters],
+        dtype=float,
     )
+    matrices = coincidences(ratings)  # [pairs, 4, 4]
+    used = matrices.sum((1, 2)) > 0
+    names = [query_id for (query_id, _), kept in zip(keys, used, strict=True) if kept]
+    numbers = {query_id: number for number, query_id in enumerate(dict.fromkeys(names))}
+    by_query = np.zeros((len(numbers), GRADES, GRADES))
+    np.add.at(by_query, [numbers[query_id] for query_id in names], matrices[used])
+    found = estimate(lambda draws: alpha(np.einsum("q,qab->ab", draws, by_query)), len(numbers))
+    return found, int(used.sum())
 
 
-def finite(value: Any) -> float | None:
-    """A float, or None for nan."""
-    number = float(value)
-    return number if math.isfinite(number) else None
+def grade_of(rater: Rater, pair: Pair) -> int | None:
+    """The grade that a rater gave a pair, if any."""
+    row = rater.judgements.get(pair)
+    return row.grade if row else None
+
+
+def plain(value: Any) -> Any:
+    """Named tuples as dicts, all the way down."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def print_agreement(agreement: Agreement) -> None:
-    """One judge's figures as a table for people."""
+    """Tables for people."""
     from rich.console import Console
+
+    out = Console()
+    for comparison in agreement.comparisons:
+        for table in tables_of(comparison):
+            out.print(table)
+        if comparison.queries < FEW_QUERIES:
+            out.print(f"{comparison.queries} queries: intervals over so few come out too narrow.")
+        if comparison.advice:
+            out.print(f"{comparison.advice}.")
+    if agreement.raters > 2:
+        out.print(
+            f"Krippendorff's ordinal alpha of all {agreement.raters} raters on {agreement.units:,} pairs: "
+            f"{agreement.alpha}"
+        )
+
+
+def tables_of(comparison: Comparison) -> list[Any]:
+    """One comparison: its figures, and the pairs by grade."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        "figure",
-        "value",
-        title=f"{escape(agreement.judge_name)}, {agreement.pairs} pairs that a person graded too",
-    )
-    for name in ("kappa", "kappa_binary", "kappa_quadratic", "alpha_ordinal", "auc"):
-        value = getattr(agreement, name)
-        table.add_row(FIGURES[name], "undefined" if value is None else f"{value:.3f}")
-    table.add_row("pairs without a grade", str(agreement.failures))
-    matrix = Table("human \\ judge", "0", "1", "2", "3", title="pairs by grade")
-    for grade, row in enumerate(agreement.confusion):
+    title = f"{escape(comparison.judge)} against {escape(comparison.reference)}: {comparison.pairs:,} pairs of "
+    table = Table("figure", "value [95%]", "query by query", title=f"{title}{comparison.queries:,} queries")
+    for name, figure in FIGURES.items():
+        spread = comparison.spread.get(name)
+        between = f"{spread.least:.3f} to {spread.most:.3f}, median {spread.median:.3f}" if spread else ""
+        table.add_row(figure.label, str(comparison.figures[name]), between)
+    table.add_row("pairs without a grade", str(comparison.failures), "")
+    matrix = Table("reference \\ judge", *map(str, range(GRADES)), title="pairs by grade")
+    for grade, row in enumerate(comparison.confusion):
         matrix.add_row(str(grade), *map(str, row))
-    out = Console()
-    out.print(table)
-    out.print(matrix)
+    return [table, matrix]

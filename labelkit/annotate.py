@@ -110,7 +110,7 @@ def annotate(
         if retry_failed:
             replies.forget_failed(work.tasks, method, prompt)
         budget = Budget(journal, price, tokens, caps, engine_name)
-        run = Run(tasks, method, prompt, replies, journal, budget, reading.permutations * reading.votes)
+        run = Run(tasks, method, prompt, replies, journal, budget)
         run.start(work.tasks)
         try:
             run.ask(engine, drift, None if retry_failed or cache is None else Cache(cache))
@@ -167,6 +167,7 @@ def make_judge(
     drawn = reading.votes > 1
     decoding: dict[str, Any] = {"temperature": VOTE_TEMPERATURE if drawn else 0}
     served = served_by(settings.base_urls)
+    defended = {"defences": reading.defences} if reading.defences else {}
     several = {"permutations": reading.permutations} if method.listwise else {"votes": reading.votes} if drawn else {}
     fields: dict[str, Any] = {
         "kind": "llm",
@@ -177,7 +178,7 @@ def make_judge(
         "prompt_version": prompt.version,
         "prompt_sha256": prompt.sha256,
         "label_grades": method.grades or tuple(label.grade for label in prompt.labels),
-        "decoding": canonical_json(decoding | several | served),
+        "decoding": canonical_json(decoding | defended | several | served),
         "seed": reading.seed if method.listwise or drawn else None,
     }
     # What the model was called by its path is no part of what it says, and engine versions are provenance, not

@@ -13,6 +13,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "annotate": judging.annotate,
     "import": exchange.import_made,
     "agree": judges.agree,
+    "redteam": judges.redteam,
     "mix": datasets.mix,
     "audit": datasets.audit,
     "export": exchange.export,

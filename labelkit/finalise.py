@@ -11,9 +11,11 @@ from typing import Any
 
 from labelkit import artifact
 from labelkit.dataset import Rows, records_to_table
+from labelkit.defences import looks_twice
 from labelkit.engines import Reply
 from labelkit.journal import Asked, Journal
 from labelkit.methods import method_named
+from labelkit.methods.steps import lowest
 from labelkit.prompts import parse_prompt
 from labelkit.replay import judgements_of
 from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
@@ -69,6 +71,8 @@ def finalise(
         for judge, content in journal.judges():
             prompt = parse_prompt(content, f"prompt of {judge.judge_id}")
             method = method_named(prompt.method)
+            if looks_twice(judge):
+                method = method._replace(settle=lowest)
             account = Account(journal, judge.judge_id)
             tasks = tasks_of(account.asked(), listwise=method.listwise)
             for row, votes in judgements_of(judge.judge_id, tasks, account, journal.cost, prompt, method):

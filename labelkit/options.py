@@ -36,6 +36,10 @@ Tokenizer = Annotated[
 ]
 Permutations = Annotated[int, typer.Option(min=1, help="Orders of a pool that a listwise method judges.")]
 Votes = Annotated[int, typer.Option(min=1, help="Answers drawn for a pair by a pointwise method.")]
+Defence = Annotated[
+    list[str] | None,
+    typer.Option(help="strip (default), nonce, second-look, or none; may be given several times."),
+]
 Prices = Annotated[
     Path | None, typer.Option(help="TOML file with dollars for a million tokens; default: prices.toml of labelkit.")
 ]

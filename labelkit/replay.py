@@ -72,7 +72,7 @@ def judgements_of(
     Pairs without a reply are pending and stay out; with a listwise method so do all pairs of their query.
     """
     grades = method.grades or tuple(label.grade for label in prompt.labels)
-    for _, group in groupby(tasks, key=lambda task: (task.query_id, *(() if method.listwise else task.passage_ids))):
+    for group in together(tasks, listwise=method.listwise):
         found: dict[str, list[Judgement]] = {}
         pending = False
         for task in group:
@@ -87,6 +87,12 @@ def judgements_of(
         settled = method.settle([[_verdict(row) for row in found[pid]] for pid in ids], grades)
         for pid, verdict in zip(ids, settled, strict=True):
             yield _joined(found[pid], verdict), found[pid] if len(found[pid]) > 1 else []
+
+
+def together(tasks: Iterable[Task], *, listwise: bool) -> Iterator[list[Task]]:
+    """Tasks that are settled together: those of a pair, or of a query with a listwise method."""
+    for _, group in groupby(tasks, key=lambda task: (task.query_id, *(() if listwise else task.passage_ids))):
+        yield list(group)
 
 
 def _rows(

@@ -15,7 +15,7 @@ from labelkit.journal import Journal
 from labelkit.methods import Method
 from labelkit.progress import Progress
 from labelkit.prompts import Prompt
-from labelkit.replay import Finished, Waiting, advance
+from labelkit.replay import Finished, Waiting, advance, together
 from labelkit.tasks import Task, Tasks
 
 UNREACHABLE = 20
@@ -82,7 +82,6 @@ class Run:
         replies: Replies,
         journal: Journal,
         budget: Budget,
-        variants: int,
     ) -> None:
         self._tasks = tasks
         self._method = method
@@ -90,7 +89,6 @@ class Run:
         self._replies = replies
         self._journal = journal
         self._budget = budget
-        self._variants = variants
         self._waiting: Waitlist = {}
         self._unreached = 0
         """Replies without an answer so far; -1 once there was an answer."""
@@ -102,12 +100,13 @@ class Run:
         """Take up the tasks where their replies end."""
         one_step = len(self._prompt.steps) == 1
         done = 0
-        for task in tasks:
+        for group in together(tasks, listwise=self._method.listwise):
             # Where one reply is all, what it says does not matter here.
-            if (one_step and task.key in self._replies) or self._place(task):
-                done += len(task.passage_ids)
-        # A pair with several orders or votes is known by the last of them.
-        self.known = done // self._variants
+            there = [task for task in group if (one_step and task.key in self._replies) or self._place(task)]
+            done += sum(len(task.passage_ids) for task in there)
+            # A pair with several orders, votes or looks is known by the last of them.
+            if len(there) == len(group):
+                self.known += sum(len(task.passage_ids) for task in group if task.variant == 0)
         total = sum(len(task.passage_ids) for task in tasks)
         self.progress = Progress(total=total, done=done)
 

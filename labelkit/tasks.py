@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from labelkit.engines import Request
+from labelkit.defences import announced, fenced, nonce, strip, without_query
+from labelkit.engines import Message, Request
 from labelkit.errors import UsageError
 from labelkit.journal import Asked
 from labelkit.methods import Method
@@ -41,6 +42,8 @@ class Reading(NamedTuple):
     """Answers of a pointwise method that are drawn for a pair; 1 takes the likeliest."""
     seed: int = 0
     """Of the first order or vote; the next ones follow."""
+    defences: tuple[str, ...] = ()
+    """Names in `labelkit.defences`."""
 
 
 class Task(NamedTuple):
@@ -65,6 +68,8 @@ class Texts(NamedTuple):
     longest: int
     cut: frozenset[str]
     """Ids of the passages that were longer."""
+    stripped: frozenset[str]
+    """Ids of the passages that held reserved tokens or invisible characters."""
 
 
 class Work(NamedTuple):
@@ -80,21 +85,25 @@ def complete(reading: Reading, method: Method, tokens: Tokens | None) -> Reading
         raise UsageError("--permutations is for the listwise methods; a pair that is judged alone has no order")
     if reading.votes > 1 and method.listwise:
         raise UsageError("--votes is for the pointwise methods; use --permutations for a listwise one")
+    if "second-look" in reading.defences and (method.listwise or reading.votes > 1):
+        raise UsageError("--defence second-look is for the pointwise methods, without --votes")
     if reading.passage_tokens and reading.passage_words:
         raise UsageError("give --passage-tokens or --passage-words, not both")
     if reading.passage_tokens and tokens is None:
         raise UsageError("--passage-tokens needs the server's tokenizer: give --tokenizer, or --passage-words")
     if reading.passage_tokens or reading.passage_words:
         return reading
-    return reading._replace(**{"passage_tokens": PASSAGE_TOKENS} if tokens else {"passage_words": PASSAGE_WORDS})
+    return reading._replace(passage_tokens=PASSAGE_TOKENS) if tokens else reading._replace(passage_words=PASSAGE_WORDS)
 
 
 def read_texts(pool: Pool, limit: int | None, reading: Reading, tokens: Tokens | None) -> Texts:
     """The texts of the first `limit` pairs, each passage cut to what the reading says."""
     wanted = pool.candidates[:limit]
-    passages, cut = {}, set()
+    passages, cut, stripped = {}, set(), set()
     for passage_id in {candidate.passage_id: None for candidate in wanted}:
-        text = pool.passages[passage_id].full_text
+        text = full = pool.passages[passage_id].full_text
+        if "strip" in reading.defences and (text := strip(full)) is not full:
+            stripped.add(passage_id)
         if reading.passage_tokens and tokens:
             ends = tokens.ends(text)
             short = text[: ends[reading.passage_tokens - 1]] if len(ends) > reading.passage_tokens else text
@@ -110,7 +119,7 @@ def read_texts(pool: Pool, limit: int | None, reading: Reading, tokens: Tokens |
         if reading.passage_tokens
         else ("passage_words", reading.passage_words)
     )
-    return Texts(queries, passages, measure, longest or 0, frozenset(cut))
+    return Texts(queries, passages, measure, longest or 0, frozenset(cut), frozenset(stripped))
 
 
 class Tasks:
@@ -145,6 +154,8 @@ class Tasks:
             texts.measure: texts.longest,
             "cut_passages": sum(candidate.passage_id in texts.cut for candidate in wanted),
         }
+        if texts.stripped:
+            facts["stripped_passages"] = sum(candidate.passage_id in texts.stripped for candidate in wanted)
         if self._method.listwise:
             facts |= {"permutations": self._reading.permutations, "queries_in_windows": split, "most_windows": most}
         elif self._reading.votes > 1:
@@ -154,11 +165,14 @@ class Tasks:
     def request(self, task: Task, ask: Ask, key: str) -> Request:
         """The request of one step of a task."""
         voted = self._reading.votes > 1
+        query = self._texts.queries[task.query_id]
         passages = [self._texts.passages[task.passage_ids[place]] for place in ask.shown]
+        if task.variant and "second-look" in self._reading.defences:
+            passages = [without_query(query, passages[0])]
         return Request(
             key=key,
             group=task.query_id,
-            messages=self._prompt.render(ask.step, self._texts.queries[task.query_id], passages, ask.answer),
+            messages=self._render(ask.step, query, passages, ask.answer),
             labels=ask.labels,
             pattern=ask.pattern,
             max_tokens=ask.max_tokens,
@@ -166,13 +180,22 @@ class Tasks:
             seed=task.seed if voted else None,
         )
 
+    def _render(self, step: str, query: str, passages: Sequence[str], answer: str = "") -> tuple[Message, ...]:
+        """The chat turns of a step, the passages between marks where that is a defence."""
+        if "nonce" not in self._reading.defences:
+            return self._prompt.render(step, query, passages, answer)
+        number = nonce(query, passages)
+        return announced(self._prompt.render(step, query, [fenced(text, number) for text in passages], answer))
+
     def _votes(self, query_id: str, passage_id: str) -> Iterator[Task]:
-        """The only task of a pair, or one a vote."""
+        """The only task of a pair, or one a vote; the second of a second look."""
         votes = self._reading.votes
+        if "second-look" in self._reading.defences:
+            query, passage = self._texts.queries[query_id], self._texts.passages[passage_id]
+            votes += without_query(query, passage) != passage
         for vote in range(votes):
-            yield self._keyed(
-                Task(query_id, (passage_id,), vote, 0, self._reading.seed + vote if votes > 1 else None, "")
-            )
+            seed = self._reading.seed + vote if self._reading.votes > 1 else None
+            yield self._keyed(Task(query_id, (passage_id,), vote, 0, seed, ""))
 
     def _orders(self, query_id: str, ids: list[str], tokens: Tokens | None, context: int | None) -> Iterator[Task]:
         """The windows of a query in each of its orders. The query is part of the shuffle: one seed must not give all
@@ -194,10 +217,12 @@ class Tasks:
 
         query, fixed = self._texts.queries[query_id], 0
         for step in self._prompt.steps:
-            messages = self._prompt.render(step, query, ("",))
+            messages = self._render(step, query, ("",))
             alone = tokens.prompt(messages) if tokens else sum(bound(message.content) for message in messages)
             fixed = max(fixed, alone + (ANSWER_TOKENS if len(self._prompt.steps) > 1 else 0))
-        return {pid: count(f"[9999] {self._texts.passages[pid]}\n") + 8 for pid in ids}, context - fixed - 8
+        marks = count(fenced("", nonce("", ()))) if "nonce" in self._reading.defences else 0
+        sizes = {pid: count(f"[9999] {self._texts.passages[pid]}\n") + marks + 8 for pid in ids}
+        return sizes, context - fixed - 8
 
     def _keyed(self, task: Task) -> Task:
         """The task with the key of its first request."""

@@ -92,15 +92,17 @@ def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
     """The last screen: what was judged, what that gave, and whether it helped."""
     judging = json.loads((work / "annotate.json").read_text(encoding="utf-8"))
     train_qrels = work / "data" / "qrels" / "train.tsv"
-    (agreement,) = json.loads(run("labelkit", "agree", work / "labels", "--human", train_qrels, "--json"))
+    agreement = json.loads(run("labelkit", "agree", work / "labels", "--human", train_qrels, "--json"))
+    (against_people,) = agreement["comparisons"]
+    figures = {name: figure["value"] for name, figure in against_people["figures"].items()}
     facts = artifact.read_manifest(work / "mixed", "dataset")["facts"]
     table = Table("what", "measured", title="Python's own documentation: 30 training queries, 30 held out")
     table.add_row("pairs judged", f"{judging['pairs']}, {sum(judging['failures'].values())} without a grade")
     table.add_row("judging", f"{judging['seconds']:.0f} s, {judging['asked'] / judging['seconds']:.2f} pairs a second")
     table.add_row(
         "judge against the reference grades",
-        f"AUC {agreement['auc']:.2f}, kappa {agreement['kappa']:.2f}, alpha {agreement['alpha_ordinal']:.2f}"
-        f" on {agreement['pairs']} pairs",
+        f"AUC {figures['auc']:.2f}, kappa {figures['kappa']:.2f}, alpha {figures['alpha_ordinal']:.2f}"
+        f" on {against_people['pairs']} pairs",
     )
     for source, mean in facts["positives_per_query"].items():
         table.add_row(f"positives a query from source {source}", f"{mean:.2f}")

@@ -1,4 +1,4 @@
-"""Commands that ask how far a judge is to be trusted: agree."""
+"""Commands that ask how far a judge is to be trusted: agree, redteam."""
 
 import json
 from pathlib import Path
@@ -6,21 +6,88 @@ from typing import Annotated
 
 import typer
 
-from labelkit.options import Json
+from labelkit import console
+from labelkit.errors import UnknownNameError
+from labelkit.options import MODEL, EngineName, Json, Output, Revision, Tokenizer
 
 
 def agree(
-    labels: Annotated[Path, typer.Argument(help="Labels folder.")],
-    human: Annotated[Path, typer.Option(help="Human qrels, BEIR or TREC.")],
+    labels: Annotated[list[Path], typer.Argument(help="Labels folders: every judge in them is a rater.")],
+    human: Annotated[list[Path] | None, typer.Option(help="Human qrels; several for several people.")] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="TREC runs of systems, to compare how they are ranked.")
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Break down by length, source, position, overlap or language.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="BEIR folder, for --by length, overlap, language.")] = None,
+    pool: Annotated[Path | None, typer.Option(help="Pool that was judged, for --by source.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare a judge with human grades: kappa, alpha, AUC, confusion matrix."""
-    from labelkit.agree import agree as run
-    from labelkit.agree import print_agreement
+    """Compare judges with people and with each other: kappa, alpha, AUC and more, with intervals."""
+    from labelkit import agree as agreement
+    from labelkit.breakdown import BY, Material, break_down, print_parts
+    from labelkit.systems import compare_systems, print_systems
 
-    found = run(labels, human)
+    if unknown := set(by or ()) - set(BY):
+        raise UnknownNameError("breakdown", min(unknown), BY)
+    found = agreement.agree(labels, human or [])
+    reference, *judges = agreement.raters_of(labels, human or [])
+    systems = [row for judge in judges for row in compare_systems(reference, judge, run)] if run else []
+    parts = [
+        part
+        for judge in judges
+        for name in by or ()
+        for part in break_down(reference, Material(judge, data, pool), name)
+    ]
     if as_json:
-        print(json.dumps([agreement._asdict() for agreement in found], indent=2))
+        everything = found._asdict() | {"systems": systems, "by": parts}
+        print(json.dumps(agreement.plain(everything), indent=2))
+        return
+    agreement.print_agreement(found)
+    print_systems(systems)
+    print_parts(parts)
+
+
+def redteam(
+    data: Annotated[Path, typer.Argument(help="BEIR folder with the texts.")],
+    output: Output,
+    human: Annotated[Path, typer.Option(help="Human qrels: pairs of grade 0 are attacked.")],
+    model: Annotated[str, MODEL],
+    engine: EngineName = "local",
+    prompt: Annotated[list[str] | None, typer.Option(help="Prompt to attack; several times for several.")] = None,
+    defence: Annotated[
+        list[str] | None, typer.Option(help="Such as strip, or strip,nonce together; none. Several times to compare.")
+    ] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Attack class; default: all.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of human grade 0 to attack.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of pairs.")] = 0,
+    revision: Revision = None,
+    base_url: Annotated[list[str] | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
+    tokenizer: Tokenizer = None,
+    as_json: Json = False,
+) -> None:
+    """Try to fool a judge: attack success by class, prompt and defence, and what a defence costs in agreement."""
+    from labelkit.defences import DEFAULT, defences_of
+    from labelkit.engines import Settings
+    from labelkit.redteam import print_attacks
+    from labelkit.redteam import redteam as run
+
+    found = run(
+        data,
+        human,
+        output,
+        engine_name=engine,
+        settings=Settings(model, revision, base_urls=tuple(base_url or ())),
+        prompts=prompt or ["graded", "binary"],
+        defences=[defences_of(item.split(",")) for item in defence or ["none", ",".join(DEFAULT)]],
+        pairs=pairs,
+        seed=seed,
+        attacks=attack or [],
+        command=console.command_line("labelkit"),
+        tokenizer=tokenizer,
+    )
+    if as_json:
+        print(json.dumps(found, indent=2))
     else:
-        for agreement in found:
-            print_agreement(agreement)
+        print_attacks(found)

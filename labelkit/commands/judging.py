@@ -10,6 +10,7 @@ from labelkit import console
 from labelkit.errors import BudgetError, UsageError
 from labelkit.options import (
     MODEL,
+    Defence,
     EngineName,
     Json,
     Limit,
@@ -72,11 +73,13 @@ def plan(
     tokenizer: Tokenizer = None,
     permutations: Permutations = 1,
     votes: Votes = 1,
+    defence: Defence = None,
     prices: Prices = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Calls a second, for the time that it takes.")] = None,
     as_json: Json = False,
 ) -> None:
     """Count the calls, tokens, money and time of an annotation. Nothing is sent."""
+    from labelkit.defences import defences_of
     from labelkit.engines import Settings
     from labelkit.plan import lines
     from labelkit.plan import plan as run
@@ -92,7 +95,7 @@ def plan(
         method_name=method,
         prompt_name=prompt,
         limit=limit,
-        reading=Reading(passage_tokens, passage_words, permutations, votes),
+        reading=Reading(passage_tokens, passage_words, permutations, votes, defences=defences_of(defence or [])),
         tokenizer=tokenizer,
         price=price_of(model, engine, prices),
         rate=rate,
@@ -126,6 +129,7 @@ def annotate(
     permutations: Permutations = 1,
     votes: Votes = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the first order or vote; the next ones follow.")] = 0,
+    defence: Defence = None,
     max_usd: Annotated[
         float | None, typer.Option(min=0, help="Spend at most so many US dollars on this folder, in all its runs.")
     ] = None,
@@ -159,6 +163,7 @@ def annotate(
     """Judge the pairs of a pool with a language model. The same command again resumes and pays nothing twice."""
     from labelkit import annotate as annotation
     from labelkit.budget import Caps
+    from labelkit.defences import defences_of
     from labelkit.engines import Settings
     from labelkit.pool import pool_of
     from labelkit.tasks import Reading
@@ -195,7 +200,7 @@ def annotate(
         method_name=method,
         prompt_name=prompt,
         limit=limit,
-        reading=Reading(passage_tokens, passage_words, permutations, votes, seed),
+        reading=Reading(passage_tokens, passage_words, permutations, votes, seed, defences_of(defence or [])),
         tokenizer=tokenizer,
         retry_failed=retry_failed,
         cache=cache,

@@ -86,3 +86,12 @@ def median(ballots: Sequence[Verdict], grades: tuple[int, ...]) -> Verdict:
         else tuple(votes[grade] / len(given) / grades.count(grade) for grade in grades),
         label_mass=fmean(masses) if len(masses) == len(valid) else None,
     )
+
+
+def lowest(pool: Sequence[Sequence[Verdict]], grades: tuple[int, ...]) -> list[Verdict]:
+    """The lower verdict on each passage that was looked at twice; a failed look is a failure."""
+
+    def height(found: Verdict) -> tuple[bool, int | None, float]:
+        return found.grade is not None, found.grade, found.score or 0.0
+
+    return [min(ballots, key=height) for ballots in pool]

@@ -32,7 +32,7 @@ def test_the_whole_path_of_a_datum_ends_with_0(labelkit, beir, tmp_path):
     assert json.loads(judged.out)["pairs"] > 0
     agreed = labelkit("agree", labels, "--human", human, "--json")
     assert agreed.code == 0
-    assert json.loads(agreed.out)[0]["pairs"] > 0
+    assert json.loads(agreed.out)["comparisons"][0]["pairs"] > 0
     mixed = labelkit("mix", "--data", beir, "--human", human, "--llm", labels, "-o", dataset, "--json")
     assert mixed.code == 0
     assert json.loads(mixed.out)["queries"] == 3
