@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from labelkit.agree import RELEVANT, agree
+from labelkit.agree import agree
 from labelkit.annotate import read_labels
+from labelkit.figures import RELEVANT
 from labelkit.methods import METHODS
 from labelkit.pool import Recipe, make_pool
 from labelkit.sources import Data, Qrels, read_data, read_qrels
@@ -106,9 +107,10 @@ def row(labels: Path, qrels: Path, method: str, seconds: float) -> str:
     chosen = {(one.query_id, one.passage_id) for one in judgements if (one.grade or 0) >= RELEVANT}
     relevant = {(qid, pid) for qid, grades in human.items() for pid, grade in grades.items() if grade >= RELEVANT}
     found = len(chosen & relevant)
-    [agreement] = agree(labels, qrels)
+    [agreement] = agree([labels], [qrels]).comparisons
+    agreed = [agreement.figures[name].value for name in ("kappa_2", "auc")]
     figures = [found / len(chosen) if chosen else None, found / len(relevant), len(chosen) / len(human)]
-    cells = ["-" if one is None else f"{one:.2f}" for one in (*figures, agreement.kappa_binary, agreement.auc)]
+    cells = ["-" if one is None else f"{one:.2f}" for one in (*figures, *agreed)]
     return f"| {method} | {' | '.join(cells)} | {agreement.failures} | {seconds:.0f} |"
 
 
