@@ -44,13 +44,13 @@ def load_encoder(name: str) -> Any:
         ) from None
 
 
-def encode_passages(encoder: Any, model: str, texts: Sequence[str]) -> NDArray[np.float32]:
+def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
     """Embeddings of `texts` in their order: [texts, dimensions], float32, from the cache where they are there.
 
     `model` is the local folder or Hub id that `encoder`, a `SentenceTransformer`, was loaded from; models of the Hub
-    are not cached, since their files can change under a name.
+    are not cached, since their files can change under a name, and neither is one without a name.
     """
-    if not Path(model).is_dir():
+    if model is None or not Path(model).is_dir():
         return _encode(encoder, texts)
     # Kept in sorted order, so that the order in which somebody holds the corpus does not matter.
     order = sorted(range(len(texts)), key=texts.__getitem__)
