@@ -29,15 +29,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LABELKIT_CACHE") or Path.home() / ".cache" / "labelkit")
 
 
-def load_encoder(name: str) -> Any:
-    """A `SentenceTransformer` from a local folder or the Hub. Raises `UsageError` where there is none."""
+def load_encoder(name: str, *, trust_remote_code: bool = False) -> Any:
+    """A `SentenceTransformer` from a local folder or the Hub. Raises `UsageError` where there is none.
+
+    Code that comes with a model is run only with `trust_remote_code`.
+    """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise MissingPackageError("sentence-transformers", "train") from None
     hide_loading_bars()
     try:
-        return SentenceTransformer(name)
+        return SentenceTransformer(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a missing or damaged folder makes the loaders raise
         raise UsageError(
             f"cannot load the model {name!r}: {first_line(error)}; give a model folder or a Hub id"

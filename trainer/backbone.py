@@ -15,7 +15,7 @@ from trainer.search import load_model
 
 def build_model(config: FitConfig) -> SentenceTransformer:
     """The encoder that the settings describe, ready to be trained. Raises `UsageError` where it cannot follow them."""
-    model = load_model(config.model)
+    model = load_model(config.model, trust_remote_code=config.trust_remote_code)
     if config.pooling is not None:
         model = _with_pooling(model, config)
     for name, prompt in (("query", config.query_prompt), ("document", config.passage_prompt)):
@@ -32,6 +32,10 @@ def build_model(config: FitConfig) -> SentenceTransformer:
 
 def check_model(model: SentenceTransformer, config: FitConfig) -> None:
     """Raise `UsageError` where the model cannot do what the settings ask."""
+    if config.precision == "fp16" and model.device.type == "cpu":
+        raise UsageError("precision fp16 needs a GPU; on a CPU use bf16 or float32")
+    if config.precision == "bf16" and model.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UsageError("this GPU does not compute in bf16; set precision to fp16 or float32")
     limit = model.max_seq_length
     for name in ("max_query_length", "max_passage_length"):
         wanted = getattr(config, name)

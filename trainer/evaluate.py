@@ -101,9 +101,9 @@ class Contender(NamedTuple):
     """The folder it was loaded from, under which its embeddings are kept; None for one that is only in memory."""
 
 
-def load_contender(name: str) -> Contender:
+def load_contender(name: str, *, trust_remote_code: bool = False) -> Contender:
     """A model from a local folder or the Hub."""
-    return Contender(name, load_model(name), name)
+    return Contender(name, load_model(name, trust_remote_code=trust_remote_code), name)
 
 
 def evaluate(

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -25,7 +26,7 @@ from transformers import set_seed
 
 from labelkit import artifact
 from labelkit.console import say
-from labelkit.errors import LabelkitError, MissingPackageError
+from labelkit.errors import ArtifactError, LabelkitError, MissingPackageError
 from trainer.backbone import build_model, freeze_unused, merge_adapters, prompt_of
 from trainer.card import model_card
 from trainer.checkpoints import Checkpoints, read_weights, step_of
@@ -161,7 +162,10 @@ def _run_stage(
         if newest is not None and main:
             say(f"stage {number} goes on from step {step_of(newest)}")
         start = time.perf_counter()
-        outcome = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        try:
+            outcome = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        except UnpicklingError:
+            raise ArtifactError(f"{newest} holds more than tensors: it is no checkpoint of ours; remove it") from None
         seconds = time.perf_counter() - start
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     report = StageReport(

@@ -137,7 +137,7 @@ class GroupTrainer(SentenceTransformerTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The weights and the temperature: all that a stage changes."""
-        facts = {"log_temperature": repr(float(self.multi_positive.log_temperature))}
+        facts = {"log_temperature": repr(self.multi_positive.log_temperature.item())}
         kept.write_weights(Path(str(output_dir)) / kept.WEIGHTS, self.model, facts)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -286,7 +286,7 @@ def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransfo
     return SentenceTransformerTrainingArguments(
         output_dir=str(place.folder),
         max_steps=steps,
-        use_cpu=_share_the_cpu(),
+        use_cpu=processes().device.type == "cpu",
         bf16=config.precision == "bf16",
         fp16=config.precision == "fp16",
         gradient_checkpointing=config.gradient_checkpointing,

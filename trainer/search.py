@@ -86,12 +86,12 @@ def read_collections(folders: Sequence[Path], split: str) -> list[Collection]:
     return [read_collection(folder, split) for folder in folders]
 
 
-def load_model(name: str) -> SentenceTransformer:
-    """A model from a local folder or the Hub.
+def load_model(name: str, *, trust_remote_code: bool = False) -> SentenceTransformer:
+    """A model from a local folder or the Hub; code that comes with it is run only with `trust_remote_code`.
 
     Raises `UsageError` where there is none, or where its similarity is neither cosine nor dot.
     """
-    model: SentenceTransformer = load_encoder(name)
+    model: SentenceTransformer = load_encoder(name, trust_remote_code=trust_remote_code)
     if model.similarity_fn_name not in SIMILARITIES:
         raise UsageError(
             f"the model {name!r} compares by {model.similarity_fn_name} similarity; "

@@ -28,6 +28,9 @@ def evaluate(
     max_passage_length: Annotated[int | None, typer.Option(help="Tokens; default: the model's limit.")] = None,
     dimensions: Annotated[int | None, typer.Option(help="Keep the first so many of an embedding.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder for a TREC run a model and collection.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, values per query included.")
     ] = False,
@@ -40,7 +43,7 @@ def evaluate(
 
     # All data and models first: a wrong name should not cost an hour.
     collections = read_collections(data, split)
-    contenders = [load_contender(name) for name in (model, *(compare or ()))]
+    contenders = [load_contender(name, trust_remote_code=trust_remote_code) for name in (model, *(compare or ()))]
     result = run(
         contenders,
         collections,

@@ -46,6 +46,9 @@ def fit(
     weight_decay: Annotated[float | None, typer.Option(help="Default 0.01.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Default 0.05 for cosine, 1.0 for dot.")] = None,
     similarity: Annotated[str | None, typer.Option(help="cosine (default) or dot.")] = None,
+    trust_remote_code: Annotated[
+        bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, cls, lasttoken, … Default: the model's.")] = None,
     false_negative_margin: Annotated[
         float | None,
@@ -113,7 +116,7 @@ def card_measure(settings: "FitConfig", name: str, folders: list[Path]) -> "Meas
 
     def measure(model: "SentenceTransformer") -> "EvalResult":
         lengths = Lengths(settings.max_query_length, settings.max_passage_length)
-        contenders = [Contender(name, model), load_contender(settings.model)]
-        return evaluate(contenders, collections, lengths=lengths, progress=console.say)
+        before = load_contender(settings.model, trust_remote_code=settings.trust_remote_code)
+        return evaluate([Contender(name, model), before], collections, lengths=lengths, progress=console.say)
 
     return measure
