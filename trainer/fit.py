@@ -34,6 +34,7 @@ from trainer.config import LOGGERS, FitConfig
 from trainer.data import Collator, TrainingSet
 from trainer.dev import Dev, make_dev
 from trainer.evaluate import EvalResult
+from trainer.foreign import our_dataset
 from trainer.group_trainer import GroupTrainer, Place, processes, steps_of
 from trainer.store import Store, open_store
 from trainer.tokens import token_cache
@@ -91,14 +92,15 @@ class FitReport:
 def fit(dataset: Path, output: Path, config: FitConfig, command: str, evaluation: Measure | None = None) -> FitReport:
     """Train `config.model` on the dataset folder and write the model to `output`.
 
-    Raises `ArtifactError` for a dataset that is not whole or an output that stands in the way, `DataError`
-    for one without positives, `UsageError` for settings that the model cannot follow. `command` is what the
-    manifest says was run; what `evaluation` finds goes into the manifest and the card.
+    The dataset may be in a format of `labelkit.formats` too. Raises `ArtifactError` for one that is not whole or an
+    output that stands in the way, `DataError` for one without positives, `UsageError` for settings that the model
+    cannot follow. `command` is what the manifest says was run; what `evaluation` finds goes into the manifest and the
+    card.
     """
     state = processes()
     artifact.refuse_foreign(output, KIND)
     _check_loggers(config)
-    store = open_store(dataset)
+    store = open_store(our_dataset(dataset))
     known = config.known_labels()
     training_sets = [TrainingSet(store, stage, known) for stage in config.stage_configs()]
     dev = make_dev(config)
@@ -106,7 +108,7 @@ def fit(dataset: Path, output: Path, config: FitConfig, command: str, evaluation
     model = build_model(config)
     if state.num_processes > 1:
         freeze_unused(model)
-    checkpoints = Checkpoints(output.with_name(output.name + ".checkpoints"), _identity(dataset, config))
+    checkpoints = Checkpoints(output.with_name(output.name + ".checkpoints"), _identity(store.key, config))
     checkpoints.check()
     try:
         stages = tuple(_run_stages(model, training_sets, checkpoints, dev))
@@ -219,11 +221,11 @@ def _check_loggers(config: FitConfig) -> None:
             raise MissingPackageError(LOGGERS[name], name)
 
 
-def _identity(dataset: Path, config: FitConfig) -> dict[str, Any]:
+def _identity(key: str, config: FitConfig) -> dict[str, Any]:
     """What decides the result of a run, beside the code."""
     return {
         **config.model_dump(mode="json", exclude=set(HARMLESS)),
-        "dataset": artifact.file_sha256(dataset / artifact.MANIFEST),
+        "dataset": key,
         "processes": processes().num_processes,
         **{package: version(package) for package in PACKAGES},
     }
@@ -242,7 +244,7 @@ def _write_model(
     """Weights, card and facts of the finished model."""
     model.save_pretrained(str(draft.path), create_model_card=False)
     result = evaluation(model) if evaluation is not None else None
-    draft.inputs[str(dataset)] = artifact.file_sha256(dataset / artifact.MANIFEST)
+    draft.inputs[str(dataset)] = store.key
     draft.facts |= {
         "config": config.model_dump(mode="json"),
         "packages": {package: version(package) for package in PACKAGES},

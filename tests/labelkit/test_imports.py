@@ -8,7 +8,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 MODULES = sorted(path for package in ("labelkit", "trainer") for path in (REPOSITORY / package).rglob("*.py"))
-FOR_TRAINER = {"schema", "errors", "artifact", "dataset", "sources", "console", "encode", "formats"}
+FOR_TRAINER = {"schema", "errors", "artifact", "dataset", "sources", "console", "encode", "formats", "import_grades"}
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from trainer.evaluate import EvalResult
     from trainer.fit import Measure, StageReport
 
-Dataset = Annotated[Path, typer.Argument(help="Dataset folder, as `labelkit mix` writes it.")]
+Dataset = Annotated[
+    Path,
+    typer.Argument(help="Folder of `labelkit mix`, or data of Tevatron, sentence-transformers, …"),
+]
 Model = Annotated[str | None, typer.Option(help="Model to start from: a local folder or a name on the Hub.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")]
 
