@@ -171,7 +171,7 @@ def make_judge(
     several = {"permutations": reading.permutations} if method.listwise else {"votes": reading.votes} if drawn else {}
     fields: dict[str, Any] = {
         "kind": "llm",
-        "name": settings.model,
+        "name": settings.called,
         **facts._asdict(),
         "method": prompt.method,
         "prompt_name": prompt.name,
@@ -187,7 +187,7 @@ def make_judge(
     identity = {key: value for key, value in fields.items() if key not in provenance}
     identity |= {"model": facts.revision or settings.model, "served": served}
     digest = hashlib.sha256(canonical_json([identity, fields["decoding"], fields["seed"]]).encode()).hexdigest()
-    judge = Judge(judge_id=f"{prompt.method}-{Path(settings.model).name}-{digest[:16]}", **fields)
+    judge = Judge(judge_id=f"{prompt.method}-{Path(settings.called).name}-{digest[:16]}", **fields)
     return judge, hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
 

@@ -109,6 +109,12 @@ class Settings(NamedTuple):
     folder: Path | None = None
     """The folder of the run, where an engine may keep a record of its own."""
 
+    @property
+    def called(self) -> str:
+        """The model as provenance names it: of a local folder the name alone, for its path says who runs it where."""
+        folder = Path(self.model)
+        return folder.resolve().name if folder.is_dir() else self.model
+
 
 class EngineFacts(NamedTuple):
     """What provenance keeps of an engine: these fields become those of the `Judge`."""

@@ -282,7 +282,7 @@ def model_facts(engine: str, version: str, settings: Settings, dtype: str, token
     return EngineFacts(
         engine=engine,
         engine_version=version,
-        model_answered=settings.model,
+        model_answered=settings.called,
         revision=model_revision(settings),
         dtype=dtype,
         chat_template_sha256=hashlib.sha256(template.encode()).hexdigest() if template is not None else None,

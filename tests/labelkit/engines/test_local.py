@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -230,3 +231,8 @@ def test_the_common_prefix_of_rows():
     assert common_prefix([[1, 2, 3], [1, 2, 4, 5]]) == [1, 2]
     assert common_prefix([[1, 2], [1, 2]]) == [1, 2]
     assert common_prefix([[1], [2]]) == common_prefix([[], [1]]) == common_prefix([]) == []
+
+
+def test_provenance_names_a_local_folder_and_not_its_path(tiny_qwen):
+    assert Settings(f"{tiny_qwen}/").called == engine_for(tiny_qwen).facts.model_answered == Path(tiny_qwen).name
+    assert Settings("Qwen/Qwen2.5-7B-Instruct").called == "Qwen/Qwen2.5-7B-Instruct"
