@@ -5,7 +5,6 @@ alone: the same journal gives the same bytes, and a run that was killed goes on 
 twice.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +32,8 @@ from labelkit.tasks import (
     asked_of,
     canonical_json,
     complete,
+    digest,
+    identity_of,
     read_texts,
 )
 from labelkit.tokens import context_of, tokens_of
@@ -181,14 +182,10 @@ def make_judge(
         "decoding": canonical_json(decoding | defended | several | served),
         "seed": reading.seed if method.listwise or drawn else None,
     }
-    # What the model was called by its path is no part of what it says, and engine versions are provenance, not
-    # identity.
-    provenance = ("name", "model_answered", "engine_version", "decoding", "seed")
-    identity = {key: value for key, value in fields.items() if key not in provenance}
-    identity |= {"model": facts.revision or settings.model, "served": served}
-    digest = hashlib.sha256(canonical_json([identity, fields["decoding"], fields["seed"]]).encode()).hexdigest()
-    judge = Judge(judge_id=f"{prompt.method}-{Path(settings.called).name}-{digest[:16]}", **fields)
-    return judge, hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+    judge = Judge(judge_id="", **fields)
+    identity = identity_of(judge)
+    name = f"{prompt.method}-{Path(settings.called).name}-{digest([identity, judge.decoding, judge.seed])[:16]}"
+    return judge.model_copy(update={"judge_id": name}), digest(identity)
 
 
 def served_by(base_urls: Sequence[str]) -> dict[str, Any]:

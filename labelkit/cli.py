@@ -16,6 +16,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "redteam": judges.redteam,
     "mix": datasets.mix,
     "audit": datasets.audit,
+    "show": datasets.show,
     "export": exchange.export,
     "verify": upkeep.verify,
     "prompts": judging.prompts,

@@ -232,6 +232,13 @@ class Journal(Store):
             if row[0] == key and row[-1] == digest_of(*row[:-1]):
                 yield row
 
+    def records(self) -> Iterator[tuple[str, int, str, int | None, float | None, str]]:
+        """Key, attempt, reply as JSON, tokens, dollars and time of every whole record, in the order of writing."""
+        for *fields, digest in self._rows(f"SELECT {REPLY} FROM replies ORDER BY row"):
+            if digest == digest_of(*fields):
+                key, attempt, reply, _, tokens, usd, at = fields
+                yield key, attempt, reply, tokens, usd, at
+
     def models(self) -> int:
         """How many different answerers, by model and fingerprint, the replies name; damaged replies may add to it."""
         names = "json_extract(reply, '$.model'), json_extract(reply, '$.fingerprint')"

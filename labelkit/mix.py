@@ -19,6 +19,7 @@ from labelkit.checks import DROPS, LEAKS, open_train, run_checks
 from labelkit.decide import example_rows, label_table, pair_table, slices
 from labelkit.errors import DataError, UnknownNameError, UsageError
 from labelkit.evaluation import files_of, read_evaluation
+from labelkit.exchanges import save_provenance
 from labelkit.findings import Scope
 from labelkit.gather import Inputs, check_known, save_judgements, save_texts, source_facts
 from labelkit.policies import Rules, policy_named
@@ -41,6 +42,7 @@ def mix(inputs: Inputs, rules: Rules, target: Path, command: str) -> dict[str, A
         with duck.session(draft.path / SCRATCH) as db:
             save_texts(db, draft, inputs.data)
             judges = save_judgements(db, draft, inputs)
+            save_provenance(db, draft, inputs.labels)
             check_known(db, draft.path)
             for name in ("judgements", "queries"):
                 db.execute(f"CREATE VIEW {name} AS FROM {duck.parquet(draft.path / f'{name}.parquet')}")

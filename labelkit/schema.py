@@ -185,3 +185,18 @@ EXAMPLE_SCHEMA = pa.schema(
         for suffix, (_, arrow_type) in LABEL_COLUMNS.items()
     ]
 )
+PROMPT_SCHEMA = pa.schema([("prompt_sha256", pa.string()), ("content", pa.string())])
+"""The prompts of the judges, as their files were read."""
+REPLY_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("reply", pa.string()),
+        ("tries", pa.int32()),
+        ("tokens", pa.int64()),
+        ("cost", pa.float64()),
+        ("answered_at", pa.string()),
+    ]
+)
+"""The replies that stand behind judgements, by the key that these name: the last reply to each request as JSON, how
+many there were, what all of them cost in tokens and US dollars, and when the last came (UTC).
+"""

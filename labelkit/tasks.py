@@ -20,7 +20,7 @@ from labelkit.methods.steps import Ask
 from labelkit.methods.utilsel import ANSWER_TOKENS
 from labelkit.pool import Pool
 from labelkit.prompts import Prompt
-from labelkit.schema import SCHEMA_VERSION
+from labelkit.schema import SCHEMA_VERSION, Judge
 from labelkit.tokens import Tokens, bound
 
 PASSAGE_WORDS = 300
@@ -238,6 +238,16 @@ def windows(order: Sequence[str], sizes: Mapping[str, int], room: int | None) ->
         if room is None or all(sum(sizes[pid] for pid in part) <= room for part in cut):
             return cut
     return [[pid] for pid in order]
+
+
+def identity_of(judge: Judge) -> dict[str, Any]:
+    """What of a judge may change a reply. What its model was called by its path is no part of that, and engine
+    versions are provenance.
+    """
+    provenance = ("judge_id", "name", "model_answered", "engine_version", "decoding", "seed")
+    kept = {name: value for name, value in judge.model_dump().items() if name not in provenance}
+    served = {name: value for name, value in json.loads(judge.decoding or "{}").items() if name == "base_url"}
+    return kept | {"model": judge.revision or judge.name, "served": served}
 
 
 def request_key(identity: str, request: Request) -> str:

@@ -1,4 +1,4 @@
-"""Commands that make datasets and look into them: mix, audit."""
+"""Commands that make datasets and look into them: mix, audit, show."""
 
 import json
 import math
@@ -117,6 +117,24 @@ def audit(
         print(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
         print_findings(findings)
+
+
+def show(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    query: Annotated[str, typer.Option(help="Id of a query.")],
+    passage: Annotated[str | None, typer.Option(help="Id of one of its passages: show this label alone.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a query's labels and what stands behind them: judge, prompt, request, raw reply, price, date."""
+    from labelkit.evidence import find
+    from labelkit.show import as_json as plain
+    from labelkit.show import print_shown
+
+    example, shown = find(dataset, query, passage)
+    if as_json:
+        print(json.dumps(plain(example, shown), indent=2, ensure_ascii=False))
+    else:
+        print_shown(example, shown, everything=passage is not None)
 
 
 def with_weight(text: str) -> tuple[str, float]:

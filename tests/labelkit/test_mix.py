@@ -332,7 +332,8 @@ def test_the_folder_holds_every_judgement_and_judge(labels, beir, tmp_path):
     dataset = read_dataset(target)
     judged = sum(len(read_labels(folder)[0]) for folder in (labels, tmp_path / "garbage"))
     assert dataset.manifest["rows"] == {
-        "train": 3, "corpus": 6, "queries": 3, "judges": 3, "judgements": judged + 7,
+        "train": 3, "corpus": 6, "queries": 3, "judges": 3, "judgements": judged + 7, "prompts": 1, "replies": judged,
+        "ballots": 0,
     }  # fmt: skip
     facts = dataset.manifest["facts"]
     assert facts.items() >= totals.items()
@@ -342,7 +343,7 @@ def test_the_folder_holds_every_judgement_and_judge(labels, beir, tmp_path):
         *(str(beir / name) for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")),
         *(str(folder / "manifest.json") for folder in (labels, tmp_path / "garbage")),
     }
-    assert sorted(path.suffix for path in target.iterdir()) == [".json", ".md", *[".parquet"] * 5]
+    assert sorted(path.suffix for path in target.iterdir()) == [".json", ".md", *[".parquet"] * 8]
 
 
 def test_human_labels_alone_and_llm_labels_alone_make_datasets(labels, beir, tmp_path):
@@ -375,7 +376,7 @@ def test_the_same_inputs_give_the_same_bytes(labelkit, labels, beir, tmp_path, p
         assert called.code == 0, called.err
         assert json.loads(called.out)["queries"] == 3
         seen.append({path.name: path.read_bytes() for path in target.iterdir()})
-    assert len(seen[0]) == (9 if policy == "staged" else 7)
+    assert len(seen[0]) == (12 if policy == "staged" else 10)
     assert seen[0] == seen[1]
 
 
