@@ -27,6 +27,8 @@ class Rater(NamedTuple):
     kind: str
     """human, llm or imported."""
     judgements: dict[Pair, Judgement]
+    label_grades: tuple[int, ...] | None = None
+    """Grade of each label behind the probabilities of its judgements."""
 
 
 class Spread(NamedTuple):
@@ -117,7 +119,7 @@ def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
         judgements, judges, _ = read_labels(folder)
         for judge in judges:
             mine = {(row.query_id, row.passage_id): row for row in judgements if row.judge_id == judge.judge_id}
-            raters.append(Rater(judge.judge_id, judge.name, judge.kind, mine))
+            raters.append(Rater(judge.judge_id, judge.name, judge.kind, mine, judge.label_grades))
     return sorted([*raters, *map(human_rater, human)], key=lambda rater: rater.kind != "human")
 
 

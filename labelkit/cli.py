@@ -13,6 +13,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "annotate": judging.annotate,
     "import": exchange.import_made,
     "agree": judges.agree,
+    "calibrate": judges.calibrate,
+    "select": judges.select,
     "redteam": judges.redteam,
     "mix": datasets.mix,
     "audit": datasets.audit,

@@ -62,16 +62,26 @@ def make_pool(folder: Path, split: str | None, recipe: Recipe, target: Path, com
         for candidate in fuse(query_id, [(name, run.get(query_id, {})) for name, run in ranked], human, recipe.depth)
     ]
     with artifact.writing(target, KIND, command) as draft:
-        used = sorted({candidate.passage_id for candidate in candidates})
-        draft.write_table("candidates", records_to_candidates(candidates))
-        draft.write_table("queries", records_to_table(data.queries.values(), QUERY_SCHEMA))
-        draft.write_table("passages", records_to_table((data.corpus[pid] for pid in used), PASSAGE_SCHEMA))
+        write_tables(draft, candidates, data.queries, data.corpus)
         draft.inputs = {str(path): artifact.file_sha256(path) for path in input_files(folder, split, recipe)}
         draft.facts = {
             "recipe": [str(value) for value in recipe],
             "queries_without_candidates": empty(data, candidates),
         }
     return read_pool(target)
+
+
+def write_tables(
+    draft: artifact.Draft,
+    candidates: Sequence[Candidate],
+    queries: Mapping[str, Query],
+    passages: Mapping[str, Passage],
+) -> None:
+    """The tables of a pool: candidates in judging order, all queries, and the passages that are candidates."""
+    used = sorted({candidate.passage_id for candidate in candidates})
+    draft.write_table("candidates", records_to_candidates(candidates))
+    draft.write_table("queries", records_to_table(queries.values(), QUERY_SCHEMA))
+    draft.write_table("passages", records_to_table((passages[pid] for pid in used), PASSAGE_SCHEMA))
 
 
 def read_pool(folder: Path, *, verify: bool = True) -> Pool:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from labelkit import console
-from labelkit.errors import UnknownNameError
+from labelkit.errors import UnknownNameError, UsageError
 from labelkit.options import MODEL, EngineName, Json, Output, Revision, Tokenizer
 
 
@@ -91,3 +91,78 @@ def redteam(
         print(json.dumps(found, indent=2))
     else:
         print_attacks(found)
+
+
+def calibrate(
+    labels: Annotated[list[Path], typer.Argument(help="Labels folders: every judge in them is a feature.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write; with --apply a labels folder.")],
+    human: Annotated[Path | None, typer.Option(help="Human qrels to fit to.")] = None,
+    apply: Annotated[Path | None, typer.Option(help="A calibration to apply to these labels.")] = None,
+    data: Annotated[Path | None, typer.Option(help="BEIR folder, where retrieval scores are features.")] = None,
+    bm25: Annotated[bool, typer.Option("--bm25", help="BM25 is a feature.")] = False,
+    dense: Annotated[list[str] | None, typer.Option(help="A dense model whose similarity is a feature.")] = None,
+    line: Annotated[
+        float, typer.Option(min=0, max=1, help="Probability from which a pair is a positive in the estimates.")
+    ] = 0.5,
+    selection: Annotated[
+        Path | None, typer.Option(help="Pool of labelkit select: the estimates use its random share alone.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn scores into probabilities and grades that agree with people; with --apply, write them as labels."""
+    command = console.command_line("labelkit")
+    if (human is None) == (apply is None):
+        raise UsageError("give either --human QRELS to fit, or --apply FILE to use a calibration")
+    if apply:
+        from labelkit.recalibrate import recalibrate
+
+        count = recalibrate(apply, labels, data, output, command)
+        console.say(f"{output}: {count:,} judgements, calibrated")
+        return
+    from labelkit.calibrate import calibrate as run
+    from labelkit.calibrate import print_calibration
+    from labelkit.calibration import write_calibration
+    from labelkit.select import chances
+
+    assert human is not None
+    weights = chances(selection) if selection else None
+    fitted = run(labels, human, data=data, bm25=bm25, dense=dense or [], line=line, weights=weights, command=command)
+    write_calibration(fitted, output)
+    if as_json:
+        print(fitted.model_dump_json(indent=2))
+    else:
+        print_calibration(fitted)
+    console.say(f"{output}: {fitted.model} on {fitted.report['pairs']:,} pairs")
+
+
+def select(
+    labels: Annotated[list[Path], typer.Argument(help="Labels folders of that pool.")],
+    output: Output,
+    pool: Annotated[Path, typer.Option(help="Pool that was judged.")],
+    budget: Annotated[int, typer.Option(min=1, help="Pairs to choose.")],
+    random_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of them drawn at random, which keeps estimates unbiased.")
+    ] = 0.3,
+    human: Annotated[Path | None, typer.Option(help="Human qrels: pairs that they grade are left out.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Calibration that says how sure the judges are.")] = None,
+    data: Annotated[Path | None, typer.Option(help="BEIR folder, where the calibration uses retrieval scores.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random share.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Choose the pairs worth a person's or a stronger judge's time, as a pool: unsure, disputed, and a random share."""
+    from labelkit.select import Budget
+    from labelkit.select import select as run
+
+    counts = run(
+        labels,
+        pool,
+        output,
+        Budget(budget, random_share, seed),
+        human=human,
+        calibration=calibration,
+        data=data,
+        command=console.command_line("labelkit"),
+    )
+    if as_json:
+        print(json.dumps(counts))
+    console.say(f"{output}: " + ", ".join(f"{count} {reason.partition(':')[2]}" for reason, count in counts.items()))
