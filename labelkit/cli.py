@@ -20,6 +20,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "audit": datasets.audit,
     "show": datasets.show,
     "export": exchange.export,
+    "publish": exchange.publish,
+    "pull": exchange.pull,
     "verify": upkeep.verify,
     "prompts": judging.prompts,
 }

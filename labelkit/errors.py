@@ -8,6 +8,7 @@ LabelkitError                 the work failed: exit code 1
 ├── ArtifactError             a folder of ours is incomplete, damaged, or in the way
 ├── JournalError              the record of replies is locked by another process or damaged
 ├── EngineError               a judge cannot be loaded or stopped answering
+├── RemoteError             another place (the Hub, a bucket) refuses or cannot be reached
 ├── BudgetError               the caps on tokens or dollars allow no more; what was judged is written
 └── NotYetError               work that goes on elsewhere: exit code 75, the same command later collects it
 
@@ -59,6 +60,10 @@ class JournalError(LabelkitError):
 
 class EngineError(LabelkitError):
     """A judge could not be loaded, reached, or asked."""
+
+
+class RemoteError(LabelkitError):
+    """The Hub or another store of files refused, or could not be reached."""
 
 
 class BudgetError(LabelkitError):

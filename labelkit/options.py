@@ -5,13 +5,25 @@ from typing import Annotated
 
 import typer
 
+
+def here(location: str) -> Path:
+    """A path, or the local copy of what stands at an address (s3://, gs://, hf://)."""
+    from labelkit.remote import local
+
+    return local(location)
+
+
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 PositiveGrade = Annotated[
     int, typer.Option(min=1, max=3, help="Lowest human grade that makes a positive; 1 for binary qrels.")
 ]
+DatasetFolder = Annotated[
+    Path, typer.Argument(metavar="DATASET", parser=here, help="Dataset folder, local or at s3://, gs://, hf://.")
+]
 Source = Annotated[
-    Path, typer.Argument(metavar="POOL", help="Pool folder, or a BEIR folder to pool with the defaults.")
+    Path,
+    typer.Argument(metavar="POOL", parser=here, help="Pool folder, or a BEIR folder to pool with the defaults."),
 ]
 MODEL = typer.Option(help="Local folder, Hub id, or the name the server knows.")
 Model = Annotated[str, MODEL]

@@ -1,4 +1,4 @@
-"""Commands that trade with other tools and people: import, export."""
+"""Commands that trade with other tools and the Hub: import, export, publish, pull."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from labelkit import console
 from labelkit.errors import UnknownNameError, UsageError
-from labelkit.options import Output, PositiveGrade
+from labelkit.options import DatasetFolder, Output, PositiveGrade, here
 
 FORMAT_NAMES = (
     "beir, trec, msmarco, tevatron, tevatron-classic, flag-embedding, st-triplet, st-ntuple, st-labeled-list, "
@@ -16,7 +16,9 @@ FORMAT_NAMES = (
 
 
 def import_made(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="File or folder that was made elsewhere.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", parser=here, help="File or folder, local or at s3://, gs://, hf://.")
+    ],
     output: Output,
     judge: Annotated[str, typer.Option(help="Name of who made these labels.")],
     kind: Annotated[str, typer.Option(help="Of the grades of a qrels file: human, llm or imported.")] = "imported",
@@ -50,15 +52,66 @@ def import_made(
 
 
 def export(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    dataset: DatasetFolder,
     to: Annotated[str, typer.Option(help=f"Format: {FORMAT_NAMES}.")],
-    output: Output,
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write, local or at s3:// or gs://.")],
 ) -> None:
     """Write a dataset in the format of another tool, and say what that format cannot hold."""
+    from labelkit.export import KIND
     from labelkit.export import export as run
+    from labelkit.remote import delivered
 
-    made = run(dataset, output, to, console.command_line("labelkit"))
+    with delivered(output, KIND) as folder:
+        made = run(dataset, folder, to, console.command_line("labelkit"))
     console.say(f"{output}: " + ", ".join(f"{file} {rows:,}" for file, rows in made.rows.items()))
     console.say(f"  {to} has no place for: {'; '.join(made.lacks)}")
     for what, count in made.left_out.items():
         console.say(f"  left out: {count:,} {what}")
+
+
+def publish(
+    dataset: DatasetFolder,
+    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Dataset repository on the Hugging Face Hub.")],
+    licence: Annotated[str | None, typer.Option("--license", help="Of the dataset, such as cc-by-4.0.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Of the texts, such as en; may be repeated.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="Dataset that texts or labels come from: Hub id or address; repeatable.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="For the card; default: the folder's name.")] = None,
+    note: Annotated[str | None, typer.Option(help="A paragraph for the card.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Name of this version; default: from its manifest's sha256.")] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="Publish in spite of: unlicensed, unaudited, leaking; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print all that would be sent, and send nothing.")] = False,
+) -> None:
+    """Send a dataset with its card to the Hugging Face Hub. The same command again goes on where it stopped."""
+    from labelkit.card import Publication
+    from labelkit.publish import REFUSALS
+    from labelkit.publish import publish as run
+
+    for name in allow or ():
+        if name not in REFUSALS:
+            raise UnknownNameError("refusal", name, REFUSALS)
+    about = Publication(repo, licence, tuple(language or ()), tuple(source or ()), title, note)
+    plan = run(dataset, about, private=private, tag=tag, allow=allow or (), dry_run=dry_run)
+    if dry_run:
+        print(f"{plan.repo_id}, {'private' if private else 'public'}, tag {plan.tag}")
+        for file in plan.files:
+            print(f"{file.size:>14,}  {file.name}")
+        print(f"\n{plan.card}")
+    else:
+        console.say(f"{plan.repo_id}: {len(plan.files)} files, tag {plan.tag}")
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Dataset repository on the Hugging Face Hub.")],
+    output: Output,
+    revision: Annotated[str | None, typer.Option(help="Tag, branch or commit; default: the newest.")] = None,
+) -> None:
+    """Fetch a published dataset and check every file. The same command again goes on where it stopped."""
+    from labelkit.publish import pull as run
+
+    manifest = run(repo, output, revision)
+    console.say(f"{output}: {len(manifest['files'])} files as they were published")

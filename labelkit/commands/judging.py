@@ -28,11 +28,14 @@ from labelkit.options import (
     Source,
     Tokenizer,
     Votes,
+    here,
 )
 
 
 def pool(
-    data: Annotated[Path, typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", parser=here, help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/.")
+    ],
     output: Output,
     split: Annotated[str | None, typer.Option(help="Pool only the queries that these qrels judge.")] = None,
     bm25: Annotated[int, typer.Option(min=0, help="Passages a query from BM25; 0 for none.")] = 30,

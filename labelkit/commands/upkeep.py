@@ -6,10 +6,13 @@ from typing import Annotated
 import typer
 
 from labelkit import console
+from labelkit.options import here
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Any folder that labelkit or trainer wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", parser=here, help="Any folder that labelkit or trainer wrote.")
+    ],
 ) -> None:
     """Check a folder against its manifest: every file, byte for byte."""
     from labelkit.artifact import manifest_kind, read_manifest

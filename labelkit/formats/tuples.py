@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from labelkit.artifact import PARQUET
 from labelkit.errors import DataError
 from labelkit.formats.base import Collector, Found, View, Written, judge_of
 from labelkit.formats.grouped import list_of, with_positives
@@ -85,7 +86,7 @@ def write_lists(view: View, folder: Path) -> Written:
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> int:
     """Write rows to Parquet, some at a time; returns how many."""
     count = 0
-    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+    with pq.ParquetWriter(path, schema, **PARQUET) as writer:
         left = iter(rows)
         while some := list(islice(left, 4096)):
             writer.write_table(pa.Table.from_pylist(some, schema=schema))

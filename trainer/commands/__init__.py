@@ -1,1 +1,0 @@
-"""The bodies of the commands of `trainer`, one file a job."""
