@@ -26,9 +26,10 @@ from labelkit.pool import bm25_run
 from labelkit.schema import Example, Label, Query
 from labelkit.sources import Data, read_data
 from trainer.config import FitConfig
-from trainer.evaluate import bootstrap, load_model, search
 from trainer.fit import fit
 from trainer.objectives import OBJECTIVES
+from trainer.search import Collection, Lengths, load_model, read_collection, search
+from trainer.significance import bootstrap
 
 MEASURES = {"nDCG@10": ir_measures.nDCG @ 10, "R@100": ir_measures.R @ 100, "AP@100": ir_measures.AP @ 100}
 CONTRASTIVE = [name for name, objective in OBJECTIVES.items() if objective.against != "group"]
@@ -60,7 +61,8 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     data = read_data(given.data, given.split)
     folds = make_folds(sorted(data.qrels), given.folds)
-    untrained = partial(measure, given.model, data, list(data.qrels), given.max_length)
+    collection = read_collection(given.data, given.split)
+    untrained = partial(measure, given.model, collection, list(data.qrels), given.max_length)
     keep(given.output / f"{UNTRAINED}.json", untrained)
     for seed in range(given.seeds):
         for number, held_out in enumerate(folds):
@@ -79,7 +81,7 @@ def main() -> None:
                     seed=seed,
                 )
                 path = given.output / f"{objective}-{number}-{seed}.json"
-                keep(path, partial(train_and_measure, dataset, config, data, held_out, given.output))
+                keep(path, partial(train_and_measure, dataset, config, collection, held_out, given.output))
                 print(path.name, flush=True)
     print_table(given.output, given.objectives, given.folds, given.seeds)
 
@@ -125,25 +127,25 @@ def label(passage_id: str, grade: int) -> Label:
     return Label(passage_id=passage_id, grade=grade, source="human", judge_id="qrels")
 
 
-def train_and_measure(dataset: Path, config: FitConfig, data: Data, held_out: Sequence[str], work: Path) -> Values:
+def train_and_measure(
+    dataset: Path, config: FitConfig, collection: Collection, held_out: Sequence[str], work: Path
+) -> Values:
     """One run; its model is not kept."""
     model = work / "model"
     shutil.rmtree(model, ignore_errors=True)
     fit(dataset, model, config, "benchmarks/objectives.py")
-    values = measure(str(model), data, held_out, config.max_passage_length)
+    values = measure(str(model), collection, held_out, config.max_passage_length)
     shutil.rmtree(model)
     return values
 
 
-def measure(model: str, data: Data, query_ids: Sequence[str], max_length: int | None) -> Values:
+def measure(model: str, collection: Collection, query_ids: Sequence[str], max_length: int | None) -> Values:
     """Every measure of every query given, over the whole corpus."""
-    encoder = load_model(model)
-    encoder.max_seq_length = max_length
-    part = data._replace(
-        queries={query_id: data.queries[query_id] for query_id in query_ids},
-        qrels={query_id: data.qrels[query_id] for query_id in query_ids},
+    part = collection._replace(
+        queries={query_id: collection.queries[query_id] for query_id in query_ids},
+        qrels={query_id: collection.qrels[query_id] for query_id in query_ids},
     )
-    run = search(encoder, model, part)
+    run = search(load_model(model), model, part, lengths=Lengths(max_length, max_length))
     names = {what: name for name, what in MEASURES.items()}
     values: Values = {name: dict.fromkeys(query_ids, 0.0) for name in MEASURES}
     for found in ir_measures.iter_calc(list(names), part.qrels, run):

@@ -29,28 +29,31 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LABELKIT_CACHE") or Path.home() / ".cache" / "labelkit")
 
 
-def load_encoder(name: str) -> Any:
-    """A `SentenceTransformer` from a local folder or the Hub. Raises `UsageError` where there is none."""
+def load_encoder(name: str, *, trust_remote_code: bool = False) -> Any:
+    """A `SentenceTransformer` from a local folder or the Hub. Raises `UsageError` where there is none.
+
+    Code that comes with a model is run only with `trust_remote_code`.
+    """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise MissingPackageError("sentence-transformers", "train") from None
     hide_loading_bars()
     try:
-        return SentenceTransformer(name)
+        return SentenceTransformer(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a missing or damaged folder makes the loaders raise
         raise UsageError(
             f"cannot load the model {name!r}: {first_line(error)}; give a model folder or a Hub id"
         ) from None
 
 
-def encode_passages(encoder: Any, model: str, texts: Sequence[str]) -> NDArray[np.float32]:
+def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
     """Embeddings of `texts` in their order: [texts, dimensions], float32, from the cache where they are there.
 
     `model` is the local folder or Hub id that `encoder`, a `SentenceTransformer`, was loaded from; models of the Hub
-    are not cached, since their files can change under a name.
+    are not cached, since their files can change under a name, and neither is one without a name.
     """
-    if not Path(model).is_dir():
+    if model is None or not Path(model).is_dir():
         return _encode(encoder, texts)
     # Kept in sorted order, so that the order in which somebody holds the corpus does not matter.
     order = sorted(range(len(texts)), key=texts.__getitem__)

@@ -5,23 +5,26 @@ the file, nor the batch, nor the process a query falls into plays a part. An ind
 pair (epoch, row), so the dataset needs no state that says which epoch it is.
 """
 
-import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from labelkit.dataset import Dataset
 from labelkit.errors import DataError
 from labelkit.schema import Example, Label
 from trainer.batch import Group, Negative, Positive, lay_out, passages_of
 from trainer.config import FitConfig
+from trainer.draws import Scope, draw, draw_weighted, mixed
 from trainer.objectives import OBJECTIVES
+from trainer.selection import Selection, parse_labels, sources_of
+from trainer.store import Store
 
 EpochRow = tuple[int, int]
 """Epoch (from 0) and row of the training set. Row -1 - r stands for row r with passages and no positives, so that
@@ -40,81 +43,143 @@ class LabelledQuery:
     query_id: str
     query: str
     positives: tuple[Positive, ...]
-    """Every known positive, the best first: human before other sources, then by grade, probability and id."""
+    """Every positive of the stage, the best first: human before other sources, then by grade, probability and id."""
+    grades: dict[str, float]
+    """Grade by id of a positive; 1 where it has none."""
     negatives: tuple[Negative, ...]
     excluded: frozenset[str]
-    """Ids of all positives and of the ignored passages."""
+    """Ids of all known positives, of this stage or not, and of the ignored passages."""
     judged_negatives: frozenset[str]
+    unjudged: frozenset[str]
+    """Ids of the query's passages that no known source judged."""
 
 
 class TrainingSet(TorchDataset[Group]):
-    """The queries of a dataset that can be trained on. Queries without positives are left out and counted."""
+    """The queries of a dataset that a stage can be trained on. The others are left out and counted."""
 
-    def __init__(self, dataset: Dataset, config: FitConfig) -> None:
-        """Raises `DataError` for a label whose passage is not in the corpus, or that cannot be weighted."""
+    def __init__(self, store: Store, config: FitConfig, known: Selection | None = None) -> None:
+        """`known` are the labels that any stage of the run uses, by default those of this one. Raises `DataError` where
+        no query has a positive.
+        """
+        self.store = store
         self.config = config
-        same = _same_text(dataset)
-        labelled = [label_query(example, same, config) for example in dataset.examples]
-        _check_unique(labelled)
-        self.queries = [query for query in labelled if query.positives]
-        if not self.queries:
+        self.selected = parse_labels(config.labels)
+        self.known = self.selected if known is None else known
+        self.places = mixed(store.query_keys, (config.seed, "share")) / 2.0**64
+        """[rows of the store]: where each query stands between 0 and 1."""
+        self.rows = np.flatnonzero(self._positives())
+        """[queries]: their rows in the store."""
+        if not len(self.rows):
             raise DataError(
-                f"none of the dataset's {len(labelled)} queries has a positive; there is nothing to train on"
+                f"none of the dataset's {len(store)} queries has a positive of {config.labels!r}; "
+                "there is nothing to train on"
             )
-        used = {name for query in self.queries for name in query.excluded | query.judged_negatives}
-        self.passages = {name: dataset.corpus[name].full_text for name in sorted(used)}
-        """Text by id, of every passage that may be drawn."""
+        self.passages: Mapping[str, str] = store.passages
         self.counts = {
-            "queries": len(labelled),
-            "queries_without_positives": len(labelled) - len(self.queries),
-            "queries_without_negatives": sum(not query.negatives for query in self.queries),
-            "passages_with_the_text_of_another": len(same),
+            "queries": len(store),
+            "queries_without_positives": len(store) - len(self.rows),
+            "passages_with_the_text_of_another": len(store.same),
         }
 
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """[queries]: `key_of` each query id."""
+        return self.store.query_keys[self.rows]
+
+    def query(self, row: int) -> LabelledQuery:
+        """All that is known of one of the queries."""
+        place = self.rows[row]
+        known, selected = (sources_of(each, self.places[place]) for each in (self.known, self.selected))
+        return label_query(self.store.example(int(place)), self.store.same, self.config, known, selected)
+
     def __len__(self) -> int:
-        return len(self.queries)
+        return len(self.rows)
 
     def __getitem__(self, index: EpochRow) -> Group:
         epoch, row = index
-        group = draw_group(self.queries[row if row >= 0 else -1 - row], epoch, self.config)
+        group = draw_group(self.query(row if row >= 0 else -1 - row), epoch, self.config)
         return group if row >= 0 else inert(group)
 
+    def _positives(self) -> NDArray[np.int64]:
+        """[rows of the store]: how many positives of the selected labels each query has."""
+        counts = []
+        table = self.store.train.select([f"positive_{name}" for name in ("sources", "grades", "probabilities")])
+        start = 0
+        for batch in table.to_batches():
+            sources, grades, probabilities = (column.flatten() for column in batch.columns)
+            ends = batch.column(0).offsets.to_numpy()
+            ends = ends - ends[0]
+            places = np.repeat(self.places[start : start + len(batch)], np.diff(ends))
+            counted = np.zeros(len(sources), dtype=bool)
+            for source, share in self.selected.items():
+                counted |= pc.equal(sources, source).to_numpy(zero_copy_only=False) & (places < share)
+            for values, least in ((grades, self.config.min_grade), (probabilities, self.config.min_probability)):
+                if least is not None:
+                    counted &= pc.fill_null(pc.greater_equal(values, least), False).to_numpy(zero_copy_only=False)
+            total = np.concatenate([[0], np.cumsum(counted)])
+            counts.append(total[ends[1:]] - total[ends[:-1]])
+            start += len(batch)
+        return np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
 
-def label_query(example: Example, same: dict[str, str], config: FitConfig) -> LabelledQuery:
-    """Rank and weight the positives, and collect what may not be a negative.
 
-    `same` renames passages that repeat another's text.
+def label_query(
+    example: Example, same: Mapping[str, str], config: FitConfig, known: Collection[str], selected: Collection[str]
+) -> LabelledQuery:
+    """Rank and weight the positives of the `selected` sources, and collect what may not be a negative.
+
+    Labels of sources that are not `known` are as if they had never been given: their passages are unjudged. `same`
+    renames passages that repeat another's text.
     """
     positives: dict[str, Positive] = {}
+    grades: dict[str, float] = {}
+    excluded: set[str] = set()
+    unjudged: set[str] = set()
     for label in sorted(example.positives, key=_rank):
         name = same.get(label.passage_id, label.passage_id)
-        positives.setdefault(name, Positive(name, _weight(label, config), label.source, _target(label, 1.0)))
-    ignored = {same.get(label.passage_id, label.passage_id) for label in example.ignored}
-    excluded = frozenset(positives) | ignored
+        if label.source not in known:
+            unjudged.add(name)
+            continue
+        excluded.add(name)
+        if label.source in selected and _reaches(label, config):
+            positives.setdefault(name, Positive(name, _weight(label, config), label.source, _target(label, 1.0)))
+            grades.setdefault(name, float(max(label.grade or 1, 1)))
+    for label in example.ignored:
+        name = same.get(label.passage_id, label.passage_id)
+        (excluded if label.source in known else unjudged).add(name)
     negatives: dict[str, Negative] = {}
     for label in sorted(example.negatives, key=lambda one: one.passage_id):
         name = same.get(label.passage_id, label.passage_id)
-        if name not in excluded:
+        if label.source not in known:
+            unjudged.add(name)
+        elif name not in excluded:
             negatives.setdefault(name, Negative(name, _target(label, 0.0)))
     return LabelledQuery(
         query_id=example.query_id,
         query=example.query,
         positives=tuple(positives.values()),
+        grades=grades,
         negatives=tuple(negatives.values()),
-        excluded=excluded,
+        excluded=frozenset(excluded),
         judged_negatives=frozenset(negatives),
+        unjudged=frozenset(unjudged - excluded - set(negatives)),
     )
 
 
 def draw_group(query: LabelledQuery, epoch: int, config: FitConfig) -> Group:
-    """The group of a query in an epoch: positives by the objective's rule, judged negatives to fill it up."""
-    choose = POSITIVE_CHOICES[OBJECTIVES[config.objective].positives]
+    """The group of a query in an epoch: positives by the objective's rule, judged negatives to fill it up, then
+    passages of the query that nobody judged.
+    """
+    objective = OBJECTIVES[config.objective]
+    choose = POSITIVE_CHOICES[config.positives or objective.positives]
     scope = (config.seed, epoch, query.query_id)
-    chosen = choose([positive.passage_id for positive in query.positives], config.max_positives, scope)
+    chosen = choose(query, config.max_positives, scope)
     positives = tuple(positive for positive in query.positives if positive.passage_id in chosen)
-    filling = set(draw(query.judged_negatives, config.group_size - len(positives), scope))
-    negatives = tuple(negative for negative in query.negatives if negative.passage_id in filling)
-    return Group(query.query_id, query.query, positives, negatives, query.excluded, query.judged_negatives)
+    space = config.group_size - len(positives)
+    filling = set(draw(query.judged_negatives, space, scope))
+    negatives = [negative for negative in query.negatives if negative.passage_id in filling]
+    if objective.against != "group" and config.in_batch_negatives:  # nothing is known of them that could be distilled
+        negatives += map(Negative, sorted(draw(query.unjudged, space - len(negatives), scope)))
+    return Group(query.query_id, query.query, positives, tuple(negatives), query.excluded, query.judged_negatives)
 
 
 def inert(group: Group) -> Group:
@@ -128,35 +193,27 @@ def share_of(items: Sequence[Any], process: int, processes: int) -> Sequence[Any
     return items[process * len(items) // processes : (process + 1) * len(items) // processes]
 
 
-def draw(names: Iterable[str], count: int, scope: tuple[Any, ...]) -> list[str]:
-    """`count` of the names without replacement, uniformly: those whose hash with the scope is smallest.
-
-    The scope (seed, epoch, query id) is all the randomness there is. The order of the names plays no part.
-    """
-    keyed = blake2b(repr(scope).encode(), digest_size=16)
-
-    def key(name: str) -> tuple[bytes, str]:
-        hasher = keyed.copy()
-        hasher.update(name.encode())
-        return hasher.digest(), name
-
-    return heapq.nsmallest(count, names, key=key)
+def _best(query: LabelledQuery, count: int, scope: Scope) -> Collection[str]:
+    return [positive.passage_id for positive in query.positives[:count]]
 
 
-def _best(names: Sequence[str], count: int, scope: tuple[Any, ...]) -> Sequence[str]:
-    return names[:1]
+def _new(query: LabelledQuery, count: int, scope: Scope) -> Collection[str]:
+    return draw(query.grades, count, scope)
 
 
-def _one(names: Sequence[str], count: int, scope: tuple[Any, ...]) -> Sequence[str]:
-    return draw(names, 1, scope)
+def _by_grade(query: LabelledQuery, count: int, scope: Scope) -> Collection[str]:
+    return draw_weighted(query.grades, count, scope)
 
 
-POSITIVE_CHOICES: dict[str, Callable[[Sequence[str], int, tuple[Any, ...]], Sequence[str]]] = {
+POSITIVE_CHOICES: dict[str, Callable[[LabelledQuery, int, Scope], Collection[str]]] = {
+    "first": lambda query, count, scope: _best(query, 1, scope),
+    "random": lambda query, count, scope: _new(query, 1, scope),
+    "several": _new,
+    "new": _new,
     "best": _best,
-    "random": _one,
-    "several": draw,
+    "grade": _by_grade,
 }
-"""`Objective.positives` -> (ids best first, max_positives, scope) -> ids of its positives."""
+"""`FitConfig.positives`, or `Objective.positives` where that is not set -> (query, max_positives, scope) -> ids."""
 
 
 class BatchOrder(Sampler[list[EpochRow]]):
@@ -168,26 +225,35 @@ class BatchOrder(Sampler[list[EpochRow]]):
     drop_last = False
 
     def __init__(
-        self, queries: Sequence[LabelledQuery], batch_size: int, seed: int, process: int = 0, processes: int = 1
+        self,
+        keys: NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+        first_epoch: int = 0,
+        process: int = 0,
+        processes: int = 1,
     ) -> None:
-        self.row_of = {query.query_id: row for row, query in enumerate(queries)}
+        """`keys` `[queries]` are those of the training set, `first_epoch` what its first epoch is counted as."""
+        self.keys = keys
         self.batch_size = batch_size
         self.seed = seed
         self.process = process
         self.processes = processes
-        self.epoch = 0
+        self.first_epoch = first_epoch
+        self.epoch = first_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
-        self.epoch = epoch
+        self.epoch = self.first_epoch + epoch
 
     def __len__(self) -> int:
-        return math.ceil(len(self.row_of) / self.batch_size)
+        return math.ceil(len(self.keys) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[EpochRow]]:
-        order = draw(self.row_of, len(self.row_of), (self.seed, self.epoch, "order"))
+        # By key before by number: the order of the file plays no part even where two numbers are equal.
+        order = np.lexsort((self.keys, mixed(self.keys, (self.seed, self.epoch, "order"))))
         for start in range(0, len(order), self.batch_size):
-            rows = [self.row_of[query_id] for query_id in order[start : start + self.batch_size]]
+            rows = order[start : start + self.batch_size].tolist()
             # A process that a small batch leaves without a query takes part all the same: the others wait for it.
             share = share_of(rows, self.process, self.processes) or [-1 - rows[0]]
             yield [(self.epoch, row) for row in share]
@@ -209,42 +275,56 @@ class Collator:
     passage_prompt: str | None
     max_query_length: int | None
     max_passage_length: int | None
+    cached: Callable[[Sequence[str]], dict[str, Any]] | None = None
+    """Passage ids -> what `preprocess` gives for their texts, from tokens made before."""
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
         passage_ids = passages_of(groups)
-        queries, by_query = self._tokens(
-            "query", [group.query for group in groups], self.query_prompt, self.max_query_length
-        )
-        documents, by_passage = self._tokens(
-            "document", [self.passages[name] for name in passage_ids], self.passage_prompt, self.max_passage_length
-        )
+        texts = [group.query for group in groups]
+        tokens = self._preprocess("query", texts, self.query_prompt, self.max_query_length)
+        queries, by_query = by_length("query", tokens, len(groups))
+        documents, by_passage = by_length("document", self.passage_tokens(passage_ids), len(passage_ids))
         layout = lay_out([groups[row] for row in by_query], [passage_ids[row] for row in by_passage])
         return {**queries, **documents, "label": vars(layout).copy()}
 
-    def _tokens(
-        self, task: str, texts: list[str], prompt: str | None, max_length: int | None
-    ) -> tuple[dict[str, Any], Sequence[int]]:
+    def passage_tokens(self, passage_ids: Sequence[str]) -> dict[str, Any]:
+        """What the encoder reads for some passages."""
+        if self.cached is not None:
+            return self.cached(passage_ids)
+        return self.passage_text_tokens([self.passages[name] for name in passage_ids])
+
+    def passage_text_tokens(self, texts: list[str]) -> dict[str, Any]:
+        """The same for their texts."""
+        return self._preprocess("document", texts, self.passage_prompt, self.max_passage_length)
+
+    def _preprocess(self, task: str, texts: list[str], prompt: str | None, max_length: int | None) -> dict[str, Any]:
         limit = {} if max_length is None else {"max_length": max_length}
-        tokens = self.preprocess(texts, prompt=prompt, task=task, **limit)
-        order: Sequence[int] = range(len(texts))
-        attention = tokens.get("attention_mask")
-        # Word-vector models have no attention mask: their texts are not padded.
-        if attention is not None and attention.shape[0] == len(texts):
-            by_length = attention.sum(dim=1).argsort(descending=True, stable=True)
-            tokens = {
-                key: value[by_length] if isinstance(value, Tensor) and len(value) == len(texts) else value
-                for key, value in tokens.items()
-            }
-            order = by_length.tolist()
-        return {f"{task}_{key}": value for key, value in (tokens | {"task": task}).items()}, order
+        return self.preprocess(texts, prompt=prompt, task=task, **limit)
 
 
-def _check_unique(queries: Sequence[LabelledQuery]) -> None:
-    seen: set[str] = set()
-    for query in queries:
-        if query.query_id in seen:
-            raise DataError(f"query id {query.query_id!r} stands twice in the dataset's train table")
-        seen.add(query.query_id)
+def by_length(task: str, tokens: dict[str, Any], count: int) -> tuple[dict[str, Any], Sequence[int]]:
+    """Features of so many texts with their rows sorted, the longest first, under names that begin with the task; and
+    the old row of each.
+    """
+    attention = tokens.get("attention_mask")
+    order: Sequence[int] = range(count)
+    # Word-vector models have no attention mask: their texts are not padded.
+    if attention is not None and attention.shape[0] == count:
+        longest_first = attention.sum(dim=1).argsort(descending=True, stable=True)
+        tokens = {
+            key: value[longest_first] if isinstance(value, Tensor) and len(value) == count else value
+            for key, value in tokens.items()
+        }
+        order = longest_first.tolist()
+    return {f"{task}_{key}": value for key, value in (tokens | {"task": task}).items()}, order
+
+
+def _reaches(label: Label, config: FitConfig) -> bool:
+    """Whether a positive is good enough for the stage."""
+    for value, least in ((label.grade, config.min_grade), (label.probability, config.min_probability)):
+        if least is not None and (value is None or value < least):
+            return False
+    return True
 
 
 def _weight(label: Label, config: FitConfig) -> float:
@@ -264,26 +344,3 @@ def _rank(label: Label) -> tuple[bool, float, float, str]:
     grade = -math.inf if label.grade is None else label.grade
     probability = -math.inf if label.probability is None else label.probability
     return label.source != "human", -grade, -probability, label.passage_id
-
-
-def _same_text(dataset: Dataset) -> dict[str, str]:
-    """Passage id -> the first id with the same text, for labelled passages that repeat another's text.
-
-    Two ids with one text are one passage to the encoder: as positive and negative of a query they would
-    cancel out.
-    """
-    first: dict[str, str] = {}
-    same: dict[str, str] = {}
-    labelled = {
-        label.passage_id: example.query_id
-        for example in dataset.examples
-        for label in (*example.positives, *example.negatives, *example.ignored)
-    }
-    for passage_id in sorted(labelled):
-        passage = dataset.corpus.get(passage_id)
-        if passage is None:
-            raise DataError(f"query {labelled[passage_id]!r} labels passage {passage_id!r}, which is not in the corpus")
-        original = first.setdefault(passage.full_text, passage_id)
-        if original != passage_id:
-            same[passage_id] = original
-    return same

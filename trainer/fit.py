@@ -1,64 +1,69 @@
 """One training run: a dataset and a `FitConfig` become a model folder.
 
-The run is sentence-transformers' trainer with three things of our own: the data loader (groups drawn for the
-epoch), the loss (`trainer.loss`), and the progress line. The result is an ordinary sentence-transformers folder
-with a manifest. Started by `torchrun` or `accelerate launch`, the processes share each batch and compute what one
-process would.
+Each stage is a run of sentence-transformers' trainer (`trainer.group_trainer`) on the model that the stage before
+left. A run that was killed goes on from its checkpoints when the same command is given again, and computes what it
+would have computed. The result is an ordinary sentence-transformers folder with a manifest and a card. Started by
+`torchrun` or `accelerate launch`, the processes share each batch and compute what one process would.
 """
 
 import math
 import os
-import sys
-import tempfile
+import shutil
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from accelerate.data_loader import prepare_data_loader
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
-from sentence_transformers.base.modules import Normalize, Transformer
-from sentence_transformers.util import batch_to_device
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import TrainerCallback, set_seed
-from transformers.trainer_callback import PrinterCallback
+from accelerate.utils import broadcast_object_list
+from sentence_transformers import SentenceTransformer
+from transformers import set_seed
 
 from labelkit import artifact
-from labelkit.dataset import read_dataset
-from labelkit.errors import LabelkitError, UsageError
-from trainer import loss
-from trainer.config import TEMPERATURE_RATE, FitConfig
-from trainer.data import BatchOrder, Collator, TrainingSet
-from trainer.evaluate import load_model
+from labelkit.console import say
+from labelkit.errors import ArtifactError, LabelkitError, MissingPackageError
+from trainer.backbone import build_model, freeze_unused, merge_adapters, prompt_of
+from trainer.card import model_card
+from trainer.checkpoints import Checkpoints, read_weights, step_of
+from trainer.config import LOGGERS, FitConfig
+from trainer.data import Collator, TrainingSet
+from trainer.dev import Dev, make_dev
+from trainer.evaluate import EvalResult
+from trainer.foreign import our_dataset
+from trainer.group_trainer import GroupTrainer, Place, processes, steps_of
+from trainer.store import Store, open_store
+from trainer.tokens import token_cache
 
 KIND = "model"
-LOGGED_POINTS = 100
-"""Losses kept in the manifest, about."""
-LOGGED = ("step", "loss", *loss.LOGGED)
-"""What such a point holds: means since the point before."""
-PACKAGES = ("torch", "transformers", "sentence-transformers", "numpy")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "numpy", "pyarrow")
 """Packages whose versions the manifest names."""
+HARMLESS = ("workers", "cache_tokens", "checkpoint_minutes", "log_to")
+"""Settings that change no result: a run may go on with other ones."""
+TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
+
+Measure = Callable[[SentenceTransformer], EvalResult]
+"""Measures a finished model, for its card."""
 
 
 @dataclass(frozen=True)
-class FitReport:
-    """What a run did, in numbers."""
+class StageReport:
+    """What a stage did, in numbers."""
 
     steps: int
     seconds: float
-    losses: tuple[dict[str, float], ...]
-    """Points of `LOGGED`."""
+    """Of the last part, where a run was interrupted."""
+    idle_share: float
+    """Share of these seconds in which the training waited for a batch."""
+    losses: list[dict[str, float]]
+    """About a hundred points: the step, means since the point before, and the figures of each source of labels."""
     counts: dict[str, int]
+    dev: list[dict[str, float]]
+    """Step and value of every measurement on the dev set."""
 
     def loss_at_ends(self) -> tuple[float, float]:
         """Mean loss over the first and over the last fifth of the points: single batches differ too much."""
@@ -67,238 +72,184 @@ class FitReport:
         return sum(losses[:fifth]) / fifth, sum(losses[-fifth:]) / fifth
 
 
-def fit(dataset: Path, output: Path, config: FitConfig, command: str) -> FitReport:
+@dataclass(frozen=True)
+class FitReport:
+    """What a run did."""
+
+    stages: tuple[StageReport, ...]
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+
+def fit(dataset: Path, output: Path, config: FitConfig, command: str, evaluation: Measure | None = None) -> FitReport:
     """Train `config.model` on the dataset folder and write the model to `output`.
 
-    Raises `ArtifactError` for a dataset that is not whole or an output that stands in the way, `DataError`
-    for one without positives, `UsageError` for settings that the model cannot follow. `command` is what the
-    manifest says was run.
+    The dataset may be in a format of `labelkit.formats` too. Raises `ArtifactError` for one that is not whole or an
+    output that stands in the way, `DataError` for one without positives, `UsageError` for settings that the model
+    cannot follow. `command` is what the manifest says was run; what `evaluation` finds goes into the manifest and the
+    card.
     """
-    with _written_once(output, command) as draft:
-        training_set = TrainingSet(read_dataset(dataset), config)
-        set_seed(config.seed)  # before loading: a model may bring layers that start at random
-        model = load_model(config.model)
-        check_model(model, config)
-        model.similarity_fn_name = config.similarity
-        report = train(model, training_set, config)
-        if draft is None:
-            return report
-        model.save_pretrained(str(draft.path), create_model_card=False)
-        artifact.write_text(draft.path / "README.md", model_card(output.name, config, report))
-        draft.inputs[str(dataset)] = artifact.file_sha256(dataset / artifact.MANIFEST)
-        draft.facts |= {
-            "config": config.model_dump(),
-            "packages": {package: version(package) for package in PACKAGES},
-            "counts": report.counts,
-            "steps": report.steps,
-            "losses": list(report.losses),
-        }
+    state = processes()
+    artifact.refuse_foreign(output, KIND)
+    _check_loggers(config)
+    store = open_store(our_dataset(dataset))
+    known = config.known_labels()
+    training_sets = [TrainingSet(store, stage, known) for stage in config.stage_configs()]
+    dev = make_dev(config)
+    set_seed(config.seed)  # before loading: a model may bring layers that start at random
+    model = build_model(config)
+    if state.num_processes > 1:
+        freeze_unused(model)
+    checkpoints = Checkpoints(output.with_name(output.name + ".checkpoints"), _identity(store.key, config))
+    checkpoints.check()
+    try:
+        stages = tuple(_run_stages(model, training_sets, checkpoints, dev))
+    except LabelkitError:  # it would go wrong in the same way again
+        if state.is_main_process:
+            checkpoints.remove()
+        raise
+    if state.is_main_process:
+        merge_adapters(model)
+        with artifact.writing(output, KIND, command) as draft:
+            _write_model(draft, output.name, model, dataset, config, stages, store, evaluation)
+            if (checkpoints.folder / "logs").is_dir():
+                shutil.copytree(checkpoints.folder / "logs", draft.path / "logs")
+        checkpoints.remove()
+    return FitReport(stages)
+
+
+def _run_stages(
+    model: SentenceTransformer, training_sets: Sequence[TrainingSet], checkpoints: Checkpoints, dev: Dev | None
+) -> Iterator[StageReport]:
+    """Train the model in place, one stage after the other. Epochs are counted through the stages, so that each draws
+    anew.
+    """
+    epoch = 0
+    for number, training_set in enumerate(training_sets, start=1):
+        yield _run_stage(number, model, training_set, checkpoints, dev, epoch, several=len(training_sets) > 1)
+        steps_an_epoch = math.ceil(len(training_set) / training_set.config.batch_size)
+        epoch += math.ceil(steps_of(training_set.config, len(training_set)) / steps_an_epoch)
+
+
+def _run_stage(
+    number: int,
+    model: SentenceTransformer,
+    training_set: TrainingSet,
+    checkpoints: Checkpoints,
+    dev: Dev | None,
+    first_epoch: int,
+    *,
+    several: bool,
+) -> StageReport:
+    """Train the model in place, or load what the stage left when it was run before."""
+    done = checkpoints.report(number)
+    if done is not None:
+        read_weights(checkpoints.weights(number), model)
+        return StageReport(**done)
+    config, place = training_set.config, Place(checkpoints, number)
+    main = processes().is_main_process
+    with warnings.catch_warnings(), logging_to(checkpoints.folder / "logs" / f"stage-{number}", config):
+        # torch 2.13 has another name for it, which transformers does not use yet.
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        trainer = GroupTrainer(model, training_set, config, make_collator(model, training_set), place, dev, first_epoch)
+        newest = broadcast_object_list([checkpoints.newest(number) if main else None])[0]
+        if newest is not None and main:
+            say(f"stage {number} goes on from step {step_of(newest)}")
+        start = time.perf_counter()
+        try:
+            outcome = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        except UnpicklingError:
+            raise ArtifactError(f"{newest} holds more than tensors: it is no checkpoint of ours; remove it") from None
+        seconds = time.perf_counter() - start
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    report = StageReport(
+        steps=outcome.global_step,
+        seconds=seconds,
+        idle_share=trainer.waited / seconds,
+        losses=[{key: value for key, value in entry.items() if key != "epoch"} for entry in history],
+        counts=training_set.counts,
+        dev=trainer.load_best(),
+    )
+    if several and main:
+        checkpoints.finish_stage(number, model, asdict(report))
     return report
 
 
-@contextmanager
-def _written_once(output: Path, command: str) -> Iterator[artifact.Draft | None]:
-    """The draft of the output on the first process, None on the others."""
-    if not processes().is_main_process:
-        yield None
-        return
-    with artifact.writing(output, KIND, command) as draft:
-        yield draft
-
-
-def processes() -> PartialState:
-    """The processes that `torchrun` or `accelerate launch` started, or the only one."""
-    return PartialState(cpu=_share_the_cpu())
-
-
-def _share_the_cpu() -> bool:
-    """Several processes without CUDA: accelerate must be told, or each would train for itself."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
-
-
-def freeze_unused(model: SentenceTransformer) -> None:
-    """Freeze what no embedding depends on, such as BERT's pooler under mean pooling: processes would wait for its
-    gradients for ever.
-    """
-    features = batch_to_device(model.preprocess(["text"]), model.device)
-    torch.autograd.backward(model(features)["sentence_embedding"].sum())
-    for parameter in model.parameters():
-        if parameter.grad is None:
-            parameter.requires_grad_(False)
-        parameter.grad = None
-
-
-def check_model(model: SentenceTransformer, config: FitConfig) -> None:
-    """Raise `UsageError` where the model cannot do what the settings ask."""
-    limit = model.max_seq_length
-    for name in ("max_query_length", "max_passage_length"):
-        wanted = getattr(config, name)
-        if wanted is not None and not isinstance(model[0], Transformer):
-            raise UsageError(f"{config.model} is no transformer and has no length to limit; remove {name}")
-        if wanted is not None and limit is not None and wanted > limit:
-            raise UsageError(f"{name} {wanted} is more than the {limit} tokens that {config.model} reads; lower it")
-    normalises = any(isinstance(module, Normalize) for module in model)
-    if normalises and config.similarity == "dot" and config.temperature == 1.0:
-        raise UsageError(
-            f"{config.model} normalises its embeddings: dot products lie between -1 and 1, and temperature 1 "
-            "flattens them; set similarity to cosine or temperature to 0.05"
-        )
-
-
-def model_card(name: str, config: FitConfig, report: FitReport) -> str:
-    """README.md of the model folder: what it is, how to use it, how it was made."""
-    base = "" if Path(config.model).exists() else f"base_model: {config.model}\n"
-    trained_on = report.counts["queries"] - report.counts["queries_without_positives"]
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, dense-retrieval, multi-positive, {config.objective}]
-{base}---
-
-# {name}
-
-A dense retriever, fine-tuned from `{config.model}` with the objective `{config.objective}` on {trained_on:,}
-queries in {report.steps:,} steps. Settings, counts, package versions, losses and the dataset's checksum stand
-in `manifest.json`.
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("{name}")
-scores = model.similarity(model.encode_query(["a query"]), model.encode_document(["a passage"]))
-```
-"""
-
-
-class GroupTrainer(SentenceTransformerTrainer):
-    """sentence-transformers' trainer on groups instead of columns of text."""
-
-    def __init__(self, model: SentenceTransformer, training_set: TrainingSet, config: FitConfig, scratch: str):
-        self.training_set = training_set
-        state = processes()
-        self.order = BatchOrder(
-            training_set.queries, config.batch_size, config.seed, state.process_index, state.num_processes
-        )
-        self.multi_positive = loss.MultiPositiveLoss(model, config)
-        collator: Any = Collator(
-            model.preprocess,
-            training_set.passages,
-            query_prompt=_prompt(model, "query"),
-            passage_prompt=_prompt(model, "document", "passage", "corpus"),
-            max_query_length=config.max_query_length,
-            max_passage_length=config.max_passage_length,
-        )
-        groups: Any = training_set
-        super().__init__(
-            model=model,
-            args=_arguments(config, len(self.order), scratch),
-            train_dataset=groups,
-            data_collator=collator,
-            loss=self.multi_positive,
-            callbacks=[ProgressLine()],
-        )
-        self.remove_callback(PrinterCallback)
-
-    def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
-        """Groups have no columns to look at."""
-        return dataset
-
-    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Its statistics want columns of text; what was trained on stands in the manifest."""
-
-    def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """Weight decay would pull a learnt temperature towards 1."""
-        names: list[str] = super().get_decay_parameter_names(model)
-        return [name for name in names if name != "log_temperature"]
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """This process's part of the batches; their indices carry the epoch, the seed decides their order."""
-        loader: DataLoader[Any] = DataLoader(
-            self.training_set,
-            batch_sampler=self.order,
-            collate_fn=self.data_collator,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
-        # The order has cut each batch into the parts of the processes already.
-        prepared: DataLoader[Any] = prepare_data_loader(
-            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
-        )
-        return prepared
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss module's own figures to a logged loss; stop a run that has diverged."""
-        if "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                raise LabelkitError(
-                    f"the loss is {logs['loss']} at step {self.state.global_step}; "
-                    "lower learning_rate or raise temperature"
-                )
-            means = self.accelerator.reduce(torch.stack(self.multi_positive.logged).mean(dim=0), "mean")
-            logs = logs | dict(zip(loss.LOGGED, means.tolist(), strict=True))
-            self.multi_positive.logged.clear()
-        super().log(logs, start_time)
-
-
-class ProgressLine(TrainerCallback):
-    """Step, time left and loss on standard error; the stock bar writes its losses to standard output."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        silent = not state.is_world_process_zero
-        self.bar = tqdm(total=state.max_steps, unit="step", file=sys.stderr, dynamic_ncols=True, disable=silent)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", masked=f"{logs['masked_share']:.1%}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.close()
-
-
-def train(model: SentenceTransformer, training_set: TrainingSet, config: FitConfig) -> FitReport:
-    """Train the model in place."""
-    if processes().num_processes > 1:
-        freeze_unused(model)
-    with tempfile.TemporaryDirectory(prefix="trainer-fit-") as scratch, warnings.catch_warnings():
-        # torch 2.13 has another name for it, which transformers does not use yet.
-        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
-        trainer = GroupTrainer(model, training_set, config, scratch)
-        outcome = trainer.train()
-    history = trainer.state.log_history
-    points = [{key: entry[key] for key in LOGGED} for entry in history if "loss" in entry]
-    return FitReport(outcome.global_step, outcome.metrics["train_runtime"], tuple(points), training_set.counts)
-
-
-def _prompt(model: SentenceTransformer, *names: str) -> str | None:
-    """The prompt that `encode_query` or `encode_document` puts before a text."""
-    known = [name for name in (*names, model.default_prompt_name) if name in model.prompts]
-    return model.prompts[known[0]] if known else None
-
-
-def _arguments(config: FitConfig, steps_an_epoch: int, scratch: str) -> SentenceTransformerTrainingArguments:
-    steps = config.max_steps or (config.epochs or 1) * steps_an_epoch
-    return SentenceTransformerTrainingArguments(
-        output_dir=scratch,
-        max_steps=steps,
-        use_cpu=_share_the_cpu(),
-        ddp_broadcast_buffers=False,  # processes embed in different numbers of mini-batches
-        ddp_find_unused_parameters=False,
-        dataloader_drop_last=processes().num_processes > 1,  # the trainer insists; BatchOrder leaves nothing to drop
-        learning_rate_mapping=(
-            {"log_temperature": config.learning_rate * TEMPERATURE_RATE} if config.learn_temperature else {}
-        ),
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup_steps=math.ceil(config.warmup_ratio * steps),
-        weight_decay=config.weight_decay,
-        seed=config.seed,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,  # its bar prints losses to standard output; see ProgressLine
-        logging_strategy="steps",
-        logging_steps=max(1, steps // LOGGED_POINTS),
-        logging_nan_inf_filter=False,
+def make_collator(model: SentenceTransformer, training_set: TrainingSet) -> Collator:
+    """What turns groups into what the model reads; from tokens made before where that is less work."""
+    config, store = training_set.config, training_set.store
+    plain = Collator(
+        model.preprocess,
+        training_set.passages,
+        query_prompt=prompt_of(model, "query"),
+        passage_prompt=prompt_of(model, "document", "passage", "corpus"),
+        max_query_length=config.max_query_length,
+        max_passage_length=config.max_passage_length,
     )
+    drawn = steps_of(config, len(training_set)) * config.batch_size * config.group_size
+    if not config.cache_tokens or not store.key or drawn < len(store.labelled):
+        return plain
+    key = f"{store.key} {plain.passage_prompt} {config.max_passage_length} {model.max_seq_length}"
+    return replace(plain, cached=token_cache(store, plain.passage_text_tokens, model.tokenizer, key))
+
+
+@contextmanager
+def logging_to(folder: Path, config: FitConfig) -> Iterator[None]:
+    """Where TensorBoard's files are written, which transformers reads from the environment."""
+    before = os.environ.get(TENSORBOARD)
+    if "tensorboard" in config.log_to:
+        os.environ[TENSORBOARD] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(TENSORBOARD, None)
+        if before is not None:
+            os.environ[TENSORBOARD] = before
+
+
+def _check_loggers(config: FitConfig) -> None:
+    for name in config.log_to:
+        if find_spec(LOGGERS[name]) is None:
+            raise MissingPackageError(LOGGERS[name], name)
+
+
+def _identity(key: str, config: FitConfig) -> dict[str, Any]:
+    """What decides the result of a run, beside the code."""
+    return {
+        **config.model_dump(mode="json", exclude=set(HARMLESS)),
+        "dataset": key,
+        "processes": processes().num_processes,
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def _write_model(
+    draft: artifact.Draft,
+    name: str,
+    model: SentenceTransformer,
+    dataset: Path,
+    config: FitConfig,
+    stages: Sequence[StageReport],
+    store: Store,
+    evaluation: Measure | None,
+) -> None:
+    """Weights, card and facts of the finished model."""
+    model.save_pretrained(str(draft.path), create_model_card=False)
+    result = evaluation(model) if evaluation is not None else None
+    draft.inputs[str(dataset)] = store.key
+    draft.facts |= {
+        "config": config.model_dump(mode="json"),
+        "packages": {package: version(package) for package in PACKAGES},
+        "stages": [asdict(stage) for stage in stages],
+        "evaluation": result.to_json() if result is not None else None,
+    }
+    card = model_card(name, config, draft.command, str(dataset), store.manifest, stages, result)
+    artifact.write_text(draft.path / "README.md", card)

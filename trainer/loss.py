@@ -20,6 +20,7 @@ from trainer.batch import Batch
 from trainer.config import FitConfig
 from trainer.contrast import Rules, contrast, mean_over_processes
 from trainer.objectives import OBJECTIVES, settings_of
+from trainer.provenance import by_source
 
 CPU_TOKENS, DEVICE_TOKENS = 2048, 16384
 """Tokens of a mini-batch: what the caches of a CPU hold, and what keeps a GPU busy."""
@@ -56,6 +57,11 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         if config.learn_temperature:
             hooked: Any = self.log_temperature
             hooked.register_post_accumulate_grad_hook(_average)
+        self.dimensions = config.matryoshka_dims
+        self.watched: tuple[str, ...] = ()
+        """Sources whose `figures` are to be taken of the next batch."""
+        self.figures: dict[str, float] = {}
+        """What `trainer.provenance.by_source` found in the last batch that was watched."""
         self.logged: list[Tensor] = []
         """`LOGGED` of each batch since the trainer last logged; kept on the device."""
 
@@ -75,19 +81,35 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         queries, passages = (torch.cat(parts) for parts in reps)
         log_temperature = self.log_temperature.detach().requires_grad_() if with_backward else self.log_temperature
         batch = Batch(**labels)
-        scores = contrast(queries, passages, batch, self.rules, log_temperature.exp(), against=self.objective.against)
-        if self.objective.against == "group":
-            rows = self.loss_of_rows(scores.group_scores, batch.group_target, batch.group_mask)
-        else:
-            rows = self.loss_of_rows(scores.pos_scores, batch.pos_weight, batch.pos_mask, scores.neg_lse)
-        loss = mean_over_processes(rows, batch.pos_mask.any(dim=-1))
-        figures = [scores.masked_share, scores.suspected_share, self.log_temperature.exp()]
-        self.logged.append(torch.stack(figures).detach())
+        loss, shares = self._loss(queries, passages, batch, log_temperature.exp())
+        self.logged.append(torch.stack([*shares, self.log_temperature.exp()]).detach())
+        if self.watched:
+            fixed = self.log_temperature.detach().exp()
+            self.figures = by_source(
+                lambda q, p, b: self._loss(q, p, b, fixed)[0], queries, passages, batch, self.watched
+            )
         if not with_backward:
             return loss
         torch.autograd.backward(loss)
         self._temperature_gradient = torch.zeros_like(loss) if log_temperature.grad is None else log_temperature.grad
         return loss.detach()
+
+    def _loss(
+        self, queries: Tensor, passages: Tensor, batch: Batch, temperature: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Mean over the Matryoshka dimensions of this process's part in the loss; the shares of masked pairs, of the
+        last of these dimensions.
+        """
+        losses = []
+        for dimensions in self.dimensions or (queries.shape[1],):
+            near, far = queries[:, :dimensions], passages[:, :dimensions]
+            scores = contrast(near, far, batch, self.rules, temperature, against=self.objective.against)
+            if self.objective.against == "group":
+                rows = self.loss_of_rows(scores.group_scores, batch.group_target, batch.group_mask)
+            else:
+                rows = self.loss_of_rows(scores.pos_scores, batch.pos_weight, batch.pos_mask, scores.neg_lse)
+            losses.append(mean_over_processes(rows, batch.pos_mask.any(dim=-1)))
+        return torch.stack(losses).mean(), (scores.masked_share, scores.suspected_share)
 
     def _add_temperature_gradient(self, cached: Tensor, gradient: Tensor) -> None:
         with torch.enable_grad():

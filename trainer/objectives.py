@@ -42,7 +42,7 @@ class Objective(NamedTuple):
     """A loss, and what it wants to be given."""
 
     loss: Loss
-    positives: Literal["best", "random", "several"] = "several"
+    positives: Literal["first", "random", "several"] = "several"
     """Which positives are drawn for a query: the best-ranked, one at random, or up to `max_positives`."""
     against: Literal["all", "hardest", "group"] = "all"
     """What `neg_lse` runs over: all negatives, or only the one that scores highest. With "group" the loss distils."""
@@ -246,7 +246,7 @@ def _joint_sum(pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_lse
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "singlelh": Objective(singlelh, positives="best"),
+    "singlelh": Objective(singlelh, positives="first"),
     "rand1lh": Objective(rand1lh, positives="random"),
     "jointlh": Objective(jointlh),
     "jointlh-sum": Objective(jointlh_sum),

@@ -108,11 +108,11 @@ def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
         table.add_row(f"positives a query from source {source}", f"{mean:.2f}")
     table.add_section()
     names = ("one human positive + LLM, LSEPair", "one human positive, SingleLH", "untrained")
-    for name, model in reversed(list(zip(names, evaluation["models"], strict=True))):
+    for name, model in reversed(list(zip(names, evaluation["measured"], strict=True))):
         table.add_row(f"nDCG@10, {name}", estimate(model["means"]["nDCG@10"], ""))
     table.add_section()
-    for name, difference in zip(names[1:], evaluation["differences"], strict=True):
-        table.add_row(f"human + LLM minus {name}", estimate(difference["means"]["nDCG@10"], "+"))
+    for name, difference in zip(names[1:], evaluation["compared"], strict=True):
+        table.add_row(f"human + LLM minus {name}", estimate(difference["tests"]["nDCG@10"], "+"))
     screen = Console()
     screen.print(table)
     screen.print("Brackets: 95% bootstrap intervals over the held-out queries; one that holds 0 shows no difference.")

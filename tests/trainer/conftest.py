@@ -1,5 +1,6 @@
 """A small encoder with random weights, and small datasets written through labelkit."""
 
+import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -109,6 +110,35 @@ def toy_dataset(write_dataset: WriteDataset) -> Path:
         for n in range(12)
     ]
     return write_dataset([*examples, example("q12", negatives=names[:3])], passages)
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    """Six passages and two queries."""
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    rows = [{"_id": f"p{n}", "title": "", "text": f"word{n} word{n + 1}"} for n in range(6)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "queries.jsonl").write_text('{"_id": "q0", "text": "word2"}\n{"_id": "q1", "text": "word5"}\n')
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\tp2\t1\nq1\tp4\t2\n")
+    return folder
+
+
+@pytest.fixture
+def two_sources(write_dataset: WriteDataset) -> Path:
+    """12 queries with a human and two LLM positives each."""
+    passages = [passage(f"p{n:02d}", f"{WORDS[n]} {WORDS[(7 * n + 3) % 60]} {WORDS[(11 * n) % 60]}") for n in range(48)]
+    names = [one.passage_id for one in passages]
+    examples = [
+        example(
+            f"q{n:02d}",
+            positives=[label(names[3 * n], 2, "human"), *names[3 * n + 1 : 3 * n + 3]],
+            negatives=[names[(3 * n + step) % 48] for step in (7, 13, 19, 29)],
+            query=f"{WORDS[59 - n]} {WORDS[30 + n]}",
+        )
+        for n in range(12)
+    ]
+    return write_dataset(examples, passages)
 
 
 @pytest.fixture(autouse=True)

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 import torch
 
-from labelkit.dataset import Dataset
+from labelkit.dataset import examples_to_table, records_to_table
 from labelkit.errors import DataError
-from labelkit.schema import Example, Label, Passage
+from labelkit.schema import PASSAGE_SCHEMA, Example, Label, Passage
 from trainer.batch import Group, Negative, Positive, key_of
 from trainer.config import FitConfig
-from trainer.data import BatchOrder, Collator, TrainingSet, draw
+from trainer.data import BatchOrder, Collator, TrainingSet, draw_group
+from trainer.draws import draw
+from trainer.store import Store, make_store
 
 
 def label(passage_id: str, grade: int | None = 1, source: str = "llm", **fields: Any) -> Label:
@@ -33,12 +36,12 @@ def example(
     )
 
 
-def dataset(examples: Sequence[Example], texts: dict[str, str] | None = None) -> Dataset:
+def dataset(examples: Sequence[Example], texts: dict[str, str] | None = None) -> Store:
     names = {one.passage_id for each in examples for one in (*each.positives, *each.negatives, *each.ignored)}
     corpus = {
         name: Passage(passage_id=name, title="", text=(texts or {}).get(name, f"text of {name}")) for name in names
     }
-    return Dataset(list(examples), corpus, {})
+    return make_store(examples_to_table(examples), records_to_table(corpus.values(), PASSAGE_SCHEMA))
 
 
 def config(objective: str = "lsepair", **settings: Any) -> FitConfig:
@@ -92,7 +95,7 @@ def test_the_draw_does_not_depend_on_the_order_of_queries_or_labels() -> None:
 def test_trap_seed_sweeps_share_neither_draws_nor_data_order() -> None:
     first, second = (TrainingSet(dataset(MANY), config(seed=seed)) for seed in (0, 1))
     assert groups(first, 0) != groups(second, 0)
-    orders = [list(BatchOrder(first.queries, 8, seed)) for seed in (0, 1)]
+    orders = [list(BatchOrder(first.keys, 8, seed)) for seed in (0, 1)]
     assert orders[0] != orders[1]
     same = TrainingSet(dataset(MANY), config(seed=0))
     assert groups(first, 5) == groups(same, 5)
@@ -106,8 +109,9 @@ def test_trap_always_the_same_first_k_positives() -> None:
 
 @pytest.mark.parametrize("query", range(3))
 def test_trap_rand1_draws_uniformly_over_all_positives_and_not_round_robin(query: int) -> None:
-    training_set = TrainingSet(dataset(MANY), config("rand1lh"))
-    drawn = [training_set[epoch, query].positives for epoch in range(6000)]
+    known = TrainingSet(dataset(MANY), config("rand1lh")).query(query)
+    settings = config("rand1lh")
+    drawn = [draw_group(known, epoch, settings).positives for epoch in range(6000)]
     assert {len(positives) for positives in drawn} == {1}
     names = [positives[0].passage_id for positives in drawn]
     counts = Counter(names)
@@ -142,7 +146,7 @@ def test_singlelh_takes_the_best_ranked_positive() -> None:
         label("x", None, "imported"),
     ]
     training_set = TrainingSet(dataset([example("q", ranked[::-1], ["n"])]), config("singlelh"))
-    assert [positive.passage_id for positive in training_set.queries[0].positives] == [
+    assert [positive.passage_id for positive in training_set.query(0).positives] == [
         "z",
         "y",
         "b",
@@ -177,11 +181,10 @@ def test_queries_without_positives_are_left_out_and_counted() -> None:
         dataset([example("q0", [], ["n"]), example("q1", [label("p")]), example("q2", [label("p")], ["n"])]),
         config(),
     )
-    assert [query.query_id for query in training_set.queries] == ["q1", "q2"]
+    assert [training_set.query(row).query_id for row in range(2)] == ["q1", "q2"]
     assert training_set.counts == {
         "queries": 3,
         "queries_without_positives": 1,
-        "queries_without_negatives": 1,
         "passages_with_the_text_of_another": 0,
     }
 
@@ -200,14 +203,13 @@ def test_datasets_that_cannot_be_trained_on(examples: list[Example], message: st
 
 
 def test_a_label_without_its_passage_names_query_and_passage() -> None:
-    broken = dataset([example("q", [label("p")], ["n"])])
-    del broken.corpus["n"]
+    whole = dataset([example("q", [label("p")], ["n"])])
     with pytest.raises(DataError, match="query 'q' labels passage 'n', which is not in the corpus"):
-        TrainingSet(broken, config())
+        make_store(whole.train, whole.corpus.filter(pc.not_equal(whole.corpus["passage_id"], "n")))
 
 
 def test_an_epoch_holds_every_query_once_in_an_order_of_its_own() -> None:
-    order = BatchOrder(TrainingSet(dataset(MANY), config()).queries, 8, seed=0)
+    order = BatchOrder(TrainingSet(dataset(MANY), config()).keys, 8, seed=0)
     epochs = []
     for epoch in (0, 1):
         order.set_epoch(epoch)
@@ -223,9 +225,9 @@ def test_an_epoch_holds_every_query_once_in_an_order_of_its_own() -> None:
 
 @pytest.mark.parametrize("processes", [2, 3, 4])
 def test_processes_share_every_batch_of_the_single_process(processes: int) -> None:
-    queries = TrainingSet(dataset(MANY), config()).queries[:9]
-    whole = list(BatchOrder(queries, 8, 0))
-    parts = [list(BatchOrder(queries, 8, 0, process, processes)) for process in range(processes)]
+    keys = TrainingSet(dataset(MANY), config()).keys[:9]
+    whole = list(BatchOrder(keys, 8, 0))
+    parts = [list(BatchOrder(keys, 8, 0, 0, process, processes)) for process in range(processes)]
     assert {len(part) for part in parts} == {len(whole)}
     for number, batch in enumerate(whole):
         shares = [part[number] for part in parts]
@@ -247,7 +249,7 @@ def test_weights_multiply_those_of_the_dataset_source_and_probability() -> None:
     one = dataset([example("q", labels)])
 
     def weights(**settings: Any) -> dict[str, float]:
-        positives = TrainingSet(one, config(**settings)).queries[0].positives
+        positives = TrainingSet(one, config(**settings)).query(0).positives
         return {positive.passage_id: positive.weight for positive in positives}
 
     assert weights() == {"h": 1.0, "l": 2.0, "m": 1.0}

@@ -35,7 +35,7 @@ def test_the_loss_falls_on_a_set_that_can_be_learnt_by_heart(
     tiny_model: Path, toy_dataset: Path, tmp_path: Path, objective: str
 ) -> None:
     report = fit(toy_dataset, tmp_path / "model", config(tiny_model, objective, max_steps=30), "test")
-    first, last = report.loss_at_ends()
+    first, last = report.stages[0].loss_at_ends()
     # JointLH of two positives never falls below log 2, its sum below 2 log 2; the hardest negative is hard.
     assert last < (0.8 if objective == "lsepair-hardneg" else 0.6) * first
     assert report.steps == 30
@@ -50,18 +50,21 @@ def test_the_model_folder_is_an_ordinary_one_and_says_how_it_was_made(
     assert torch.isfinite(model.encode(["word1 word2"], convert_to_tensor=True)).all()
     assert model.similarity_fn_name == "dot"
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "objective `lsepair` on 12\nqueries in 4 steps" in card, "not the card of the model it started from"
+    assert "| 1 | all | lsepair | 12 | 4 | " in card, "not the card of the model it started from"
+    assert "    trainer fit x\n" in card
     manifest = artifact.read_manifest(tmp_path / "model", "model")
     assert manifest["command"] == "trainer fit x"
     assert manifest["inputs"] == {str(toy_dataset): artifact.file_sha256(toy_dataset / "manifest.json")}
     facts = manifest["facts"]
     assert FitConfig(**facts["config"]) == settings
     assert facts["packages"]["torch"] == torch.__version__
-    assert facts["counts"]["queries"] == 13
-    assert facts["counts"]["queries_without_positives"] == 1
-    assert facts["steps"] == report.steps == 4, "two epochs of 12 queries in batches of 6"
-    assert [point["step"] for point in facts["losses"]] == [1, 2, 3, 4]
-    assert all(0 < point["masked_share"] < 0.5 for point in facts["losses"])
+    (stage,) = facts["stages"]
+    assert stage["counts"]["queries"] == 13
+    assert stage["counts"]["queries_without_positives"] == 1
+    assert stage["steps"] == report.steps == 4, "two epochs of 12 queries in batches of 6"
+    assert [point["step"] for point in stage["losses"]] == [1, 2, 3, 4]
+    assert all(0 < point["masked_share"] < 0.5 for point in stage["losses"])
+    assert 0 < stage["idle_share"] < 1
 
 
 def test_the_same_command_twice_gives_the_same_weights_and_another_seed_gives_others(
@@ -101,7 +104,9 @@ def test_the_first_loss_is_that_of_the_untrained_model_on_the_first_batch(
     still = write_without_dropout(tiny_model, tmp_path / "still")
     settings = config(still, max_steps=1, temperature=0.2)
     report = fit(toy_dataset, tmp_path / "model", settings, "test")
-    assert report.losses[0]["loss"] == pytest.approx(first_loss_by_loops(still, toy_dataset, settings), rel=1e-5)
+    assert report.stages[0].losses[0]["loss"] == pytest.approx(
+        first_loss_by_loops(still, toy_dataset, settings), rel=1e-5
+    )
 
 
 def write_without_dropout(model: Path, target: Path) -> Path:
@@ -114,11 +119,11 @@ def write_without_dropout(model: Path, target: Path) -> Path:
 
 
 def first_loss_by_loops(model: Path, dataset: Path, settings: FitConfig) -> float:
-    from labelkit.dataset import read_dataset
     from trainer.data import BatchOrder, TrainingSet
+    from trainer.store import open_store
 
-    training_set = TrainingSet(read_dataset(dataset), settings)
-    first = next(iter(BatchOrder(training_set.queries, settings.batch_size, settings.seed)))
+    training_set = TrainingSet(open_store(dataset), settings)
+    first = next(iter(BatchOrder(training_set.keys, settings.batch_size, settings.seed)))
     groups = [training_set[index] for index in first]
     encoder = SentenceTransformer(str(model), device="cpu")
     unit = {
@@ -171,7 +176,9 @@ def test_two_processes_train_what_one_does(tiny_model: Path, toy_dataset: Path, 
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=0, atol=2e-5)
     assert max(float((weight - start[name]).abs().max()) for name, weight in one.items()) > 1e-3
-    points = [artifact.read_manifest(tmp_path / name, "model")["facts"]["losses"] for name in ("one", "two")]
+    points = [
+        artifact.read_manifest(tmp_path / name, "model")["facts"]["stages"][0]["losses"] for name in ("one", "two")
+    ]
     assert [p["loss"] for p in points[1]] == pytest.approx([p["loss"] for p in points[0]], rel=1e-4)
     assert [p["temperature"] for p in points[1]] == pytest.approx([p["temperature"] for p in points[0]], rel=1e-5)
     assert points[0][-1]["temperature"] != points[0][0]["temperature"]
@@ -184,9 +191,9 @@ def test_a_margin_masks_lookalikes_and_the_log_says_how_many(
         fit(toy_dataset, tmp_path / str(margin), config(tiny_model, max_steps=1, false_negative_margin=margin), "test")
         for margin in (-1.0, 2.0)
     )
-    assert strict.losses[0]["suspected_share"] > 0.3
-    assert strict.losses[0]["masked_share"] > loose.losses[0]["masked_share"]
-    assert loose.losses[0]["suspected_share"] == 0
+    assert strict.stages[0].losses[0]["suspected_share"] > 0.3
+    assert strict.stages[0].losses[0]["masked_share"] > loose.stages[0].losses[0]["masked_share"]
+    assert loose.stages[0].losses[0]["suspected_share"] == 0
 
 
 def test_a_folder_in_the_way_is_left_alone(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
@@ -233,7 +240,7 @@ def test_training_reads_the_prompts_that_encode_query_and_encode_document_use(
     settings = config(tmp_path / "prompted", max_steps=1, temperature=0.2)
     report = fit(toy_dataset, tmp_path / "model", settings, "test")
     expected = first_loss_by_loops(tmp_path / "prompted", toy_dataset, settings)
-    assert report.losses[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert report.stages[0].losses[0]["loss"] == pytest.approx(expected, rel=1e-5)
     bare = first_loss_by_loops(still, toy_dataset, settings)
     assert abs(expected - bare) > 1e-3
 
@@ -245,4 +252,4 @@ def test_length_limits_reach_the_tokens(tiny_model: Path, toy_dataset: Path, tmp
         for name, length in (("full", 5), ("cut", 3))
     )
     assert isinstance(full, FitReport)
-    assert full.losses[0]["loss"] != cut.losses[0]["loss"]
+    assert full.stages[0].losses[0]["loss"] != cut.stages[0].losses[0]["loss"]

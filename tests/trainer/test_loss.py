@@ -13,13 +13,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from labelkit.dataset import read_dataset
 from labelkit.errors import UsageError
 from trainer.config import FitConfig
 from trainer.data import Collator, TrainingSet
 from trainer.fit import freeze_unused
 from trainer.loss import MultiPositiveLoss
 from trainer.objectives import OBJECTIVES
+from trainer.store import open_store
 
 
 def config(objective: str = "lsepair", **settings: Any) -> FitConfig:
@@ -39,7 +39,7 @@ def run(model: Path, dataset: Path, settings: FitConfig, scale: float = 1.0) -> 
 
 def make_batch(encoder: SentenceTransformer, dataset: Path, settings: FitConfig) -> tuple[list[Any], Any]:
     """Features and labels as the trainer hands them to the loss."""
-    training_set = TrainingSet(read_dataset(dataset), settings)
+    training_set = TrainingSet(open_store(dataset), settings)
     collate = Collator(encoder.preprocess, training_set.passages, None, None, None, None)
     batch = collate([training_set[0, row] for row in range(6)])
     columns = [

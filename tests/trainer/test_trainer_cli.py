@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.cli import TRAINING_PACKAGES, main
+from trainer.cli import main
+from trainer.commands.packages import TRAINING_PACKAGES
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -16,17 +17,6 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
-
-
-@pytest.fixture
-def beir(tmp_path: Path) -> Path:
-    folder = tmp_path / "beir"
-    (folder / "qrels").mkdir(parents=True)
-    rows = [{"_id": f"p{n}", "title": "", "text": f"word{n} word{n + 1}"} for n in range(6)]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "queries.jsonl").write_text('{"_id": "q0", "text": "word2"}\n{"_id": "q1", "text": "word5"}\n')
-    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\tp2\t1\nq1\tp4\t2\n")
-    return folder
 
 
 def test_fit_then_eval(
@@ -52,14 +42,15 @@ def test_fit_then_eval(
     assert call(monkeypatch, "eval", model, beir, "--compare", tiny_model, "--json", "--relevant-grade", "2") == 0
     printed = capsys.readouterr()
     result = json.loads(printed.out)
-    assert [entry["model"] for entry in result["models"]] == [str(model), str(tiny_model)]
-    assert result["queries_without_relevant"] == 1
+    assert result["models"] == [str(model), str(tiny_model)]
+    assert result["collections"][0]["queries_without_relevant"] == 1
 
     assert call(monkeypatch, "eval", model, beir, "--compare", tiny_model, "--relevant-grade", "2") == 0
     printed = capsys.readouterr()
-    mean = result["models"][0]["means"]["nDCG@10"]
+    mean = result["measured"][0]["means"]["nDCG@10"]
     assert f"{mean['mean']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]" in printed.out
-    assert f"difference to {tiny_model}" in printed.out
+    assert "difference to" in printed.out
+    assert "nobody judged 83% of its first ten ranks" in printed.err
     assert "1 of 2 queries have no passage of grade 2 or above" in printed.err
 
 

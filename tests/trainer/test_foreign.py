@@ -1,0 +1,51 @@
+"""`trainer fit` on files of other tools, as they are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labelkit import artifact
+from labelkit.errors import ArtifactError, UsageError
+from trainer.config import FitConfig
+from trainer.fit import fit
+from trainer.foreign import our_dataset
+
+from .conftest import WORDS
+
+TEVATRON = [
+    {
+        "query_id": f"q{n}",
+        "query": WORDS[n],
+        "positive_passages": [{"docid": f"p{n}", "title": "", "text": f"{WORDS[n]} {WORDS[n + 20]}"}],
+        "negative_passages": [{"docid": f"n{n}", "title": "", "text": WORDS[n + 40]}],
+    }
+    for n in range(6)
+]
+TUPLES = [{"anchor": WORDS[n], "positive": f"{WORDS[n]} {WORDS[n + 20]}", "negative": WORDS[n + 40]} for n in range(6)]
+
+
+@pytest.mark.parametrize("rows", [TEVATRON, TUPLES], ids=["tevatron", "sentence-transformers"])
+def test_a_file_of_another_tool_trains(tiny_model: Path, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = FitConfig(model=str(tiny_model), objective="singlelh", max_steps=2, batch_size=3)
+    report = fit(path, tmp_path / "model", settings, "test")
+    assert report.stages[0].counts["queries"] == 6
+    assert str(path) in artifact.read_manifest(tmp_path / "model", "model")["inputs"]
+    made = our_dataset(path)
+    written = (made / artifact.MANIFEST).stat().st_mtime_ns
+    assert our_dataset(path) == made
+    assert (made / artifact.MANIFEST).stat().st_mtime_ns == written, "imported once"
+
+
+def test_what_is_no_dataset(tmp_path: Path, toy_dataset: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing\n")
+    with pytest.raises(UsageError, match="is no dataset that can be read"):
+        our_dataset(tmp_path / "notes.txt")
+    assert our_dataset(toy_dataset) == toy_dataset
+    (toy_dataset / artifact.MANIFEST).unlink()
+    settings = FitConfig(model="m", objective="lsepair")
+    with pytest.raises(ArtifactError, match="it is not a finished dataset"):
+        fit(toy_dataset, tmp_path / "model", settings, "test")

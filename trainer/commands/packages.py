@@ -1,0 +1,24 @@
+"""The packages that training needs, loaded inside the commands so that `--help` answers at once."""
+
+from importlib import import_module
+
+from labelkit import console
+from labelkit.errors import MissingPackageError
+
+TRAINING_PACKAGES = {
+    "sentence_transformers": "sentence-transformers",
+    "accelerate": "accelerate",
+    "datasets": "datasets",
+    "ir_measures": "ir-measures",
+}
+"""Module -> package that brings it."""
+
+
+def load_training_packages() -> None:
+    """Import them. Raises `MissingPackageError` for the first that is not installed."""
+    for module, package in TRAINING_PACKAGES.items():
+        try:
+            import_module(module)
+        except ModuleNotFoundError:
+            raise MissingPackageError(package, "train") from None
+    console.hide_loading_bars()

@@ -1,0 +1,125 @@
+"""Commands that train: fit."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labelkit import console
+from trainer.commands.packages import load_training_packages
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from trainer.config import FitConfig
+    from trainer.evaluate import EvalResult
+    from trainer.fit import Measure, StageReport
+
+Dataset = Annotated[
+    Path,
+    typer.Argument(help="Folder of `labelkit mix`, or data of Tevatron, sentence-transformers, …"),
+]
+Model = Annotated[str | None, typer.Option(help="Model to start from: a local folder or a name on the Hub.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")]
+
+
+def fit(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the trained model.")],
+    model: Model = None,
+    objective: Annotated[
+        str | None, typer.Option(help="singlelh, rand1lh, jointlh, summarglh, lsepair, … An unknown name lists all.")
+    ] = None,
+    config: Config = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Whose labels make positives: 'human', '20% human + llm', … Default all.")
+    ] = None,
+    stages: Annotated[
+        list[str] | None,
+        typer.Option("--stage", help="Labels of a stage, given once for each: --stage llm --stage human."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the queries. Default 1.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Take exactly this many steps instead.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Queries a step. Default 32.")] = None,
+    group_size: Annotated[int | None, typer.Option(help="Passages drawn for a query. Default 8.")] = None,
+    max_positives: Annotated[int | None, typer.Option(help="Positives among them, at most. Default 4.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate. Default 2e-5.")] = None,
+    warmup_ratio: Annotated[float | None, typer.Option(help="Share of the steps to warm up. Default 0.1.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Default 0.01.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Default 0.05 for cosine, 1.0 for dot.")] = None,
+    similarity: Annotated[str | None, typer.Option(help="cosine (default) or dot.")] = None,
+    trust_remote_code: Annotated[
+        bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, cls, lasttoken, … Default: the model's.")] = None,
+    false_negative_margin: Annotated[
+        float | None,
+        typer.Option(help="Unjudged passages this much more similar than the best positive are no negatives."),
+    ] = None,
+    gradient_cache: Annotated[
+        bool | None, typer.Option("--gradient-cache", help="Little memory for large batches, at twice the encoding.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 (default), bf16 or fp16.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(help="Train adapters of this rank and merge them.")] = None,
+    mini_batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens encoded at a time. Default 2048 (CPU), 16384.")
+    ] = None,
+    max_query_length: Annotated[int | None, typer.Option(help="Tokens; default: the model's limit.")] = None,
+    max_passage_length: Annotated[int | None, typer.Option(help="Tokens; default: the model's limit.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that prepare batches. Default 0.")] = None,
+    dev: Annotated[
+        str | None, typer.Option(help="BEIR folder (split dev) or FOLDER:SPLIT; the best epoch there is kept.")
+    ] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without gain on --dev.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
+    evaluate: Annotated[
+        list[str] | None,
+        typer.Option("--eval", help="Measure on this BEIR folder (split test) too, for the card. May be repeated."),
+    ] = None,
+) -> None:
+    """Train a retriever on a dataset. The same command again goes on where a killed run stopped."""
+    flags = {name: value for name, value in locals().items() if name not in ("dataset", "output", "config", "evaluate")}
+    from trainer.config import read_config
+
+    settings = read_config(config, flags | {"stages": stages or None})
+    load_training_packages()
+    from trainer.fit import fit as run
+
+    measure = card_measure(settings, output.name, [Path(folder) for folder in evaluate]) if evaluate else None
+    report = run(dataset, output, settings, console.command_line("trainer"), measure)
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of the processes of torchrun speaks for all
+    for number, (stage, done) in enumerate(zip(settings.stage_configs(), report.stages, strict=True), start=1):
+        say_stage(f"stage {number}: " if settings.stages else "", stage, done)
+    console.say(f"wrote {output}: {report.steps} steps of {settings.objective} in {report.seconds:.0f} s")
+
+
+def say_stage(prefix: str, settings: "FitConfig", stage: "StageReport") -> None:
+    """What a stage did, in a few lines."""
+    console.say(
+        prefix + "loss over the first fifth of the steps {:.4f}, over the last {:.4f}".format(*stage.loss_at_ends())
+    )
+    console.say(f"{prefix}waited for batches {stage.idle_share:.1%} of the time")
+    left_out, queries = stage.counts["queries_without_positives"], stage.counts["queries"]
+    if left_out:
+        whose = "" if settings.labels == "all" else f" of {settings.labels}"
+        console.say(f"{prefix}{left_out} of {queries} queries have no positive{whose} and were left out")
+    if stage.dev:
+        best = max(stage.dev, key=lambda point: point["value"])
+        console.say(f"{prefix}best on dev at step {best['step']:.0f}: nDCG@10 {best['value']:.3f}")
+
+
+def card_measure(settings: "FitConfig", name: str, folders: list[Path]) -> "Measure":
+    """Measures the trained model and the one it started from. Raises `DataError` now for data that cannot be read."""
+    from trainer.evaluate import Contender, evaluate, load_contender
+    from trainer.search import Lengths, read_collections
+
+    collections = read_collections(folders, "test")
+
+    def measure(model: "SentenceTransformer") -> "EvalResult":
+        lengths = Lengths(settings.max_query_length, settings.max_passage_length)
+        before = load_contender(settings.model, trust_remote_code=settings.trust_remote_code)
+        return evaluate([Contender(name, model), before], collections, lengths=lengths, progress=console.say)
+
+    return measure
