@@ -9,6 +9,7 @@ from trainer.commands import measuring, training
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "fit": training.fit,
+    "bakeoff": training.bakeoff,
     "eval": measuring.evaluate,
     "verify": measuring.verify,
 }

@@ -31,7 +31,16 @@ WORDS = tuple(f"word{number}" for number in range(60))
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A one-layer BERT of width 32 over `WORDS`, with dropout, as a sentence-transformers folder."""
-    folder = tmp_path_factory.mktemp("models")
+    return write_model(tmp_path_factory.mktemp("models"), 64)
+
+
+@pytest.fixture(scope="session")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, but it reads 128 tokens."""
+    return write_model(tmp_path_factory.mktemp("models"), 128)
+
+
+def write_model(folder: Path, length: int) -> Path:
     bert, model = folder / "bert", folder / "tiny"
     bert.mkdir()
     (bert / "vocab.txt").write_text("\n".join((*SPECIAL, *WORDS)) + "\n")
@@ -42,11 +51,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=64,
+        max_position_embeddings=length,
     )
     untyped: Any = BertModel
     untyped(config).save_pretrained(bert)
-    BertTokenizer(str(bert / "vocab.txt"), model_max_length=64).save_pretrained(bert)
+    BertTokenizer(str(bert / "vocab.txt"), model_max_length=length).save_pretrained(bert)
     transformer = Transformer(str(bert))
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
     SentenceTransformer(modules=[transformer, pooling], device="cpu").save_pretrained(str(model))

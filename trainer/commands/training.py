@@ -1,4 +1,4 @@
-"""Commands that train: fit."""
+"""Commands that train: fit, bakeoff."""
 
 import os
 from pathlib import Path
@@ -93,6 +93,58 @@ def fit(
     for number, (stage, done) in enumerate(zip(settings.stage_configs(), report.stages, strict=True), start=1):
         say_stage(f"stage {number}: " if settings.stages else "", stage, done)
     console.say(f"wrote {output}: {report.steps} steps of {settings.objective} in {report.seconds:.0f} s")
+
+
+def bakeoff(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")],
+    evaluate: Annotated[list[str], typer.Option("--eval", help="BEIR folder to measure on. May be repeated.")],
+    config: Annotated[
+        str | None,
+        typer.Option(help="TOML file, or a shipped one: paper-nq.toml, paper-msmarco.toml, …"),
+    ] = None,
+    model: Model = None,
+    objectives: Annotated[
+        str | None, typer.Option(help="Names with commas between them. Default: the five of the paper.")
+    ] = None,
+    regime: Annotated[
+        list[str] | None,
+        typer.Option(help="Labels of a regime, commas between its stages: 'human', 'llm, human'. May be repeated."),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each that differ in their seed. Default 3.")] = None,
+    dev: Annotated[
+        str | None, typer.Option(help="BEIR folder (split dev) or FOLDER:SPLIT that chooses weights.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which qrels of --eval.")] = "test",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the queries.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Take exactly this many steps instead.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Queries a step.")] = None,
+    relevant_grade: Annotated[
+        int | None, typer.Option(min=1, help="Lowest grade that RR, AP and R call relevant.")
+    ] = None,
+    keep_models: Annotated[bool | None, typer.Option("--keep-models", help="Keep the model of every run.")] = None,
+) -> None:
+    """Train every objective on every regime of labels with several seeds, and say what the numbers support."""
+    from trainer.bakeoff_config import parse_regimes, read_bakeoff
+
+    names = [name.strip() for name in objectives.split(",")] if objectives else None
+    own = {"objectives": names, "regimes": parse_regimes(regime), "seeds": seeds}
+    own |= {"relevant_grade": relevant_grade, "keep_models": keep_models}
+    fit_flags = {"model": model, "dev": dev, "epochs": epochs, "max_steps": max_steps, "batch_size": batch_size}
+    settings = read_bakeoff(config, own, fit_flags)
+    load_training_packages()
+    from trainer.bakeoff import bakeoff as run
+    from trainer.bakeoff_report import load_plotting, write_report
+    from trainer.search import read_collections
+
+    load_plotting()  # its absence should not be found out at the end
+    collections = read_collections([Path(folder) for folder in evaluate], split)
+    command = console.command_line("trainer")
+    results = run(dataset, output, settings, collections, command)
+    title = f"{dataset.name}, measured on {', '.join(one.name for one in collections)}"
+    for line in write_report(output, results, title, command):
+        console.say(line)
+    console.say(f"table and plots: {output / 'report.html'}")
 
 
 def say_stage(prefix: str, settings: "FitConfig", stage: "StageReport") -> None:
