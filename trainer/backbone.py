@@ -68,7 +68,7 @@ def prompt_of(model: SentenceTransformer, *names: str) -> str | None:
 def merge_adapters(model: SentenceTransformer) -> None:
     """Add the adapters to the weights, so that what is saved is an ordinary model."""
     encoder: Any = model[0]
-    if hasattr(encoder.model, "merge_and_unload"):
+    if isinstance(encoder, Transformer) and hasattr(encoder.model, "merge_and_unload"):
         encoder.model = encoder.model.merge_and_unload()
 
 

@@ -71,7 +71,7 @@ def _provenance(name: str, manifest: dict[str, Any]) -> str:
 def _stages(config: FitConfig, stages: "Sequence[StageReport]") -> str:
     rows = []
     for number, (settings, stage) in enumerate(zip(config.stage_configs(), stages, strict=True), start=1):
-        trained_on = stage.counts["queries"] - stage.counts["queries_without_positives"]
+        trained_on = stage.counts["queries"] - stage.counts["queries_left_out"]
         first, last = stage.loss_at_ends()
         rows.append(
             f"| {number} | {settings.labels} | {settings.objective} | {trained_on:,} | {stage.steps:,} "

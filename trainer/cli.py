@@ -11,6 +11,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fit": training.fit,
     "bakeoff": training.bakeoff,
     "eval": measuring.evaluate,
+    "suspects": training.suspects,
     "verify": measuring.verify,
 }
 

@@ -92,6 +92,9 @@ class FitConfig(BaseModel):
     schedule, an optimizer and a data order of its own. A text stands for the labels alone: `["llm", "human"]`.
     """
 
+    held_out: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=2)]] | None = None
+    """Leave out the queries of a fold, `[2, 5]` for the third of five; folds depend on the queries' ids alone."""
+
     objective: str
     """A name of the table in `trainer.objectives`."""
     objective_settings: dict[str, float] = {}
@@ -260,6 +263,10 @@ def _contradictions(config: FitConfig) -> list[tuple[bool, str]]:
         (
             config.gradient_checkpointing and config.gradient_cache,
             "gradient_cache keeps one mini-batch only, so gradient_checkpointing saves nothing; remove it",
+        ),
+        (
+            config.held_out is not None and config.held_out[0] >= config.held_out[1],
+            f"held_out {config.held_out}: folds are counted from 0; the first number must be below the second",
         ),
         (config.patience is not None and config.dev is None, "patience needs a dev folder; set dev"),
         (

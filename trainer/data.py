@@ -67,7 +67,10 @@ class TrainingSet(TorchDataset[Group]):
         self.known = self.selected if known is None else known
         self.places = mixed(store.query_keys, (config.seed, "share")) / 2.0**64
         """[rows of the store]: where each query stands between 0 and 1."""
-        self.rows = np.flatnonzero(self._positives())
+        counts = self._positives()
+        if config.held_out is not None:
+            counts[fold_of(store.query_keys, config.held_out[1]) == config.held_out[0]] = 0
+        self.rows = np.flatnonzero(counts)
         """[queries]: their rows in the store."""
         if not len(self.rows):
             raise DataError(
@@ -77,7 +80,7 @@ class TrainingSet(TorchDataset[Group]):
         self.passages: Mapping[str, str] = store.passages
         self.counts = {
             "queries": len(store),
-            "queries_without_positives": len(store) - len(self.rows),
+            "queries_left_out": len(store) - len(self.rows),
             "passages_with_the_text_of_another": len(store.same),
         }
 
@@ -120,6 +123,11 @@ class TrainingSet(TorchDataset[Group]):
             counts.append(total[ends[1:]] - total[ends[:-1]])
             start += len(batch)
         return np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
+
+
+def fold_of(query_keys: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
+    """[n]: the fold of each query."""
+    return (mixed(query_keys, ("fold",)) % np.uint64(folds)).astype(np.int64)
 
 
 def label_query(

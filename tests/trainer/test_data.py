@@ -176,7 +176,7 @@ def test_passages_with_one_text_are_one_passage() -> None:
     assert training_set.counts["passages_with_the_text_of_another"] == 3
 
 
-def test_queries_without_positives_are_left_out_and_counted() -> None:
+def test_queries_left_out_are_left_out_and_counted() -> None:
     training_set = TrainingSet(
         dataset([example("q0", [], ["n"]), example("q1", [label("p")]), example("q2", [label("p")], ["n"])]),
         config(),
@@ -184,7 +184,7 @@ def test_queries_without_positives_are_left_out_and_counted() -> None:
     assert [training_set.query(row).query_id for row in range(2)] == ["q1", "q2"]
     assert training_set.counts == {
         "queries": 3,
-        "queries_without_positives": 1,
+        "queries_left_out": 1,
         "passages_with_the_text_of_another": 0,
     }
 

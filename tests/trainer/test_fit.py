@@ -60,7 +60,7 @@ def test_the_model_folder_is_an_ordinary_one_and_says_how_it_was_made(
     assert facts["packages"]["torch"] == torch.__version__
     (stage,) = facts["stages"]
     assert stage["counts"]["queries"] == 13
-    assert stage["counts"]["queries_without_positives"] == 1
+    assert stage["counts"]["queries_left_out"] == 1
     assert stage["steps"] == report.steps == 4, "two epochs of 12 queries in batches of 6"
     assert [point["step"] for point in stage["losses"]] == [1, 2, 3, 4]
     assert all(0 < point["masked_share"] < 0.5 for point in stage["losses"])

@@ -138,7 +138,7 @@ def test_queries_without_a_selected_positive_are_left_out() -> None:
     only_llm = Example(query_id="q1", query="", positives=(label("lp"),), negatives=(), ignored=())
     training_set = TrainingSet(store([mixed_example("q0"), only_llm]), config(labels="human"))
     assert [training_set.query(row).query_id for row in range(len(training_set))] == ["q0"]
-    assert training_set.counts["queries_without_positives"] == 1
+    assert training_set.counts["queries_left_out"] == 1
 
 
 def test_the_best_positives_and_positives_by_grade() -> None:

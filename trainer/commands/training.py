@@ -1,4 +1,4 @@
-"""Commands that train: fit, bakeoff."""
+"""Commands that train: fit, bakeoff, suspects."""
 
 import os
 from pathlib import Path
@@ -22,6 +22,9 @@ Dataset = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help="Model to start from: a local folder or a name on the Hub.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")]
+
+
+FLAGS_OF_SUSPECTS = ("model", "objective", "labels", "epochs", "max_steps", "batch_size", "seed")
 
 
 def fit(
@@ -147,16 +150,57 @@ def bakeoff(
     console.say(f"table and plots: {output / 'report.html'}")
 
 
+def suspects(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the list.")],
+    model: Model = None,
+    objective: Annotated[str | None, typer.Option(help="As in fit.")] = None,
+    config: Config = None,
+    labels: Annotated[str | None, typer.Option(help="Whose labels make positives. Default all.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the queries. Default 1.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Take exactly this many steps instead.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Queries a step. Default 32.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the queries; so many models are trained.")] = 5,
+    show: Annotated[int, typer.Option(min=0, help="Print so many of the most doubted.")] = 20,
+) -> None:
+    """List the labels that models trained on other queries disagree with most, for a second look."""
+    flags = dict(locals())
+    from trainer.config import read_config
+
+    settings = read_config(config, {name: flags[name] for name in FLAGS_OF_SUSPECTS})
+    load_training_packages()
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from trainer.suspects import by_source
+    from trainer.suspects import suspects as run
+
+    found = run(dataset, output, settings, folds, console.command_line("trainer"))
+    table = Table("doubt", "label", "query", "passage", title="most doubted labels")
+    for one in found[:show]:
+        grade = "" if one.grade is None else f", grade {one.grade}"
+        cells = [f"{one.doubt:.2f}", f"{one.side}{grade}, {one.source}", one.query[:60], one.passage[:80]]
+        table.add_row(*map(escape, cells))
+    Console().print(table)
+    for name, (every, doubted) in by_source(found, 0.5).items():
+        console.say(f"{name}: {doubted:,} of {every:,} doubted by more than 0.5")
+    console.say(f"{output}: all in suspects.tsv; to judge three of each query again, pool them first:")
+    console.say(f"labelkit pool DATA --bm25 0 --run {output}/suspects.run:3 -o POOL")
+
+
 def say_stage(prefix: str, settings: "FitConfig", stage: "StageReport") -> None:
     """What a stage did, in a few lines."""
     console.say(
         prefix + "loss over the first fifth of the steps {:.4f}, over the last {:.4f}".format(*stage.loss_at_ends())
     )
     console.say(f"{prefix}waited for batches {stage.idle_share:.1%} of the time")
-    left_out, queries = stage.counts["queries_without_positives"], stage.counts["queries"]
+    left_out, queries = stage.counts["queries_left_out"], stage.counts["queries"]
     if left_out:
         whose = "" if settings.labels == "all" else f" of {settings.labels}"
-        console.say(f"{prefix}{left_out} of {queries} queries have no positive{whose} and were left out")
+        why = "are held out or have no positive" if settings.held_out else "have no positive"
+        console.say(f"{prefix}{left_out} of {queries} queries {why}{whose} and were left out")
     if stage.dev:
         best = max(stage.dev, key=lambda point: point["value"])
         console.say(f"{prefix}best on dev at step {best['step']:.0f}: nDCG@10 {best['value']:.3f}")

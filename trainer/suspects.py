@@ -1,0 +1,172 @@
+"""Labels that the models disagree with most: what to look at a second time.
+
+The queries are split into folds. A model that was trained on the other folds scores the labelled passages of each, so
+that no model judges what it was trained on. A positive is in doubt when passages that are not positive score above it,
+a negative when it scores above positives.
+"""
+
+import csv
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from labelkit import artifact
+from labelkit.console import say
+from labelkit.schema import Example, Label
+from trainer.config import FitConfig
+from trainer.contrast import SIMILARITIES
+from trainer.data import fold_of
+from trainer.draws import draw
+from trainer.fit import fit
+from trainer.foreign import our_dataset
+from trainer.search import limited, load_model
+from trainer.store import Store, open_store
+
+KIND = "suspects"
+BACKGROUND = 200
+"""Passages that every query's positives are held against beside its judged negatives: labelled ones of others."""
+BLOCK = 256
+"""Queries scored at a time."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A label and how far a model that never saw the query doubts it."""
+
+    query_id: str
+    passage_id: str
+    side: str
+    """positive or negative"""
+    doubt: float
+    """Of a positive: the mean, over passages that are not positive, of the probability that they are the better answer,
+    sigmoid of the difference of scores over the temperature. Of a negative: the same over the positives, that it is the
+    better answer than they.
+    """
+    grade: int | None
+    source: str
+    judge_id: str
+    query: str
+    passage: str
+
+
+def suspects(dataset: Path, output: Path, config: FitConfig, folds: int, command: str) -> list[Suspect]:
+    """Train a model a fold and write the labels of the dataset to `output`, the most doubted first.
+
+    `suspects.tsv` has them all; `suspects.run` is the TREC run that `labelkit pool --run` takes, so that another judge
+    or a person can look at the first so many of each query. A fold that is done is kept in `OUTPUT.folds`.
+    """
+    store = open_store(our_dataset(dataset))
+    artifact.refuse_foreign(output, KIND)
+    models = output.with_name(output.name + ".folds")
+    found: list[Suspect] = []
+    for fold in range(folds):
+        settings = FitConfig.model_validate(config.model_dump(exclude_unset=True) | {"held_out": (fold, folds)})
+        folder = models / f"fold-{fold}-of-{folds}"
+        if not _is_made(folder, settings, store):
+            fit(dataset, folder, settings, command)
+        model = load_model(str(folder), trust_remote_code=config.trust_remote_code)
+        rows = np.flatnonzero(fold_of(store.query_keys, folds) == fold)
+        found += doubts(model, store, rows, settings)
+        say(f"fold {fold + 1}/{folds}: {len(rows):,} queries scored by a model that never saw them")
+    found.sort(key=lambda one: (-one.doubt, one.query_id, one.passage_id))
+    with artifact.writing(output, KIND, command) as draft:
+        _write(draft.path, found)
+        draft.inputs[str(dataset)] = store.key
+        draft.rows["suspects"] = len(found)
+        draft.facts = {"config": config.model_dump(mode="json"), "folds": folds}
+    shutil.rmtree(models)
+    return found
+
+
+def doubts(model: SentenceTransformer, store: Store, rows: NDArray[np.int64], config: FitConfig) -> Iterator[Suspect]:
+    """The labels of some queries of the store with their doubt."""
+    ids = [str(store.corpus["passage_id"][row]) for row in store.labelled.tolist()]
+    background = draw(ids, BACKGROUND, (config.seed, "background"))
+    for start in range(0, len(rows), BLOCK):
+        examples = [store.example(int(row)) for row in rows[start : start + BLOCK]]
+        names = list(dict.fromkeys([*background, *(label.passage_id for one in examples for label in _labels(one))]))
+        scores = _scores(model, [one.query for one in examples], [store.passages[name] for name in names], config)
+        place = {name: number for number, name in enumerate(names)}
+        for example, each in zip(examples, scores, strict=True):
+            yield from _of_query(example, each, place, background, store)
+
+
+def by_source(found: list[Suspect], line: float) -> dict[str, tuple[int, int]]:
+    """Source and side -> how many labels there are, and how many are doubted by more than `line`."""
+    every = Counter(f"{one.source} {one.side}" for one in found)
+    doubted = Counter(f"{one.source} {one.side}" for one in found if one.doubt > line)
+    return {name: (every[name], doubted[name]) for name in sorted(every)}
+
+
+def _of_query(
+    example: Example, scores: NDArray[np.float64], place: dict[str, int], background: list[str], store: Store
+) -> Iterator[Suspect]:
+    same = store.same
+    texts = {same.get(label.passage_id, label.passage_id) for label in (*example.positives, *example.ignored)}
+    negatives = [one for one in example.negatives if same.get(one.passage_id, one.passage_id) not in texts]
+    others = {one.passage_id for one in negatives} | {name for name in background if same.get(name, name) not in texts}
+    against = scores[[place[name] for name in sorted(others)]]
+    good = scores[[place[one.passage_id] for one in example.positives]]
+    for side, labels, rivals, sign in (("positive", example.positives, against, 1), ("negative", negatives, good, -1)):
+        for label in labels if len(rivals) else ():
+            gaps = sign * (rivals - scores[place[label.passage_id]])
+            doubt = float((0.5 * (1 + np.tanh(gaps / 2))).mean())
+            yield Suspect(
+                query_id=example.query_id,
+                passage_id=label.passage_id,
+                side=side,
+                doubt=doubt,
+                grade=label.grade,
+                source=label.source,
+                judge_id=label.judge_id,
+                query=example.query,
+                passage=store.passages[label.passage_id],
+            )
+
+
+def _labels(example: Example) -> tuple[Label, ...]:
+    return (*example.positives, *example.negatives)
+
+
+def _scores(
+    model: SentenceTransformer, queries: list[str], passages: list[str], config: FitConfig
+) -> NDArray[np.float64]:
+    """[queries, passages]: similarities over the temperature."""
+    quiet: dict[str, Any] = {"convert_to_tensor": True, "show_progress_bar": False}
+    prepare = SIMILARITIES[model.similarity_fn_name]
+    with torch.no_grad():
+        with limited(model, config.max_query_length):
+            near = prepare(model.encode_query(queries, **quiet).float())
+        with limited(model, config.max_passage_length):
+            far = prepare(model.encode_document(passages, **quiet).float())
+        scores: NDArray[np.float64] = (near @ far.T / config.temperature).double().cpu().numpy()
+    return scores
+
+
+def _is_made(folder: Path, settings: FitConfig, store: Store) -> bool:
+    """Whether a fold's model is there, of these settings and this dataset."""
+    if not (folder / artifact.MANIFEST).is_file():
+        return False
+    manifest = artifact.read_manifest(folder, "model")
+    same_settings = manifest["facts"]["config"] == settings.model_dump(mode="json")
+    return same_settings and store.key in manifest["inputs"].values()
+
+
+def _write(folder: Path, found: list[Suspect]) -> None:
+    with (folder / "suspects.tsv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(field.name for field in fields(Suspect))
+        writer.writerows(astuple(one) for one in found)
+    ranks: Counter[str] = Counter()
+    with (folder / "suspects.run").open("w", encoding="utf-8", newline="\n") as file:
+        for one in found:
+            ranks[one.query_id] += 1
+            file.write(f"{one.query_id} Q0 {one.passage_id} {ranks[one.query_id]} {one.doubt!r} suspects\n")
