@@ -45,8 +45,9 @@ class Run(NamedTuple):
     command: str
     judgements: int
     minutes: float
-    gigabytes: float
-    disk: float
+    cpu_minutes: float
+    peak_gb: float
+    disk_gb: float
 
 
 def main() -> None:
@@ -69,9 +70,10 @@ def main() -> None:
         check(folder)
         if not given.keep:
             shutil.rmtree(folder)
-    print("\n| command | judgements | minutes | peak GB | GB on disk |\n|---|---|---|---|---|")
+    print("\n| command | judgements | minutes | minutes of CPU | peak GB | GB on disk |\n|---|---|---|---|---|---|")
     for run in runs:
-        print(f"| {run.command} | {run.judgements:,} | {run.minutes:.1f} | {run.gigabytes:.1f} | {run.disk:.1f} |")
+        figures = (run.minutes, run.cpu_minutes, run.peak_gb, run.disk_gb)
+        print(f"| {run.command} | {run.judgements:,} | {' | '.join(f'{figure:.1f}' for figure in figures)} |")
 
 
 def commands(folder: Path, form: str) -> dict[str, list[str]]:
@@ -95,7 +97,8 @@ def measured(name: str, judgements: int, command: list[str], folder: Path) -> Ru
     minutes = (time.monotonic() - start) / 60
     made = folder / ("export" if name == "export" else "dataset")
     disk = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
-    return Run(name, judgements, minutes, used.ru_maxrss * 1024 / 1e9, disk / 1e9)
+    busy = (used.ru_utime + used.ru_stime) / 60
+    return Run(name, judgements, minutes, busy, used.ru_maxrss * 1024 / 1e9, disk / 1e9)
 
 
 def check(folder: Path) -> None:
@@ -177,7 +180,9 @@ def judgements(random: np.random.Generator, queries: int, passages: int, qrels: 
         probs = np.full((count * JUDGED, 4), 0.04)
         probs[np.arange(count * JUDGED), grades.ravel()] = 0.88
         qrels.writelines(f"q{query}\t{pick}\t3\n" for query, pick in enumerate(picks[:, 0].tolist(), first))
-        failed = random.random(count * JUDGED) < 0.005
+        failed = random.random((count, JUDGED)) < 0.005
+        failed[: max(0, TWINS - first)] = False
+        failed = failed.ravel()
         digests = random.bytes(32 * count * JUDGED).hex()
         columns = {
             "query_id": [f"q{query}" for query in range(first, first + count) for _ in range(JUDGED)],

@@ -35,7 +35,7 @@ def audit(
     known = [read_evaluation(path, split) for path in evaluations]
     scratch = folder.with_name(folder.name + ".audit")
     with duck.session(scratch) as db:
-        open_dataset(db, folder)
+        open_dataset(db, folder, manifest["facts"].get("calibrated_judges", []))
         scope = Scope(
             rules_of(manifest), scratch, (manifest["facts"].get("source") or {}).get("licence"), known, models
         )
@@ -52,13 +52,13 @@ def audit(
     return findings
 
 
-def open_dataset(db: DuckDBPyConnection, folder: Path) -> None:
-    """The tables of a dataset folder as the checks read them."""
+def open_dataset(db: DuckDBPyConnection, folder: Path, silent: Sequence[str]) -> None:
+    """The tables of a dataset folder as the checks read them; the judges that are silent take no side."""
     open_train(db, folder)
     for name in ("judgements", "queries"):
         db.execute(f"CREATE VIEW {name} AS FROM {duck.parquet(folder / f'{name}.parquet')}")
     judges = [Judge(**row) for row in artifact.read_table(folder, "judges").to_pylist()]
-    register_judges(db, judges, {})
+    register_judges(db, judges, {}, silent)
     db.execute("CREATE TABLE set_aside (query_id VARCHAR)")
 
 

@@ -43,7 +43,7 @@ def pair_table(db: DuckDBPyConnection, part: dict[str, str], rules: Rules, judge
             SELECT query_id, passage_id, judge_id, kind, weight, grade,
                    list_sum(list_transform(list_zip(probs, relevant), lambda x: x[1] * x[2])) AS probability
             FROM judgements JOIN judges USING (judge_id)
-            WHERE query_id BETWEEN $first AND $last AND ({judges})
+            WHERE query_id BETWEEN $first AND $last AND speaks AND ({judges})
               AND NOT (kind = 'human' AND query_id IN (FROM set_aside))
         ), sided AS (
             SELECT *, {side_of(rules)} AS side FROM graded

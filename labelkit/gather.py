@@ -27,6 +27,7 @@ WEIGHTED_SCHEMA = pa.schema(
         ("kind", pa.string()),
         ("name", pa.string()),
         ("weight", pa.float64()),
+        ("speaks", pa.bool_()),
         ("relevant", pa.list_(pa.float64())),
     ]
 )
@@ -49,6 +50,8 @@ class Inputs(NamedTuple):
     """Of corpus and queries; default: what `dataset_info.json` in the BEIR folder says."""
     revision: str | None = None
     """The same."""
+    calibration: Path | None = None
+    """File of `labelkit calibrate`: its judges speak together, with its probabilities."""
     evaluations: Sequence[Path] = ()
     """BEIR folders that training must not know."""
     split: str = "test"
@@ -85,10 +88,9 @@ def stage_once(db: DuckDBPyConnection, table: str, schema: pa.Schema, rows: Rows
         raise DataError(f"{where}: {what} {', '.join(map(repr, twice))} stands twice")
 
 
-def save_judgements(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Inputs) -> list[Judge]:
-    """Tables `judgements` and `judges`, sorted, each judge once.
-
-    The session's `judges` also has the weight of each and, as 0 or 1, which of its labels are relevant.
+def save_judgements(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Inputs) -> tuple[list[Judge], list[str]]:
+    """Tables `judgements` and `judges`, sorted, each judge once. Returns the judges, and the ids of those for whom the
+    calibration speaks.
     """
     judges: dict[str, Judge] = {}
     db.register("nothing", JUDGEMENT_SCHEMA.empty_table())
@@ -100,13 +102,38 @@ def save_judgements(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Input
                 raise UsageError(f"{path}: judge {judge.judge_id!r} comes from another source too; give it once")
             judges[judge.judge_id] = judge
         parts.append(part)
+    silent: list[str] = []
+    if inputs.calibration is not None:
+        judge, silent = stage_calibrated(db, inputs)
+        judges[judge.judge_id] = judge
+        parts.append("FROM calibrated")
     columns = ", ".join(JUDGEMENT_SCHEMA.names)
     everything = f"SELECT {columns} FROM ({' UNION ALL BY NAME '.join(parts)})"
     duck.save(db, draft, "judgements", f"{everything} ORDER BY query_id, passage_id, judge_id", JUDGEMENT_SCHEMA)
     listed = [judges[judge_id] for judge_id in sorted(judges)]
     draft.write_table("judges", records_to_table(listed, JUDGE_SCHEMA))
-    register_judges(db, listed, inputs.weights)
-    return listed
+    register_judges(db, listed, inputs.weights, silent)
+    return listed, silent
+
+
+def stage_calibrated(db: DuckDBPyConnection, inputs: Inputs) -> tuple[Judge, list[str]]:
+    """Table `calibrated`: what the judges of the calibration say together. Returns who speaks, and for whom.
+
+    Unlike everything else here it holds the judgements in memory. Raises `UsageError` where it knows no judge.
+    """
+    from labelkit.agree import raters_of
+    from labelkit.calibration import read_calibration
+    from labelkit.recalibrate import apply_calibration
+
+    assert inputs.calibration is not None
+    calibration, raters = read_calibration(inputs.calibration), raters_of(inputs.llm, [])
+    silent = sorted({rater.rater_id for rater in raters} & {feature.name for feature in calibration.features})
+    if not silent:
+        raise UsageError(f"{inputs.calibration} is for other judges than those of --llm; calibrate these labels")
+    judgements, judge = apply_calibration(calibration, raters, inputs.data)
+    rows = (tuple(getattr(row, name) for name in JUDGEMENT_SCHEMA.names) for row in judgements)
+    duck.stage(db, "calibrated", JUDGEMENT_SCHEMA, rows)
+    return judge, silent
 
 
 def judgements_of(db: DuckDBPyConnection, path: Path, table: str) -> tuple[list[Judge], str]:
@@ -122,8 +149,12 @@ def judgements_of(db: DuckDBPyConnection, path: Path, table: str) -> tuple[list[
     return [judge], f"SELECT *, {duck.text(judge.judge_id)} AS judge_id FROM {table}"
 
 
-def register_judges(db: DuckDBPyConnection, judges: Sequence[Judge], weights: Mapping[str, float]) -> None:
-    """The session's table `judges`."""
+def register_judges(
+    db: DuckDBPyConnection, judges: Sequence[Judge], weights: Mapping[str, float], silent: Sequence[str] = ()
+) -> None:
+    """The session's table `judges`: the weight of each, whether it speaks, and, as 0 or 1, which of its labels are
+    relevant.
+    """
     if unknown := set(weights) - {name for judge in judges for name in (judge.judge_id, judge.name)}:
         raise UsageError(
             f"--weight {unknown.pop()}: no judge has this name; judges: {', '.join(j.name for j in judges)}"
@@ -134,6 +165,7 @@ def register_judges(db: DuckDBPyConnection, judges: Sequence[Judge], weights: Ma
             "kind": judge.kind,
             "name": judge.name,
             "weight": weights.get(judge.judge_id, weights.get(judge.name, 1.0)),
+            "speaks": judge.judge_id not in silent,
             "relevant": judge.label_grades and [float(grade >= RELEVANT) for grade in judge.label_grades],
         }
         for judge in judges

@@ -41,7 +41,7 @@ def mix(inputs: Inputs, rules: Rules, target: Path, command: str) -> dict[str, A
     with artifact.writing(target, dataset.KIND, command) as draft:
         with duck.session(draft.path / SCRATCH) as db:
             save_texts(db, draft, inputs.data)
-            judges = save_judgements(db, draft, inputs)
+            judges, silent = save_judgements(db, draft, inputs)
             save_provenance(db, draft, inputs.labels)
             check_known(db, draft.path)
             for name in ("judgements", "queries"):
@@ -49,7 +49,13 @@ def mix(inputs: Inputs, rules: Rules, target: Path, command: str) -> dict[str, A
             check_grades(db, rules)
             totals = decide(db, draft, inputs, rules)
         draft.inputs = input_hashes(inputs)
-        draft.facts = {"rules": rules._asdict(), "weights": dict(inputs.weights), "source": source, **totals}
+        draft.facts = {
+            "rules": rules._asdict(),
+            "weights": dict(inputs.weights),
+            "calibrated_judges": silent,
+            "source": source,
+            **totals,
+        }
         card = dataset_card(target.name, draft.rows, draft.facts, judges, command)
         (draft.path / "README.md").write_text(card, encoding="utf-8")
     return totals
@@ -71,8 +77,10 @@ def decide(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Inputs, rules:
 
         learn_posteriors(db, rules)
     write_examples(db, draft, rules)
-    dropped = clean(db, draft, inputs, rules) if rules.drop or inputs.evaluations else {}
-    return counts(db, draft.path / "train.parquet") | {"dropped": dropped}
+    found = clean(db, draft, inputs, rules) if rules.drop or inputs.evaluations else {}
+    dropped = {name: count for name, count in found.items() if name in rules.drop}
+    leaked = {name.replace("-", "_"): found[name] for name in LEAKS if name in found and name not in dropped}
+    return counts(db, draft.path / "train.parquet") | {"dropped": dropped} | leaked
 
 
 def write_examples(db: DuckDBPyConnection, draft: artifact.Draft, rules: Rules) -> None:
@@ -85,7 +93,7 @@ def write_examples(db: DuckDBPyConnection, draft: artifact.Draft, rules: Rules) 
 
 
 def clean(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Inputs, rules: Rules) -> dict[str, int]:
-    """Find what is to be dropped in what was written, and write it again without; returns how much of each that was.
+    """Find what is to be dropped in what was written, and write it again without; returns how much was found of each.
 
     Raises `DataError` for leakage that is neither to be dropped nor allowed.
     """
@@ -177,5 +185,6 @@ def input_hashes(inputs: Inputs) -> dict[str, str]:
     """sha256 of everything that the dataset was made from."""
     files = [inputs.data / "corpus.jsonl", inputs.data / "queries.jsonl"]
     files += [path / artifact.MANIFEST if path.is_dir() else path for path in inputs.labels]
+    files += [inputs.calibration] if inputs.calibration else []
     files += [path for folder in inputs.evaluations for path in files_of(folder, inputs.split)]
     return {str(path): artifact.file_sha256(path) for path in files}

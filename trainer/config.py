@@ -68,6 +68,8 @@ class FitConfig(BaseModel):
     """A sentence-transformers or transformers model: a local folder or a name on the Hugging Face Hub."""
     trust_remote_code: bool = False
     """Run the code that comes with a model. Read it first: it can do whatever you can."""
+    allow_leaks: bool = False
+    """Train although the dataset's audit found queries of an evaluation set in it."""
     pooling: Literal["mean", "cls", "lasttoken", "max", "weightedmean"] | None = None
     """How the tokens of a text become one vector. Not set: the model's own, mean for a plain transformer."""
     query_prompt: str | None = None

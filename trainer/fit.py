@@ -26,7 +26,8 @@ from transformers import set_seed
 
 from labelkit import artifact
 from labelkit.console import say
-from labelkit.errors import ArtifactError, LabelkitError, MissingPackageError
+from labelkit.dataset import known_leaks
+from labelkit.errors import ArtifactError, DataError, LabelkitError, MissingPackageError
 from trainer.backbone import build_model, freeze_unused, merge_adapters, prompt_of
 from trainer.card import model_card
 from trainer.checkpoints import Checkpoints, read_weights, step_of
@@ -42,7 +43,7 @@ from trainer.tokens import token_cache
 KIND = "model"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "numpy", "pyarrow")
 """Packages whose versions the manifest names."""
-HARMLESS = ("workers", "cache_tokens", "checkpoint_minutes", "log_to")
+HARMLESS = ("allow_leaks", "workers", "cache_tokens", "checkpoint_minutes", "log_to")
 """Settings that change no result: a run may go on with other ones."""
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 
@@ -100,7 +101,9 @@ def fit(dataset: Path, output: Path, config: FitConfig, command: str, evaluation
     state = processes()
     artifact.refuse_foreign(output, KIND)
     _check_loggers(config)
-    store = open_store(our_dataset(dataset))
+    folder = our_dataset(dataset)
+    _refuse_leaks(folder, config)
+    store = open_store(folder)
     known = config.known_labels()
     training_sets = [TrainingSet(store, stage, known) for stage in config.stage_configs()]
     dev = make_dev(config)
@@ -124,6 +127,15 @@ def fit(dataset: Path, output: Path, config: FitConfig, command: str, evaluation
                 shutil.copytree(checkpoints.folder / "logs", draft.path / "logs")
         checkpoints.remove()
     return FitReport(stages)
+
+
+def _refuse_leaks(folder: Path, config: FitConfig) -> None:
+    """Raise `DataError` where the dataset's audit found queries of an evaluation set in it."""
+    if not config.allow_leaks and (count := known_leaks(folder)):
+        raise DataError(
+            f"{folder}: its audit found {count} queries of an evaluation set in it; leave them out (labelkit mix "
+            "--drop leaked-queries), or train all the same (allow_leaks = true, --allow-leaks)"
+        )
 
 
 def _run_stages(

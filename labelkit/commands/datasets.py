@@ -44,6 +44,9 @@ def mix(
     weight: Annotated[
         list[str] | None, typer.Option(help="Policy weighted: JUDGE=WEIGHT, by name or id; else 1.")
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="File of `labelkit calibrate`: its probabilities speak for its judges.")
+    ] = None,
     human_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Use human labels for this share of the queries that have any.")
     ] = 1.0,
@@ -90,7 +93,7 @@ def mix(
         allow_leaks,
     )
     weights = dict(with_weight(item) for item in weight or ())
-    inputs = Inputs(data, human, llm or [], weights, licence, revision, evaluation or [], split)
+    inputs = Inputs(data, human, llm or [], weights, licence, revision, calibration, evaluation or [], split)
     totals = run(inputs, rules, output, console.command_line("labelkit"))
     if as_json:
         print(json.dumps(totals))

@@ -225,12 +225,15 @@ def test_leaks_are_refused_allowed_or_dropped(labelkit, dataset, found, write_be
     evaluation = leaking(write_beir, tmp_path)
     dataset(CLEAN, None, "--eval", evaluation, code=1)
     assert not (tmp_path / "dataset").exists()
-    findings = found(dataset(CLEAN, None, "--eval", evaluation, "--allow-leaks"), evaluation)
+    allowed = dataset(CLEAN, None, "--eval", evaluation, "--allow-leaks")
+    assert known_leaks(allowed) == 1
+    findings = found(allowed, evaluation)
     assert findings["leaked-queries"].examples == [
         {"query_id": "q1", "passage_id": None, "note": "normalised copy of eval e1"}
     ]
     assert findings.keys() == {"leaked-queries"}
     cured = dataset(CLEAN, None, "--eval", evaluation, "--drop", "leaked-queries")
+    assert known_leaks(cured) == 0
     assert found(cured, evaluation) == {}
     assert read_dataset(cured).manifest["facts"]["dropped"] == {"leaked-queries": 1}
 

@@ -445,3 +445,38 @@ def test_licence_and_revision_are_carried(labelkit, beir, tmp_path):
     (beir / "dataset_info.json").write_text('{"license": "mit", "revision": "abc"}')
     assert source() == {"licence": "mit", "revision": "abc"}
     assert source("--license", "cc0-1.0") == {"licence": "cc0-1.0", "revision": "abc"}
+
+
+def test_a_calibration_speaks_for_its_judges(labelkit, write_beir, tmp_path):
+    """A judge whose probabilities are upside down: calibrated, they are not; what it said itself stays, silent."""
+    passages = {f"p{n:02}": ("", f"passage {n}") for n in range(30)}
+    queries = {f"q{n}": f"query {n}" for n in range(5)}
+    human = {name: {pid: 3 * (int(pid[1:]) % 3 == 0) for pid in passages} for name in queries}
+    beir = write_beir(tmp_path / "beir", passages, queries, human)
+    rows = [
+        sure(pid, 0.1 + 0.01 * number if grade else 0.9 - 0.01 * number, query_id=name)
+        for name, graded in human.items()
+        for number, (pid, grade) in enumerate(graded.items())
+    ]
+    with writing(tmp_path / "labels", "labels", "test") as draft:
+        draft.write_table("judgements", records_to_table(rows, JUDGEMENT_SCHEMA))
+        draft.write_table("judges", records_to_table([GRADED], JUDGE_SCHEMA))
+    labels, file = tmp_path / "labels", tmp_path / "calibration.json"
+    called = labelkit("calibrate", labels, "--human", beir / "qrels" / "test.tsv", "-o", file)
+    assert called.code == 0, called.err
+    command = ("mix", "--data", beir, "--llm", labels, "-o", tmp_path / "dataset")
+    wrong = {pid for pid in passages if int(pid[1:]) % 3}
+    for given, expected in (((), wrong), (("--calibration", file), set(passages) - wrong)):
+        called = labelkit(*command, *given)
+        assert called.code == 0, called.err
+        examples, _, manifest = read_dataset(tmp_path / "dataset")
+        assert all({label.passage_id for label in one.positives} >= expected & {"p00", "p01"} for one in examples)
+        assert all({label.passage_id for label in one.positives} <= expected for one in examples)
+    assert manifest["facts"]["calibrated_judges"] == ["graded-m"]
+    assert manifest["facts"]["conflicts"] == 0
+    assert str(file) in manifest["inputs"]
+    judges = pq.read_table(tmp_path / "dataset" / "judgements.parquet").column("judge_id").unique().to_pylist()
+    assert sorted(name.partition("-")[0] for name in judges) == ["calibrated", "graded"]
+    people = ("--human", beir / "qrels" / "test.tsv")
+    refused = labelkit("mix", "--data", beir, *people, "--calibration", file, "-o", tmp_path / "x")
+    assert (refused.code, "for other judges than those of --llm" in refused.err) == (2, True)

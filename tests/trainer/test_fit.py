@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
 from labelkit import artifact
-from labelkit.errors import ArtifactError, LabelkitError, UsageError
+from labelkit.errors import ArtifactError, DataError, LabelkitError, UsageError
 from trainer.config import FitConfig
 from trainer.fit import FitReport, fit
 from trainer.objectives import OBJECTIVES
@@ -153,6 +153,16 @@ def test_a_dataset_that_is_missing_or_unfinished_is_refused_before_anything_is_w
         fit(toy_dataset, tmp_path / "model", config(tiny_model), "test")
     assert not (tmp_path / "model").exists()
     assert not list(tmp_path.glob("model*"))
+
+
+def test_known_leakage_is_refused_unless_allowed(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
+    digest = artifact.file_sha256(toy_dataset / artifact.MANIFEST)
+    leak = {"dataset": digest, "findings": [{"name": "leaked-queries", "found": 2}]}
+    (toy_dataset / "audit.json").write_text(json.dumps(leak))
+    with pytest.raises(DataError, match="its audit found 2 queries of an evaluation set"):
+        fit(toy_dataset, tmp_path / "model", config(tiny_model), "test")
+    assert not (tmp_path / "model").exists()
+    assert fit(toy_dataset, tmp_path / "model", config(tiny_model, allow_leaks=True, max_steps=1), "test").steps == 1
 
 
 def test_two_processes_train_what_one_does(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:

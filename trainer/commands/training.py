@@ -55,6 +55,9 @@ def fit(
     trust_remote_code: Annotated[
         bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = None,
+    allow_leaks: Annotated[
+        bool | None, typer.Option("--allow-leaks", help="Train although the audit found evaluation queries in it.")
+    ] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, cls, lasttoken, … Default: the model's.")] = None,
     false_negative_margin: Annotated[
         float | None,

@@ -1,0 +1,76 @@
+"""What is each mixing policy worth? Precision and recall of its positives against human grades.
+
+    python benchmarks/policies.py ../shared/data/llmjudge-val
+
+Takes the grades of the LLMs in the folder (`llm.NAME.tsv`), mixes them by every policy, without human labels and with
+those of two queries of five, and compares the positives with the human ones (grade >= 2): always on the queries whose
+human labels the mix did not see, so that nothing that was copied counts. Five queries are few: no intervals are given,
+and differences of a few hundredths mean nothing. "relevant" is the share of the negatives that people call relevant.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from labelkit.dataset import read_dataset
+from labelkit.gather import Inputs
+from labelkit.import_grades import import_grades
+from labelkit.mix import mix
+from labelkit.policies import POLICIES, Rules
+from labelkit.schema import ROLES
+from labelkit.sources import Qrels, read_qrels
+
+SHARES = (0.0, 0.4)
+"""Of the queries whose human labels are mixed in."""
+
+
+def main() -> None:
+    """Mix, compare, print the table."""
+    parser = argparse.ArgumentParser(description="Mixing policies against human grades.")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--split", default="test")
+    given = parser.parse_args()
+    human = given.data / "qrels" / f"{given.split}.tsv"
+    truth = read_qrels(human)
+    print(
+        "| judges | policy | human labels | positives | precision | recall | negatives | relevant of them | ignored |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        labels = {path.stem.removeprefix("llm."): path for path in sorted(given.data.glob("llm.*.tsv"))}
+        for name, path in labels.items():
+            import_grades(path, Path(scratch, name), judge_name=name, kind="llm", command="benchmark")
+        folders = {name: Path(scratch, name) for name in labels}
+        for name, folder in folders.items():
+            row(name, Inputs(given.data, None, [folder]), Rules(), truth, Path(scratch, "dataset"))
+        for share in SHARES:
+            people = human if share else None
+            for policy in POLICIES:
+                if policy == "staged":
+                    continue  # its train table is that of human-first
+                rules = Rules(policy, human_fraction=share, llm_positive=0.5, llm_negative=0.3)
+                inputs = Inputs(given.data, people, list(folders.values()))
+                row(" + ".join(folders), inputs, rules, truth, Path(scratch, "dataset"))
+
+
+def row(judges: str, inputs: Inputs, rules: Rules, truth: Qrels, target: Path) -> None:
+    """Mix and compare on the queries without human labels."""
+    mix(inputs, rules, target, "benchmark")
+    examples = read_dataset(target).examples
+    seen = {one.query_id for one in examples if any(label.source == "human" for label in one.positives + one.negatives)}
+    examples = [one for one in examples if one.query_id not in seen]
+    positives, negatives, ignored = (
+        {(one.query_id, label.passage_id) for one in examples for label in getattr(one, side)}
+        for side in ROLES.values()
+    )
+    unseen = {query_id: graded for query_id, graded in truth.items() if query_id not in seen}
+    relevant = {(query_id, pid) for query_id, graded in unseen.items() for pid, grade in graded.items() if grade >= 2}
+    right = len(relevant & positives)
+    found = (f"{right / max(1, len(positives)):.3f}", f"{right / len(relevant):.3f}")
+    missed = f"{len(relevant & negatives) / max(1, len(negatives)):.3f}"
+    cells = (judges, rules.policy, f"{len(seen)} queries", len(positives), *found, len(negatives), missed, len(ignored))
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
