@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": exchange.export,
     "publish": exchange.publish,
     "pull": exchange.pull,
+    "review": exchange.review,
     "verify": upkeep.verify,
     "prompts": judging.prompts,
 }

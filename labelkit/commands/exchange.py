@@ -1,4 +1,4 @@
-"""Commands that trade with other tools and the Hub: import, export, publish, pull."""
+"""Commands that trade with other tools and the Hub: import, export, publish, pull, review."""
 
 from pathlib import Path
 from typing import Annotated
@@ -115,3 +115,36 @@ def pull(
 
     manifest = run(repo, output, revision)
     console.say(f"{output}: {len(manifest['files'])} files as they were published")
+
+
+def review(
+    labels: Annotated[Path, typer.Argument(help="Labels folder whose judges are to be checked.")],
+    output: Output,
+    name: Annotated[str, typer.Option(help="Who grades.")],
+    texts: Annotated[
+        Path | None, typer.Option(help="Pool, whose pairs alone are taken, or BEIR folder; default: the pool judged.")
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(help="random, for an honest agreement, or disagreement: the pairs most in doubt, to repair them."),
+    ] = "random",
+    pairs: Annotated[int, typer.Option(min=1, help="How many to grade.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    port: Annotated[int, typer.Option(min=0, help="On 127.0.0.1; 0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Grade pairs by keyboard in a local page, blind to the judges. The same command again goes on."""
+    import webbrowser
+
+    from labelkit.review import review as run
+
+    def ready(address: str) -> None:
+        console.say(f"open {address}")
+        if browser:
+            webbrowser.open(address)
+
+    graded = run(
+        labels, output, name=name, texts=texts, order=by, limit=pairs, seed=seed, port=port, ready=ready,
+        command=console.command_line("labelkit"),
+    )  # fmt: skip
+    console.say(f"{output}: {graded:,} pairs graded by {name}")
