@@ -62,6 +62,15 @@ def replicates(statistic: Statistic, queries: int) -> NDArray[np.float64]:
     return np.array([value for value in values if math.isfinite(value)])
 
 
+def mean(query_ids: Sequence[str], values: Sequence[float] | NDArray[np.float64]) -> Estimate:
+    """Mean of one value a pair, with its interval over queries."""
+    if not len(values):
+        return Estimate(None)
+    queries, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
+    sums, counts = np.bincount(query, weights=values), np.bincount(query)
+    return estimate(lambda draws: ratio(float(draws @ sums), float(draws @ counts)), len(queries))
+
+
 def rate(successes: Sequence[int], attempts: Sequence[int]) -> Estimate:
     """A share with its interval: successes and attempts of each query.
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelkit.agree import Pair, Rater, plain, raters_of
-from labelkit.bootstrap import FEW_QUERIES, Estimate, estimate, ratio
+from labelkit.bootstrap import FEW_QUERIES, Estimate, estimate, mean
 from labelkit.calibration import MODELS, Calibration, by_grade, fit, grades_of, predict, relevance, with_lines
 from labelkit.errors import DataError
 from labelkit.features import Feature, both_views, features_of, matrix
@@ -199,7 +199,8 @@ def own_relevance(row: Judgement, label_grades: tuple[int, ...] | None) -> float
 
 def quality(known: Known, grades: Ints, scores: Floats, probability: Floats | None) -> dict[str, Any]:
     """Agreement of grades and scores with people, and how true the probabilities are."""
-    pairs = rated([query_id for query_id, _ in known.pairs], known.grades.tolist(), grades.tolist(), scores.tolist())
+    names = [query_id for query_id, _ in known.pairs]
+    pairs = rated(names, known.grades.tolist(), grades.tolist(), scores.tolist())
     found: dict[str, Any] = {
         name: estimate(lambda draws, of=FIGURES[name].of: of(pairs, draws), pairs.queries)  # type: ignore[misc]
         for name in SHOWN
@@ -209,18 +210,11 @@ def quality(known: Known, grades: Ints, scores: Floats, probability: Floats | No
         return found
     truth = (known.grades >= RELEVANT).astype(float)
     return found | {
-        "log_loss": mean_over(known, log_loss(truth, probability)),
-        "brier": mean_over(known, (truth - probability) ** 2),
+        "log_loss": mean(names, log_loss(truth, probability)),
+        "brier": mean(names, (truth - probability) ** 2),
         "ece": Estimate(expected_calibration_error(truth, probability)),
         "reliability": reliability(truth, probability),
     }
-
-
-def mean_over(known: Known, values: Floats) -> Estimate:
-    """Mean of one value a pair, with its interval."""
-    sums = np.bincount(known.query, weights=values, minlength=known.queries)
-    counts = np.bincount(known.query, minlength=known.queries)
-    return estimate(lambda draws: ratio(float(draws @ sums), float(draws @ counts)), known.queries)
 
 
 def log_loss(truth: Floats, probability: Floats) -> Floats:

@@ -13,6 +13,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "annotate": judging.annotate,
     "import": exchange.import_made,
     "agree": judges.agree,
+    "bias": judges.bias,
     "calibrate": judges.calibrate,
     "select": judges.select,
     "redteam": judges.redteam,

@@ -12,12 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from labelkit import artifact, sources
 from labelkit.annotate import annotate, read_labels
 from labelkit.attacks import ATTACKS, LISTWISE_ATTACKS, Target
-from labelkit.bootstrap import Estimate, estimate, rate, ratio
+from labelkit.bootstrap import Estimate, estimate, mean, rate
 from labelkit.console import say
 from labelkit.engines import Settings
 from labelkit.errors import DataError, UsageError
@@ -252,17 +250,9 @@ def attack_rows(attempts: Sequence[Attempt], judged: Judged) -> Iterator[dict[st
             "attempts": sum(tries),
             "successes": sum(hits),
             "rate": rate(hits, tries)._asdict(),
-            "score_rise": mean(rises)._asdict(),
+            "score_rise": mean([qid for qid, _ in rises], [rise for _, rise in rises])._asdict(),
             "failed": sum(now.grade is None for _, _, now in pairs),
         }
-
-
-def mean(values: Sequence[tuple[str, float]]) -> Estimate:
-    """The mean of values, each with the query that it belongs to."""
-    queries = sorted({query_id for query_id, _ in values})
-    sums = np.array([sum(value for query_id, value in values if query_id == query) for query in queries])
-    counts = np.array([sum(query_id == query for query_id, _ in values) for query in queries])
-    return estimate(lambda draws: ratio(float(draws @ sums), float(draws @ counts)), len(queries))
 
 
 def clean_row(

@@ -166,3 +166,26 @@ def select(
     if as_json:
         print(json.dumps(counts))
     console.say(f"{output}: " + ", ".join(f"{count} {reason.partition(':')[2]}" for reason, count in counts.items()))
+
+
+def bias(
+    labels: Annotated[list[Path], typer.Argument(help="Labels folders.")],
+    data: Annotated[Path, typer.Option(help="BEIR folder with the texts.")],
+    human: Annotated[
+        Path | None, typer.Option(help="Human qrels: passages are compared with others of the same human grade.")
+    ] = None,
+    authors: Annotated[Path | None, typer.Option(help="TSV of passage id and author, for self-preference.")] = None,
+    again: Annotated[
+        list[Path] | None, typer.Option(help="Labels folder in which the same judge judged some pairs again: drift.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a judge rewards besides relevance: length, shared words, place, its own writing; and drift."""
+    from labelkit.agree import plain
+    from labelkit.bias import biases, print_biases
+
+    found = biases(labels, data=data, human=human, authors=authors, again=again or [])
+    if as_json:
+        print(json.dumps(plain(found), indent=2))
+    else:
+        print_biases(found)

@@ -1,8 +1,10 @@
 """Commands from a collection to judgements: pool, plan, annotate, prompts."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +32,11 @@ from labelkit.options import (
     Votes,
     here,
 )
+
+if TYPE_CHECKING:
+    from labelkit.annotate import Outcome
+    from labelkit.cascade import Cascade
+    from labelkit.pool import Pool
 
 
 def pool(
@@ -161,6 +168,12 @@ def annotate(
     allow_drift: Annotated[
         bool, typer.Option("--allow-drift", help="Go on when the server changes the model's name or fingerprint.")
     ] = False,
+    cascade: Annotated[str | None, typer.Option(help="A stronger model, for what --model is unsure of.")] = None,
+    cascade_share: Annotated[
+        float, typer.Option(help="Share of the pairs that it judges; a quarter of it is drawn at random.")
+    ] = 0.2,
+    cascade_engine: Annotated[str | None, typer.Option(help="Its engine; default: --engine.")] = None,
+    cascade_base_url: Annotated[list[str] | None, typer.Option(help="Its address; default: --base-url.")] = None,
     as_json: Json = False,
 ) -> None:
     """Judge the pairs of a pool with a language model. The same command again resumes and pays nothing twice."""
@@ -195,14 +208,10 @@ def annotate(
         wait=wait,
         batch_dir=batch_dir,
     )
-    outcome = annotation.annotate(
-        pool_of(source, output, command),
-        output,
-        engine_name=engine,
-        settings=settings,
+    judged = partial(
+        annotation.annotate,
         method_name=method,
         prompt_name=prompt,
-        limit=limit,
         reading=Reading(passage_tokens, passage_words, permutations, votes, seed, defences_of(defence or [])),
         tokenizer=tokenizer,
         retry_failed=retry_failed,
@@ -212,8 +221,31 @@ def annotate(
         prices=prices,
         command=command,
     )
+    cheap = partial(judged, engine_name=engine, settings=settings, limit=limit)
+    candidates = pool_of(source, output, command)
+    if cascade:
+        from labelkit.cascade import cascade as run
+
+        urls = tuple(cascade_base_url) if cascade_base_url else settings.base_urls
+        better = settings._replace(model=cascade, revision=None, base_urls=urls)
+        strong = partial(judged, engine_name=cascade_engine or engine, settings=better, limit=None)
+
+        def by(judge: "Callable[[Pool, Path], Outcome]") -> "Callable[[Pool, Path], Outcome]":
+            return lambda part, folder: finished(judge(part, folder), folder)
+
+        found = run(candidates, output, by(cheap), by(strong), share=cascade_share, seed=seed, command=command)
+        if as_json:
+            print(json.dumps(found._asdict()))
+        console.say(f"{output}: {words_of(found)}")
+        return
+    outcome = cheap(candidates, output)
     if as_json:
         print(json.dumps(outcome._asdict()))
+    finished(outcome, output)
+
+
+def finished(outcome: "Outcome", output: Path) -> "Outcome":
+    """Say what a run did. Raises `BudgetError` where its caps left pairs unjudged."""
     failed = sum(outcome.failures.values())
     console.say(
         f"{output}: {outcome.pairs} pairs, {outcome.asked} asked now in {outcome.seconds:.0f} s, {outcome.known} "
@@ -225,6 +257,17 @@ def annotate(
             f"{outcome.pending} of {outcome.pairs} pairs are not judged: the caps allow no more requests; raise "
             "--max-usd or --max-tokens and run the same command again"
         )
+    return outcome
+
+
+def words_of(found: "Cascade") -> str:
+    """What a cascade saved and lost, in words."""
+    money = "" if found.saved_usd is None else f", {found.saved_usd:,.2f} US dollars"
+    return (
+        f"{found.strong_pairs:,} of {found.pairs:,} pairs went to the strong judge: {found.saved:.0%} of its work saved"
+        f"{money}. On {found.compared:,} random pairs the two agree with kappa {found.kappa}; of the pairs that the "
+        f"cheap one decided, the strong one would have said otherwise of {found.lost}"
+    )
 
 
 def prompts(
