@@ -103,33 +103,70 @@ def without(role: str) -> Callable[[DuckDBPyConnection, Scope], str]:
     return lambda db, scope: f"SELECT query_id, NULL AS passage_id, query AS note FROM train WHERE len({role}_ids) = 0"
 
 
+WORDS = r"\W+(\w+\W+){0,4}"
+"""Up to four words between two others."""
+TOLD = rf"(previous|prior|above|earlier|given|all|your){WORDS}"
+RULES = r"(instructions?|rules|prompts?|guidelines)\b"
+TEXT = r"(passage|document|text|answer|page)\b"
 INJECTIONS = {
-    "an instruction": r"\b(ignore|disregard|forget)\b.{0,20}\b(previous|prior|above|earlier|all)\b.{0,20}"
-    r"\b(instructions?|rules|prompts?)\b",
-    "a grade of its own": r"\b(final|relevance|overall)\s+(score|grade|rating|label)\W{0,3}(is|of|=|:)?\W{0,3}[0-9]\b"
-    r"|\bthis (passage|document|text|answer) is (perfectly|highly|fully|extremely|definitely) relevant\b"
-    r"|\b(rate|grade|score|judge|label|mark) this (passage|document|text) (as|with|highly|relevant)\b",
-    "chat markup": r"<\|[a-z_ ]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>|\b(system|assistant)\s*:\s*you\b",
-    "hidden characters": r"[\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{2069}\x{E0000}-\x{E007F}]|\x{200B}{3}",
+    "an instruction": "|".join(
+        [
+            rf"\b(ignore|disregard|forget){WORDS}{TOLD}{RULES}",
+            rf"\b(ignore|disregard|forget){WORDS}{RULES}{WORDS}(previously|before|above|earlier|given)\b",
+            rf"\b(reply|respond|answer)\W+(only\W+)?with{WORDS}([0-9]|yes|relevant)\b",
+            rf"\b(choose|select|pick|rank|rate|grade|score|judge|mark|label)\W+(only\W+)?this\W+{TEXT}",
+            r"\b(rate|grade|score|mark)\W+(it|this)\W+(as\W+|with\W+|a\W+)?([0-9]|relevant|highly|perfect(ly)?)\b",
+            rf"\bdecode{WORDS}base64\b",
+        ]
+    ),
+    "a grade of its own": "|".join(
+        [
+            r"\b(final|relevance|overall|correct|expected)\W+(score|grade|rating|label|reply|answer)\W{0,3}(is|of|=|:)"
+            r"\W{0,3}([0-9]|yes)\b",
+            rf"\bthis\W+{TEXT}\W+(is|was){WORDS}(perfectly|highly|fully|extremely)\W+relevant\b",
+            rf"\bother\W+passages{WORDS}(outdated|wrong|must\W+not)\b",
+        ]
+    ),
+    "chat markup": "|".join(
+        [
+            r"<\|[a-z_ ]{1,40}\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>|</?passage>",
+            r"(^|\n)\s*(system|assistant)\s*:",
+            r"\"role\"\s*:\s*\"(system|assistant|user)\"",
+        ]
+    ),
+    "hidden or disguised letters": "|".join(
+        [
+            r"[\x{202A}-\x{202E}\x{2060}-\x{2064}\x{2066}-\x{2069}\x{E0000}-\x{E007F}]",
+            r"(\pL\x{200B}){3}",
+            r"[A-Za-z]\p{Cyrillic}+[A-Za-z]|\p{Cyrillic}[A-Za-z]+\p{Cyrillic}",
+        ]
+    ),
 }
 """What a passage that was written for a judge carries -> how it is recognised (RE2, without regard to case)."""
 
 
 def injections(db: DuckDBPyConnection, scope: Scope) -> str:
-    """Labels of passages whose text speaks to a judge, where a model judged."""
+    """Labels of passages whose text speaks to a judge, where a model judged, and positives that repeat the whole query
+    twice or more.
+    """
     cases = " ".join(
-        f"WHEN regexp_matches({FULL_TEXT}, {duck.text(pattern)}, 'is') THEN {duck.text(name)}"
+        f"WHEN regexp_matches({FULL_TEXT}, {duck.text(pattern)}, 'is') THEN {duck.text(f'carries {name}')}"
         for name, pattern in INJECTIONS.items()
     )
     # One pass for all patterns; which of them it was is asked of the few.
     anything = duck.text("|".join(f"({pattern})" for pattern in INJECTIONS.values()))
-    flagged = (
-        f"SELECT passage_id, CASE {cases} END AS note FROM corpus WHERE regexp_matches({FULL_TEXT}, {anything}, 'is')"
-    )
-    return (
-        f"SELECT query_id, passage_id, 'carries ' || note AS note FROM labels JOIN ({flagged}) USING (passage_id) "
-        "WHERE role <> 'ignored' AND source <> 'human'"
-    )
+    some = f"regexp_matches({FULL_TEXT}, {anything}, 'is')"
+    flagged = f"SELECT passage_id, CASE {cases} END AS note FROM corpus WHERE {some}"
+    return f"""
+        SELECT query_id, passage_id, note FROM labels JOIN ({flagged}) USING (passage_id)
+        WHERE role <> 'ignored' AND source <> 'human'
+        UNION
+        SELECT query_id, passage_id, 'repeats the query' AS note
+        FROM labels JOIN (SELECT passage_id, lower({FULL_TEXT}) AS text FROM corpus) USING (passage_id)
+             JOIN (SELECT query_id, lower(trim(text)) AS asked FROM queries) USING (query_id)
+        WHERE role = 'positive' AND source <> 'human' AND len(string_split(asked, ' ')) > 2
+          AND length(text) - length(replace(text, asked, '')) >= 2 * length(asked)
+    """
 
 
 def no_licence(db: DuckDBPyConnection, scope: Scope) -> str:

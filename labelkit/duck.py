@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from labelkit import artifact
+from labelkit.errors import LabelkitError, first_line
 
 MEMORY = "2GB"
 """What DuckDB may hold; the rest goes to disk."""
@@ -22,6 +23,7 @@ def session(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty database in the folder `scratch`, which is removed with it. Every result that matters must be ordered:
     without `ORDER BY` the rows come as they please.
     """
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     scratch.mkdir(parents=True)
     settings: dict[str, Any] = {
         "memory_limit": MEMORY,
@@ -33,6 +35,8 @@ def session(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         with duckdb.connect(str(scratch / "tables.duckdb"), config=settings) as db:
             db.execute("SET enable_progress_bar = false")
             yield db
+    except duckdb.Error as error:
+        raise LabelkitError(f"DuckDB, working in {scratch}: {first_line(error)}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -46,7 +46,7 @@ def mix(inputs: Inputs, rules: Rules, target: Path, command: str) -> dict[str, A
             check_known(db, draft.path)
             for name in ("judgements", "queries"):
                 db.execute(f"CREATE VIEW {name} AS FROM {duck.parquet(draft.path / f'{name}.parquet')}")
-            check_grades(db, rules)
+            check_judges(db, inputs, rules)
             totals = decide(db, draft, inputs, rules)
         draft.inputs = input_hashes(inputs)
         draft.facts = {
@@ -61,11 +61,18 @@ def mix(inputs: Inputs, rules: Rules, target: Path, command: str) -> dict[str, A
     return totals
 
 
-def check_grades(db: DuckDBPyConnection, rules: Rules) -> None:
-    """Raise `UsageError` where people graded and no grade makes a positive."""
+def check_judges(db: DuckDBPyConnection, inputs: Inputs, rules: Rules) -> None:
+    """Raise `UsageError` where people graded and no grade makes a positive, and for rules that these judges cannot
+    follow.
+    """
     highest = duck.value(db, "SELECT max(grade) FROM judgements JOIN judges USING (judge_id) WHERE kind = 'human'")
     if highest is not None and highest < rules.positive_grade:
         raise UsageError(f"no human grade reaches {rules.positive_grade}; binary qrels need --positive-grade 1")
+    judges = duck.value(db, "SELECT count(*) FROM judges WHERE speaks")
+    if rules.policy == "agreement" and rules.agree > judges:
+        raise UsageError(f"--agree {rules.agree} of {judges} judges can never be; lower it or give more labels")
+    if inputs.weights and rules.policy != "weighted":
+        raise UsageError(f"--weight is for the policy weighted, not for {rules.policy}")
 
 
 def decide(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Inputs, rules: Rules) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def mix(
     totals = run(inputs, rules, output, console.command_line("labelkit"))
     if as_json:
         print(json.dumps(totals))
-    console.say(f"{output}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in totals.items()))
+    told = {name.replace("_", " "): value for name, value in totals.items() if value != {}}
+    console.say(f"{output}: " + ", ".join(f"{name} {value}" for name, value in told.items()))
 
 
 def audit(

@@ -428,6 +428,21 @@ def test_odd_text_survives_the_tables(write_beir, tmp_path):
     assert corpus[odd].title == corpus[odd].text == odd
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--policy", "agreement", "--agree", 3), "--agree 3 of 2 judges can never be"),
+        (("--weight", "test=2"), "--weight is for the policy weighted, not for human-first"),
+        (("--weight", "test=zero", "--policy", "weighted"), "expected JUDGE=WEIGHT"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused(labelkit, labels, beir, tmp_path, options, words):
+    human = beir / "qrels" / "test.tsv"
+    called = labelkit("mix", "--data", beir, "--human", human, "--llm", labels, "-o", tmp_path / "dataset", *options)
+    assert (called.code, words in called.err) == (2, True), called.err
+    assert not (tmp_path / "dataset").exists()
+
+
 def test_the_same_labels_twice_are_refused(labels, beir, tmp_path):
     with pytest.raises(UsageError, match="comes from another source too; give it once"):
         mix(Inputs(beir, None, [labels, labels]), Rules(), tmp_path / "dataset", "test")
