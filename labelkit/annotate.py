@@ -97,11 +97,11 @@ def annotate(
     engine.check_labels(prompt.label_texts)
     tokens = tokens_of(engine.facts.engine, settings, tokenizer)
     reading = complete(reading, method, tokens)
-    judge, identity = make_judge(engine.facts, settings, method, prompt, reading)
-    tasks = Tasks(read_texts(pool, limit, reading, tokens), prompt, method, reading, identity)
+    judge = make_judge(engine.facts, settings, method, prompt, reading, tokenizer)
+    tasks = Tasks(read_texts(pool, limit, reading, tokens), prompt, method, reading, digest(identity_of(judge)))
     work = tasks.make(pool, limit, tokens, context_of(engine.facts.engine, settings) if method.listwise else None)
     with Journal(folder) as journal:
-        (folder / artifact.MANIFEST).unlink(missing_ok=True)
+        artifact.begin(folder, KIND, command)
         asked = asked_of(judge.judge_id, work.tasks, listwise=method.listwise)
         journal.register(judge, prompt.content, asked, whole=method.listwise)
         replies = Replies(journal, journal.answered())
@@ -147,7 +147,7 @@ def reparse(pool: Pool, folder: Path, command: str) -> dict[str, int]:
     whole = (folder / artifact.MANIFEST).is_file()
     facts = artifact.read_manifest(folder, KIND, verify=False)["facts"] if whole else {}
     with Journal(folder) as journal:
-        (folder / artifact.MANIFEST).unlink(missing_ok=True)
+        artifact.begin(folder, KIND, command)
         return finalise(journal, folder, command, inputs=pool.inputs, facts=facts).failures
 
 
@@ -158,12 +158,10 @@ def refuse_other_labels(folder: Path) -> None:
 
 
 def make_judge(
-    facts: EngineFacts, settings: Settings, method: Method, prompt: Prompt, reading: Reading
-) -> tuple[Judge, str]:
-    """The judge of a run, and the identity of its replies.
-
-    The judge's id is the method, the model's short name and a hash over all that may change a judgement. The identity
-    is a hash over what may change a reply: how many orders or votes a judgement is made of is no part of that.
+    facts: EngineFacts, settings: Settings, method: Method, prompt: Prompt, reading: Reading, tokenizer: str | None
+) -> Judge:
+    """The judge of a run. Its id is the method, the model's short name and a hash over all that may change a
+    judgement.
     """
     drawn = reading.votes > 1
     decoding: dict[str, Any] = {"temperature": VOTE_TEMPERATURE if drawn else 0}
@@ -183,9 +181,13 @@ def make_judge(
         "seed": reading.seed if method.listwise or drawn else None,
     }
     judge = Judge(judge_id="", **fields)
-    identity = identity_of(judge)
-    name = f"{prompt.method}-{Path(settings.called).name}-{digest([identity, judge.decoding, judge.seed])[:16]}"
-    return judge.model_copy(update={"judge_id": name}), digest(identity)
+    parts = [identity_of(judge), judge.decoding, judge.seed]
+    read = {name: value for name, value in reading._asdict().items() if value != Reading._field_defaults[name]}
+    provenance = {
+        "judge_id": f"{prompt.method}-{Path(settings.called).name}-{digest(parts)[:16]}",
+        "reading": canonical_json({"reading": read, "tokenizer": tokenizer or settings.called}),
+    }
+    return judge.model_copy(update=provenance)
 
 
 def served_by(base_urls: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from labelkit.errors import ArtifactError
 from labelkit.schema import SCHEMA_VERSION
 
 MANIFEST = "manifest.json"
+BEGUN = "unfinished.json"
+"""In a folder that is being written: the kind and the command that finishes it. It goes when the manifest comes."""
 UNFINISHED = ".unfinished"
 """Suffix of the folder that stands aside while an artifact is being written."""
 PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
@@ -40,6 +42,7 @@ def writing(target: Path, kind: str, command: str) -> Iterator["Draft"]:
     aside = target.with_name(target.name + UNFINISHED)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    begin(aside, kind, command)
     draft = Draft(aside, kind, command)
     try:
         yield draft
@@ -53,6 +56,12 @@ def writing(target: Path, kind: str, command: str) -> Iterator["Draft"]:
         aside.rename(target)
     sync_directory(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def begin(folder: Path, kind: str, command: str) -> None:
+    """Mark a folder as unfinished: whoever finds it so is told what finishes it."""
+    write_text(folder / BEGUN, json.dumps({"kind": kind, "command": command}, ensure_ascii=False))
+    (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -129,7 +138,7 @@ def write_manifest(
     files: Sequence[str] | None = None,
 ) -> None:
     """Hash the files of `folder` (all of them, or those named) and write its manifest, last and durably."""
-    names = files if files is not None else sorted(_relative_files(folder))
+    names = files if files is not None else sorted(set(_relative_files(folder)) - {BEGUN})
     for name in names:
         _sync_file(folder / name)
     document = {
@@ -142,7 +151,16 @@ def write_manifest(
         "facts": dict(facts),
         "files": {name: file_sha256(folder / name) for name in names},
     }
+    document = json.loads(json.dumps(document))  # keys and tuples as a reader will find them
+    document["sha256"] = document_sha256(document)
     write_text(folder / MANIFEST, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    (folder / BEGUN).unlink(missing_ok=True)
+
+
+def document_sha256(document: Mapping[str, Any]) -> str:
+    """The checksum of a manifest over all of it but itself."""
+    rest = {name: value for name, value in document.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path, kind: str, *, verify: bool = True) -> dict[str, Any]:
@@ -180,22 +198,32 @@ def manifest_kind(folder: Path) -> str:
 def _parse_manifest(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); run the command that made the folder again") from None
     if not isinstance(document, dict) or not {"kind", "schema_version", "command", "files"} <= set(document):
         raise ArtifactError(f"{path} is no manifest of ours; run the command that made the folder again")
+    if document.get("sha256") != document_sha256(document):
+        raise ArtifactError(f"{path} changed since it was written; run the command that made the folder again")
     return document
 
 
 def _incomplete_message(folder: Path, kind: str) -> str:
     aside = folder.with_name(folder.name + UNFINISHED)
+    for place in (folder, aside):
+        if (place / BEGUN).is_file():
+            return f"{folder} is not finished; finish it by the command that began it: {_begun(place)}"
     if folder.is_dir() and any(folder.iterdir()):
         return f"{folder} has no {MANIFEST}: it is not a finished {kind}; run the command that makes it again"
     if aside.is_dir():
-        return (
-            f"{folder} was never finished ({aside.name} is left of a killed run); run the command that makes it again"
-        )
+        return f"{folder} was never finished ({aside.name} is left); run the command that makes it again"
     return f"{folder} does not exist, but a {kind} is needed here"
+
+
+def _begun(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / BEGUN).read_text(encoding="utf-8"))["command"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return "its record is damaged, but it is the one with this output folder"
 
 
 def _matches(path: Path, digest: str) -> bool:

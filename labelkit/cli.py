@@ -24,6 +24,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "publish": exchange.publish,
     "pull": exchange.pull,
     "review": exchange.review,
+    "replay": upkeep.replay,
+    "tidy": upkeep.tidy,
     "verify": upkeep.verify,
     "prompts": judging.prompts,
 }

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from labelkit import artifact
 from labelkit.console import hide_loading_bars
 from labelkit.errors import MissingPackageError, UsageError, first_line
+from labelkit.trust import refuse_code
 
 BATCH = 32
 LARGEST_CACHED = 1 << 30
@@ -32,15 +33,17 @@ def cache_folder() -> Path:
 def load_encoder(name: str, *, trust_remote_code: bool = False) -> Any:
     """A `SentenceTransformer` from a local folder or the Hub. Raises `UsageError` where there is none.
 
-    Code that comes with a model is run only with `trust_remote_code`.
+    Code and pickles that come with a model are run only with `trust_remote_code`.
     """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise MissingPackageError("sentence-transformers", "train") from None
     hide_loading_bars()
+    refuse_code(name, trusted=trust_remote_code)
+    safe = {} if trust_remote_code else {"use_safetensors": True}
     try:
-        return SentenceTransformer(name, trust_remote_code=trust_remote_code)
+        return SentenceTransformer(name, trust_remote_code=trust_remote_code, model_kwargs=safe)
     except Exception as error:  # whatever a missing or damaged folder makes the loaders raise
         raise UsageError(
             f"cannot load the model {name!r}: {first_line(error)}; give a model folder or a Hub id"

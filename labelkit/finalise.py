@@ -14,7 +14,7 @@ from labelkit.dataset import Rows, records_to_table
 from labelkit.defences import looks_twice
 from labelkit.engines import Reply
 from labelkit.journal import Asked, Journal
-from labelkit.methods import method_named
+from labelkit.methods import Method, method_named
 from labelkit.methods.steps import lowest
 from labelkit.prompts import parse_prompt
 from labelkit.replay import judgements_of
@@ -55,7 +55,7 @@ def finalise(
     facts: Mapping[str, Any],
     mine: set[tuple[str, str, str]] | None = None,
 ) -> Tally:
-    """Write judgements, ballots and judges of a journal into its folder, sorted by judge and pair, manifest last.
+    """Write the tables of a journal into its folder, sorted by judge and pair, manifest last.
 
     One query is in memory at a time. Returns the counts of the pairs (judge, query, passage) that are `mine`.
     """
@@ -70,9 +70,7 @@ def finalise(
         )
         for judge, content in journal.judges():
             prompt = parse_prompt(content, f"prompt of {judge.judge_id}")
-            method = method_named(prompt.method)
-            if looks_twice(judge):
-                method = method._replace(settle=lowest)
+            method = method_of(judge)
             account = Account(journal, judge.judge_id)
             tasks = tasks_of(account.asked(), listwise=method.listwise)
             for row, votes in judgements_of(judge.judge_id, tasks, account, journal.cost, prompt, method):
@@ -98,6 +96,12 @@ def finalise(
     return tally
 
 
+def method_of(judge: Judge) -> Method:
+    """The method of a judge, with the way that its judgements are settled."""
+    method = method_named(str(judge.method))
+    return method._replace(settle=lowest) if looks_twice(judge) else method
+
+
 class Account:
     """What a judge was asked and answered by a journal; pairs and models are counted as they pass."""
 
@@ -110,10 +114,11 @@ class Account:
 
     def asked(self) -> Iterator[Asked]:
         """Every pair, those of several orders or votes behind each other."""
-        last = None
+        last: tuple[str, ...] = ("", "", "")
         for pair in self._journal.asked(self._judge_id):
-            self.pairs += pair[:3] != last
-            last = pair[:3]
+            place = pair.judge_id, pair.query_id, pair.passage_id
+            self.pairs += place != last
+            last = place
             yield pair
 
     def get(self, key: str) -> Reply | None:

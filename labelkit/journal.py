@@ -204,6 +204,19 @@ class Journal(Store):
             return self.answered()
         return good
 
+    def check(self) -> None:
+        """Raise `JournalError` for any damage; nothing is changed."""
+        damaged = sum(digest != digest_of(*row) for *row, digest in self._rows(f"SELECT {REPLY} FROM replies"))
+        missing = self._spent.replies - next(self._rows("SELECT count(*) FROM replies"))[0]
+        state = self._state()
+        if damaged or missing or state != "ok":
+            what = f"{damaged} damaged and {missing} missing replies" if damaged or missing else state
+            raise JournalError(f"{self.path} is damaged ({what}); annotate asks again what can be, or restore a copy")
+        self.aside()
+        for judge, _ in self.judges():
+            for _ in self.asked(judge.judge_id):
+                """Checked as it is read."""
+
     def _strike_off(self, damaged: Sequence[int], count: int) -> None:
         """Remove damaged replies from a file that is otherwise whole."""
         self.mend()

@@ -52,6 +52,10 @@ Defence = Annotated[
     list[str] | None,
     typer.Option(help="strip (default), nonce, second-look, or none; may be given several times."),
 ]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code and load pickles that come with a model.")
+]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not check input folders byte for byte; for huge ones.")]
 Prices = Annotated[
     Path | None, typer.Option(help="TOML file with dollars for a million tokens; default: prices.toml of labelkit.")
 ]

@@ -47,6 +47,8 @@ class Recipe(NamedTuple):
     positive_grade: int = 2
     depth: int | None = None
     """At most so many candidates a query."""
+    trust_remote_code: bool = False
+    """Code that comes with a dense model may run."""
 
 
 def make_pool(folder: Path, split: str | None, recipe: Recipe, target: Path, command: str) -> Pool:
@@ -119,7 +121,7 @@ def rankings(data: sources.Data, recipe: Recipe) -> Iterator[tuple[str, sources.
     if recipe.bm25:
         yield "bm25", bm25_run(data.corpus, data.queries, recipe.bm25)
     for model, depth in recipe.dense:
-        yield f"dense:{Path(model).name}", dense_run(data.corpus, data.queries, model, depth)
+        yield f"dense:{Path(model).name}", dense_run(data, model, depth, trusted=recipe.trust_remote_code)
     for path, depth in recipe.runs:
         run = sources.read_run(path)
         wanted = {qid: dict(list(ranked.items())[:depth]) for qid, ranked in run.items() if qid in data.queries}
@@ -148,12 +150,13 @@ def bm25_run(corpus: Mapping[str, Passage], queries: Mapping[str, Query], depth:
     }
 
 
-def dense_run(corpus: Mapping[str, Passage], queries: Mapping[str, Query], model: str, depth: int) -> sources.Run:
+def dense_run(data: sources.Data, model: str, depth: int, *, trusted: bool = False) -> sources.Run:
     """The nearest passages by exact search with a sentence-transformers model, under the model's own similarity."""
-    encoder = load_encoder(model)
+    encoder = load_encoder(model, trust_remote_code=trusted)
     import torch
     from sentence_transformers.util import semantic_search
 
+    corpus, queries = data.corpus, data.queries
     ids = list(corpus)
     passages = encode_passages(encoder, model, [passage.full_text for passage in corpus.values()])
     texts = [query.text for query in queries.values()]

@@ -76,6 +76,8 @@ class Judge(Record):
     decoding: str | None = None
     """Decoding parameters as canonical JSON."""
     seed: int | None = None
+    reading: str | None = None
+    """How passages were cut, and by which tokenizer, as canonical JSON; of the last run where runs differ."""
 
 
 class Judgement(Record):

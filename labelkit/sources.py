@@ -2,11 +2,13 @@
 
 The BEIR folder is the layout everywhere data is asked for: `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl`
 (`_id`, `text`) and `qrels/<split>.tsv` (header `query-id corpus-id score`). TREC qrels and runs are read too. A
-malformed line stops the reading with its file and line number: nothing is skipped in silence.
+malformed line stops the reading with its file and line number: nothing is skipped in silence. `labelkit tidy` sets such
+lines aside.
 """
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,8 @@ Qrels = dict[str, dict[str, int]]
 """Query id -> passage id -> grade."""
 Run = dict[str, dict[str, float]]
 """Query id -> passage id -> score, in rank order."""
+LINE_BYTES = 64 << 20
+"""The longest line that is read."""
 
 
 class Data(NamedTuple):
@@ -69,9 +73,15 @@ def read_corpus(path: Path) -> dict[str, Passage]:
 
 def corpus_rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """`file:line`, id, title and text of each passage, as they come; whether an id stands twice is not looked at."""
-    for where, row in _json_lines(path):
-        title = _text(row, "title", where) if row.get("title") is not None else ""
-        yield where, _text(row, "_id", where), title, _text(row, "text", where)
+    for where, raw in lines(path):
+        yield where, *corpus_row(raw, where)
+
+
+def corpus_row(raw: bytes, where: str) -> tuple[str, str, str]:
+    """Id, title and text in a line. Raises `DataError`."""
+    row = _json(raw, where)
+    title = _text(row, "title", where) if row.get("title") is not None else ""
+    return _text(row, "_id", where), title, _text(row, "text", where)
 
 
 def read_queries(path: Path) -> dict[str, Query]:
@@ -88,8 +98,14 @@ def read_queries(path: Path) -> dict[str, Query]:
 
 def query_rows(path: Path) -> Iterator[tuple[str, str, str]]:
     """`file:line`, id and text of each query, as they come."""
-    for where, row in _json_lines(path):
-        yield where, _text(row, "_id", where), _text(row, "text", where)
+    for where, raw in lines(path):
+        yield where, *query_row(raw, where)
+
+
+def query_row(raw: bytes, where: str) -> tuple[str, str]:
+    """Id and text in a line. Raises `DataError`."""
+    row = _json(raw, where)
+    return _text(row, "_id", where), _text(row, "text", where)
 
 
 def read_qrels(path: Path) -> Qrels:
@@ -111,36 +127,45 @@ def read_qrels(path: Path) -> Qrels:
 
 def qrels_rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
     """`file:line`, query id, passage id and grade of each line, as they come."""
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        fields = line.split("\t") if "\t" in line else line.split()
-        if number == 1 and fields[-1].strip() == "score":
-            continue
-        if len(fields) == 4:
-            query_id, _, passage_id, grade_text = fields
-        elif len(fields) == 3:
-            query_id, passage_id, grade_text = fields
-        else:
-            raise DataError(f"{where}: expected 3 columns (BEIR) or 4 (TREC), found {len(fields)}")
-        yield where, query_id, passage_id, _grade(grade_text, where)
+    for number, (where, raw) in enumerate(lines(path)):
+        if number or not is_header(raw):
+            yield where, *qrels_row(raw, where)
+
+
+def is_header(raw: bytes) -> bool:
+    """Whether the first line of qrels names its columns."""
+    return raw.split()[-1] == b"score"
+
+
+def qrels_row(raw: bytes, where: str) -> tuple[str, str, int]:
+    """Query id, passage id and grade in a line. Raises `DataError`."""
+    line = _decoded(raw, where)
+    fields = line.split("\t") if "\t" in line else line.split()
+    if len(fields) == 4:
+        query_id, _, passage_id, grade_text = fields
+    elif len(fields) == 3:
+        query_id, passage_id, grade_text = fields
+    else:
+        raise DataError(f"{where}: expected 3 columns (BEIR) or 4 (TREC), found {len(fields)}")
+    return query_id, passage_id, _grade(grade_text, where)
 
 
 def read_run(path: Path) -> Run:
     """A TREC run (`qid Q0 docid rank score tag`): scores by query, highest first, ties in file order."""
     run: Run = {}
-    for number, line in _lines(path):
+    for where, line in text_lines(path):
         fields = line.split()
         if len(fields) != 6:
-            raise DataError(f"{path}:{number}: expected 6 columns (qid Q0 docid rank score tag), found {len(fields)}")
+            raise DataError(f"{where}: expected 6 columns (qid Q0 docid rank score tag), found {len(fields)}")
         try:
             score = float(fields[4])
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            raise DataError(f"{path}:{number}: the score {fields[4]!r} is not a finite number")
+            raise DataError(f"{where}: the score {fields[4]!r} is not a finite number")
         ranked = run.setdefault(fields[0], {})
         if fields[2] in ranked:
-            raise DataError(f"{path}:{number}: the pair {fields[0]!r}, {fields[2]!r} stands twice")
+            raise DataError(f"{where}: the pair {fields[0]!r}, {fields[2]!r} stands twice")
         ranked[fields[2]] = score
     return {qid: dict(sorted(ranked.items(), key=lambda item: -item[1])) for qid, ranked in run.items()}
 
@@ -160,32 +185,62 @@ def check_ids(
                 raise DataError(f"{where}: passage id {passage_id!r} (query {query_id!r}) is not in corpus.jsonl")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their end. Only LF and CRLF end a line: U+2028 and U+0085 are text."""
+def lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """`file:line` and bytes, without their end, of every line that is not blank.
+
+    Only LF and CRLF end a line: U+2028 and U+0085 are text. Of a line over `LINE_BYTES` a byte more than that is given.
+    """
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                line = raw.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from None
-            line = line.removesuffix("\n").removesuffix("\r")
+        number = 0
+        while raw := file.readline(LINE_BYTES + 2):
+            number += 1
+            end = raw
+            while not end.endswith(b"\n") and (end := file.readline(LINE_BYTES)):
+                """The rest of a line that is too long."""
+            line = raw.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").removesuffix(b"\n").removesuffix(b"\r")
             if line.strip():
-                yield number, line
+                yield f"{path}:{number}", line
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects of a JSONL file with the `file:line` of each."""
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not valid JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
-        yield where, row
+def text_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """`file:line` and text of every line that is not blank."""
+    return ((where, _decoded(raw, where)) for where, raw in lines(path))
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`file:line` and object of every line of a JSONL file."""
+    return ((where, _json(raw, where)) for where, raw in lines(path))
+
+
+def _decoded(raw: bytes, where: str) -> str:
+    if len(raw) > LINE_BYTES:
+        raise DataError(f"{where}: the line is longer than {LINE_BYTES >> 20} MB")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _json(raw: bytes, where: str) -> dict[str, Any]:
+    """The object in a line of JSONL."""
+    try:
+        row = json.loads(_decoded(raw, where), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    return row
+
+
+def _once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object each of whose keys stands once: nobody knows which of two values is meant."""
+    row = dict(fields)
+    if len(row) < len(fields):
+        twice = next(name for name, count in Counter(name for name, _ in fields).items() if count > 1)
+        raise ValueError(f"key {twice!r} stands twice")
+    return row
 
 
 def _text(row: Mapping[str, Any], field: str, where: str) -> str:

@@ -244,7 +244,7 @@ def identity_of(judge: Judge) -> dict[str, Any]:
     """What of a judge may change a reply. What its model was called by its path is no part of that, and engine
     versions are provenance.
     """
-    provenance = ("judge_id", "name", "model_answered", "engine_version", "decoding", "seed")
+    provenance = ("judge_id", "name", "model_answered", "engine_version", "decoding", "seed", "reading")
     kept = {name: value for name, value in judge.model_dump().items() if name not in provenance}
     served = {name: value for name, value in json.loads(judge.decoding or "{}").items() if name == "base_url"}
     return kept | {"model": judge.revision or judge.name, "served": served}

@@ -29,6 +29,7 @@ from labelkit.options import (
     Revision,
     Source,
     Tokenizer,
+    TrustRemoteCode,
     Votes,
     here,
 )
@@ -53,6 +54,7 @@ def pool(
     depth: Annotated[
         int | None, typer.Option(min=1, help="At most so many candidates a query, best fused rank first.")
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Collect the candidates worth judging, with the sources that gave each."""
     from labelkit.pool import Recipe, make_pool
@@ -64,6 +66,7 @@ def pool(
         human=human,
         positive_grade=positive_grade,
         depth=depth,
+        trust_remote_code=trust_remote_code,
     )
     made = make_pool(data, split, recipe, output, console.command_line("labelkit"))
     console.say(f"{output}: {len(made.candidates):,} candidates for {len(made.queries):,} queries")
@@ -127,6 +130,7 @@ def annotate(
     base_url: Annotated[
         list[str] | None, typer.Option(help="Address of an OpenAI-compatible server; once for each of a fleet.")
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow plain http to other machines, and do not verify TLS.")
     ] = False,
@@ -200,6 +204,7 @@ def annotate(
         concurrency,
         max_model_len,
         insecure=insecure,
+        trust_remote_code=trust_remote_code,
         tensor_parallel=tensor_parallel,
         data_parallel=data_parallel,
         reasoning_parser=reasoning_parser,

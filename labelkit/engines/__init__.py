@@ -92,6 +92,8 @@ class Settings(NamedTuple):
     max_model_len: int | None = None
     insecure: bool = False
     """Plain http to other machines and unverified TLS are allowed (openai, openai-batch)."""
+    trust_remote_code: bool = False
+    """Code that comes with the model may run (local, vllm, ray)."""
     tensor_parallel: int = 1
     """GPUs that one model is spread over (vllm)."""
     data_parallel: int = 1

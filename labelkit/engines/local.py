@@ -17,6 +17,7 @@ from labelkit import artifact
 from labelkit.console import hide_loading_bars
 from labelkit.engines import Engine, EngineFacts, Message, Reply, Request, Settings, choose
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
+from labelkit.trust import refuse_code
 
 ROWS = 16
 """Pairs a forward pass, where the settings name no other number; padding there is none."""
@@ -44,6 +45,7 @@ class LocalEngine(Engine):
         if self._dtype not in DTYPES:
             raise UnknownNameError("dtype", self._dtype, DTYPES)
         self._rows = settings.concurrency or ROWS
+        refuse_code(settings.model, trusted=settings.trust_remote_code)
         self._tokenizer = load_tokenizer(settings)
         version = f"transformers {transformers.__version__}, torch {torch.__version__}"
         self.facts = model_facts("local", version, settings, self._dtype, self._tokenizer)
@@ -219,7 +221,12 @@ def _load_model(settings: Settings, dtype: str) -> Any:
     hide_loading_bars()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            settings.model, revision=settings.revision, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+            settings.model,
+            revision=settings.revision,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=None if settings.trust_remote_code else True,
         )
     except Exception as error:  # whatever a damaged folder makes the loaders raise
         raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error

@@ -23,6 +23,7 @@ from labelkit.engines.local import (
     over_long,
 )
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
+from labelkit.trust import refuse_code
 
 ROWS = 256
 """Requests that the engine works on at once, where the settings name no other number."""
@@ -47,6 +48,7 @@ class VllmEngine(Engine):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        refuse_code(settings.model, trusted=settings.trust_remote_code)
         self._tokenizer = load_tokenizer(settings)
         self._dtype = settings.dtype or default_dtype()
         self._limit = settings.max_model_len or MAX_MODEL_LEN
@@ -91,6 +93,8 @@ class VllmEngine(Engine):
                 settings(
                     model=self._settings.model,
                     revision=self._settings.revision,
+                    trust_remote_code=self._settings.trust_remote_code,
+                    load_format="auto" if self._settings.trust_remote_code else "safetensors",
                     dtype=self._dtype,
                     max_model_len=self._limit,
                     max_num_seqs=self._settings.concurrency or ROWS,

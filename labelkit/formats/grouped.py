@@ -9,8 +9,8 @@ from typing import Any
 
 from labelkit.errors import DataError
 from labelkit.formats.base import Collector, Found, Group, View, Written, judge_of, write_json_lines
-from labelkit.sources import _json_lines as json_lines
 from labelkit.sources import _text as text_of
+from labelkit.sources import json_lines
 
 LABELS = ("positive", "negative")
 

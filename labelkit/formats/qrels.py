@@ -10,7 +10,7 @@ from pathlib import Path
 from labelkit import sources
 from labelkit.errors import DataError
 from labelkit.formats.base import Collector, Found, View, Written, judge_of, write_json_lines, write_lines
-from labelkit.sources import _lines as lines
+from labelkit.sources import text_lines
 
 
 def write_beir(view: View, folder: Path) -> Written:
@@ -159,8 +159,8 @@ def read_msmarco(path: Path, name: str, positive_grade: int) -> Found:
 
 def tab_lines(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
     """The columns of a TSV file with the `file:line` of each row."""
-    for number, line in lines(path):
+    for where, line in text_lines(path):
         fields = line.split("\t")
         if len(fields) != count:
-            raise DataError(f"{path}:{number}: expected {count} columns between tabs, found {len(fields)}")
-        yield f"{path}:{number}", fields
+            raise DataError(f"{where}: expected {count} columns between tabs, found {len(fields)}")
+        yield where, fields

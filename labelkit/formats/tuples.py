@@ -17,8 +17,8 @@ from labelkit.errors import DataError
 from labelkit.formats.base import Collector, Found, View, Written, judge_of
 from labelkit.formats.grouped import list_of, with_positives
 from labelkit.schema import MAX_GRADE
-from labelkit.sources import _json_lines as json_lines
 from labelkit.sources import _text as text_of
+from labelkit.sources import json_lines
 
 NEGATIVES = 4
 """Of each n-tuple."""

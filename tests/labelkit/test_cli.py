@@ -140,9 +140,9 @@ def test_a_folder_left_by_a_killed_run_is_named_and_the_command_makes_it_again(l
     killed = subprocess.run([sys.executable, "-c", KILLED, pool, "pool"], cwd=REPOSITORY)
     assert killed.returncode == -signal.SIGKILL
     annotate = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "scripted", "--model", "overlap")
-    assert_refused(labelkit(*annotate), 1, str(pool), "was never finished", "run the command that makes it again")
+    assert_refused(labelkit(*annotate), 1, str(pool), "is not finished", "the command that began it: test")
     assert not (tmp_path / "labels").exists()
-    assert_refused(labelkit("verify", pool), 1, "was never finished")
+    assert_refused(labelkit("verify", pool), 1, "is not finished")
     assert labelkit("pool", beir, "-o", pool).code == 0
     assert labelkit(*annotate).code == 0
 
