@@ -61,7 +61,7 @@ def test_a_killed_writer_leaves_nothing_that_can_be_read(tmp_path):
     with pytest.raises(ArtifactError, match="is not finished; finish it by the command that began it: make thing"):
         read_manifest(tmp_path / "thing", "thing")
     for path in tmp_path.iterdir():
-        with pytest.raises(ArtifactError, match="not a finished thing"):
+        with pytest.raises(ArtifactError, match="is not finished"):
             read_manifest(path, "thing")
 
 
