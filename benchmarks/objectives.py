@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
+    parser.add_argument("--precision", default="float32", help="of the training: float32, bf16 or fp16")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a passage, in training and measuring")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,7 @@ def main() -> None:
                     group_size=given.group_size,
                     learning_rate=given.learning_rate,
                     max_passage_length=given.max_length,
+                    precision=given.precision,
                     seed=seed,
                 )
                 path = given.output / f"{objective}-{number}-{seed}.json"
