@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.cli import main
+from trainer.commands.measuring import short_names
 from trainer.commands.packages import TRAINING_PACKAGES
 
 
@@ -133,3 +134,8 @@ def test_unknown_flags_and_missing_arguments_exit_2(monkeypatch: pytest.MonkeyPa
     assert call(monkeypatch, "fit") == 2
     assert call(monkeypatch, "eval", "m", "d", "--frobnicate") == 2
     assert call(monkeypatch, "--help") == 0
+
+
+def test_models_are_shown_by_name_where_that_leaves_them_apart() -> None:
+    assert short_names(("/a/b/mine", "org/base")) == {"/a/b/mine": "mine", "org/base": "base"}
+    assert short_names(("run-1/model", "run-2/model")) == {"run-1/model": "run-1/model", "run-2/model": "run-2/model"}

@@ -1,7 +1,7 @@
 """Commands that measure: eval, verify."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,33 +68,41 @@ def print_result(result: "EvalResult") -> None:
     from rich.table import Table
 
     screen = Console()
+    called = short_names(result.models)
     labels = list(result.measured[0].means)
     several = len(result.collections) > 1
     title = ", ".join(f"{entry.name} {entry.split} ({entry.queries:,} queries)" for entry in result.collections)
     table = Table("model", *(["data"] if several else []), *labels, title=escape(title))
     table.caption = "mean [95% bootstrap interval over queries]"
     for entry in result.measured:
-        cells = [entry.model, *([entry.data] if several else []), *_cells(entry.means, ".3f")]
+        cells = [called[entry.model], *([entry.data] if several else []), *_cells(entry.means, ".3f")]
         table.add_row(*map(escape, cells))
         for half, means in entry.by_overlap.items():
             table.add_row(f"  {half}", *([""] if several else []), *map(escape, _cells(means, ".3f")), style="dim")
     screen.print(table)
     if result.compared:
-        table = Table("difference to", *(["data"] if several else []), *labels, title=escape(result.models[0]))
+        table = Table("difference to", *(["data"] if several else []), *labels, title=escape(called[result.models[0]]))
         table.caption = "paired permutation test, p after Holm's correction for all comparisons of a measure"
         for gap in result.compared:
             cells = [f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}] p {t.p_holm:.3f}" for t in gap.tests.values()]
-            table.add_row(*map(escape, [gap.against, *([gap.data] if several else []), *cells]))
+            table.add_row(*map(escape, [called[gap.against], *([gap.data] if several else []), *cells]))
         screen.print(table)
-    for words in _notes(result):
+    for words in _notes(result, called):
         console.say(words)
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Models as a table has room for them: without the folder or organisation before the name, where that leaves them
+    apart."""
+    names = {model: Path(model).name for model in models}
+    return names if len(set(names.values())) == len(names) else {model: model for model in models}
 
 
 def _cells(means: "dict[str, Estimate]", form: str) -> list[str]:
     return [f"{e.mean:{form}} [{e.low:{form}}, {e.high:{form}}]" for e in means.values()]
 
 
-def _notes(result: "EvalResult") -> Iterator[str]:
+def _notes(result: "EvalResult", called: Mapping[str, str]) -> Iterator[str]:
     from trainer.significance import TELLING
 
     if result.index != "exact":
@@ -108,13 +116,14 @@ def _notes(result: "EvalResult") -> Iterator[str]:
     for measured in result.measured:
         if measured.unjudged:
             yield (
-                f"{measured.model} on {measured.data}: nobody judged {measured.unjudged:.0%} of its first ten ranks; "
-                "they count as not relevant"
+                f"{called[measured.model]} on {measured.data}: nobody judged {measured.unjudged:.0%} of its first ten "
+                "ranks; they count as not relevant"
             )
     for gap in result.compared:
         needed = gap.tests["nDCG@10"].queries_needed
         if needed is not None:
-            yield f"{gap.data} against {gap.against}: to see {TELLING} in nDCG@10 you need about {needed:,} queries"
+            other = called[gap.against]
+            yield f"{gap.data} against {other}: to see {TELLING} in nDCG@10 you need about {needed:,} queries"
 
 
 def verify(
