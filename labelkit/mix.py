@@ -16,6 +16,7 @@ from duckdb import DuckDBPyConnection
 from labelkit import artifact, dataset, duck
 from labelkit.card import dataset_card
 from labelkit.checks import DROPS, LEAKS, open_train, run_checks
+from labelkit.console import say
 from labelkit.decide import example_rows, label_table, pair_table, slices
 from labelkit.errors import DataError, UnknownNameError, UsageError
 from labelkit.evaluation import files_of, read_evaluation
@@ -56,6 +57,8 @@ def mix(inputs: Inputs, rules: Rules, target: Path, command: str) -> dict[str, A
             "source": source,
             **totals,
         }
+        if source["licence"] is None:
+            say(f"{inputs.data}: no licence is known; give --license, for nobody may publish the texts without one")
         card = dataset_card(target.name, draft.rows, draft.facts, judges, command)
         (draft.path / "README.md").write_text(card, encoding="utf-8")
     return totals
