@@ -13,10 +13,10 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from labelkit import duck
-from labelkit.biases import length_bias, lexical_overlap, one_family, position_bias
 from labelkit.decide import BETWEEN, pair_table, slices
 from labelkit.findings import ITEMS, Check, Scope
 from labelkit.fingerprints import Known
+from labelkit.leanings import length_bias, lexical_overlap, one_family, position_bias
 from labelkit.policies import RELEVANT, Rules
 from labelkit.schema import ROLES
 from labelkit.twins import FULL_TEXT, find_twins

@@ -6,7 +6,9 @@ says whether it is the one that was.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +18,14 @@ from duckdb import DuckDBPyConnection
 from labelkit import artifact, duck
 from labelkit.defences import looks_twice, strip
 from labelkit.engines import Message, Reply
+from labelkit.errors import LabelkitError
 from labelkit.journal import FILE as JOURNAL
 from labelkit.journal import Journal, reply_of
 from labelkit.methods import method_named
 from labelkit.prompts import Prompt
 from labelkit.schema import JUDGEMENT_SCHEMA, PROMPT_SCHEMA, REPLY_SCHEMA, Judge, Judgement
 from labelkit.tasks import Reading, Task, Tasks, Texts, digest, identity_of, next_key, request_key
+from labelkit.tokens import FileTokens, Words
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -119,8 +123,9 @@ def exchanges_of(
 def tasks_as_sent(judge: Judge, prompt: Prompt, task: Task, query: str, passages: Sequence[str]) -> Tasks | None:
     """What renders the requests of a task as they were sent; None where its key belongs to none that can be made.
 
-    How far the passages were cut is found by trying: whole, then so many words each, then, for a passage that was
-    judged alone, every beginning of it, which is what a cut by tokens leaves.
+    How far the passages were cut is found by trying: whole, then so many words each; then every beginning of a passage
+    that was judged alone, which is what a cut by tokens leaves, or, for a list, the judge's own cut, if its tokenizer
+    is still at hand.
     """
     decoding = json.loads(judge.decoding or "{}")
     known = {name: decoding[name] for name in ("permutations", "votes") if name in decoding}
@@ -128,7 +133,7 @@ def tasks_as_sent(judge: Judge, prompt: Prompt, task: Task, query: str, passages
     method, identity = method_named(prompt.method), digest(identity_of(judge))
     ask = next(method.judge(len(task.passage_ids), prompt))
     whole = [strip(passage) if "strip" in reading.defences else passage for passage in passages]
-    for cut in cuts(whole):
+    for cut in cuts(whole, judge):
         shown = dict(zip(task.passage_ids, cut, strict=True))
         tasks = Tasks(
             Texts({task.query_id: query}, shown, "", 0, frozenset(), frozenset()), prompt, method, reading, identity
@@ -138,7 +143,7 @@ def tasks_as_sent(judge: Judge, prompt: Prompt, task: Task, query: str, passages
     return None
 
 
-def cuts(passages: Sequence[str]) -> Iterator[Sequence[str]]:
+def cuts(passages: Sequence[str], judge: Judge) -> Iterator[Sequence[str]]:
     """The passages as they may have been shown, the likeliest first."""
     yield passages
     words = [passage.split() for passage in passages]
@@ -149,3 +154,17 @@ def cuts(passages: Sequence[str]) -> Iterator[Sequence[str]]:
         ]
     if len(passages) == 1:
         yield from ([passages[0][:end]] for end in range(1, len(passages[0])))
+    elif judge.reading is not None:
+        with suppress(LabelkitError):
+            yield cut_by_tokens(passages, json.loads(judge.reading), judge.engine)
+
+
+def cut_by_tokens(passages: Sequence[str], read: Mapping[str, Any], engine: str | None) -> Sequence[str]:
+    """The passages as a judge says that it read them. Raises `EngineError` where its tokenizer is gone."""
+    tokens = Words() if engine == "scripted" else FileTokens(read["tokenizer"])
+    most = read["reading"].get("passage_tokens") or sys.maxsize
+    ends = [tokens.ends(passage) for passage in passages]
+    return [
+        passage if len(places) <= most else passage[: places[most - 1]]
+        for passage, places in zip(passages, ends, strict=True)
+    ]

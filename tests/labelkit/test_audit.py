@@ -13,11 +13,11 @@ from labelkit import duck
 from labelkit.artifact import writing
 from labelkit.attacks import LISTWISE_ATTACKS, Target
 from labelkit.audit import audit
-from labelkit.biases import families
 from labelkit.checks import CHECKS, DROPS, INJECTIONS
 from labelkit.dataset import known_leaks, read_audit, read_dataset, records_to_table
 from labelkit.errors import ArtifactError
 from labelkit.fingerprints import NEAR, Known, jaccard, normalised, shingles, signatures
+from labelkit.leanings import families
 from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.sources import read_data
 

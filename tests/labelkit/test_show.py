@@ -11,6 +11,7 @@ from labelkit.exchanges import cuts
 from labelkit.journal import Journal
 from labelkit.methods import METHODS
 from labelkit.prompts import load_prompt
+from labelkit.schema import Judge
 from labelkit.tasks import Tasks
 
 PRICES = "[overlap]\nprompt = 1000.0\ncompletion = 2000.0\n"
@@ -95,9 +96,16 @@ def test_another_text_is_not_passed_off_as_the_one_that_was_sent(mixed):
 
 
 def test_cuts_by_words_come_before_beginnings():
-    assert list(cuts(["a  b c"]))[:4] == [["a  b c"], ["a"], ["a b"], ["a"]]
-    assert ["a  b"] in [list(cut) for cut in cuts(["a  b c"])]
-    assert list(cuts(["a b c", "d"])) == [["a b c", "d"], ["a", "d"], ["a b", "d"]]
+    judge = Judge(judge_id="j", kind="llm", name="j", engine="scripted")
+    assert list(cuts(["a  b c"], judge))[:4] == [["a  b c"], ["a"], ["a b"], ["a"]]
+    assert ["a  b"] in list(cuts(["a  b c"], judge))
+    assert list(cuts(["a b c", "d"], judge)) == [["a b c", "d"], ["a", "d"], ["a b", "d"]]
+    reads = judge.model_copy(update={"reading": '{"reading": {"passage_tokens": 2}, "tokenizer": "-"}'})
+    assert list(cuts(["a  b c", "d"], reads))[-1] == ["a  b", "d"]
+    gone = reads.model_copy(
+        update={"engine": "openai", "reading": reads.reading.replace("-", "/nowhere/tokenizer.json")}
+    )
+    assert list(cuts(["a b c", "d"], gone)) == list(cuts(["a b c", "d"], judge))
 
 
 def test_show_for_people_and_machines(labelkit, mixed):
