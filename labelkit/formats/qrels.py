@@ -5,7 +5,10 @@ refused, and in MS MARCO's text columns a tab or line end becomes a blank, which
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 from labelkit import sources
 from labelkit.errors import DataError
@@ -77,24 +80,37 @@ def write_trec(view: View, folder: Path) -> Written:
     """`qrels.train.txt`, and a run a judge with scores, `runs/<judge>.run`, its passages by score."""
     left_out = {"ignored passages": 0, "labels without a grade": 0, "judgements without a score": 0}
     rows = {"qrels.train.txt": write_lines(folder / "qrels.train.txt", qrels_lines(view, "trec", left_out))}
-    scored: dict[str, dict[str, list[tuple[float, str]]]] = {}
-    for batch in view.batches("judgements", ["query_id", "passage_id", "judge_id", "score"]):
-        for query_id, passage_id, judge_id, score in zip(*(column.to_pylist() for column in batch), strict=True):
-            if score is None:
-                left_out["judgements without a score"] += 1
-            else:
-                scored.setdefault(judge_id, {}).setdefault(query_id, []).append((-score, passage_id))
-    for judge_id, by_query in scored.items():
-        name = f"runs/{judge_id}.run"
-        rows[name] = write_lines(folder / name, run_lines(by_query, plain(judge_id)))
+    with ExitStack() as stack:
+        runs: dict[str, IO[str]] = {}
+        for query_id, scored in scores_by_query(view, left_out):
+            for judge_id, ranked in scored.items():
+                name = f"runs/{judge_id}.run"
+                if name not in runs:
+                    (folder / "runs").mkdir(exist_ok=True)
+                    runs[name] = stack.enter_context((folder / name).open("w", encoding="utf-8"))
+                for rank, (score, passage_id) in enumerate(sorted(ranked), 1):
+                    runs[name].write(f"{query_id} Q0 {plain(passage_id)} {rank} {-score!r} {plain(judge_id)}\n")
+                rows[name] = rows.get(name, 0) + len(ranked)
     return Written(rows, left_out)
 
 
-def run_lines(by_query: dict[str, list[tuple[float, str]]], tag: str) -> Iterator[str]:
-    """`qid Q0 docid rank score tag`, ties by passage id."""
-    for query_id, ranked in sorted(by_query.items()):
-        for rank, (score, passage_id) in enumerate(sorted(ranked), 1):
-            yield f"{plain(query_id)} Q0 {plain(passage_id)} {rank} {-score!r} {tag}"
+def scores_by_query(view: View, left_out: dict[str, int]) -> Iterator[tuple[str, dict[str, list[tuple[float, str]]]]]:
+    """Each query with what every judge scored: (score with the sign changed, passage id), so that they sort as a run
+    does. The judgements stand sorted by query.
+    """
+    rows = (
+        row
+        for batch in view.batches("judgements", ["query_id", "passage_id", "judge_id", "score"])
+        for row in zip(*(column.to_pylist() for column in batch), strict=True)
+    )
+    for query_id, judged in groupby(rows, key=lambda row: row[0]):
+        scored: dict[str, list[tuple[float, str]]] = {}
+        for _, passage_id, judge_id, score in judged:
+            if score is None:
+                left_out["judgements without a score"] += 1
+            else:
+                scored.setdefault(judge_id, []).append((-score, passage_id))
+        yield plain(query_id), scored
 
 
 def write_msmarco(view: View, folder: Path) -> Written:
