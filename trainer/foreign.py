@@ -18,7 +18,8 @@ def our_dataset(path: Path) -> Path:
     A format without grades calls its positives 2 and its negatives 0; all its labels are of the source `imported`.
     Raises `UsageError` for a file in no format that is known.
     """
-    if (path / artifact.MANIFEST).is_file() or not path.exists():
+    ours = (path / artifact.MANIFEST).is_file() and artifact.manifest_kind(path) != "export"
+    if ours or not path.exists():
         return path
     try:
         form = recognised(path)

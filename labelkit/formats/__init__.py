@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from labelkit.dataset import Dataset
 from labelkit.errors import DataError, UsageError
 from labelkit.formats import grouped, people, qrels, tuples
 from labelkit.formats.base import Found, View, Written
@@ -133,12 +132,6 @@ def recognised(path: Path) -> str:
             return name
     known = ", ".join(name for name, form in FORMATS.items() if form.read)
     raise UsageError(f"{path} is no dataset that can be read; those of labelkit can, and these formats: {known}")
-
-
-def read_foreign(path: Path, positive_grade: int = 2) -> Dataset:
-    """A dataset made elsewhere, in memory: what `trainer fit` takes without a conversion by hand."""
-    found = found_in(path, recognised(path), path.stem, positive_grade)
-    return Dataset(found.examples, found.corpus, {"inputs": {str(path): found.judge.revision}})
 
 
 def found_in(path: Path, name: str, judge: str, positive_grade: int) -> Found:

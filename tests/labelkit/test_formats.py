@@ -15,8 +15,8 @@ from labelkit.commands.exchange import FORMAT_NAMES
 from labelkit.dataset import Dataset, read_dataset, write_tables
 from labelkit.errors import DataError, UsageError
 from labelkit.export import export
-from labelkit.formats import FORMATS, read_foreign, recognised
-from labelkit.formats.base import View, name_of
+from labelkit.formats import FORMATS, found_in, recognised
+from labelkit.formats.base import Found, View, name_of
 from labelkit.import_grades import import_dataset, import_grades
 from labelkit.schema import Example, Judge, Judgement, Label, Passage, Query
 
@@ -86,11 +86,15 @@ def dataset(tmp_path: Path) -> Path:
 Sides = dict[str, tuple[list[str], list[str]]]
 
 
+def read(path: Path) -> Found:
+    return found_in(path, recognised(path), "somebody", 2)
+
+
 def names(labels: tuple[Label, ...]) -> list[str]:
     return sorted(each.passage_id for each in labels)
 
 
-def sides(found: Dataset) -> Sides:
+def sides(found: Dataset | Found) -> Sides:
     return {one.query_id: (names(one.positives), names(one.negatives)) for one in found.examples}
 
 
@@ -136,8 +140,8 @@ def test_a_round_trip_keeps_all_that_the_format_can_hold(dataset, tmp_path, name
     back = read_dataset(tmp_path / "back")
     assert sides(back) == HELD[name](sides(read_dataset(dataset)))
     assert {passage.full_text for passage in back.corpus.values()} <= {full(name) for name in TEXTS}
-    assert sides(read_foreign(tmp_path / "out")) == sides(back)
-    assert read_foreign(tmp_path / "out").corpus == back.corpus
+    assert sides(read(tmp_path / "out")) == sides(back)
+    assert read(tmp_path / "out").corpus == back.corpus
     if name in ("beir", "msmarco"):
         assert grades(back.examples) == grades(EXAMPLES)
 
@@ -154,7 +158,7 @@ def test_every_format_that_can_be_read_is_tried():
 
 def test_beir_keeps_titles_and_the_whole_corpus(dataset, tmp_path):
     export(dataset, tmp_path / "out", "beir", "test")
-    assert read_foreign(tmp_path / "out").corpus == read_dataset(dataset).corpus
+    assert read(tmp_path / "out").corpus == read_dataset(dataset).corpus
 
 
 def test_flag_embedding_scores_are_the_probabilities(dataset, tmp_path):
@@ -162,7 +166,7 @@ def test_flag_embedding_scores_are_the_probabilities(dataset, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().split("\n") if line]
     assert rows[0]["pos_scores"] == [0.5, 0.75]
     assert rows[0]["neg_scores"] == [0.125, 0.25]
-    back = read_foreign(tmp_path / "out")
+    back = read(tmp_path / "out")
     assert sorted(each.probability for one in back.examples for each in one.positives) == [0.5, 0.5, 0.5, 0.75]
 
 
@@ -295,7 +299,7 @@ def test_records_that_are_none_are_refused(tmp_path, records, message):
 def test_a_passage_on_both_sides_is_ignored(tmp_path):
     rows = [{"anchor": "q", "positive": "x", "negative": "y"}, {"anchor": "q", "positive": "y", "negative": "z"}]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (one,) = read_foreign(tmp_path / "t.jsonl").examples
+    (one,) = read(tmp_path / "t.jsonl").examples
     assert [each.passage_id for each in one.positives] == [name_of("p", "x")]
     assert [each.passage_id for each in one.negatives] == [name_of("p", "z")]
     assert [each.passage_id for each in one.ignored] == [name_of("p", "y")]
@@ -325,7 +329,7 @@ def test_text_triples_of_ms_marco_are_read(tmp_path):
 def test_a_malformed_row_is_named(tmp_path, content, message):
     (tmp_path / "t.jsonl").write_text(content + "\n")
     with pytest.raises(DataError, match=message):
-        read_foreign(tmp_path / "t.jsonl")
+        read(tmp_path / "t.jsonl")
 
 
 def test_labels_without_texts_are_refused(tmp_path):
@@ -333,7 +337,7 @@ def test_labels_without_texts_are_refused(tmp_path):
     row = {"query_id": "q", "query_text": "x", "positive_document_ids": ["p"], "negative_document_ids": ["n"]}
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError, match=r"passage 'n' \(query 'q'\) has no text"):
-        read_foreign(tmp_path)
+        read(tmp_path)
 
 
 def test_an_unknown_shape_lists_the_formats(tmp_path):
