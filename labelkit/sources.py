@@ -80,8 +80,8 @@ def corpus_rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
 def corpus_row(raw: bytes, where: str) -> tuple[str, str, str]:
     """Id, title and text in a line. Raises `DataError`."""
     row = _json(raw, where)
-    title = _text(row, "title", where) if row.get("title") is not None else ""
-    return _text(row, "_id", where), title, _text(row, "text", where)
+    title = text_of(row, "title", where) if row.get("title") is not None else ""
+    return text_of(row, "_id", where), title, text_of(row, "text", where)
 
 
 def read_queries(path: Path) -> dict[str, Query]:
@@ -105,7 +105,7 @@ def query_rows(path: Path) -> Iterator[tuple[str, str, str]]:
 def query_row(raw: bytes, where: str) -> tuple[str, str]:
     """Id and text in a line. Raises `DataError`."""
     row = _json(raw, where)
-    return _text(row, "_id", where), _text(row, "text", where)
+    return text_of(row, "_id", where), text_of(row, "text", where)
 
 
 def read_qrels(path: Path) -> Qrels:
@@ -243,17 +243,25 @@ def _once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _text(row: Mapping[str, Any], field: str, where: str) -> str:
+def text_of(row: Mapping[str, Any], field: str, where: str) -> str:
+    """The text in a field of a row. Raises `DataError` where it is none, or an id is empty."""
     value = row.get(field)
     if not isinstance(value, str):
         raise DataError(f"{where}: field {field!r} must be text, found {json.dumps(value)[:40]}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: field {field!r} holds a lone surrogate, which is no text") from None
+    if not encodable(value):
+        raise DataError(f"{where}: field {field!r} holds a lone surrogate, which is no text")
     if field == "_id" and not value:
         raise DataError(f"{where}: the id is empty")
     return value
+
+
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can hold a text: JSON may spell a lone surrogate, which it cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _grade(text: str, where: str) -> int:

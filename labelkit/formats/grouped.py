@@ -3,14 +3,14 @@
 None of them has a place for grades; a query without positives is left out, because their trainers stop at one.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from labelkit.errors import DataError
 from labelkit.formats.base import Collector, Found, Group, View, Written, judge_of, write_json_lines
-from labelkit.sources import _text as text_of
-from labelkit.sources import json_lines
+from labelkit.sources import encodable, json_lines, text_of
 
 LABELS = ("positive", "negative")
 
@@ -102,7 +102,7 @@ def read_tevatron(path: Path, name: str, positive_grade: int) -> Found:
     for where, row in (found for file in files for found in json_lines(file)):
         query_id = collector.query(text_of(row, "query_id", where), query_text(row, where), where)
         for side in LABELS:
-            for passage_id in list_of(row, f"{side}_document_ids", str, where):
+            for passage_id in list_of(row, f"{side}_document_ids", "a text", where):
                 collector.label(query_id, passage_id, side)
     return collector.found(judge_of([corpus, *files], name), path)
 
@@ -114,7 +114,7 @@ def read_tevatron_classic(path: Path, name: str, positive_grade: int) -> Found:
     for where, row in (found for file in files for found in json_lines(file)):
         query_id = collector.query(text_of(row, "query_id", where), query_text(row, where), where)
         for side in LABELS:
-            for passage in list_of(row, f"{side}_passages", dict, where):
+            for passage in list_of(row, f"{side}_passages", "an object", where):
                 title = text_of(passage, "title", where) if passage.get("title") else ""
                 passage_id = collector.passage(
                     text_of(passage, "docid", where), title, text_of(passage, "text", where), where
@@ -130,8 +130,8 @@ def read_flag_embedding(path: Path, name: str, positive_grade: int) -> Found:
     for where, row in (found for file in files for found in json_lines(file)):
         query_id = collector.query(None, text_of(row, "query", where), where)
         for key, side in (("pos", "positive"), ("neg", "negative")):
-            texts = list_of(row, key, str, where)
-            scores = list_of(row, f"{key}_scores", (int, float), where) if row.get(f"{key}_scores") else []
+            texts = list_of(row, key, "a text", where)
+            scores = list_of(row, f"{key}_scores", "a finite number", where) if row.get(f"{key}_scores") else []
             if scores and len(scores) != len(texts):
                 raise DataError(f"{where}: {len(texts)} texts in {key!r} and {len(scores)} scores")
             for text, score in zip(texts, scores or [None] * len(texts), strict=True):
@@ -152,9 +152,17 @@ def query_text(row: Mapping[str, Any], where: str) -> str:
     return text_of(row, "query_text" if "query_text" in row else "query", where)
 
 
-def list_of(row: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> list[Any]:
-    """A list of a row, all of one type."""
+def list_of(row: Mapping[str, Any], key: str, kind: str, where: str) -> list[Any]:
+    """A list of a row, all of whose values are of one kind of `KINDS`."""
     values = row.get(key)
-    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise DataError(f"{where}: field {key!r} must be a list of {getattr(kind, '__name__', 'number')}")
+    if not isinstance(values, list) or not all(map(KINDS[kind], values)):
+        raise DataError(f"{where}: field {key!r} must be a list, each of its values {kind}")
     return values
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "a text": lambda value: isinstance(value, str) and encodable(value),
+    "a finite number": lambda value: isinstance(value, int | float) and math.isfinite(value),
+    "an object": lambda value: isinstance(value, dict),
+}
+"""What a list may be made of, in the words of an error."""

@@ -14,6 +14,7 @@ from labelkit import artifact
 from labelkit.errors import DataError
 from labelkit.formats.base import View, Written, write_lines
 from labelkit.schema import MAX_GRADE, Judge, Judgement
+from labelkit.sources import encodable
 
 QUESTION = "grade"
 """The name of the question in both."""
@@ -174,7 +175,7 @@ def records_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def pair_of(ids: Any, where: str) -> tuple[str, str]:
     """Query and passage id of a record."""
     found = [ids.get(name) if isinstance(ids, dict) else None for name in ("query_id", "passage_id")]
-    if not all(isinstance(name, str) and name for name in found):
+    if not all(isinstance(name, str) and name and encodable(name) for name in found):
         raise DataError(f"{where}: query_id and passage_id are missing; were the records exported by labelkit?")
     return str(found[0]), str(found[1])
 

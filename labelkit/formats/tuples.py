@@ -17,8 +17,7 @@ from labelkit.errors import DataError
 from labelkit.formats.base import Collector, Found, View, Written, judge_of
 from labelkit.formats.grouped import list_of, with_positives
 from labelkit.schema import MAX_GRADE
-from labelkit.sources import _text as text_of
-from labelkit.sources import json_lines
+from labelkit.sources import json_lines, text_of
 
 NEGATIVES = 4
 """Of each n-tuple."""
@@ -112,7 +111,7 @@ def read_lists(path: Path, name: str, positive_grade: int) -> Found:
     files = tuple_files(path)
     for where, row in (found for file in files for found in tuple_rows(file)):
         query_id = collector.query(None, text_of(row, "query" if "query" in row else "anchor", where), where)
-        docs, labels = list_of(row, "docs", str, where), list_of(row, "labels", (int, float), where)
+        docs, labels = list_of(row, "docs", "a text", where), list_of(row, "labels", "a finite number", where)
         if len(docs) != len(labels):
             raise DataError(f"{where}: {len(docs)} docs and {len(labels)} labels")
         for text, label in zip(docs, labels, strict=True):

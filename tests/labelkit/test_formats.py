@@ -321,7 +321,7 @@ def test_text_triples_of_ms_marco_are_read(tmp_path):
         ('{"query_id": "q", "query": "x", "positive_passages": [{"docid": 1}], "negative_passages": []}',
          r":1: field 'docid' must be text"),
         ('{"query_id": "q", "query": "x", "positive_passages": "p", "negative_passages": []}',
-         r":1: field 'positive_passages' must be a list of dict"),
+         r":1: field 'positive_passages' must be a list, each of its values an object"),
         ('{"query_id": "q", "query": "x", "positive_passages": [{"docid": "p", "text": "1"}], '
          '"negative_passages": [{"docid": "p", "text": "2"}]}', r":1: passage 'p' has another text than before"),
     ],
@@ -330,6 +330,32 @@ def test_a_malformed_row_is_named(tmp_path, content, message):
     (tmp_path / "t.jsonl").write_text(content + "\n")
     with pytest.raises(DataError, match=message):
         read(tmp_path / "t.jsonl")
+
+
+HOSTILE = [
+    ('{"query": "q", "pos": ["\\ud800"], "neg": []}', "must be a list, each of its values a text"),
+    ('{"query": "\\ud800", "pos": ["a"], "neg": []}', "lone surrogate"),
+    ('{"query": "q", "pos": ["a"], "neg": [], "pos_scores": [NaN]}', "each of its values a finite number"),
+    ('{"query": "q", "pos": ["a"], "neg": [], "pos_scores": [1, 2]}', "1 texts in 'pos' and 2 scores"),
+    ('{"query": "q", "pos": null, "neg": []}', "must be a list"),
+    ('{"query": "q", "pos": [' + "[" * 100_000, "not valid JSON"),
+    ('["query", "pos"]', "expected a JSON object"),
+    ('{"query": "q", "docs": ["a"], "labels": [0.5]}', "the label 0.5 is not a whole grade"),
+    ('{"query": "q", "docs": ["a", "b"], "labels": [1]}', "2 docs and 1 labels"),
+    ('{"anchor": "q", "positive": 3}', "field 'positive' must be text"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), HOSTILE)
+def test_hostile_rows_are_one_line_each(labelkit, tmp_path, line, message):
+    (tmp_path / "t.jsonl").write_text(line + "\n")
+    form = "st-labeled-list" if "docs" in line else "st-ntuple" if "anchor" in line else "flag-embedding"
+    called = labelkit("import", tmp_path / "t.jsonl", "--from", form, "--judge", "x", "-o", tmp_path / "out")
+    assert called.code == 1
+    assert message in called.err
+    assert called.err.count("\n") == 1
+    assert f"{tmp_path / 't.jsonl'}:1: " in called.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_without_texts_are_refused(tmp_path):
