@@ -110,7 +110,9 @@ def staged(dataset: Path, manifest: dict[str, Any], publication: Publication) ->
         for name, text in texts.items():
             artifact.write_text(folder / name, text)
         files = manifest["files"] | {name: artifact.file_sha256(folder / name) for name in texts}
-        artifact.write_text(folder / artifact.MANIFEST, as_text(manifest | {"files": files}))
+        document = manifest | {"files": files}
+        document |= {"sha256": artifact.document_sha256(document)}
+        artifact.write_text(folder / artifact.MANIFEST, as_text(document))
         if publication.audit is not None:
             # An audit names the manifest that it speaks of; the published one differs by card and description alone.
             audit = {**publication.audit, "dataset": artifact.file_sha256(folder / artifact.MANIFEST)}
