@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from labelkit import sources
-from labelkit.annotate import read_labels
+from labelkit import artifact, sources
 from labelkit.bootstrap import FEW_QUERIES, Estimate, estimate
+from labelkit.dataset import KIND as DATASET
 from labelkit.errors import DataError, UsageError
 from labelkit.figures import FIGURES, GRADES, Rated, alpha, coincidences, rated
-from labelkit.schema import Judgement
+from labelkit.finalise import KIND as LABELS
+from labelkit.schema import Judge, Judgement
 
 Pair = tuple[str, str]
 """Query id and passage id."""
@@ -102,11 +103,16 @@ def agree(labels: Sequence[Path], human: Sequence[Path]) -> Agreement:
     raters = raters_of(labels, human)
     if len(raters) < 2:
         raise UsageError("agreement needs two raters: give --human QRELS, or a second labels folder")
+    return agree_raters(raters)
+
+
+def agree_raters(raters: Sequence[Rater]) -> Agreement:
+    """Every two raters that have a pair in common."""
     found = [
         compare(one, other) for one, other in combinations(raters, 2) if set(one.judgements) & set(other.judgements)
     ]
     if not found:
-        names = ", ".join(str(path) for path in [*labels, *human])
+        names = ", ".join(rater.name for rater in raters)
         raise DataError(f"{names} have no pair in common; are these grades of the same queries?")
     together, units = alpha_of_all(raters)
     return Agreement(found, len(raters), together, units)
@@ -116,11 +122,21 @@ def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
     """People first, then the judges of the labels folders."""
     raters = []
     for folder in labels:
-        judgements, judges, _ = read_labels(folder)
+        judgements, judges = judgements_in(folder)
         for judge in judges:
             mine = {(row.query_id, row.passage_id): row for row in judgements if row.judge_id == judge.judge_id}
             raters.append(Rater(judge.judge_id, judge.name, judge.kind, mine, judge.label_grades))
     return sorted([*raters, *map(human_rater, human)], key=lambda rater: rater.kind != "human")
+
+
+def judgements_in(folder: Path) -> tuple[list[Judgement], list[Judge]]:
+    """What a labels folder or a dataset holds. Raises `UsageError` for another kind of folder."""
+    kind = artifact.manifest_kind(folder)
+    if kind not in (LABELS, DATASET):
+        raise UsageError(f"{folder} holds a {kind}; give labels folders, or a dataset")
+    artifact.read_manifest(folder, kind)
+    judgements = [Judgement(**row) for row in artifact.read_table(folder, "judgements").to_pylist()]
+    return judgements, [Judge(**row) for row in artifact.read_table(folder, "judges").to_pylist()]
 
 
 def human_rater(path: Path) -> Rater:

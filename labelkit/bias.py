@@ -16,9 +16,10 @@ from labelkit import artifact, sources
 from labelkit.agree import Pair, Rater, raters_of
 from labelkit.bootstrap import Estimate, estimate, mean, ratio
 from labelkit.breakdown import overlap
+from labelkit.dataset import KIND as DATASET
 from labelkit.errors import DataError, UsageError
 from labelkit.figures import RELEVANT
-from labelkit.schema import Judgement
+from labelkit.schema import Judgement, Passage, Query
 
 BINS = 5
 """Of a curve: fifths of the pairs by the property."""
@@ -83,28 +84,60 @@ class Material(NamedTuple):
 def biases(
     labels: Sequence[Path],
     *,
-    data: Path,
+    data: Path | None = None,
     human: Path | None = None,
     authors: Path | None = None,
     again: Sequence[Path] = (),
 ) -> Biases:
-    """Every bias that these labels can show. `again`: labels folders in which the same judges judged pairs anew."""
-    texts = sources.read_data(data)
-    qrels = sources.read_qrels(human) if human else {}
-    grades = {(query_id, pid): grade for query_id, graded in qrels.items() for pid, grade in graded.items()}
-    material = Material(texts, read_authors(authors) if authors else {}, grades)
-    raters = raters_of(labels, [])
+    """Every bias that these labels, or a dataset, can show. `again`: labels folders in which the same judges judged
+    pairs anew. Raises `UsageError` where the texts of labels are not given.
+    """
+    datasets = [folder for folder in labels if artifact.manifest_kind(folder) == DATASET]
+    texts = texts_of(datasets[0] if datasets else None, data)
+    if texts is None:
+        raise UsageError("biases are measured on the texts: give --data, the BEIR folder")
+    people, raters = people_apart(raters_of(labels, [human] if human else []))
+    material = Material(texts, read_authors(authors) if authors else {}, grades_by(people))
     for rater in raters:
-        pairs: dict[str, list[str]] = {}
-        for query_id, passage_id in rater.judgements:
-            pairs.setdefault(query_id, []).append(passage_id)
-        sources.check_ids(pairs, texts.queries, texts.corpus, rater.name)
+        check_texts(rater, texts)
     ballots = [row for folder in labels for row in ballots_of(folder)]
+    found = biases_of(raters, ballots, material)
+    return found._replace(drift=drift(raters, raters_of(again, []))) if again else found
+
+
+def people_apart(raters: Sequence[Rater]) -> tuple[list[Rater], list[Rater]]:
+    """People, and judges."""
+    people = [rater for rater in raters if rater.kind == "human"]
+    return people, [rater for rater in raters if rater.kind != "human"]
+
+
+def grades_by(people: Sequence[Rater]) -> dict[Pair, int]:
+    """The grades of the first of the people; none where there is nobody."""
+    rows = people[0].judgements if people else {}
+    return {pair: row.grade for pair, row in rows.items() if row.grade is not None}
+
+
+def biases_of(raters: Sequence[Rater], ballots: Sequence[Judgement], material: Material) -> Biases:
+    """The effects and the consistency of some judges."""
     effects = [effect(rater, name, material) for rater in raters for name in EFFECTS]
-    effects += [effect_of_place(rater, ballots, grades) for rater in raters]
+    effects += [effect_of_place(rater, ballots, material.grades) for rater in raters]
     orders = [consistency(rater, ballots) for rater in raters]
-    drifts = drift(raters, raters_of(again, [])) if again else []
-    return Biases([one for one in effects if one], [one for one in orders if one], drifts)
+    return Biases([one for one in effects if one], [one for one in orders if one], [])
+
+
+def texts_of(dataset: Path | None, data: Path | None) -> sources.Data | None:
+    """The texts of a dataset, or of a BEIR folder; None where there is neither."""
+    if dataset is None:
+        return sources.read_data(data) if data else None
+    passages = {row["passage_id"]: Passage(**row) for row in artifact.read_table(dataset, "corpus").to_pylist()}
+    queries = {row["query_id"]: Query(**row) for row in artifact.read_table(dataset, "queries").to_pylist()}
+    return sources.Data(passages, queries, {})
+
+
+def check_texts(rater: Rater, data: sources.Data) -> None:
+    """Raise `DataError` where somebody judged a query or passage whose text is not there."""
+    for query_id, passage_id in rater.judgements:
+        sources.check_ids({query_id: [passage_id]}, data.queries, data.corpus, rater.name)
 
 
 def read_authors(path: Path) -> dict[str, str]:

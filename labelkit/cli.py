@@ -16,6 +16,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bias": judges.bias,
     "calibrate": judges.calibrate,
     "select": judges.select,
+    "report": judges.report,
     "redteam": judges.redteam,
     "mix": datasets.mix,
     "audit": datasets.audit,

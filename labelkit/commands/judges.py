@@ -12,7 +12,7 @@ from labelkit.options import MODEL, EngineName, Json, Output, Revision, Tokenize
 
 
 def agree(
-    labels: Annotated[list[Path], typer.Argument(help="Labels folders: every judge in them is a rater.")],
+    labels: Annotated[list[Path], typer.Argument(help="Labels folders or a dataset: every judge in them is a rater.")],
     human: Annotated[list[Path] | None, typer.Option(help="Human qrels; several for several people.")] = None,
     run: Annotated[
         list[Path] | None, typer.Option(help="TREC runs of systems, to compare how they are ranked.")
@@ -169,8 +169,8 @@ def select(
 
 
 def bias(
-    labels: Annotated[list[Path], typer.Argument(help="Labels folders.")],
-    data: Annotated[Path, typer.Option(help="BEIR folder with the texts.")],
+    labels: Annotated[list[Path], typer.Argument(help="Labels folders, or a dataset.")],
+    data: Annotated[Path | None, typer.Option(help="BEIR folder with the texts; a dataset has them.")] = None,
     human: Annotated[
         Path | None, typer.Option(help="Human qrels: passages are compared with others of the same human grade.")
     ] = None,
@@ -189,3 +189,26 @@ def bias(
         print(json.dumps(plain(found), indent=2))
     else:
         print_biases(found)
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="A dataset folder, or labels folders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
+    human: Annotated[list[Path] | None, typer.Option(help="Human qrels; a dataset has its own.")] = None,
+    data: Annotated[Path | None, typer.Option(help="BEIR folder with the texts; a dataset has them.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="File of labelkit calibrate.")] = None,
+    attacks: Annotated[Path | None, typer.Option(help="attacks.json of labelkit redteam.")] = None,
+) -> None:
+    """Write one HTML page on labels or a dataset: judges, agreement, calibration, bias, attacks, examples, audit."""
+    from labelkit.report import report as run
+
+    run(
+        folders,
+        output,
+        human=human or [],
+        data=data,
+        calibration=calibration,
+        attacks=attacks,
+        command=console.command_line("labelkit"),
+    )
+    console.say(f"{output}: {output.stat().st_size:,} bytes")

@@ -1,0 +1,162 @@
+"""Small charts as SVG text for the report. Colours come from the page's style, so that they follow light and dark."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 340, 200
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
+ROW = 24
+"""Height of a row of `intervals` and of a cell of `grid`."""
+
+
+class Interval(NamedTuple):
+    """A figure with its interval, where it has one."""
+
+    label: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def bars(labels: Sequence[str], values: Sequence[float], x_label: str, title: str) -> str:
+    """Vertical bars with their counts above."""
+    top = max([*values, 1])
+    step = (WIDTH - LEFT - RIGHT) / max(1, len(values))
+    parts = []
+    for place, (label, value) in enumerate(zip(labels, values, strict=True)):
+        height = (HEIGHT - TOP - BOTTOM - 12) * value / top
+        x, y = LEFT + place * step, HEIGHT - BOTTOM - height
+        middle = x + step / 2
+        parts.append(f'<rect class="bar" x="{x + 2:.1f}" y="{y:.1f}" width="{step - 4:.1f}" height="{height:.1f}"/>')
+        parts.append(text(middle, y - 4, f"{value:,.0f}", "small middle"))
+        parts.append(text(middle, HEIGHT - BOTTOM + 14, label, "small middle"))
+    return figure(axis() + "".join(parts) + text(x_middle(), HEIGHT - 6, x_label, "middle"), title, WIDTH, HEIGHT)
+
+
+Series = Mapping[str, Sequence[tuple[float, float]]]
+"""Name of a line -> its points."""
+
+
+def curve(series: Series, x_label: str, y_label: str, title: str, *, diagonal: bool) -> str:
+    """Lines through points; with `diagonal`, both axes run from 0 to 1 and the diagonal is drawn."""
+    points = [point for line in series.values() for point in line]
+    xs, ys = [x for x, _ in points] or [0.0], [y for _, y in points] or [0.0]
+    (x_low, x_high), (y_low, y_high) = ((0.0, 1.0), (0.0, 1.0)) if diagonal else (span(xs), span([*ys, 0.0]))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            LEFT + (WIDTH - LEFT - RIGHT) * (x - x_low) / (x_high - x_low),
+            HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_low) / (y_high - y_low),
+        )
+
+    parts = [axis()]
+    if diagonal:
+        (x1, y1), (x2, y2) = place(0, 0), place(1, 1)
+        parts.append(f'<line class="faint" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+    for number, (name, line) in enumerate(series.items()):
+        spots = [place(x, y) for x, y in line]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+        parts.append(f'<polyline class="line s{number % 4}" points="{path}"><title>{escape(name)}</title></polyline>')
+        parts += [f'<circle class="dot s{number % 4}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in spots]
+    for value in (x_low, x_high):
+        parts.append(text(place(value, y_low)[0], HEIGHT - BOTTOM + 14, f"{value:.3g}", "small middle"))
+    for value in (y_low, y_high):
+        parts.append(text(LEFT - 4, place(x_low, value)[1] + 4, f"{value:.2g}", "small end"))
+    parts.append(text(x_middle(), HEIGHT - 6, x_label, "middle"))
+    middle = (HEIGHT - BOTTOM + TOP) / 2
+    parts.append(f'<text class="middle" transform="translate(12 {middle:.0f}) rotate(-90)">{escape(y_label)}</text>')
+    return figure("".join(parts), title, WIDTH, HEIGHT)
+
+
+def intervals(rows: Sequence[Interval], low: float, high: float, title: str) -> str:
+    """A dot and its interval a row, on one scale; what lies outside ends at the edge."""
+    label_width = 20 + 6.6 * max((len(row.label) for row in rows), default=1)
+    width = label_width + 390
+    height = ROW * len(rows) + 30
+
+    def x_of(value: float) -> float:
+        return label_width + (width - label_width - 110) * (min(max(value, low), high) - low) / (high - low)
+
+    parts = []
+    if low < 0 < high:
+        parts.append(f'<line class="faint" x1="{x_of(0):.1f}" y1="4" x2="{x_of(0):.1f}" y2="{height - 24}"/>')
+    for number, row in enumerate(rows):
+        y = ROW * number + 16
+        parts.append(text(label_width - 8, y + 4, row.label, "end"))
+        if row.value is None:
+            parts.append(text(label_width, y + 4, "undefined", "small"))
+            continue
+        if row.low is not None and row.high is not None:
+            parts.append(
+                f'<line class="whisker" x1="{x_of(row.low):.1f}" y1="{y}" x2="{x_of(row.high):.1f}" y2="{y}"/>'
+            )
+        parts.append(f'<circle class="dot s0" cx="{x_of(row.value):.1f}" cy="{y}" r="4"/>')
+        said = f"{row.value:.2f}" if row.low is None else f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        parts.append(text(width - 4, y + 4, said, "small end"))
+    base = height - 8
+    parts += [text(x_of(value), base, f"{value:g}", "small middle") for value in (low, high)]
+    return figure("".join(parts), title, width, height)
+
+
+Cells = Sequence[Sequence[float | None]]
+"""By row and column; None is an empty cell."""
+
+
+def grid(rows: Sequence[str], columns: Sequence[str], cells: Cells, title: str, form: str) -> str:
+    """A table of shaded cells: by their value for the form `share`, by their part of the row for `count`.
+
+    The names of columns may have several lines.
+    """
+    label_width = 12 + 6.6 * max(map(len, rows), default=1)
+    parts = []
+    heads = [name.split("\n") for name in columns]
+    cell_width = max(58.0, 14 + 6.2 * max((len(one) for head in heads for one in head), default=1))
+    top = 14 * max(map(len, heads), default=1)
+    width, height = label_width + cell_width * len(columns) + 8, top + ROW * len(rows) + 12
+    for place, head in enumerate(heads):
+        x = label_width + cell_width * (place + 0.5)
+        parts += [text(x, 12 + 14 * number, one, "small middle") for number, one in enumerate(head)]
+    for line, (name, values) in enumerate(zip(rows, cells, strict=True)):
+        y = top + 4 + ROW * line
+        parts.append(text(label_width - 8, y + 16, name, "small end"))
+        known = [value for value in values if value is not None]
+        whole = max(1.0, sum(known)) if form == "count" else 1.0
+        for place, value in enumerate(values):
+            x = label_width + cell_width * place
+            if value is not None:
+                parts.append(
+                    f'<rect class="cell" x="{x + 1:.1f}" y="{y + 1}" width="{cell_width - 2:.1f}" height="{ROW - 2}" '
+                    f'fill-opacity="{min(1.0, value / whole) * 0.5:.2f}"/>'
+                )
+            said = "–" if value is None else f"{value:,.0f}" if form == "count" else f"{value:.0%}"
+            parts.append(text(x + cell_width / 2, y + 16, said, "small middle"))
+    return figure("".join(parts), title, width, height)
+
+
+def span(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis."""
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def axis() -> str:
+    """The two lines of a chart."""
+    base = HEIGHT - BOTTOM
+    return f'<path class="axis" d="M{LEFT} {TOP}V{base}H{WIDTH - RIGHT}"/>'
+
+
+def x_middle() -> float:
+    return (LEFT + WIDTH - RIGHT) / 2
+
+
+def text(x: float, y: float, said: str, style: str) -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(said)}</text>'
+
+
+def figure(body: str, title: str, width: float, height: float) -> str:
+    """A chart that scales with the page; its title is read out by screen readers."""
+    return (
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>{body}</svg>"
+    )
