@@ -15,7 +15,7 @@ from duckdb import DuckDBPyConnection
 
 from labelkit import artifact, dataset, duck
 from labelkit.card import dataset_card
-from labelkit.checks import DROPS, LEAKS, open_train, run_checks
+from labelkit.checks import CHECKS, DROPS, LEAKS, open_train, run_checks
 from labelkit.console import say
 from labelkit.decide import example_rows, label_table, pair_table, slices
 from labelkit.errors import DataError, UnknownNameError, UsageError
@@ -38,6 +38,9 @@ def mix(inputs: Inputs, rules: Rules, target: Path, command: str) -> dict[str, A
     policy_named(rules)
     if unknown := set(rules.drop) - set(DROPS):
         raise UnknownNameError("finding to drop", min(unknown), DROPS)
+    for name in rules.drop:
+        if CHECKS[name].needs == "evaluations" and not inputs.evaluations:
+            raise UsageError(f"--drop {name} needs the evaluation set: give --eval DATA")
     source = source_facts(inputs)
     with artifact.writing(target, dataset.KIND, command) as draft:
         with duck.session(draft.path / SCRATCH) as db:

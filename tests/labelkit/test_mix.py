@@ -433,6 +433,8 @@ def test_odd_text_survives_the_tables(write_beir, tmp_path):
     [
         (("--policy", "agreement", "--agree", 3), "--agree 3 of 2 judges can never be"),
         (("--weight", "test=2"), "--weight is for the policy weighted, not for human-first"),
+        (("--drop", "leaked-queries"), "--drop leaked-queries needs the evaluation set"),
+        (("--drop", "typos"), "unknown finding to drop 'typos'; choose one of: contradictions"),
         (("--weight", "test=zero", "--policy", "weighted"), "expected JUDGE=WEIGHT"),
     ],
 )
