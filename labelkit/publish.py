@@ -13,6 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from labelkit import artifact, console
 from labelkit.card import CARD, Publication, judges_and_told, published_card
 from labelkit.croissant import as_text, croissant
@@ -28,6 +32,8 @@ REFUSALS = {
 """What `publish` refuses and `--allow` lets through -> why."""
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "LABELKIT_API_KEY", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY")
 """Environment variables whose values must stand in nothing that is sent."""
+SHORTEST_SECRET = 8
+"""Letters; a shorter value is no key, and stands anywhere."""
 PULLED = ".pulled"
 """Suffix of the folder that a pull fills, and goes on with."""
 
@@ -98,15 +104,13 @@ def staged(dataset: Path, manifest: dict[str, Any], publication: Publication) ->
     """A folder with the card, the Croissant description, the manifest and the audit of the published version."""
     manifest = without_home(manifest)
     publication = publication._replace(audit=without_home(publication.audit))
-    folder = dataset.with_name(dataset.name + ".publishing")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        judges = judges_and_told(dataset)
-        texts = {
-            CARD: published_card(dataset, manifest, publication, judges),
-            CROISSANT: as_text(croissant(dataset, manifest, publication, judges)),
-        }
+    judges = judges_and_told(dataset)
+    texts = {
+        CARD: published_card(dataset, manifest, publication, judges),
+        CROISSANT: as_text(croissant(dataset, manifest, publication, judges)),
+    }
+    with tempfile.TemporaryDirectory(prefix="labelkit-") as scratch:
+        folder = Path(scratch)
         for name, text in texts.items():
             artifact.write_text(folder / name, text)
         files = manifest["files"] | {name: artifact.file_sha256(folder / name) for name in texts}
@@ -118,8 +122,6 @@ def staged(dataset: Path, manifest: dict[str, Any], publication: Publication) ->
             audit = {**publication.audit, "dataset": artifact.file_sha256(folder / artifact.MANIFEST)}
             artifact.write_text(folder / AUDIT, as_text(audit))
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def without_home(document: Any) -> Any:
@@ -136,15 +138,22 @@ def files_of(dataset: Path, folder: Path, manifest: dict[str, Any]) -> list[Sent
 
 
 def refuse_secrets(files: Sequence[Sent]) -> None:
-    """Raise where the value of a key in the environment stands in a file that is to be sent."""
-    secrets = [(name, os.environ[name].encode()) for name in SECRETS if len(os.environ.get(name, "")) >= 8]
-    for file in files:
-        if file.name.endswith(".parquet"):
-            continue
-        content = file.path.read_bytes()
-        for name, value in secrets:
-            if value in content:
+    """Raise where the value of a key in the environment stands in a text that is to be sent."""
+    for name in SECRETS:
+        value = os.environ.get(name, "")
+        for file in files if len(value) >= SHORTEST_SECRET else ():
+            if holds(file.path, value):
                 raise UsageError(f"{file.name} holds the value of {name}; a key must not be published")
+
+
+def holds(path: Path, text: str) -> bool:
+    """Whether a text stands in a file, or in a text column of a Parquet file."""
+    if path.suffix != ".parquet":
+        return text.encode() in path.read_bytes()
+    with pq.ParquetFile(path) as file:
+        names = [column.name for column in file.schema_arrow if column.type == pa.string()]
+        batches = file.iter_batches(columns=names)
+        return any(pc.any(pc.match_substring(column, text)).as_py() for batch in batches for column in batch)
 
 
 def send(plan: Plan, version: str) -> None:
@@ -155,8 +164,10 @@ def send(plan: Plan, version: str) -> None:
     if plan.private and not info.private:
         raise UsageError(f"{plan.repo_id} is public already; make it private on the Hub or leave --private out")
     tags = {ref.name for ref in api.list_repo_refs(plan.repo_id, repo_type="dataset").tags}
-    if plan.tag in tags and published_version(api, operations, plan) != version:
-        raise UsageError(f"the tag {plan.tag} of {plan.repo_id} stands at another version; choose another --tag")
+    if plan.tag in tags:
+        if published_version(api, operations, plan) != version:
+            raise UsageError(f"the tag {plan.tag} of {plan.repo_id} stands at another version; choose another --tag")
+        return
     additions = [operations.CommitOperationAdd(file.name, file.path) for file in plan.files]
     for addition, file in zip(additions, plan.files, strict=True):
         api.preupload_lfs_files(plan.repo_id, [addition], repo_type="dataset", free_memory=False)
@@ -215,6 +226,7 @@ def hub() -> tuple[Any, Any]:
     """The Hub's client and its module."""
     try:
         import huggingface_hub
+        import huggingface_hub.errors
     except ImportError:
         raise MissingPackageError("huggingface_hub", "hub") from None
     return huggingface_hub.HfApi(), huggingface_hub
@@ -223,8 +235,7 @@ def hub() -> tuple[Any, Any]:
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
     """Errors of the client as one line that says what to do."""
-    from huggingface_hub import errors
-
+    errors = hub()[1].errors
     try:
         yield
     except errors.RepositoryNotFoundError:

@@ -284,6 +284,9 @@ def test_a_key_is_never_published(hub, dataset, labelkit):
     )
     assert called.returncode == 2
     assert "README.md holds the value of OPENAI_API_KEY" in called.stderr
+    called = labelkit("publish", dataset, "org/set", *PUBLISH, LABELKIT_API_KEY="query 17")
+    assert called.returncode == 2
+    assert "queries.parquet holds the value of LABELKIT_API_KEY" in called.stderr
     assert hub.ledger == []
 
 
