@@ -9,7 +9,7 @@ import typer
 
 from labelkit import console
 from labelkit.errors import UsageError
-from labelkit.options import Json, Output, PositiveGrade
+from labelkit.options import DatasetFolder, Json, Output, PositiveGrade, here
 from labelkit.policies import Rules, explained
 
 Evaluations = Annotated[
@@ -20,7 +20,7 @@ EvaluationSplit = Annotated[str, typer.Option("--eval-split", help="Its split.")
 
 def mix(
     output: Output,
-    data: Annotated[Path, typer.Option(help="BEIR folder with the texts.")],
+    data: Annotated[Path, typer.Option(metavar="DATA", parser=here, help="BEIR folder with the texts.")],
     human: Annotated[Path | None, typer.Option(help="Human qrels, or a labels folder of people's grades.")] = None,
     llm: Annotated[list[Path] | None, typer.Option(help="Labels folder; may be given several times.")] = None,
     policy: Annotated[
@@ -124,7 +124,7 @@ def audit(
 
 
 def show(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    dataset: DatasetFolder,
     query: Annotated[str, typer.Option(help="Id of a query.")],
     passage: Annotated[str | None, typer.Option(help="Id of one of its passages: show this label alone.")] = None,
     as_json: Json = False,

@@ -175,3 +175,5 @@ def test_the_commands_go_through_s3(bucket, labelkit, pool, beir, tmp_path):
     called = labelkit("import", f"{bucket}/out", "--from", "beir", "--judge", "x", "-o", tmp_path / "back")
     assert called.code == 0, called.err
     assert labelkit("pool", f"{bucket}/out", "-o", tmp_path / "pool2").code == 0
+    labels = tmp_path / "labels"
+    assert labelkit("mix", "--data", f"{bucket}/out", "--llm", labels, "-o", tmp_path / "again").code == 0
