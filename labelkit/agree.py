@@ -119,14 +119,14 @@ def agree_raters(raters: Sequence[Rater]) -> Agreement:
 
 
 def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
-    """People first, then the judges of the labels folders."""
+    """People first, those of the qrels before others, then the judges of the folders."""
     raters = []
     for folder in labels:
         judgements, judges = judgements_in(folder)
         for judge in judges:
             mine = {(row.query_id, row.passage_id): row for row in judgements if row.judge_id == judge.judge_id}
             raters.append(Rater(judge.judge_id, judge.name, judge.kind, mine, judge.label_grades))
-    return sorted([*raters, *map(human_rater, human)], key=lambda rater: rater.kind != "human")
+    return sorted([*map(human_rater, human), *raters], key=lambda rater: rater.kind != "human")
 
 
 def judgements_in(folder: Path) -> tuple[list[Judgement], list[Judge]]:

@@ -73,7 +73,8 @@ def calibrate(
     judged pairs; `weights` says which labelled pairs that estimate may use, each with 1 / its chance of being chosen
     (default: all of them, as a random sample). Raises `DataError` where the labels are too few.
     """
-    people, *judges = raters_of(labels, [human])
+    people, *others = raters_of(labels, [human])
+    judges = [rater for rater in others if rater.kind != "human"]
     features = features_of(judges, bm25=bm25, dense=dense)
     by_id = {judge.rater_id: judge for judge in judges}
     judged = sorted({pair for judge in judges for pair in judge.judgements})

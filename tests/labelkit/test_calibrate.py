@@ -164,6 +164,15 @@ def test_what_a_calibration_needs_is_asked_for(labelkit, judged, tmp_path):
         read_calibration(tmp_path / "no.json")
 
 
+def test_people_are_fitted_to_and_are_no_feature(labelkit, judged, write_qrels, tmp_path):
+    _, human, _, labels = judged
+    wrong = write_qrels(tmp_path / "wrong.tsv", {"q0": {"p0x0": 3}})
+    assert labelkit("import", wrong, "-o", tmp_path / "people", "--judge", "x", "--kind", "human").code == 0
+    fitted = calibrate([tmp_path / "people", labels], human)
+    assert [feature.kind for feature in fitted.features] == ["judge"]
+    assert (fitted.report["human"], fitted.report["pairs"]) == (str(human), 144)
+
+
 def test_too_few_labels_are_refused_with_their_number(judged, write_qrels, tmp_path):
     _, _, _, labels = judged
     few = write_qrels(tmp_path / "few.tsv", {"q0": {f"p0x{k}": k % 2 * 3 for k in range(12)}})
