@@ -143,13 +143,14 @@ def recommendation(found: Verdict) -> list[str]:
 
 
 def compare_regimes(found: Verdict) -> list[Gap]:
-    """The best regime against each other, every objective that both have counted alike."""
+    """The best regime against each other, all objectives counted alike; of regimes that have every objective."""
     regimes: dict[str, dict[str, Cell]] = {}
     for cell in found.cells:
         if cell.regime != UNTRAINED:
             regimes.setdefault(cell.regime, {})[cell.objective] = cell
-    shared = sorted(set.intersection(*(set(cells) for cells in regimes.values())))
-    merged = [_merged(regime, [cells[name] for name in shared]) for regime, cells in regimes.items() if shared]
+    every = sorted({cell.objective for cell in found.cells if cell.regime != UNTRAINED})
+    complete = {regime: cells for regime, cells in regimes.items() if len(cells) == len(every)}
+    merged = [_merged(regime, [cells[name] for name in every]) for regime, cells in complete.items()]
     if len(merged) < 2:
         return []
     best, *others = sorted(merged, key=lambda cell: -cell.mean.mean)

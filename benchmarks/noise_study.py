@@ -1,0 +1,216 @@
+"""Which objective stands noise? LLM-like labels of known precision and recall where all human labels are known.
+
+    python benchmarks/noise_study.py MODEL DATA … -o DIR [--levels 15/93 30/85 71/72] [--objectives lsepair …]
+        [--regimes llm merged curriculum] [--seeds 3] [--folds 2]
+
+Of every training query's human labels all but one positive are hidden ("human single", as in MS MARCO). An LLM's labels
+are made up for its pool, BM25's best and all that is relevant: it calls so many of the relevant passages positive that
+recall is as stated, and so many others, the higher BM25 ranks them the likelier, that precision is; the rest are its
+negatives. The levels are those of the utility paper (arXiv 2504.05220). Every objective is trained on the LLM's labels
+alone, merged with the human single ones, and on the LLM's before the human ones; human single alone is one run a seed,
+since with one positive the objectives agree. Epochs are fixed beforehand and nothing is chosen on any data. A
+collection with a train split is measured on its test split; another is cross-validated over folds of its queries.
+
+Everything goes through `trainer bakeoff`: the same command again goes on where it was stopped, and `--objectives`,
+`--regimes`, `--levels` and `--seeds` may grow. Each level's table, plots and words are in DIR/LEVEL/report.html.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from labelkit import artifact
+from labelkit.dataset import write_tables
+from labelkit.pool import bm25_run
+from labelkit.schema import Example, Label, Query
+from labelkit.sources import Data, Qrels, check_ids, qrels_path, read_data, read_qrels
+from trainer.bakeoff import RunResult, bakeoff
+from trainer.bakeoff_config import PAPER, BakeoffConfig
+from trainer.bakeoff_report import load_plotting, write_report
+from trainer.search import read_collection
+
+DEPTH = 100
+"""Passages of BM25 in an LLM's pool."""
+REGIMES: dict[str, list[str | dict[str, Any]]] = {
+    "llm": ["llm"],
+    "merged": ["human + llm"],
+    "curriculum": ["llm", "human"],
+}
+HUMAN = "human single"
+
+
+class Part(NamedTuple):
+    """What one bake-off trains and measures on."""
+
+    name: str
+    """Of its folder."""
+    data: Data
+    train: Qrels
+    test: Qrels
+
+
+def main() -> None:
+    """Do the runs that are missing, then write the reports."""
+    parser = argparse.ArgumentParser(description="Objectives under label noise.")
+    parser.add_argument("model")
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--output", "-o", type=Path, required=True)
+    parser.add_argument("--levels", nargs="+", default=["15/93", "30/85", "71/72"], help="precision/recall in percent")
+    parser.add_argument("--objectives", nargs="+", default=list(PAPER))
+    parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=list(REGIMES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--max-steps", type=int, help="for a trial: steps of a stage instead of epochs")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=2e-5)
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of a passage, in training and measuring")
+    given = parser.parse_args()
+    load_plotting()
+    length = {"max_steps": given.max_steps} if given.max_steps else {"epochs": given.epochs}
+    settings = {
+        **length,
+        "model": given.model,
+        "batch_size": given.batch_size,
+        "learning_rate": given.learning_rate,
+        "max_passage_length": given.max_length,
+    }
+    regimes = {name: REGIMES[name] for name in given.regimes}
+    configs = [
+        BakeoffConfig(objectives=("singlelh",), regimes={HUMAN: ["human"]}, seeds=given.seeds, fit=settings),
+        BakeoffConfig(objectives=tuple(given.objectives), regimes=regimes, seeds=given.seeds, fit=settings),
+    ]
+    parts = [part for folder in given.data for part in make_parts(folder, given.folds)]
+    command = " ".join(["python", *sys.argv])
+    for level in given.levels:
+        precision, recall = (int(number) / 100 for number in level.split("/"))
+        folder = given.output / level.replace("/", "-")
+        results = [run_part(folder, part, precision, recall, configs, command) for part in parts]
+        title = f"labels of precision {precision:.0%} and recall {recall:.0%}"
+        words = write_report(folder, merge(results), title, command)
+        print(f"\n{title}\n" + "\n".join(words), flush=True)
+
+
+def make_parts(folder: Path, folds: int) -> list[Part]:
+    """Train and test as the collection has them, or folds of the queries of its test split."""
+    if (folder / "qrels" / "train.tsv").is_file():
+        data, train, test = read_data(folder), *(read_qrels(qrels_path(folder, split)) for split in ("train", "test"))
+        for qrels, split in ((train, "train"), (test, "test")):
+            check_ids(qrels, data.queries, data.corpus, split)
+        return [Part(folder.name, data, train, test)]
+    data = read_data(folder, "test")
+    mixed = sorted(data.qrels, key=lambda query_id: blake2b(query_id.encode()).digest())
+    parts = []
+    for number in range(folds):
+        held_out = set(mixed[number::folds])
+        train = {query_id: grades for query_id, grades in data.qrels.items() if query_id not in held_out}
+        test = {query_id: data.qrels[query_id] for query_id in data.qrels if query_id in held_out}
+        parts.append(Part(f"{folder.name}-{number}", data, train, test))
+    return parts
+
+
+def run_part(
+    output: Path, part: Part, precision: float, recall: float, configs: Sequence[BakeoffConfig], command: str
+) -> list[RunResult]:
+    """The results of both grids on one part."""
+    folder = output / part.name
+    test = folder / "data" / part.name.rstrip("0123456789").rstrip("-")
+    if not (test / "qrels" / "test.tsv").is_file():
+        write_beir(test, part)
+    if not (folder / "dataset" / artifact.MANIFEST).is_file():
+        write_dataset(folder / "dataset", part, precision, recall)
+    collections = [read_collection(test, "test")]
+    grids = [bakeoff(folder / "dataset", folder, config, collections, command) for config in configs]
+    return [*grids[0], *(result for result in grids[1] if result.objective)]
+
+
+def merge(parts: Sequence[Sequence[RunResult]]) -> list[RunResult]:
+    """Folds of a collection put together: each query was measured by a model that never saw it."""
+    merged: dict[tuple[str, str, int], RunResult] = {}
+    for result in (result for part in parts for result in part):
+        key = (result.regime, result.objective, result.seed)
+        if key not in merged:
+            merged[key] = replace(result, dev=[])
+            continue
+        values = {name: dict(measures) for name, measures in merged[key].values.items()}
+        for name, measures in result.values.items():
+            old = values.get(name, {})
+            values[name] = {measure: old.get(measure, {}) | each for measure, each in measures.items()}
+        merged[key] = replace(merged[key], values=values, seconds=merged[key].seconds + result.seconds)
+    return list(merged.values())
+
+
+def write_beir(folder: Path, part: Part) -> None:
+    """The part as a BEIR folder with its test qrels."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "qrels").mkdir(parents=True)
+    with (folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
+        for passage in part.data.corpus.values():
+            row = {"_id": passage.passage_id, "title": passage.title, "text": passage.text}
+            file.write(json.dumps(row) + "\n")
+    with (folder / "queries.jsonl").open("w", encoding="utf-8") as file:
+        for query_id in part.test:
+            file.write(json.dumps({"_id": query_id, "text": part.data.queries[query_id].text}) + "\n")
+    rows = [f"{q}\t{p}\t{grade}" for q, grades in part.test.items() for p, grade in grades.items()]
+    artifact.write_text(folder / "qrels" / "test.tsv", "\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n")
+
+
+def write_dataset(folder: Path, part: Part, precision: float, recall: float) -> None:
+    """One human positive a query, and an LLM's labels of its pool."""
+    queries = {query_id: part.data.queries[query_id] for query_id in part.train}
+    ranked = bm25_run(part.data.corpus, queries, DEPTH)
+    examples, right, called, relevant = [], 0, 0, 0
+    for query_id in sorted(part.train):
+        good = sorted(name for name, grade in part.train[query_id].items() if grade > 0)
+        if not good:
+            continue
+        pool = list(ranked.get(query_id, ()))
+        found, wrong = noisy(good, [name for name in pool if name not in good], precision, recall, query_id)
+        human = random.Random(f"human {query_id}").choice(good)
+        positives = (label(human, 2, "human"), *(label(name, 2, "llm") for name in (*found, *wrong)))
+        rest = sorted({*pool, *good} - {*found, *wrong})
+        negatives = tuple(label(name, 0, "llm") for name in rest)
+        text = queries[query_id].text
+        examples.append(Example(query_id=query_id, query=text, positives=positives, negatives=negatives, ignored=()))
+        right, called, relevant = right + len(found), called + len(found) + len(wrong), relevant + len(good)
+    with artifact.writing(folder, "dataset", "benchmarks/noise_study.py") as draft:
+        write_tables(
+            draft,
+            examples=examples,
+            corpus=[part.data.corpus[name] for name in sorted(part.data.corpus)],
+            queries=[Query(query_id=one.query_id, text=one.query) for one in examples],
+            judgements=(),
+            judges=(),
+        )
+        draft.facts = {"precision": right / called, "recall": right / relevant}
+    print(f"{folder}: precision {right / called:.3f}, recall {right / relevant:.3f}", flush=True)
+
+
+def noisy(
+    good: Sequence[str], others: Sequence[str], precision: float, recall: float, query_id: str
+) -> tuple[list[str], list[str]]:
+    """What an LLM calls positive: of `good`, each with the probability `recall`, and of `others`, best first, so many
+    that `precision` holds on average, drawn with a chance that falls with the rank.
+    """
+    source = random.Random(f"llm {query_id}")
+    found = [name for name in good if source.random() < recall]
+    expected = len(good) * recall * (1 - precision) / precision
+    count = min(len(others), int(expected) + (source.random() < expected % 1))
+    waiting = sorted(range(len(others)), key=lambda rank: source.expovariate(1 / (rank + 10)))
+    return found, [others[rank] for rank in waiting[:count]]
+
+
+def label(passage_id: str, grade: int, source: str) -> Label:
+    """A label without a probability."""
+    return Label.model_validate({"passage_id": passage_id, "grade": grade, "source": source, "judge_id": source})
+
+
+if __name__ == "__main__":
+    main()
