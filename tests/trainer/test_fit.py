@@ -165,15 +165,18 @@ def test_known_leakage_is_refused_unless_allowed(tiny_model: Path, toy_dataset: 
     assert fit(toy_dataset, tmp_path / "model", config(tiny_model, allow_leaks=True, max_steps=1), "test").steps == 1
 
 
-def test_two_processes_train_what_one_does(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
-    """`torchrun trainer fit` on the real command line. 13 queries in batches of 4: the last batch has one query."""
+def test_two_processes_train_what_one_does(tiny_model: Path, two_sources: Path, beir: Path, tmp_path: Path) -> None:
+    """`torchrun trainer fit` on the real command line, two stages with a dev set and checkpoints. 12 queries in batches
+    of 11: the last batch has one query.
+    """
     still = write_without_dropout(tiny_model, tmp_path / "still")
     settings = tmp_path / "fit.toml"
     settings.write_text(
-        f"model = '{still}'\nobjective = 'lsepair'\nbatch_size = 4\ngradient_cache = true\n"
-        "epochs = 2\nlearning_rate = 1e-3\nlearn_temperature = true\n"
+        f"model = '{still}'\nobjective = 'lsepair'\nbatch_size = 11\ngradient_cache = true\nepochs = 2\n"
+        f"learning_rate = 1e-3\nlearn_temperature = true\nstages = ['human + llm', 'human']\n"
+        f"dev = '{beir}:test'\ncheckpoint_minutes = 0.0\n"
     )
-    arguments = ["fit", str(toy_dataset), "--config", str(settings), "-o"]
+    arguments = ["fit", str(two_sources), "--config", str(settings), "-o"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     for name, start in (("one", [sys.executable, "-m"]), ("two", torchrun)):
         command = [*start, "trainer.cli", *arguments, str(tmp_path / name)]
@@ -186,12 +189,16 @@ def test_two_processes_train_what_one_does(tiny_model: Path, toy_dataset: Path, 
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=0, atol=2e-5)
     assert max(float((weight - start[name]).abs().max()) for name, weight in one.items()) > 1e-3
-    points = [
-        artifact.read_manifest(tmp_path / name, "model")["facts"]["stages"][0]["losses"] for name in ("one", "two")
-    ]
-    assert [p["loss"] for p in points[1]] == pytest.approx([p["loss"] for p in points[0]], rel=1e-4)
-    assert [p["temperature"] for p in points[1]] == pytest.approx([p["temperature"] for p in points[0]], rel=1e-5)
-    assert points[0][-1]["temperature"] != points[0][0]["temperature"]
+    stages = [artifact.read_manifest(tmp_path / name, "model")["facts"]["stages"] for name in ("one", "two")]
+    for mine, others in zip(*stages, strict=True):
+        assert [point["value"] for point in others["dev"]] == [point["value"] for point in mine["dev"]]
+        for point, other in zip(mine["losses"], others["losses"], strict=True):
+            # The share of masked pairs is a mean over processes whose parts differ in size.
+            names = point.keys() - {"masked_share", "suspected_share"}
+            assert {name: other[name] for name in names} == pytest.approx({n: point[n] for n in names}, rel=1e-3)
+    first, last = stages[0][0]["losses"][0], stages[0][0]["losses"][-1]
+    assert first["temperature"] != last["temperature"]
+    assert {"loss_human", "gradient_llm", "cosine_human_llm"} <= first.keys()
 
 
 def test_a_margin_masks_lookalikes_and_the_log_says_how_many(
