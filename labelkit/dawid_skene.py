@@ -5,6 +5,7 @@ matrices by expectation maximisation on a sample of pairs; where people graded, 
 The probability of a pair then depends on nothing but who said what, its pattern, and there are few patterns.
 """
 
+import warnings
 from math import prod
 from typing import Any
 
@@ -71,7 +72,9 @@ def fit(sample: list[Votes]) -> tuple[Errors, dict[int, float]]:
     truth = {pair: votes[0]["grade"] for pair, votes in enumerate(sample) if votes[0]["kind"] == "human"}
     model: Any = DawidSkene(n_iter=100)
     labelled = pd.DataFrame(rows, columns=["task", "worker", "label"])
-    model.fit(labelled, pd.Series(truth, dtype="int64") if truth else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # crowd-kit's calls of pandas
+        model.fit(labelled, pd.Series(truth, dtype="int64") if truth else None)
     return model.errors_.to_dict("index"), model.priors_.to_dict()
 
 
