@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = false
 # pip compiles nothing: what is imported is compiled once, and must be kept for the next process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format models chromium clean
+.PHONY: demo test soak check format models chromium clean
 
 demo: models
 	$(BIN)/python examples/pydocs/demo.py --work build/demo
@@ -18,6 +18,10 @@ test: models chromium $(VENV)/.vllm
 	LABELKIT_JUDGE=$$($(BIN)/python examples/models.py judge) \
 	LABELKIT_ENCODER=$$($(BIN)/python examples/models.py encoder) \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# All promises of docs/reliability.md with their full numbers; about half an hour.
+soak: $(VENV)/.dev
+	$(BIN)/python tests/faults/soak.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from labelkit.engines.transport import (
     BadRequestError,
     CallError,
     Client,
+    RetriedError,
     checked_url,
     spoken,
 )
@@ -87,14 +88,17 @@ class OpenAIEngine(Engine):
 
     async def _answer(self, client: Client, request: Request) -> Reply:
         """One call with its retries; whatever goes wrong becomes a reply with `error`."""
+        faults: list[str] = []
         try:
-            return await self._call(client, request)
+            return await self._call(client, request, faults)
         except AuthenticationError as error:
             raise EngineError(f"the server refuses the key in {' or '.join(KEY_VARIABLES)}: {error}") from None
         except (CallError, *MALFORMED) as error:
-            return Reply(key=request.key, error=spoken(error, self._key))
+            # The last try of a call that failed by its faults is one of them.
+            tries = max(1, len(faults) + (not isinstance(error, RetriedError)))
+            return Reply(key=request.key, error=spoken(error, self._key), tries=tries)
 
-    async def _call(self, client: Client, request: Request) -> Reply:
+    async def _call(self, client: Client, request: Request, faults: list[str]) -> Reply:
         """Ask for all that the server may offer.
 
         A 400 can mean that it lacks an option or that this request is bad: the option is given up only where the same
@@ -103,7 +107,6 @@ class OpenAIEngine(Engine):
         wanted = frozenset(constrained(request))
         bodies = [chat_body(self._settings.model, request, options) for options in self._options]
         refused: BadRequestError | None = None
-        faults: list[str] = []
         for number, body in enumerate(bodies):
             if body in bodies[:number]:
                 continue

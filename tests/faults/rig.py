@@ -1,0 +1,279 @@
+"""The fault rig: a judge's server with faults on order, real processes that are killed, and the means to look inside.
+
+The server answers each request with a grade drawn by a hash of its messages, so that every run of the same pairs has
+the same right answers, and keeps a ledger of what arrived. Judging processes are forked from one that has everything
+imported: a run starts in milliseconds and is killed like any other process.
+"""
+
+import asyncio
+import contextlib
+import functools
+import gzip
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from labelkit import annotate as annotation
+from labelkit.budget import Caps
+from labelkit.engines import Settings
+from labelkit.errors import LabelkitError
+from labelkit.journal import Journal
+from labelkit.pool import Pool, Recipe, make_pool, read_pool
+
+CONCURRENCY = 64
+Plan = Callable[[int, dict[str, Any]], str | None]
+"""(number of the request, its body) -> the name of a fault, or None for an answer."""
+
+
+def grade_of(messages: list[dict[str, str]]) -> str:
+    """The right answer to a request."""
+    text = "\x1f".join(turn["content"] for turn in messages)
+    return str(hashlib.sha256(text.encode()).digest()[0] % 4)
+
+
+def completion(body: dict[str, Any], content: Any = None, **changes: Any) -> dict[str, Any]:
+    """A chat completion with the right answer."""
+    words = sum(len(turn["content"].split()) for turn in body["messages"])
+    message = {"role": "assistant", "content": grade_of(body["messages"]) if content is None else content}
+    return {
+        "model": "served",
+        "system_fingerprint": "fp",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": words, "completion_tokens": 1},
+    } | changes
+
+
+class Server:
+    """An OpenAI-compatible server on loopback, in a thread of its own. `plan` orders its faults."""
+
+    def __init__(self, plan: Plan = lambda number, body: None, latency: float = 0.0) -> None:
+        self.plan = plan
+        self.latency = latency
+        self.arrived = 0
+        self.ledger: Counter[str] = Counter()
+        """Fault, or `answered` -> requests."""
+        self.asked: Counter[str] = Counter()
+        """Hash of a request -> times that it arrived."""
+        self.billed = 0
+        """Tokens, the worst case for what was not answered."""
+        self.on_arrival: Callable[[int], None] = lambda number: None
+        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        threading.Thread(target=self._serve, args=(ready,), daemon=True).start()
+        ready.wait()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _serve(self, ready: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._talk, "127.0.0.1", 0, backlog=512))
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        ready.set()
+        self._loop.run_forever()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
+                body = json.loads(await reader.readexactly(length))
+                self.arrived += 1
+                fault = self.plan(self.arrived, body)
+                self.ledger[fault or "answered"] += 1
+                self.asked[hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()] += 1
+                words = sum(len(turn["content"].split()) for turn in body["messages"])
+                self.billed += 0 if fault == "429" else words + (body["max_tokens"] if fault else 1)
+                self.on_arrival(self.arrived)
+                if self.latency:
+                    await asyncio.sleep(self.latency)
+                if not self._answer(writer, body, fault):
+                    break
+                await writer.drain()
+        writer.close()
+
+    def _answer(self, writer: asyncio.StreamWriter, body: dict[str, Any], fault: str | None) -> bool:
+        """Send what the fault makes of the answer; whether the connection stays."""
+        whole = json.dumps(completion(body)).encode()
+        sent = {
+            None: (200, whole, b""),
+            "429": (429, b"{}", b"Retry-After: 0.01\r\n"),
+            "500": (500, b"overloaded", b""),
+            "truncated": (200, whole, b""),
+            "malformed": (200, whole[: len(whole) // 2], b""),
+            "html": (200, b"<html>Bad gateway, score 3</html>", b""),
+            "types": (200, json.dumps(completion(body, content={"grade": 3}, model=7)).encode(), b""),
+            "gzip": (200, bomb() if fault == "gzip" else b"", b"Content-Encoding: gzip\r\n"),
+            "drift": (200, json.dumps(completion(body, model="another")).encode(), b""),
+        }
+        if fault == "reset":
+            writer.transport.abort()
+            return False
+        status, content, headers = sent[fault]
+        head = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % (status, len(content))
+        writer.write(head + headers + b"\r\n" + (content[: len(content) // 2] if fault == "truncated" else content))
+        return fault != "truncated"
+
+
+@functools.cache
+def bomb() -> bytes:
+    """256 MB of spaces, packed to a quarter of one."""
+    return gzip.compress(b" " * (256 << 20))
+
+
+def mix(seed: int) -> Plan:
+    """The mix of faults of promise 7, drawn anew for every request that arrives."""
+    shares = {
+        "429": 0.20,
+        "500": 0.05,
+        "reset": 0.05,
+        "truncated": 0.02,
+        "malformed": 0.01,
+        "html": 0.01,
+        "types": 0.01,
+    }
+
+    def plan(number: int, body: dict[str, Any]) -> str | None:
+        draw = random.Random(f"{seed} {number}").random()
+        for fault, share in shares.items():
+            draw -= share
+            if draw < 0:
+                return fault
+        return None
+
+    return plan
+
+
+def make_pairs(folder: Path, pairs: int) -> Pool:
+    """A pool of so many pairs, 50 a query, made once."""
+    target = folder / f"pool-{pairs}"
+    if not target.is_dir():
+        beir = folder / f"beir-{pairs}"
+        beir.mkdir(parents=True, exist_ok=True)
+        passages = [{"_id": f"p{n:05d}", "text": f"word{n % 97} word{n % 89} tea number {n}"} for n in range(50)]
+        queries = [{"_id": f"q{n:05d}", "text": f"tea number word{n % 97} {n}"} for n in range(pairs // 50)]
+        for name, rows in (("corpus", passages), ("queries", queries)):
+            (beir / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        made = make_pool(beir, None, Recipe(bm25=50), target, "rig")
+        assert len(made.candidates) == pairs
+    return read_pool(target)
+
+
+class Job(NamedTuple):
+    """What a judging process is told."""
+
+    pool: Path
+    folder: Path
+    url: str
+    acknowledged: Path
+    """File that gets the key of every reply whose commit has returned."""
+    concurrency: int = CONCURRENCY
+    max_tokens: int | None = None
+
+
+def run_job(job: Job) -> None:
+    """Judge, in a process of its own; ends as the command line does."""
+    handle = os.open(job.acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    append = Journal.append
+
+    def told(self: Journal, replies: Any, charges: Any = ()) -> None:
+        append(self, replies, charges)
+        os.write(handle, "".join(f"{reply.key}\n" for reply in replies).encode())
+
+    Journal.append = told  # type: ignore[method-assign]
+    sys.stderr = io.StringIO()
+    try:
+        outcome = judge(read_pool(job.pool), job.folder, job.url, job.concurrency, Caps(None, job.max_tokens))
+        sys.exit(1 if outcome.pending else 0)
+    except LabelkitError as error:
+        job.acknowledged.with_suffix(".error").write_text(str(error))
+        sys.exit(error.exit_code)
+
+
+def judge(
+    pool: Pool,
+    folder: Path,
+    url: str,
+    concurrency: int = CONCURRENCY,
+    caps: Caps = Caps(),  # noqa: B008
+) -> annotation.Outcome:
+    """One annotation run against the server, in this process."""
+    return annotation.annotate(
+        pool,
+        folder,
+        engine_name="openai",
+        settings=Settings("m", base_urls=(url,), concurrency=concurrency),
+        method_name="graded",
+        prompt_name=None,
+        limit=None,
+        command="rig",
+        caps=caps,
+    )
+
+
+def forks() -> Any:
+    """Starts processes in milliseconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rig", "aiohttp", "labelkit.engines.openai"])
+    return context
+
+
+def start(job: Job) -> Any:
+    """The process of a job."""
+    process = forks().Process(target=run_job, args=(job,))
+    process.start()
+    return process
+
+
+def kill(process: Any) -> None:
+    """SIGKILL, and wait for the end."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def killed_at(server: Server, job: Job, arrivals: int, chance: random.Random) -> int | None:
+    """Run a job and kill it a moment after so many more requests arrived; its exit code."""
+    process = start(job)
+    target = server.arrived + arrivals
+    while process.is_alive() and server.arrived < target:
+        time.sleep(0.001)
+    time.sleep(chance.random() / 20)
+    kill(process)
+    code: int | None = process.exitcode
+    return code
+
+
+def keys_in(path: Path) -> list[str]:
+    """Acknowledged keys, in their order."""
+    return path.read_text().split("\n")[:-1] if path.is_file() else []
+
+
+def replies_in(folder: Path) -> dict[str, str]:
+    """Key -> reply of every row of a journal, read without the journal's own code."""
+    with contextlib.closing(sqlite3.connect(f"file:{folder / 'journal.sqlite'}?mode=ro", uri=True)) as db:
+        return dict(db.execute("SELECT key, reply FROM replies ORDER BY attempt"))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[bool]:
+    """A tmpfs of `size` bytes at `folder`; False where this user may not mount one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = os.system(f"mount -t tmpfs -o size={size} tmpfs '{folder}' 2>/dev/null") == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            os.system(f"umount '{folder}'")

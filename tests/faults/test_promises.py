@@ -1,0 +1,23 @@
+"""The promises, in the short form of `make soak`."""
+
+import promises
+import pytest
+
+CHECKED = [promise for promise in promises.PROMISES if promise.check]
+
+
+@pytest.mark.parametrize("promise", CHECKED, ids=lambda promise: str(promise.number))
+def test_a_promise_holds(promise, tmp_path):
+    found = promise.check(tmp_path, False)
+    assert found.violations == []
+    if not found.trials:
+        pytest.skip(found.note)
+
+
+def test_every_promise_is_shown_by_something():
+    numbers = [promise.number for promise in promises.PROMISES]
+    assert numbers == sorted({*range(1, 16), 17, 19, 20, 21})
+    for promise in promises.PROMISES:
+        assert promise.check or promise.tests
+        for name in promise.tests:
+            assert (promises.TESTS / name.split("::")[0]).is_file()
