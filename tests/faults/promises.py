@@ -259,7 +259,7 @@ def http_faults(work: Path, full: bool) -> Outcome:
 
 def budget(work: Path, full: bool) -> Outcome:
     """Caps under faults and kills."""
-    runs, wrong, most = 100 if full else 3, [], 0.0
+    runs, wrong, most = 100 if full else 2, [], 0.0
     rig.make_pairs(work, 200)
     for number in range(runs):
         chance, server = random.Random(f"11 {number}"), rig.Server(rig.mix(seed=number))

@@ -27,12 +27,14 @@ from typing import Any, NamedTuple
 
 from labelkit import annotate as annotation
 from labelkit.budget import Caps
-from labelkit.engines import Settings
+from labelkit.engines import Settings, transport
 from labelkit.errors import LabelkitError
 from labelkit.journal import Journal
 from labelkit.pool import Pool, Recipe, make_pool, read_pool
 
 CONCURRENCY = 64
+# Faults by the hundred: what is shown does not depend on how long a pause is.
+transport.FIRST_PAUSE, transport.LONGEST_PAUSE = 0.01, 0.1
 Plan = Callable[[int, dict[str, Any]], str | None]
 """(number of the request, its body) -> the name of a fault, or None for an answer."""
 
