@@ -99,19 +99,19 @@ def read_pool(folder: Path, *, verify: bool = True) -> Pool:
     return Pool(queries, passages, candidates, inputs)
 
 
-def pool_of(source: Path, output: Path, command: str) -> Pool:
+def pool_of(source: Path, output: Path, command: str, *, verify: bool = True) -> Pool:
     """The pool to judge; a BEIR folder is pooled with the defaults, beside the labels."""
     if not (source / "corpus.jsonl").is_file():
-        return read_pool(source)
+        return read_pool(source, verify=verify)
     target = output.with_name(output.name + ".pool")
     if target.is_dir():
-        made = artifact.read_manifest(target, KIND)["inputs"]
+        made = artifact.read_manifest(target, KIND, verify=False)["inputs"]
         if (
             made != {str(path): artifact.file_sha256(path) for path in map(Path, made)}
             or str(source / "corpus.jsonl") not in made
         ):
             raise UsageError(f"{target} was made from other data than {source}; choose another output or remove it")
-        return read_pool(target)
+        return read_pool(target, verify=verify)
     say(f"{source} is no pool: pooling {Recipe().bm25} passages a query from BM25 into {target}")
     return make_pool(source, None, Recipe(), target, command)
 

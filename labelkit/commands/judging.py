@@ -19,6 +19,7 @@ from labelkit.options import (
     MaxModelLen,
     MethodName,
     Model,
+    NoVerify,
     Output,
     PassageTokens,
     PassageWords,
@@ -89,6 +90,7 @@ def plan(
     defence: Defence = None,
     prices: Prices = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Calls a second, for the time that it takes.")] = None,
+    no_verify: NoVerify = False,
     as_json: Json = False,
 ) -> None:
     """Count the calls, tokens, money and time of an annotation. Nothing is sent."""
@@ -102,7 +104,7 @@ def plan(
 
     command = console.command_line("labelkit")
     made = run(
-        pool_of(source, source, command),
+        pool_of(source, source, command, verify=not no_verify),
         engine_name=engine,
         settings=Settings(model, revision, max_model_len=max_model_len),
         method_name=method,
@@ -178,6 +180,7 @@ def annotate(
     ] = 0.2,
     cascade_engine: Annotated[str | None, typer.Option(help="Its engine; default: --engine.")] = None,
     cascade_base_url: Annotated[list[str] | None, typer.Option(help="Its address; default: --base-url.")] = None,
+    no_verify: NoVerify = False,
     as_json: Json = False,
 ) -> None:
     """Judge the pairs of a pool with a language model. The same command again resumes and pays nothing twice."""
@@ -190,7 +193,7 @@ def annotate(
 
     command = console.command_line("labelkit")
     if reparse:
-        failures = annotation.reparse(pool_of(source, output, command), output, command)
+        failures = annotation.reparse(pool_of(source, output, command, verify=not no_verify), output, command)
         console.say(f"{output}: read again, {sum(failures.values())} failed")
         say_reasons(failures)
         return
@@ -227,7 +230,7 @@ def annotate(
         command=command,
     )
     cheap = partial(judged, engine_name=engine, settings=settings, limit=limit)
-    candidates = pool_of(source, output, command)
+    candidates = pool_of(source, output, command, verify=not no_verify)
     if cascade:
         from labelkit.cascade import cascade as run
 
