@@ -30,8 +30,8 @@ from sentence_transformers.util import batch_to_device
 from labelkit import sources
 from labelkit.pool import bm25_run
 from trainer.batch import Group, Negative, Positive
+from trainer.collate import Collator
 from trainer.config import FitConfig
-from trainer.data import Collator
 from trainer.loss import MultiPositiveLoss
 
 MINI_BATCH = 32

@@ -1,4 +1,4 @@
-"""From a dataset to the groups of an epoch, and from groups to what the encoder reads.
+"""From a dataset to the groups of an epoch; `trainer.collate` makes of them what the encoder reads.
 
 What is drawn for a query is a pure function of the seed, the epoch and the query's id: neither the order of
 the file, nor the batch, nor the process a query falls into plays a part. An index into `TrainingSet` is the
@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from labelkit.errors import DataError
 from labelkit.schema import Example, Label
-from trainer.batch import Group, Negative, Positive, lay_out, passages_of
+from trainer.batch import Group, Negative, Positive
 from trainer.config import FitConfig
 from trainer.draws import Scope, draw, draw_weighted, mixed
 from trainer.objectives import OBJECTIVES
@@ -265,66 +264,6 @@ class BatchOrder(Sampler[list[EpochRow]]):
             # A process that a small batch leaves without a query takes part all the same: the others wait for it.
             share = share_of(rows, self.process, self.processes) or [-1 - rows[0]]
             yield [(self.epoch, row) for row in share]
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Groups -> tokens of the queries (`query_*`) and unique passages (`document_*`), layout under `label`.
-
-    Both are sorted by length, the longest first, so that mini-batches of neighbours hold little padding. The prefixes
-    and `label` are what sentence-transformers' trainer hands on to the loss.
-    """
-
-    preprocess: Callable[..., dict[str, Any]]
-    """`SentenceTransformer.preprocess`."""
-    passages: Mapping[str, str]
-    """Text by id."""
-    query_prompt: str | None
-    passage_prompt: str | None
-    max_query_length: int | None
-    max_passage_length: int | None
-    cached: Callable[[Sequence[str]], dict[str, Any]] | None = None
-    """Passage ids -> what `preprocess` gives for their texts, from tokens made before."""
-
-    def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
-        passage_ids = passages_of(groups)
-        texts = [group.query for group in groups]
-        tokens = self._preprocess("query", texts, self.query_prompt, self.max_query_length)
-        queries, by_query = by_length("query", tokens, len(groups))
-        documents, by_passage = by_length("document", self.passage_tokens(passage_ids), len(passage_ids))
-        layout = lay_out([groups[row] for row in by_query], [passage_ids[row] for row in by_passage])
-        return {**queries, **documents, "label": vars(layout).copy()}
-
-    def passage_tokens(self, passage_ids: Sequence[str]) -> dict[str, Any]:
-        """What the encoder reads for some passages."""
-        if self.cached is not None:
-            return self.cached(passage_ids)
-        return self.passage_text_tokens([self.passages[name] for name in passage_ids])
-
-    def passage_text_tokens(self, texts: list[str]) -> dict[str, Any]:
-        """The same for their texts."""
-        return self._preprocess("document", texts, self.passage_prompt, self.max_passage_length)
-
-    def _preprocess(self, task: str, texts: list[str], prompt: str | None, max_length: int | None) -> dict[str, Any]:
-        limit = {} if max_length is None else {"max_length": max_length}
-        return self.preprocess(texts, prompt=prompt, task=task, **limit)
-
-
-def by_length(task: str, tokens: dict[str, Any], count: int) -> tuple[dict[str, Any], Sequence[int]]:
-    """Features of so many texts with their rows sorted, the longest first, under names that begin with the task; and
-    the old row of each.
-    """
-    attention = tokens.get("attention_mask")
-    order: Sequence[int] = range(count)
-    # Word-vector models have no attention mask: their texts are not padded.
-    if attention is not None and attention.shape[0] == count:
-        longest_first = attention.sum(dim=1).argsort(descending=True, stable=True)
-        tokens = {
-            key: value[longest_first] if isinstance(value, Tensor) and len(value) == count else value
-            for key, value in tokens.items()
-        }
-        order = longest_first.tolist()
-    return {f"{task}_{key}": value for key, value in (tokens | {"task": task}).items()}, order
 
 
 def _reaches(label: Label, config: FitConfig) -> bool:

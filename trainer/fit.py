@@ -31,8 +31,9 @@ from labelkit.errors import ArtifactError, DataError, LabelkitError, MissingPack
 from trainer.backbone import build_model, freeze_unused, merge_adapters, prompt_of
 from trainer.card import model_card
 from trainer.checkpoints import Checkpoints, read_weights, step_of
+from trainer.collate import Collator
 from trainer.config import LOGGERS, FitConfig
-from trainer.data import Collator, TrainingSet
+from trainer.data import TrainingSet
 from trainer.dev import Dev, make_dev
 from trainer.evaluate import EvalResult
 from trainer.foreign import our_dataset

@@ -27,8 +27,9 @@ from labelkit import artifact
 from labelkit.errors import LabelkitError
 from trainer import checkpoints as kept
 from trainer import loss
+from trainer.collate import Collator
 from trainer.config import TEMPERATURE_RATE, FitConfig
-from trainer.data import BatchOrder, Collator, TrainingSet
+from trainer.data import BatchOrder, TrainingSet
 from trainer.dev import Dev
 
 LOGGED_POINTS = 100

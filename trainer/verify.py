@@ -24,9 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertModel
 
 from trainer.batch import Batch, Group, Negative, Positive, lay_out, passages_of
+from trainer.collate import Collator
 from trainer.config import FitConfig
 from trainer.contrast import Rules, contrast
-from trainer.data import Collator, inert, share_of
+from trainer.data import inert, share_of
 from trainer.loss import MultiPositiveLoss
 from trainer.objectives import OBJECTIVES
 

@@ -14,8 +14,9 @@ from labelkit.dataset import examples_to_table, records_to_table
 from labelkit.errors import DataError
 from labelkit.schema import PASSAGE_SCHEMA, Example, Label, Passage
 from trainer.batch import Group, Negative, Positive, key_of
+from trainer.collate import Collator
 from trainer.config import FitConfig
-from trainer.data import BatchOrder, Collator, TrainingSet, draw_group
+from trainer.data import BatchOrder, TrainingSet, draw_group
 from trainer.draws import draw
 from trainer.store import Store, make_store
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from labelkit.errors import UsageError
+from trainer.collate import Collator
 from trainer.config import FitConfig
-from trainer.data import Collator, TrainingSet
+from trainer.data import TrainingSet
 from trainer.fit import freeze_unused
 from trainer.loss import MultiPositiveLoss
 from trainer.objectives import OBJECTIVES
