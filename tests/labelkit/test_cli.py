@@ -153,7 +153,10 @@ def test_a_labels_folder_without_manifest_is_named(labelkit, beir, pool, tmp_pat
     assert labelkit(*annotate).code == 0
     (labels / "manifest.json").unlink()
     assert_refused(
-        labelkit("agree", labels, "--human", beir / "qrels" / "test.tsv"), 1, str(labels), "not a finished labels"
+        labelkit("agree", labels, "--human", beir / "qrels" / "test.tsv"),
+        1,
+        str(labels),
+        "it is not a finished folder of ours",
     )
     assert labelkit(*annotate).code == 0
     assert labelkit("agree", labels, "--human", beir / "qrels" / "test.tsv").code == 0
