@@ -97,7 +97,9 @@ class Store:
 
     def _rows(self, statement: str, *values: str) -> Iterator[tuple[Any, ...]]:
         with self._errors("read"):
-            yield from self._db.execute(statement, values)
+            # No `yield from`: what is read no further must not close a cursor of a file that is closed already.
+            for row in self._db.execute(statement, values):  # noqa: UP028
+                yield row
 
     @contextmanager
     def _commit(self) -> Iterator[None]:
