@@ -1,0 +1,284 @@
+"""The checks: each does its trials in an empty folder, few or all of them, and returns what went wrong."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import powerloss
+import rig
+
+from labelkit import dataset
+from labelkit import mix as mixing
+from labelkit.annotate import annotate, read_labels
+from labelkit.engines import Reply, Settings
+from labelkit.errors import LabelkitError
+from labelkit.gather import Inputs
+from labelkit.journal import FILE, Journal
+from labelkit.policies import Rules
+from labelkit.pool import read_pool
+from labelkit.provenance import replay
+
+
+class Outcome(NamedTuple):
+    """Trials of a check, and what went wrong in them."""
+
+    trials: int
+    violations: list[str]
+    note: str = ""
+
+
+def reference(work: Path, pairs: int, server: rig.Server) -> bytes:
+    """The judgements of a run that nothing disturbs. The address is part of a judge: the same server."""
+    rig.judge(rig.make_pairs(work, pairs), work / "whole", server.url)
+    return (work / "whole" / "judgements.parquet").read_bytes()
+
+
+def finish(job: rig.Job) -> int | None:
+    """Run a job to its end; its exit code."""
+    process = rig.start(job)
+    process.join()
+    code: int | None = process.exitcode
+    return code
+
+
+def kills(work: Path, full: bool) -> Outcome:
+    """SIGKILL at random points of a run."""
+    pairs, times = (10_000, 50) if full else (500, 2)
+    server, chance = rig.Server(), random.Random(1)
+    whole = reference(work, pairs, server)
+    job = rig.Job(work / f"pool-{pairs}", work / "killed", server.url, work / "acknowledged")
+    wrong = []
+    for number in range(times):
+        rig.killed_at(server, job, chance.randint(1, 2 * pairs // (times + 1)), chance)
+        lost = set(rig.keys_in(job.acknowledged)) - set(rig.replies_in(job.folder)) if job.folder.is_dir() else set()
+        wrong += [f"kill {number}: {len(lost)} acknowledged replies lost"] if lost else []
+    code = finish(job)
+    server.close()
+    again = server.arrived - 2 * pairs
+    wrong += [f"the last run ended with {code}"] if code else []
+    wrong += [f"{again} requests paid again"] if again > times * rig.CONCURRENCY else []
+    wrong += ["other judgements"] if (job.folder / "judgements.parquet").read_bytes() != whole else []
+    return Outcome(times, wrong, f"{pairs} pairs, {again} requests sent again, at most {times * rig.CONCURRENCY}")
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from labelkit.engines import Reply
+from labelkit.journal import Charge, Journal
+handle = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
+with Journal(Path(sys.argv[1])) as journal:
+    for group in range(int(sys.argv[3])):
+        keys = [f"{group:04d}-{number}" for number in range(1 + group % 7)]
+        journal.reserve(keys[0], Charge(5, None))
+        replies = [Reply(key=key, text=f"answer to {key} " + "x" * 300) for key in keys]
+        journal.append(replies, [Charge(1, 0.5)] * len(keys))
+        os.write(handle, "".join(f"{key}\\n" for key in keys).encode())
+"""
+
+
+def power_loss(work: Path, full: bool) -> Outcome:
+    """States of the disk after a power loss at any call of a run."""
+    if not shutil.which("strace"):
+        return Outcome(0, [], "strace is not installed: not shown (apt-get install strace)")
+    groups, states = (400, 2000) if full else (30, 60)
+    run, told = work / "run", work / "told"
+    log = powerloss.record(WRITER, run, told, groups, log=work / "strace.log")
+    journal = {str(run / f"{FILE}{suffix}"): f"{FILE}{suffix}" for suffix in ("", "-wal")}
+    chance, disk, acknowledged, wrong = random.Random(2), powerloss.Disk(), [], []
+    looked = set(chance.choices(range(len(log)), k=states))
+    for number, event in enumerate(log):
+        if event.path == str(told):
+            acknowledged += event.data.decode().split()
+        elif event.path in journal:
+            disk.do(event)
+        if number in looked:
+            shutil.rmtree(work / "state", ignore_errors=True)
+            (work / "state").mkdir()
+            for path, content in disk.after_power_loss(chance).items():
+                (work / "state" / journal[path]).write_bytes(content)
+            try:
+                with Journal(work / "state") as found:
+                    lost = set(acknowledged) - found.answered()
+                wrong += [f"call {number}: {len(lost)} acknowledged replies lost"] if lost else []
+            except LabelkitError as error:
+                wrong.append(f"call {number}: {error}")
+    return Outcome(len(looked), wrong, f"{len(log)} writes and syncs recorded by strace")
+
+
+def full_disk(work: Path, full: bool) -> Outcome:
+    """A disk that fills up in the middle of a run, and has room again."""
+    pairs, times = (2000, 10) if full else (300, 1)
+    server, chance, wrong = rig.Server(), random.Random(3), []
+    whole = reference(work, pairs, server)
+    for number in range(times):
+        disk, before = work / f"disk-{number}", server.arrived
+        with rig.small_disk(disk, 8 << 20) as mounted:
+            if not mounted:
+                return Outcome(0, [], "no tmpfs may be mounted here: shown with a file size limit alone")
+            job = rig.Job(work / f"pool-{pairs}", disk / "labels", server.url, work / f"told-{number}")
+            ballast = disk / "ballast"
+            ballast.write_bytes(bytes((8 << 20) - chance.randint(100_000, 250_000)))
+            code, sent = finish(job), server.arrived - before
+            said = job.acknowledged.with_suffix(".error")
+            told = rig.keys_in(job.acknowledged)
+            wrong += [f"disk {number}: ended with {code}"] if code != 1 or not said.is_file() else []
+            wrong += [f"disk {number}: {sent - len(told)} sent after"] if sent - len(told) > 2 * rig.CONCURRENCY else []
+            ballast.unlink()
+            lost = set(told) - set(rig.replies_in(job.folder))
+            wrong += [f"disk {number}: {len(lost)} acknowledged replies lost"] if lost else []
+            code = finish(job)
+            same = code == 0 and (job.folder / "judgements.parquet").read_bytes() == whole
+            wrong += [] if same else [f"disk {number}: the resumed run ended with {code}, or other judgements"]
+    server.close()
+    return Outcome(times, wrong, f"a tmpfs of 8 MiB, {pairs} pairs")
+
+
+def scripted(pool: Path, folder: Path) -> int:
+    """A run of the scripted judge; how many requests it sent."""
+    settings = {"method_name": "graded", "prompt_name": None, "limit": None, "command": "rig"}
+    return annotate(read_pool(pool), folder, engine_name="scripted", settings=Settings("garbage"), **settings).asked
+
+
+def flip(path: Path, chance: random.Random) -> str:
+    """Flip one bit; where it was."""
+    data = bytearray(path.read_bytes())
+    place, bit = chance.randrange(len(data)), chance.randrange(8)
+    data[place] ^= 1 << bit
+    path.write_bytes(data)
+    return f"{path.name} byte {place} bit {bit}"
+
+
+def bit_flips(work: Path, full: bool) -> Outcome:
+    """Single flipped bits in a journal, then resumed, and in a dataset, then read."""
+    times = 500 if full else 12
+    pairs, chance, wrong = 50, random.Random(4), []
+    rig.make_pairs(work, pairs)
+    pool, labels, made = work / f"pool-{pairs}", work / "labels", work / "dataset"
+    scripted(pool, labels)
+    whole = (labels / "judgements.parquet").read_bytes()
+    mixing.mix(Inputs(work / f"beir-{pairs}", llm=[labels]), Rules(), made, "rig")
+    files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
+    refused = asked_again = 0
+    for _ in range(times):
+        for folder in ("bent", "bent-dataset"):
+            shutil.rmtree(work / folder, ignore_errors=True)
+        shutil.copytree(labels, work / "bent")
+        where = flip(work / "bent" / FILE, chance)
+        try:
+            asked = scripted(pool, work / "bent")
+            asked_again += asked
+            if asked > 1 or (work / "bent" / "judgements.parquet").read_bytes() != whole:
+                wrong.append(f"{where}: {asked} asked again, or other judgements")
+        except LabelkitError:
+            refused += 1
+        shutil.copytree(made, work / "bent-dataset")
+        where = flip(work / "bent-dataset" / chance.choice(files), chance)
+        try:
+            dataset.read_dataset(work / "bent-dataset")
+            wrong.append(f"dataset {where}: read as if nothing were")
+        except LabelkitError:
+            """As it should be."""
+    note = f"half in a journal: {refused} refused with a reason, {asked_again} replies asked again, the rest harmless"
+    return Outcome(2 * times, wrong, note)
+
+
+def torn_tail(work: Path, full: bool) -> Outcome:
+    """A write-ahead log that ends anywhere."""
+    times, chance, wrong = 500 if full else 40, random.Random(5), []
+    run, told = work / "run", work / "told"
+    killed = WRITER + "    os.kill(os.getpid(), 9)\n"
+    subprocess.run([sys.executable, "-c", killed, str(run), str(told), "60"], check=False)
+    order = rig.keys_in(told)
+    log = (run / f"{FILE}-wal").read_bytes()
+    for _ in range(times):
+        state = work / "state"
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir()
+        shutil.copy(run / FILE, state / FILE)
+        length = chance.randrange(len(log))
+        (state / f"{FILE}-wal").write_bytes(log[:length])
+        try:
+            with Journal(state) as journal:
+                found = journal.answered()
+                journal.append([Reply(key="next", text="2")])
+            with Journal(state) as journal:
+                after = journal.answered()
+            # What is there is the beginning of what was written, whole groups of it.
+            if found != set(order[: len(found)]) or after != found | {"next"}:
+                wrong.append(f"log cut at {length}: earlier replies lost, or the next one glued on")
+        except LabelkitError as error:
+            # Before the first commit there is no journal yet: refused, never half-read.
+            wrong.append(f"log cut at {length}: {error}")
+    return Outcome(times, wrong, f"{len(order)} replies in {len(log)} bytes")
+
+
+def http_faults(work: Path, full: bool) -> Outcome:
+    """The mix of HTTP faults."""
+    pairs = 10_000 if full else 600
+    pool, server = rig.make_pairs(work, pairs), rig.Server(rig.mix(seed=7))
+    outcome = rig.judge(pool, work / "labels", server.url)
+    server.close()
+    judged = read_labels(work / "labels")[0]
+    calm = rig.Server()
+    rig.judge(pool, work / "calm", calm.url)
+    calm.close()
+    right = {(row.query_id, row.passage_id): row.grade for row in read_labels(work / "calm")[0]}
+    invented = [row for row in judged if row.grade is not None and row.grade != right[row.query_id, row.passage_id]]
+    tries = sum(json.loads(reply).get("tries", 1) for reply in rig.replies_in(work / "labels").values())
+    billed = server.arrived - server.ledger["429"]
+    wrong = [f"{len(judged)} of {pairs} pairs have a state"] if len(judged) != pairs else []
+    wrong += [f"{len(invented)} grades invented"] if invented else []
+    wrong += [f"{tries} tries in the journal, {billed} in the ledger"] if tries != billed else []
+    return Outcome(server.arrived, wrong, f"{sum(outcome.failures.values())} pairs failed with their reason")
+
+
+def budget(work: Path, full: bool) -> Outcome:
+    """Caps under faults and kills."""
+    runs, wrong, most = 100 if full else 2, [], 0.0
+    rig.make_pairs(work, 200)
+    for number in range(runs):
+        chance, server = random.Random(f"11 {number}"), rig.Server(rig.mix(seed=number))
+        cap = chance.randint(20_000, 120_000)
+        job = rig.Job(work / "pool-200", work / f"labels-{number}", server.url, work / f"told-{number}", 4, cap)
+        for _ in range(chance.randint(0, 2)):
+            rig.killed_at(server, job, chance.randint(1, 60), chance)
+        finish(job)
+        server.close()
+        most = max(most, server.billed / cap)
+        wrong += [f"run {number}: {server.billed} tokens billed, the cap was {cap}"] if server.billed > cap else []
+        shutil.rmtree(job.folder)
+    return Outcome(runs, wrong, f"at most {most:.0%} of a cap was billed")
+
+
+def drift(work: Path, full: bool) -> Outcome:
+    """A model that changes in the middle of a run."""
+    times, wrong = 20 if full else 2, []
+    pool = rig.make_pairs(work, 1000)
+    for number in range(times):
+        at = random.Random(number).randint(1, 800)
+        server = rig.Server(lambda arrived, body, at=at: "drift" if arrived >= at else None)
+        try:
+            rig.judge(pool, work / f"labels-{number}", server.url)
+            wrong.append(f"run {number}: it went on")
+        except LabelkitError as error:
+            late = server.arrived - at
+            said = "became 'another'" in str(error)
+            wrong += [f"run {number}: {late} requests later"] if late > 2 * rig.CONCURRENCY or not said else []
+        server.close()
+    return Outcome(times, wrong)
+
+
+def replays(work: Path, full: bool) -> Outcome:
+    """Random labels traced to request and reply, from the labels folder and from the dataset."""
+    pairs = 2000 if full else 200
+    pool, server = rig.make_pairs(work, pairs), rig.Server(rig.mix(seed=21))
+    rig.judge(pool, work / "labels", server.url)
+    server.close()
+    mixing.mix(Inputs(work / f"beir-{pairs}", llm=[work / "labels"]), Rules(), work / "dataset", "rig")
+    found = [replay(work / name, 1000 if full else 100, seed=5) for name in ("labels", "dataset")]
+    return Outcome(sum(one.labels for one in found), [line for one in found for line in one.mismatches])
