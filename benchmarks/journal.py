@@ -95,6 +95,7 @@ class Memory(Journal):
     """The journal switched off: the same answers from dicts, nothing on disk."""
 
     def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True)
         self._pairs: list[Asked] = []
         self._judges: list[tuple[Judge, bytes]] = []
         self._kept: dict[str, Reply] = {}

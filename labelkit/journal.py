@@ -7,6 +7,7 @@ pure function of this file. It is read row by row and never held as a whole: a j
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,8 +39,6 @@ CREATE TABLE spent (
 """
 REPLY = "key, attempt, reply, failed, tokens, usd, at, digest"
 """The columns of `replies`; the digest is over all others."""
-FAILED = 3
-"""Place of the column that says whether the reply is an error."""
 
 
 class Charge(NamedTuple):
@@ -191,14 +190,17 @@ class Journal(Store):
         good: set[str] = set()
         damaged = []
         count = 0
-        for row, *record, digest in self._rows(f"SELECT row, {REPLY} FROM replies ORDER BY row"):
+        statement = f"SELECT row, {REPLY} FROM replies ORDER BY row"
+        for row, key, attempt, reply, failed, tokens, usd, at, digest in self._rows(statement):
             count += 1
-            if digest != digest_of(*record):
+            # `digest_of`, spelled out: this is done for every reply of a journal, and takes a third less so.
+            text = f"{key}\x1f{attempt}\x1f{reply}\x1f{failed}\x1f{tokens}\x1f{usd}\x1f{at}"
+            if digest != sha256(text.encode()).digest():
                 damaged.append(row)
-            elif record[FAILED]:
-                good.discard(record[0])
+            elif failed:
+                good.discard(key)
             else:
-                good.add(record[0])
+                good.add(key)
         if damaged or count != self._spent.replies:
             self._strike_off(damaged, count)
             return self.answered()
