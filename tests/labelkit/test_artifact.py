@@ -201,3 +201,14 @@ def test_missing_and_unfinished_folders_are_told_apart(tmp_path):
 
 def test_the_same_tables_give_the_same_bytes(tmp_path):
     assert contents(write(tmp_path / "one")) == contents(write(tmp_path / "two"))
+
+
+def test_a_manifest_of_an_earlier_release_says_so(tmp_path):
+    with writing(tmp_path / "things", "thing", "make thing"):
+        pass
+    path = tmp_path / "things" / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["sha256"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ArtifactError, match="is of an earlier release; run the command that made the folder again"):
+        read_manifest(tmp_path / "things", "thing")
