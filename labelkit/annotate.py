@@ -170,7 +170,8 @@ def make_judge(
     several = {"permutations": reading.permutations} if method.listwise else {"votes": reading.votes} if drawn else {}
     fields: dict[str, Any] = {
         "kind": "llm",
-        "name": settings.called,
+        # A server may know two models by paths that end alike.
+        "name": settings.called if facts.dtype else settings.model,
         **facts._asdict(),
         "method": prompt.method,
         "prompt_name": prompt.name,

@@ -241,13 +241,14 @@ def windows(order: Sequence[str], sizes: Mapping[str, int], room: int | None) ->
 
 
 def identity_of(judge: Judge) -> dict[str, Any]:
-    """What of a judge may change a reply. What its model was called by its path is no part of that, and engine
-    versions are provenance.
+    """What of a judge may change a reply. Weights that ran here are known by their revision, whatever they were
+    called; a model behind a server by the name that it was asked for, too. Engine versions are provenance.
     """
     provenance = ("judge_id", "name", "model_answered", "engine_version", "decoding", "seed", "reading")
     kept = {name: value for name, value in judge.model_dump().items() if name not in provenance}
     served = {name: value for name, value in json.loads(judge.decoding or "{}").items() if name == "base_url"}
-    return kept | {"model": judge.revision or judge.name, "served": served}
+    known = judge.dtype and judge.revision
+    return kept | {"model": known or judge.name, "served": served}
 
 
 def request_key(identity: str, request: Request) -> str:

@@ -4,10 +4,13 @@ import sqlite3
 
 import pytest
 
-from labelkit.annotate import read_labels
+from labelkit.annotate import make_judge, read_labels
+from labelkit.engines import EngineFacts, Settings
 from labelkit.errors import DataError, UsageError
+from labelkit.methods import method_named
 from labelkit.pool import Recipe, make_pool
 from labelkit.prompts import load_prompt, shipped_prompts
+from labelkit.tasks import Reading, digest, identity_of
 
 
 def test_every_pair_gets_a_judgement(judge, candidates, tmp_path):
@@ -146,3 +149,20 @@ def test_a_prompt_with_a_grade_that_is_none_is_refused_before_anything_is_asked(
     with pytest.raises(DataError, match=r"mine\.toml"):
         judge(candidates, tmp_path / "labels", prompt=str(prompt))
     assert not (tmp_path / "labels").exists()
+
+
+def test_models_behind_a_server_are_told_apart_by_name_and_weights_here_by_revision(tmp_path):
+    folders = [tmp_path / parent / "model" for parent in ("one", "other")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+
+    def identities(facts):
+        made = [
+            make_judge(facts, Settings(str(folder)), method_named("graded"), load_prompt("graded"), Reading(), None)
+            for folder in folders
+        ]
+        return {digest(identity_of(judge)) for judge in made}
+
+    assert len(identities(EngineFacts("openai", "1"))) == 2
+    assert len(identities(EngineFacts("openai", "1", revision="main"))) == 2
+    assert len(identities(EngineFacts("local", "1", revision="sha256:1", dtype="float32"))) == 1
