@@ -58,7 +58,9 @@ def progress_of(output: Path) -> tuple[int, int]:
 def kill_after(progress: tuple[int, int], pause: float, dataset: Path, output: Path, config: FitConfig) -> bool:
     """Start the run and kill it a moment after it has come so far; False where it was faster."""
     process = start(dataset, output, config)
-    while progress_of(output) < progress and process.is_alive():
+    # A fork may inherit a lock that nobody will free: it is killed like the others.
+    deadline = time.monotonic() + 30
+    while progress_of(output) < progress and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.002)
     time.sleep(pause)
     alive = process.is_alive()
