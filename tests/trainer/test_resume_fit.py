@@ -4,13 +4,14 @@ import json
 import multiprocessing
 import os
 import random
-import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from labelkit import artifact
 from labelkit.errors import ArtifactError, UsageError
@@ -42,9 +43,15 @@ def run_of(folder: Path) -> tuple[str, list[Any], list[Any]]:
 
 def start(dataset: Path, output: Path, config: FitConfig) -> multiprocessing.Process:
     """A fork of this process, which has everything loaded, as `trainer fit` would be."""
-    process = multiprocessing.get_context("fork").Process(target=fit, args=(dataset, output, config, "test"))
+    process = multiprocessing.get_context("fork").Process(target=fit_alone, args=(dataset, output, config))
     process.start()
     return process
+
+
+def fit_alone(dataset: Path, output: Path, config: FitConfig) -> None:
+    """tqdm's lock is shared with forks: one that is killed while it holds the lock would stop all that come later."""
+    tqdm.set_lock(threading.RLock())
+    fit(dataset, output, config, "test")
 
 
 def progress_of(output: Path) -> tuple[int, int]:
@@ -58,13 +65,11 @@ def progress_of(output: Path) -> tuple[int, int]:
 def kill_after(progress: tuple[int, int], pause: float, dataset: Path, output: Path, config: FitConfig) -> bool:
     """Start the run and kill it a moment after it has come so far; False where it was faster."""
     process = start(dataset, output, config)
-    # A fork may inherit a lock that nobody will free: it is killed like the others.
-    deadline = time.monotonic() + 30
-    while progress_of(output) < progress and process.is_alive() and time.monotonic() < deadline:
+    while progress_of(output) < progress and process.is_alive():
         time.sleep(0.002)
     time.sleep(pause)
     alive = process.is_alive()
-    os.kill(process.pid or 0, signal.SIGKILL)
+    process.kill()
     process.join()
     return alive
 
@@ -73,17 +78,19 @@ def test_killed_at_random_moments_a_run_ends_bit_equal(
     tiny_model: Path, two_sources: Path, beir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """SIGKILL at 20 moments over both stages, their boundary and the writing of checkpoints and results among them."""
-    config = curriculum(tiny_model, dev=f"{beir}:test")
+    # Enough steps for a fast machine too: it takes several before a kill arrives.
+    human = {"labels": "human", "objective": "singlelh", "max_steps": 60}
+    config = curriculum(tiny_model, dev=f"{beir}:test", stages=["llm", human], max_steps=90)
     fit(two_sources, tmp_path / "whole", config, "test")
     output, source = tmp_path / "killed", random.Random(3)
-    steps = [(1, step) for step in range(18)] + [(2, step) for step in range(12)]
+    steps = [(1, step) for step in range(90)] + [(2, step) for step in range(60)]
     kills = [
         kill_after(progress, source.uniform(0, 0.08), two_sources, output, config)
         for progress in sorted(source.sample(steps, KILLS))
     ]
-    assert sum(kills) >= KILLS - 3, "the last ones may come too late"
+    assert sum(kills) >= KILLS - 1, "the last may come too late"
     fit(two_sources, output, config, "test")
-    assert "goes on from step" in capfd.readouterr().err, "every kill came before the first checkpoint"
+    assert capfd.readouterr().err.count("goes on from step") >= KILLS // 2
     assert run_of(output) == run_of(tmp_path / "whole")
     assert not output.with_name("killed.checkpoints").exists()
 
