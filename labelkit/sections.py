@@ -23,8 +23,6 @@ LONGEST = 700
 """Characters of a passage that a reader is shown."""
 SCORE_BINS = 12
 SCALE = list(map(str, range(GRADES)))
-COLOURS = ("blue", "orange", "green", "violet")
-"""Of the lines of a chart, in turn."""
 
 
 def histograms(rater: Rater) -> list[dict[str, str]]:

@@ -154,3 +154,13 @@ def two_sources(write_dataset: WriteDataset) -> Path:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Embeddings are cached in the test's own folder, never in the user's."""
     monkeypatch.setenv("LABELKIT_CACHE", str(tmp_path / "cache"))
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(self.path),))

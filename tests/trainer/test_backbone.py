@@ -19,7 +19,7 @@ from trainer.config import FitConfig
 from trainer.fit import FitReport, fit
 from trainer.search import load_model
 
-from .conftest import WORDS
+from .conftest import WORDS, Trap
 
 
 def train(model: Path, dataset: Path, output: Path, **settings: Any) -> FitReport:
@@ -165,16 +165,6 @@ def test_pickled_weights_that_do_more_are_refused(tiny_model: Path, tmp_path: Pa
     with pytest.raises(UsageError, match=r"would run code|cannot load the model"):
         load_model(str(model))
     assert not (tmp_path / "executed").exists()
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (os.mkdir, (str(self.path),))
 
 
 def test_sources_of_labels_are_watched(tiny_model: Path, two_sources: Path, tmp_path: Path) -> None:

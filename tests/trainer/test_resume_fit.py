@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import random
 import threading
 import time
@@ -18,6 +17,8 @@ from labelkit.errors import ArtifactError, UsageError
 from trainer.checkpoints import Checkpoints, step_of
 from trainer.config import FitConfig
 from trainer.fit import fit
+
+from .conftest import Trap
 
 KILLS = 20
 
@@ -141,16 +142,6 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(tiny_model: Path, two_sources:
     with pytest.raises(ArtifactError, match=r"holds more than tensors: it is no checkpoint of ours"):
         fit(two_sources, tmp_path / "model", config, "test")
     assert not (tmp_path / "executed").exists()
-
-
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (os.mkdir, (str(self.path),))
 
 
 def test_a_folder_without_a_run_is_nothing_to_go_on_from(tmp_path: Path) -> None:
