@@ -9,18 +9,18 @@ export TOKENIZERS_PARALLELISM = false
 # pip compiles nothing: what is imported is compiled once, and must be kept for the next process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test soak check format models chromium clean
+.PHONY: demo test soak check format models system clean
 
 demo: models
 	$(BIN)/python examples/pydocs/demo.py --work build/demo
 
-test: models chromium $(VENV)/.vllm
+test: models system $(VENV)/.vllm
 	LABELKIT_JUDGE=$$($(BIN)/python examples/models.py judge) \
 	LABELKIT_ENCODER=$$($(BIN)/python examples/models.py encoder) \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # All promises of docs/reliability.md with their full numbers; about half an hour.
-soak: $(VENV)/.dev
+soak: system $(VENV)/.dev
 	$(BIN)/python tests/faults/soak.py
 
 check: $(VENV)/.dev
@@ -35,10 +35,12 @@ format: $(VENV)/.dev
 models: $(VENV)/.base
 	$(BIN)/python examples/models.py
 
-# For the page that people grade on. Where it cannot be had, the tests of that page are skipped.
-chromium:
-	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
-	|| echo "no Chromium could be installed"
+# Chromium for the page that people grade on, strace for the replay of power losses. Where they cannot be had, the tests
+# that need them are skipped.
+system:
+	@{ command -v chromium && command -v strace; } >/dev/null \
+	|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium strace; } \
+	|| echo "no Chromium or no strace could be installed"
 
 # torch comes first and pinned: a range would bring the newest build with its GPU packages.
 $(VENV)/.base: pyproject.toml requirements/constraints.txt

@@ -123,11 +123,17 @@ def ours(model: str, pool: Pool, folder: Path) -> float:
 
 def bare(model: str, pool: Pool, folder: Path) -> float:
     """Seconds of one call with all prompts."""
-    from vllm import LLM
+    from vllm import LLM, SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
 
     requests = list(requests_of(pool))
     chats: list[Any] = [[message._asdict() for message in request.messages] for request in requests]
-    sampling = VllmEngine(Settings(model, dtype="float32", max_model_len=MAX_MODEL_LEN))._sampling(requests[0])
+    sampling = SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        logprobs=20,
+        structured_outputs=StructuredOutputsParams(choice=list(requests[0].labels)),
+    )
     llm = LLM(
         model,
         dtype="float32",

@@ -10,8 +10,8 @@ import pyarrow as pa
 from labelkit import artifact, duck
 from labelkit.dataset import KIND, examples_from_table
 from labelkit.errors import DataError
-from labelkit.exchanges import Exchange, exchanges_of
 from labelkit.prompts import parse_prompt
+from labelkit.provenance import Exchange, exchanges_of
 from labelkit.schema import ROLES, Example, Judge, Judgement, Label, Passage
 
 

@@ -17,9 +17,9 @@ from labelkit.journal import Asked, Journal
 from labelkit.methods import Method, method_named
 from labelkit.methods.steps import lowest
 from labelkit.prompts import parse_prompt
-from labelkit.replay import judgements_of
 from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.tasks import tasks_of
+from labelkit.verdicts import judgements_of
 
 KIND = "labels"
 

@@ -56,6 +56,8 @@ class Inputs(NamedTuple):
     """BEIR folders that training must not know."""
     split: str = "test"
     """Of those."""
+    verify: bool = True
+    """Labels folders are checked byte for byte."""
 
     @property
     def labels(self) -> list[Path]:
@@ -96,7 +98,7 @@ def save_judgements(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Input
     db.register("nothing", JUDGEMENT_SCHEMA.empty_table())
     parts = ["FROM nothing"]
     for number, path in enumerate(inputs.labels):
-        found, part = judgements_of(db, path, f"grades_{number}")
+        found, part = judgements_of(db, path, f"grades_{number}", verify=inputs.verify)
         for judge in found:
             if judge.judge_id in judges:
                 raise UsageError(f"{path}: judge {judge.judge_id!r} comes from another source too; give it once")
@@ -136,10 +138,10 @@ def stage_calibrated(db: DuckDBPyConnection, inputs: Inputs) -> tuple[Judge, lis
     return judge, silent
 
 
-def judgements_of(db: DuckDBPyConnection, path: Path, table: str) -> tuple[list[Judge], str]:
+def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, verify: bool) -> tuple[list[Judge], str]:
     """The judges of a source and a statement for its judgements; those of a qrels file go into the table."""
     if path.is_dir():
-        artifact.read_manifest(path, LABELS)
+        artifact.read_manifest(path, LABELS, verify=verify)
         judges = [Judge(**row) for row in artifact.read_table(path, "judges").to_pylist()]
         return judges, f"FROM {duck.parquet(path / 'judgements.parquet')}"
     judge = imported_judge(path, path.stem, "human")

@@ -20,10 +20,10 @@ from labelkit.console import say
 from labelkit.decide import example_rows, label_table, pair_table, slices
 from labelkit.errors import DataError, UnknownNameError, UsageError
 from labelkit.evaluation import files_of, read_evaluation
-from labelkit.exchanges import save_provenance
 from labelkit.findings import Scope
 from labelkit.gather import Inputs, check_known, save_judgements, save_texts, source_facts
 from labelkit.policies import Rules, policy_named
+from labelkit.provenance import save_provenance
 from labelkit.schema import EXAMPLE_SCHEMA
 
 SCRATCH = ".scratch"

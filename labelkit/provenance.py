@@ -1,193 +1,160 @@
-"""From a label back to the request that it came from: `labelkit replay`.
+"""What stands behind a judgement: prompt, request, raw reply, price and date, carried along with the labels.
 
-A labels folder or a dataset keeps what it takes: texts, prompts, how passages were cut, decoding, and every reply as it
-came. The key of a request is a hash over all that decides its reply, so a rebuilt request with the same key is the same
-request, byte for byte.
+`mix` takes the prompts, the replies and the ballots behind joined judgements along into the dataset. The requests are
+not stored: a request is made again from prompt, query and passages, and its key, a hash over every byte that was sent,
+says whether it is the one that was.
 """
 
 import json
-import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit import artifact, dataset
-from labelkit.engines import Reply
-from labelkit.errors import DataError, UsageError
-from labelkit.exchanges import NAMES
-from labelkit.finalise import KIND as LABELS
-from labelkit.finalise import method_of
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+
+from labelkit import artifact, duck
+from labelkit.defences import strip
+from labelkit.engines import Message, Reply
+from labelkit.errors import LabelkitError
 from labelkit.journal import FILE as JOURNAL
 from labelkit.journal import Journal, reply_of
-from labelkit.methods.steps import Verdict
-from labelkit.pool import Pool, read_pool
-from labelkit.prompts import Prompt, parse_prompt
-from labelkit.replay import judgements_of
-from labelkit.schema import Candidate, Judge, Judgement, Passage, Query
-from labelkit.tasks import Reading, Task, Tasks, digest, identity_of, read_texts, request_key
+from labelkit.methods import method_named
+from labelkit.prompts import Prompt
+from labelkit.schema import JUDGEMENT_SCHEMA, PROMPT_SCHEMA, REPLY_SCHEMA, Judge, Judgement
+from labelkit.tasks import Reading, Task, Tasks, Texts, digest, identity_of, next_key, request_key, shortened
 from labelkit.tokens import FileTokens, Tokens, Words
 
-
-class Evidence(NamedTuple):
-    """What a folder keeps of how its labels came about."""
-
-    pool: Pool
-    """Texts; no candidates."""
-    judges: dict[str, Judge]
-    judgements: list[Judgement]
-    ballots: list[Judgement]
-    prompts: dict[str, bytes]
-    """Of the judges, by id."""
-    replies: "Kept"
-
-
-class Kept:
-    """Replies as JSON by the key of their request."""
-
-    def __init__(self, bodies: Mapping[str, str], folder: Path) -> None:
-        self._bodies = bodies
-        self._folder = folder
-
-    def get(self, key: str) -> Reply | None:
-        """The reply to a request; None where it is not kept."""
-        return reply_of(key, self._bodies[key], self._folder) if key in self._bodies else None
-
-
-class Replayed(NamedTuple):
-    """How many labels were replayed, and what did not agree, one line a label."""
-
-    labels: int
-    of: int
-    """Labels of the folder that a model gave."""
-    mismatches: list[str]
-
-
-def replay(
-    folder: Path, sample: int, *, seed: int = 0, pool: Path | None = None, tokenizer: str | None = None
-) -> Replayed:
-    """Rebuild the requests of `sample` random labels of a labels folder or dataset and read their replies again.
-
-    `pool` is where the texts of a labels folder are, if not where its manifest says; `tokenizer` is that of a judge
-    whose passages were cut by tokens, if not where it was.
-    """
-    evidence = read_evidence(folder, pool)
-    judged = [row for row in evidence.judgements if row.judge_id in evidence.prompts]
-    if not judged:
-        raise UsageError(f"{folder} keeps no replies: its labels were made elsewhere")
-    bench = Bench(evidence, tokenizer)
-    chosen = random.Random(seed).sample(judged, min(sample, len(judged)))
-    found = [(row, bench.differs(row)) for row in chosen]
-    mismatches = [
-        f"{row.judge_id}, query {row.query_id!r}, passage {row.passage_id!r}: {why}" for row, why in found if why
+RECORD_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("attempt", pa.int32()),
+        ("reply", pa.string()),
+        ("tokens", pa.int64()),
+        ("cost", pa.float64()),
+        ("answered_at", pa.string()),
     ]
-    return Replayed(len(chosen), len(judged), mismatches)
+)
+"""As `Journal.records` gives them."""
+NAMES = ("ballots", "prompts", "replies")
+"""The tables that a dataset has where a journal stands behind its labels."""
 
 
-def read_evidence(folder: Path, pool: Path | None) -> Evidence:
-    """What a labels folder (with its pool and journal) or a dataset keeps."""
-    kind = artifact.manifest_kind(folder)
-    manifest = artifact.read_manifest(folder, kind)
-    if kind not in (LABELS, dataset.KIND):
-        raise UsageError(f"{folder} holds a {kind}; labels are replayed from a labels folder or a dataset")
-    names = [name for name in (*dataset.CONFIGS, *NAMES) if (folder / f"{name}.parquet").is_file()]
-    tables = {name: artifact.read_table(folder, name).to_pylist() for name in names if name != "train"}
-    judges = {row["judge_id"]: Judge(**row) for row in tables["judges"]}
-    if kind == LABELS and not (folder / JOURNAL).is_file():
-        raise UsageError(f"{folder} keeps no replies: its labels were made elsewhere")
-    if kind == LABELS:
-        texts = read_pool(pool or pool_behind(folder, manifest["inputs"]))
+class Exchange(NamedTuple):
+    """One request and what came back."""
+
+    messages: tuple[Message, ...] | None
+    """None where the request could not be made again."""
+    record: Mapping[str, Any]
+    """A row of `replies`."""
+
+
+def save_provenance(db: DuckDBPyConnection, draft: artifact.Draft, folders: Sequence[Path]) -> None:
+    """The tables `NAMES` of those labels folders that have a journal; nothing where none has."""
+    journalled = [folder for folder in folders if (folder / JOURNAL).is_file()]
+    if not journalled:
+        return
+    prompts: dict[str, str] = {}
+    for number, folder in enumerate(journalled):
         with Journal(folder) as journal:
-            prompts = {judge.judge_id: content for judge, content in journal.judges()}
-            bodies = {key: reply for key, _, reply, *_ in journal.records()}
-    else:
-        queries = {row["query_id"]: Query(**row) for row in tables["queries"]}
-        texts = Pool(queries, {row["passage_id"]: Passage(**row) for row in tables["corpus"]}, [], {})
-        contents = {row["prompt_sha256"]: row["content"].encode() for row in tables.get("prompts", [])}
-        found = {judge_id: contents.get(judge.prompt_sha256) for judge_id, judge in judges.items()}
-        prompts = {judge_id: content for judge_id, content in found.items() if content is not None}
-        bodies = {row["key"]: row["reply"] for row in tables.get("replies", [])}
-    rows = {name: [Judgement(**row) for row in tables.get(name, [])] for name in ("judgements", "ballots")}
-    return Evidence(texts, judges, rows["judgements"], rows["ballots"], prompts, Kept(bodies, folder))
+            prompts |= {judge.prompt_sha256 or "": content.decode() for judge, content in journal.judges()}
+            duck.stage(db, f"records_{number}", RECORD_SCHEMA, journal.records())
+    rows = [{"prompt_sha256": sha256, "content": prompts[sha256]} for sha256 in sorted(prompts)]
+    draft.write_table("prompts", pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA))
+    # Folders may share replies, by a cache: the first that has a key speaks for it, last attempt first.
+    parts = (f"SELECT {number} AS folder, * FROM records_{number}" for number in range(len(journalled)))
+    duck.save(
+        db,
+        draft,
+        "replies",
+        f"""
+        SELECT key, first(reply ORDER BY attempt DESC) AS reply, count(*)::INT AS tries, sum(tokens)::BIGINT AS tokens,
+               if(bool_or(tokens IS NOT NULL AND cost IS NULL), NULL, list_sum(list(cost ORDER BY attempt))) AS cost,
+               max(answered_at) AS answered_at
+        FROM (FROM ({" UNION ALL ".join(parts)}) QUALIFY folder = min(folder) OVER (PARTITION BY key))
+        GROUP BY key ORDER BY key
+        """,
+        REPLY_SCHEMA,
+    )
+    columns = ", ".join(JUDGEMENT_SCHEMA.names)
+    files = (duck.parquet(folder / "ballots.parquet") for folder in journalled)
+    ballots = " UNION ALL ".join(f"SELECT {columns} FROM {file}" for file in files)
+    order = "query_id, passage_id, judge_id, permutation_seed, reply_ref"
+    duck.save(db, draft, "ballots", f"FROM ({ballots}) ORDER BY {order}", JUDGEMENT_SCHEMA)
 
 
-def pool_behind(folder: Path, inputs: Mapping[str, str]) -> Path:
-    """The pool that labels were made from, as their manifest says. Raises `UsageError` where it is not there."""
-    for path, sha256 in inputs.items():
-        manifest = Path(path) / artifact.MANIFEST
-        if manifest.is_file() and artifact.file_sha256(manifest) == sha256:
-            return Path(path)
-    raise UsageError(f"the pool of {folder} ({', '.join(inputs)}) is gone or changed: give it by --pool")
+def exchanges_of(
+    judge: Judge,
+    prompt: Prompt,
+    shown: Sequence[Judgement],
+    query: str,
+    passages: Sequence[str],
+    record_of: Callable[[str], Mapping[str, Any] | None],
+) -> list[Exchange]:
+    """Every request that was sent about passages shown together, step by step, with its reply.
 
-
-class Bench:
-    """Rebuilds requests and judgements; what is settled together is read once."""
-
-    def __init__(self, evidence: Evidence, tokenizer: str | None) -> None:
-        self._evidence = evidence
-        self._tokenizer = tokenizer
-        self._prompt = lru_cache(self._read_prompt)
-        self._tokens = lru_cache(self._load_tokens)
-        self._again = lru_cache(self._judge_again)
-        self._asked: dict[tuple[str, ...], list[Judgement]] = {}
-        for row in (*evidence.ballots, *evidence.judgements):
-            if row.reply_ref is not None:
-                self._asked.setdefault(self._unit(row), []).append(row)
-
-    def differs(self, row: Judgement) -> str | None:
-        """Why a label is not what its requests and replies say; None where it is."""
+    `shown` are their judgements or ballots in the order shown, `passages` their whole texts.
+    """
+    first = shown[0]
+    ids = tuple(row.passage_id for row in shown)
+    task = Task(first.query_id, ids, 0, 0, first.permutation_seed, first.reply_ref or "")
+    sent = as_sent(judge, prompt, task, query, passages)
+    steps = method_named(prompt.method).judge(len(ids), prompt)
+    ask, key = next(steps), task.key
+    exchanges: list[Exchange] = []
+    while record := record_of(key):
+        messages = sent[0].request(sent[1], ask, key).messages if sent else None
+        exchanges.append(Exchange(messages, record))
+        reply: Reply = reply_of(key, record["reply"], Path("replies.parquet"))
         try:
-            again = self._again(self._unit(row)).get(row.passage_id)
-        except DataError as error:
-            return str(error)
-        if again is None:
-            return "its reply is not kept"
-        told, found = (Verdict(*(getattr(one, name) for name in Verdict._fields)) for one in (row, again))
-        return None if found == told else f"the reply gives {found}, the label is {told}"
+            ask = steps.send(reply)
+        except StopIteration:
+            break
+        key = next_key(task.key, ask)
+    return exchanges
 
-    def _unit(self, row: Judgement) -> tuple[str, ...]:
-        """Judgements that are settled together: those of a pair, or of a query with a listwise method."""
-        listwise = method_of(self._evidence.judges[row.judge_id]).listwise
-        return (row.judge_id, row.query_id, *(() if listwise else (row.passage_id,)))
 
-    def _judge_again(self, unit: tuple[str, ...]) -> dict[str, Judgement]:
-        """The judgements of a unit by passage, from replies alone. Raises `DataError` where a request is another."""
-        judge = self._evidence.judges[unit[0]]
-        prompt, method = self._prompt(judge.judge_id), method_of(judge)
-        if prompt.sha256 != judge.prompt_sha256:
-            raise DataError("the prompt is not the one that was used")
-        shown: dict[tuple[int, str], list[Judgement]] = {}
-        for row in self._asked[unit]:
-            shown.setdefault((row.permutation_seed or 0, str(row.reply_ref)), []).append(row)
-        tasks = []
-        for (_, key), rows in sorted(shown.items()):
-            ids = tuple(row.passage_id for row in sorted(rows, key=lambda row: row.position or 0))
-            task = Task(unit[1], ids, 0, 0, rows[0].permutation_seed, key)
-            # A second look differs from the first in its variant alone.
-            if key not in (self._key(judge, prompt, task._replace(variant=variant)) for variant in (0, 1)):
-                raise DataError("the rebuilt request is another one")
-            tasks.append(task)
-        found = judgements_of(judge.judge_id, tasks, self._evidence.replies, lambda key: None, prompt, method)
-        return {row.passage_id: row for row, _ in found}
+def as_sent(
+    judge: Judge, prompt: Prompt, task: Task, query: str, passages: Sequence[str], tokenizer: str | None = None
+) -> tuple[Tasks, Task] | None:
+    """What renders the requests of a task as they were sent, and the task as it was asked; None where its key belongs
+    to none that can be made from the whole texts of query and passages.
 
-    def _key(self, judge: Judge, prompt: Prompt, task: Task) -> str:
-        """The key of the first request of a task."""
-        method = method_of(judge)
-        if judge.reading is None:
-            raise DataError("its judge does not say how far it read")
-        reading = Reading(**json.loads(judge.reading)["reading"])
-        pairs = [Candidate(query_id=task.query_id, passage_id=pid, sources=()) for pid in task.passage_ids]
-        texts = read_texts(self._evidence.pool._replace(candidates=pairs), None, reading, self._tokens(judge.judge_id))
-        identity = digest(identity_of(judge))
-        ask = next(method.judge(len(task.passage_ids), prompt))
-        return request_key(identity, Tasks(texts, prompt, method, reading, identity).request(task, ask, ""))
+    `tokenizer` is that of a judge that read so many tokens, if not where it was.
+    """
+    if judge.reading is None:
+        return None
+    read = json.loads(judge.reading)
+    reading, method, identity = Reading(**read["reading"]), method_named(prompt.method), digest(identity_of(judge))
+    ask = next(method.judge(len(task.passage_ids), prompt))
+    whole = [strip(passage) if "strip" in reading.defences else passage for passage in passages]
+    for cut in cuts(whole, reading, judge.engine, tokenizer or read["tokenizer"]):
+        shown = dict(zip(task.passage_ids, cut, strict=True))
+        texts = Texts({task.query_id: query}, shown, "", 0, frozenset(), frozenset())
+        tasks = Tasks(texts, prompt, method, reading, identity)
+        # The second of two looks at a passage has the same pair as the first, and another text.
+        for variant in range(2 if "second-look" in reading.defences else 1):
+            look = task._replace(variant=variant)
+            if request_key(identity, tasks.request(look, ask, "")) == task.key:
+                return tasks, look
+    return None
 
-    def _read_prompt(self, judge_id: str) -> Prompt:
-        return parse_prompt(self._evidence.prompts[judge_id], f"prompt of {judge_id}")
 
-    def _load_tokens(self, judge_id: str) -> Tokens | None:
-        judge = self._evidence.judges[judge_id]
-        read: dict[str, Any] = json.loads(judge.reading or "{}")
-        if not read["reading"].get("passage_tokens"):
-            return None
-        return Words() if judge.engine == "scripted" else FileTokens(self._tokenizer or read["tokenizer"])
+def cuts(passages: Sequence[str], reading: Reading, engine: str | None, tokenizer: str) -> Iterator[Sequence[str]]:
+    """The passages as they may have been shown: whole; cut as the reading says; and, for the tokenizer may be gone or
+    another one, every beginning of a passage that was judged alone.
+    """
+    yield passages
+    with suppress(LabelkitError):
+        tokens = tokens_named(engine, tokenizer) if reading.passage_tokens else None
+        yield [shortened(passage, reading, tokens) for passage in passages]
+    if len(passages) == 1:
+        yield from ([passages[0][:end]] for end in range(1, len(passages[0])))
+
+
+@lru_cache
+def tokens_named(engine: str | None, tokenizer: str) -> Tokens:
+    """The tokenizer of a judge. Raises `EngineError` where it is gone."""
+    return Words() if engine == "scripted" else FileTokens(tokenizer)

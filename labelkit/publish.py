@@ -22,6 +22,7 @@ from labelkit.card import CARD, Publication, judges_and_told, published_card
 from labelkit.croissant import as_text, croissant
 from labelkit.dataset import AUDIT, KIND, known_leaks, read_audit
 from labelkit.errors import MissingPackageError, RemoteError, UsageError, first_line
+from labelkit.keys import keyring, keyring_path
 
 CROISSANT = "croissant.json"
 REFUSALS = {
@@ -138,12 +139,13 @@ def files_of(dataset: Path, folder: Path, manifest: dict[str, Any]) -> list[Sent
 
 
 def refuse_secrets(files: Sequence[Sent]) -> None:
-    """Raise where the value of a key in the environment stands in a text that is to be sent."""
-    for name in SECRETS:
-        value = os.environ.get(name, "")
+    """Raise where a key of the environment or of the keyring stands in a text that is to be sent."""
+    secrets = {f"the value of {name}": os.environ.get(name, "") for name in SECRETS}
+    secrets |= {f"the key of {host} in {keyring_path()}": key for host, key in keyring().items()}
+    for what, value in secrets.items():
         for file in files if len(value) >= SHORTEST_SECRET else ():
             if holds(file.path, value):
-                raise UsageError(f"{file.name} holds the value of {name}; a key must not be published")
+                raise UsageError(f"{file.name} holds {what}; a key must not be published")
 
 
 def holds(path: Path, text: str) -> bool:

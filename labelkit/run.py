@@ -15,8 +15,8 @@ from labelkit.journal import Journal
 from labelkit.methods import Method
 from labelkit.progress import Progress
 from labelkit.prompts import Prompt
-from labelkit.replay import Finished, Waiting, advance, together
 from labelkit.tasks import Task, Tasks
+from labelkit.verdicts import Finished, Waiting, advance, together
 
 UNREACHABLE = 20
 """So many requests without an answer in a row, and none answered before, mean that there is no judge."""

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from labelkit.evidence import Evidence, Shown
-from labelkit.exchanges import Exchange
+from labelkit.provenance import Exchange
 from labelkit.schema import Example
 
 

@@ -104,13 +104,7 @@ def read_texts(pool: Pool, limit: int | None, reading: Reading, tokens: Tokens |
         text = full = pool.passages[passage_id].full_text
         if "strip" in reading.defences and (text := strip(full)) is not full:
             stripped.add(passage_id)
-        if reading.passage_tokens and tokens:
-            ends = tokens.ends(text)
-            short = text[: ends[reading.passage_tokens - 1]] if len(ends) > reading.passage_tokens else text
-        else:
-            words = text.split()
-            short = " ".join(words[: reading.passage_words]) if len(words) > (reading.passage_words or 0) else text
-        passages[passage_id] = short
+        passages[passage_id] = short = shortened(text, reading, tokens)
         if short is not text:
             cut.add(passage_id)
     queries = {candidate.query_id: pool.queries[candidate.query_id].text for candidate in wanted}
@@ -120,6 +114,18 @@ def read_texts(pool: Pool, limit: int | None, reading: Reading, tokens: Tokens |
         else ("passage_words", reading.passage_words)
     )
     return Texts(queries, passages, measure, longest or 0, frozenset(cut), frozenset(stripped))
+
+
+def shortened(text: str, reading: Reading, tokens: Tokens | None) -> str:
+    """A text cut to what the reading says."""
+    if reading.passage_tokens and tokens:
+        # No tokenizer makes more tokens than characters of plain ASCII: it need not be asked.
+        if len(text) < reading.passage_tokens and text.isascii():
+            return text
+        ends = tokens.ends(text)
+        return text[: ends[reading.passage_tokens - 1]] if len(ends) > reading.passage_tokens else text
+    words = text.split()
+    return " ".join(words[: reading.passage_words]) if len(words) > (reading.passage_words or 0) else text
 
 
 class Tasks:

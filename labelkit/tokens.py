@@ -62,6 +62,8 @@ class FileTokens:
         path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name)
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
         except Exception as error:  # whatever a damaged file or an unknown Hub id makes the loader raise
             raise EngineError(f"tokenizer {name!r} cannot be loaded: {first_line(error)}") from None
 

@@ -9,7 +9,7 @@ import typer
 
 from labelkit import console
 from labelkit.errors import UsageError
-from labelkit.options import DatasetFolder, Json, Output, PositiveGrade, here
+from labelkit.options import DatasetFolder, Json, NoVerify, Output, PositiveGrade, here
 from labelkit.policies import Rules, explained
 
 Evaluations = Annotated[
@@ -70,6 +70,7 @@ def mix(
         str | None, typer.Option("--license", help="Of the texts; default: from dataset_info.json in the BEIR folder.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Of the texts; the same.")] = None,
+    no_verify: NoVerify = False,
     as_json: Json = False,
 ) -> None:
     """Turn human and LLM judgements into one multi-positive dataset. Unsure pairs are ignored."""
@@ -93,7 +94,9 @@ def mix(
         allow_leaks,
     )
     weights = dict(with_weight(item) for item in weight or ())
-    inputs = Inputs(data, human, llm or [], weights, licence, revision, calibration, evaluation or [], split)
+    inputs = Inputs(
+        data, human, llm or [], weights, licence, revision, calibration, evaluation or [], split, not no_verify
+    )
     totals = run(inputs, rules, output, console.command_line("labelkit"))
     if as_json:
         print(json.dumps(totals))
@@ -108,7 +111,7 @@ def audit(
     model: Annotated[
         list[str] | None, typer.Option(help="Retriever that is to be trained or measured; may be repeated.")
     ] = None,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the checksums of the dataset.")] = False,
+    no_verify: NoVerify = False,
     as_json: Json = False,
 ) -> None:
     """Look for leakage, twins, contradictions, likely false negatives, biases and attacks; keep it with the dataset."""

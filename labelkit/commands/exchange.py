@@ -7,7 +7,7 @@ import typer
 
 from labelkit import console
 from labelkit.errors import UnknownNameError, UsageError
-from labelkit.options import DatasetFolder, Output, PositiveGrade, here
+from labelkit.options import DatasetFolder, NoVerify, Output, PositiveGrade, here
 
 FORMAT_NAMES = (
     "beir, trec, msmarco, tevatron, tevatron-classic, flag-embedding, st-triplet, st-ntuple, st-labeled-list, "
@@ -55,6 +55,7 @@ def export(
     dataset: DatasetFolder,
     to: Annotated[str, typer.Option(help=f"Format: {FORMAT_NAMES}.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder to write, local or at s3:// or gs://.")],
+    no_verify: NoVerify = False,
 ) -> None:
     """Write a dataset in the format of another tool, and say what that format cannot hold."""
     from labelkit.export import KIND
@@ -62,7 +63,7 @@ def export(
     from labelkit.remote import delivered
 
     with delivered(output, KIND) as folder:
-        made = run(dataset, folder, to, console.command_line("labelkit"))
+        made = run(dataset, folder, to, console.command_line("labelkit"), verify=not no_verify)
     console.say(f"{output}: " + ", ".join(f"{file} {rows:,}" for file, rows in made.rows.items()))
     console.say(f"  {to} has no place for: {'; '.join(made.lacks)}")
     for what, count in made.left_out.items():

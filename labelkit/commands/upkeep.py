@@ -45,7 +45,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Show that labels come from their replies: rebuild each request, byte for byte, and read its reply again."""
-    from labelkit.provenance import replay as run
+    from labelkit.replay import replay as run
 
     replayed = run(folder, sample, seed=seed, pool=pool, tokenizer=tokenizer)
     if as_json:

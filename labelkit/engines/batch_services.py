@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from labelkit.engines import Settings
-from labelkit.engines.openai import OPENAI_URL, api_key
+from labelkit.engines.openai import OPENAI_URL
 from labelkit.engines.transport import (
     FIRST_PAUSE,
     TRIES,
@@ -17,8 +17,6 @@ from labelkit.engines.transport import (
     DeadlineError,
     NotFoundError,
     RetriedError,
-    checked_url,
-    spoken,
 )
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 
@@ -72,10 +70,8 @@ class Api:
             raise MissingPackageError("aiohttp", "openai") from None
         if len(settings.base_urls) > 1:
             raise UsageError("a batch goes to one server: give --base-url once")
-        urls = [checked_url(url, insecure=settings.insecure) for url in settings.base_urls or (OPENAI_URL,)]
         self.version = f"aiohttp {aiohttp.__version__}"
-        self._key = api_key(urls)
-        self._client = Client(urls, self._key, ceiling=1, insecure=settings.insecure)
+        self._client = Client(settings.base_urls or (OPENAI_URL,), ceiling=1, insecure=settings.insecure)
         self._runner: asyncio.Runner | None = None
 
     def submit(self, name: str, at: float, content: bytes) -> str:
@@ -103,9 +99,9 @@ class Api:
         try:
             return self._runner.run(work)
         except CallError as error:
-            raise EngineError(f"the batch API does not work: {spoken(error, self._key)}") from None
+            raise EngineError(f"the batch API does not work: {self._client.spoken(error)}") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise EngineError(f"the batch API sends what is no batch: {spoken(error, self._key)}") from None
+            raise EngineError(f"the batch API sends what is no batch: {self._client.spoken(error)}") from None
 
     async def _submit(self, name: str, at: float, content: bytes) -> str:
         import aiohttp

@@ -197,7 +197,11 @@ def _tokenizer_of(model: str, revision: str | None) -> Any:
 
     try:
         untyped: Any = AutoTokenizer
-        return untyped.from_pretrained(model, revision=revision)
+        tokenizer: Any = untyped.from_pretrained(model, revision=revision)
+        # Its file may ask to cut texts: what does not fit must be seen to be too long.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        return tokenizer
     except Exception as error:  # whatever a damaged folder makes the loaders raise
         raise EngineError(f"model {model!r} cannot be loaded: {first_line(error)}") from error
 
@@ -253,7 +257,8 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     # Some templates refuse a system turn, others leave it out without a word.
     if any(message.role == "system" and message.content not in text for message in messages):
         text = _chat_text(tokenizer, [Message("user", "\n\n".join(message.content for message in messages))])
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    # The same as to call `tokenizer`, without its attention mask, which costs half as much again.
+    ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
     return ids
 
 

@@ -6,26 +6,21 @@ screen where the server refuses them; the strict parser stays in force either wa
 
 import asyncio
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from labelkit.console import say
 from labelkit.engines import LOWEST, Engine, EngineFacts, Reply, Request, Settings
 from labelkit.engines.flow import flow
 from labelkit.engines.transport import (
-    LOOPBACK,
     AuthenticationError,
     BadRequestError,
     CallError,
     Client,
     RetriedError,
-    checked_url,
-    spoken,
 )
 from labelkit.errors import EngineError, MissingPackageError, UsageError
+from labelkit.keys import PLACES
 
 CONCURRENCY = 32
 OPENAI_URL = "https://api.openai.com/v1"
@@ -34,7 +29,6 @@ SLACK = 1e-3
 """A log-probability may be above 0 by rounding, not by more."""
 MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)
 """What reading a reply raises that is no chat completion: HTML with status 200, wrong types, half a body."""
-KEY_VARIABLES = ("LABELKIT_API_KEY", "OPENAI_API_KEY")
 
 
 def open_engine(settings: Settings) -> "OpenAIEngine":
@@ -57,8 +51,10 @@ class OpenAIEngine(Engine):
         if settings.dtype:
             raise UsageError("the server decides dtype: engine openai takes none")
         self._settings = settings
-        self._urls = tuple(checked_url(url, insecure=settings.insecure) for url in settings.base_urls or (OPENAI_URL,))
-        self._key = api_key(self._urls)
+        self._concurrency = settings.concurrency or CONCURRENCY
+        self._client = Client(
+            settings.base_urls or (OPENAI_URL,), ceiling=self._concurrency, insecure=settings.insecure
+        )
         self._options: tuple[Options, ...] = (constrained, with_logprobs, plain)
         self._proven: set[frozenset[str]] = {frozenset()}
         """Combinations of options that a request has gone through with, or without."""
@@ -70,15 +66,13 @@ class OpenAIEngine(Engine):
         """The tokenizer is the server's: the labels are matched in its list of likeliest tokens instead."""
 
     def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
-        concurrency = self._settings.concurrency or CONCURRENCY
-        client = Client(self._urls, self._key, ceiling=concurrency, insecure=self._settings.insecure)
         with asyncio.Runner() as runner:
-            runner.run(client.__aenter__())
+            runner.run(self._client.__aenter__())
             try:
                 # One request alone finds out what the server can do.
-                yield from flow(runner, partial(self._answer, client), requests, concurrency, self._unproven)
+                yield from flow(runner, self._answer, requests, self._concurrency, self._unproven)
             finally:
-                runner.run(client.__aexit__())
+                runner.run(self._client.__aexit__())
 
     def close(self) -> None:
         """Connections end with each run."""
@@ -86,19 +80,19 @@ class OpenAIEngine(Engine):
     def _unproven(self, request: Request) -> bool:
         return frozenset(constrained(request)) not in self._proven
 
-    async def _answer(self, client: Client, request: Request) -> Reply:
+    async def _answer(self, request: Request) -> Reply:
         """One call with its retries; whatever goes wrong becomes a reply with `error`."""
         faults: list[str] = []
         try:
-            return await self._call(client, request, faults)
+            return await self._call(request, faults)
         except AuthenticationError as error:
-            raise EngineError(f"the server refuses the key in {' or '.join(KEY_VARIABLES)}: {error}") from None
+            raise EngineError(f"the server refuses the key in {PLACES}: {self._client.spoken(error)}") from None
         except (CallError, *MALFORMED) as error:
             # The last try of a call that failed by its faults is one of them.
             tries = max(1, len(faults) + (not isinstance(error, RetriedError)))
-            return Reply(key=request.key, error=spoken(error, self._key), tries=tries)
+            return Reply(key=request.key, error=self._client.spoken(error), tries=tries)
 
-    async def _call(self, client: Client, request: Request, faults: list[str]) -> Reply:
+    async def _call(self, request: Request, faults: list[str]) -> Reply:
         """Ask for all that the server may offer.
 
         A 400 can mean that it lacks an option or that this request is bad: the option is given up only where the same
@@ -111,7 +105,7 @@ class OpenAIEngine(Engine):
             if body in bodies[:number]:
                 continue
             try:
-                answer = await client.post("/chat/completions", json.dumps(body).encode(), faults)
+                answer = await self._client.post("/chat/completions", json.dumps(body).encode(), faults)
             except BadRequestError as error:
                 refused = error
                 if wanted in self._proven:
@@ -126,7 +120,7 @@ class OpenAIEngine(Engine):
             self._proven.add(wanted)
             return reply
         assert refused is not None
-        return Reply(key=request.key, error=spoken(refused, self._key))
+        return Reply(key=request.key, error=self._client.spoken(refused))
 
 
 def chat_body(model: str, request: Request, options: Options) -> dict[str, Any]:
@@ -223,15 +217,3 @@ def printable(text: str) -> str:
     """Text as UTF-8 can hold it. Raises `UnicodeEncodeError` for a lone surrogate, which no model means to say."""
     text.encode()
     return text
-
-
-def api_key(urls: Sequence[str]) -> str:
-    """The key from the environment; servers on this machine may go without. Raises `UsageError` where one is
-    needed.
-    """
-    for variable in KEY_VARIABLES:
-        if value := os.environ.get(variable):
-            return value
-    if all(urlsplit(url).hostname in LOOPBACK for url in urls):
-        return "none"
-    raise UsageError(f"no API key: set {' or '.join(KEY_VARIABLES)} in the environment")

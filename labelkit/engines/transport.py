@@ -18,6 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from labelkit.console import say
 from labelkit.errors import EngineError, UsageError
+from labelkit.keys import LOOPBACK, NO_KEY, key_for
 
 if TYPE_CHECKING:
     import aiohttp
@@ -36,7 +37,6 @@ OUT_SECONDS = 60.0
 BODY_BYTES = 4 << 20
 """Largest answer, decoded; a completion has a few kilobytes."""
 REASON_LENGTH = 300
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class CallError(Exception):
@@ -105,6 +105,7 @@ class Server:
     def __init__(self, url: str, ceiling: int) -> None:
         parts = urlsplit(url)
         self.url = url
+        self.key = key_for(url)
         self.busy = 0
         self.turn = 0
         self.limit = float(ceiling)
@@ -142,9 +143,8 @@ class Server:
 class Client:
     """Calls to servers that serve the same model, in turn. Open with `async with`."""
 
-    def __init__(self, urls: Sequence[str], key: str, *, ceiling: int, insecure: bool) -> None:
+    def __init__(self, urls: Sequence[str], *, ceiling: int, insecure: bool) -> None:
         self._servers = [Server(checked_url(url, insecure=insecure), ceiling) for url in urls]
-        self._key = key
         self._insecure = insecure
         self._turns = count(1)
 
@@ -156,7 +156,7 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=not self._insecure),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            headers={"Authorization": f"Bearer {self._key}", "Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -164,6 +164,13 @@ class Client:
 
     async def __aexit__(self, *error: object) -> None:
         await self._session.close()
+
+    def spoken(self, error: Exception) -> str:
+        """The reason of an error on one line; some servers repeat the key that they were sent."""
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        for server in self._servers:
+            reason = reason if server.key == NO_KEY else reason.replace(server.key, "[key]")
+        return reason[:REASON_LENGTH].encode(errors="backslashreplace").decode()
 
     async def post(self, path: str, content: bytes, faults: list[str] | None = None) -> bytes:
         """The body of the answer to a JSON document. Raises `CallError`.
@@ -257,7 +264,9 @@ class Client:
         """One request, once: the decoded body of a 2xx answer. Bytes are sent as JSON."""
         import aiohttp
 
-        headers = {"Content-Type": "application/json"} if isinstance(content, bytes) else None
+        headers = {"Authorization": f"Bearer {server.key}"}
+        if isinstance(content, bytes):
+            headers["Content-Type"] = "application/json"
         try:
             async with self._session.request(
                 method, server.url + path, data=content, headers=headers, allow_redirects=False, proxy=server.proxy
@@ -333,13 +342,7 @@ def checked_url(url: str, *, insecure: bool) -> str:
         raise UsageError(f"--base-url: expected http(s)://HOST[:PORT]/v1, not {url.rpartition('@')[-1]!r}")
     if parts.username or parts.password or parts.query or parts.fragment:
         # The address becomes part of provenance, where no secret may stand.
-        raise UsageError(f"--base-url of {parts.hostname}: leave out user, password, ? and #; keys come from variables")
+        raise UsageError(f"--base-url of {parts.hostname}: leave out user, password, ? and #; a keyring holds keys")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK and not insecure:
         raise UsageError(f"{url} would send prompts and key unencrypted; use https, or allow that with --insecure")
     return url.rstrip("/")
-
-
-def spoken(error: Exception, key: str) -> str:
-    """The reason of an error on one line; some servers repeat the key that they were sent."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_LENGTH]
-    return reason.replace(key, "[key]").encode(errors="backslashreplace").decode()

@@ -6,6 +6,7 @@ query once; more are always waiting than it works on, and each reply is given ou
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache, partial
@@ -54,6 +55,7 @@ class VllmEngine(Engine):
         self._limit = settings.max_model_len or MAX_MODEL_LEN
         self._label_tokens = lru_cache(partial(first_label_tokens, self._tokenizer))
         self._longest_label = lru_cache(partial(longest_label, self._tokenizer))
+        self._text = lru_cache(lambda ids: self._tokenizer.decode(list(ids), skip_special_tokens=True))
         version = f"vllm {_version()}"
         self._reasoning = reasoning_parser(settings.reasoning_parser, self._tokenizer)
         self.facts = model_facts("vllm", version, settings, self._dtype, self._tokenizer)
@@ -68,6 +70,7 @@ class VllmEngine(Engine):
         if "_llm" in self.__dict__:
             self._llm.shutdown()
             del self._llm
+            gc.unfreeze()
         if "_runner" in self.__dict__:
             self._runner.close()
             del self._runner
@@ -83,13 +86,13 @@ class VllmEngine(Engine):
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
         os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        import torch
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        settings: Any = AsyncEngineArgs
         try:
-            return AsyncLLM.from_engine_args(
+            import torch
+            from vllm import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            settings: Any = AsyncEngineArgs
+            engine: Any = AsyncLLM.from_engine_args(
                 settings(
                     model=self._settings.model,
                     revision=self._settings.revision,
@@ -105,8 +108,11 @@ class VllmEngine(Engine):
                     disable_log_stats=True,
                 )
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vLLM cannot run {self._settings.model!r}: {first_line(error)}") from error
+        # The garbage collector need not go through what vLLM and torch keep for good, half a second each time.
+        gc.freeze()
+        return engine
 
     async def _answer(self, request: Request) -> Reply:
         """One request; what is wrong with it alone becomes a reply with `error`."""
@@ -121,6 +127,8 @@ class VllmEngine(Engine):
             return self._reply(request, len(ids), outputs[-1].outputs[0])
         except EngineDeadError:
             pass  # What is raised below must not hold on to the dead engine, which complains when Python ends.
+        except EngineError:
+            raise
         except Exception as error:  # whatever vLLM makes of one bad row
             return Reply(key=request.key, error=f"{type(error).__name__}: {first_line(error)}")
         raise EngineError(
@@ -144,16 +152,15 @@ class VllmEngine(Engine):
             logprobs=TOP_LOGPROBS if request.labels else None,
             structured_outputs=StructuredOutputsParams(**allowed) if any(allowed.values()) else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            # vLLM would write out every token that it gives a probability of.
+            detokenize=False,
         )
 
     def _reply(self, request: Request, prompt_tokens: int, output: Any) -> Reply:
         ids = list(output.token_ids)
         start = self._answer_start(ids)
-        text: str | None = output.text
-        if start is None:
-            text = None  # It reasoned to the end of its budget and answered nothing.
-        elif start:
-            text = self._tokenizer.decode(ids[start:], skip_special_tokens=True)
+        # None where it reasoned to the end of its budget and answered nothing.
+        text = None if start is None else self._text(tuple(ids[start:]))
         labelled = bool(request.labels) and start is not None and start < len(ids)
         return Reply(
             key=request.key,

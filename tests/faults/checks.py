@@ -1,6 +1,7 @@
 """The checks: each does its trials in an empty folder, few or all of them, and returns what went wrong."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import powerloss
 import rig
+from tiny_encoder import write_encoder
 
 from labelkit import dataset
 from labelkit import mix as mixing
@@ -20,7 +22,8 @@ from labelkit.gather import Inputs
 from labelkit.journal import FILE, Journal
 from labelkit.policies import Rules
 from labelkit.pool import read_pool
-from labelkit.provenance import replay
+from labelkit.publish import SECRETS, holds
+from labelkit.replay import replay
 
 
 class Outcome(NamedTuple):
@@ -127,7 +130,7 @@ def full_disk(work: Path, full: bool) -> Outcome:
             said = job.acknowledged.with_suffix(".error")
             told = rig.keys_in(job.acknowledged)
             wrong += [f"disk {number}: ended with {code}"] if code != 1 or not said.is_file() else []
-            wrong += [f"disk {number}: {sent - len(told)} sent after"] if sent - len(told) > 2 * rig.CONCURRENCY else []
+            wrong += [f"disk {number}: {sent - len(told)} sent in vain"] if sent - len(told) > rig.CONCURRENCY else []
             ballast.unlink()
             lost = set(told) - set(rig.replies_in(job.folder))
             wrong += [f"disk {number}: {len(lost)} acknowledged replies lost"] if lost else []
@@ -239,7 +242,7 @@ def http_faults(work: Path, full: bool) -> Outcome:
 
 def budget(work: Path, full: bool) -> Outcome:
     """Caps under faults and kills."""
-    runs, wrong, most = 100 if full else 2, [], 0.0
+    runs, wrong, most, stopped = 100 if full else 2, [], 0.0, 0
     rig.make_pairs(work, 200)
     for number in range(runs):
         chance, server = random.Random(f"11 {number}"), rig.Server(rig.mix(seed=number))
@@ -247,17 +250,17 @@ def budget(work: Path, full: bool) -> Outcome:
         job = rig.Job(work / "pool-200", work / f"labels-{number}", server.url, work / f"told-{number}", 4, cap)
         for _ in range(chance.randint(0, 2)):
             rig.killed_at(server, job, chance.randint(1, 60), chance)
-        finish(job)
+        stopped += finish(job) == 1
         server.close()
         most = max(most, server.billed / cap)
         wrong += [f"run {number}: {server.billed} tokens billed, the cap was {cap}"] if server.billed > cap else []
         shutil.rmtree(job.folder)
-    return Outcome(runs, wrong, f"at most {most:.0%} of a cap was billed")
+    return Outcome(runs, wrong, f"{stopped} runs ended at their cap; at most {most:.0%} of one was billed")
 
 
 def drift(work: Path, full: bool) -> Outcome:
     """A model that changes in the middle of a run."""
-    times, wrong = 20 if full else 2, []
+    times, wrong, most = 20 if full else 2, [], 0
     pool = rig.make_pairs(work, 1000)
     for number in range(times):
         at = random.Random(number).randint(1, 800)
@@ -266,11 +269,68 @@ def drift(work: Path, full: bool) -> Outcome:
             rig.judge(pool, work / f"labels-{number}", server.url)
             wrong.append(f"run {number}: it went on")
         except LabelkitError as error:
-            late = server.arrived - at
-            said = "became 'another'" in str(error)
-            wrong += [f"run {number}: {late} requests later"] if late > 2 * rig.CONCURRENCY or not said else []
+            models = [json.loads(reply)["model"] for reply in rig.replies_in(work / f"labels-{number}").values()]
+            late = len(models) - models.index("another") - 1
+            most = max(most, late)
+            wrong += [f"run {number}: {late} replies later"] if late >= rig.CONCURRENCY else []
+            wrong += [f"run {number}: it says {error}"] if "became 'another'" not in str(error) else []
         server.close()
-    return Outcome(times, wrong)
+    return Outcome(times, wrong, f"at most {most} replies after the first of another model")
+
+
+FIT = """
+from trainer.checkpoints import Checkpoints
+from trainer.cli import main
+Checkpoints.remove = lambda self: None
+main()
+"""
+"""`trainer` that leaves its checkpoints."""
+
+
+def secrets(work: Path, full: bool) -> Outcome:
+    """A job from pool to trained model under keys in every variable and in the keyring: who reads them, and where they
+    are written.
+    """
+    keys = {name: f"canary-{number}-0123456789" for number, name in enumerate((*SECRETS, "keyring"))}
+    keyring = work.with_name(work.name + ".keys.toml")
+    keyring.write_text(f'"127.0.0.1" = "{keys["keyring"]}"')
+    keyring.chmod(0o600)
+    variables = {**os.environ, **keys, "LABELKIT_KEYRING": str(keyring), "LABELKIT_CACHE": str(work / "cache")}
+    rig.make_pairs(work, 200)
+    words = [f"word{number}" for number in range(97)]
+    data, labels, made, model = work / "beir-200", work / "labels", work / "dataset", work / "model"
+    write_encoder(work / "start", ["tea", "number", *words])
+    (work / "fit.toml").write_text("checkpoint_minutes = 0\n")
+    server, labelkit = rig.Server(), ("-m", "labelkit.cli")
+    judged = (*labelkit, "annotate", work / "pool-200", "-o", labels, "--engine", "openai", "--model", "m")
+    judged = (*judged, "--base-url", server.url, "--concurrency", 8)
+    fitted = (made, "-o", model, "--model", work / "start" / "tiny", "--objective", "lsepair", "--max-steps", 3)
+    told, wrong = work / "told", []
+    for number, (command, left_out) in enumerate(
+        [
+            ((*judged, "--limit", 100), ""),
+            (judged, "LABELKIT_API_KEY"),
+            ((*labelkit, "mix", "--data", data, "--llm", labels, "--license", "mit", "-o", made), ""),
+            ((*labelkit, "audit", made), ""),
+            ((*labelkit, "report", made, "-o", work / "report.html"), ""),
+            ((*labelkit, "export", made, "--to", "tevatron", "-o", work / "export"), ""),
+            ((*labelkit, "publish", made, "org/set", "--dry-run", "--allow", "unaudited"), ""),
+            (("-c", FIT, "fit", *fitted, "--config", work / "fit.toml"), ""),
+        ]
+    ):
+        environment = {name: value for name, value in variables.items() if name != left_out}
+        done = subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, check=False)
+        told.with_suffix(f".{number}").write_bytes(done.stdout + done.stderr)
+        if done.returncode:
+            wrong.append(f"{command[2]} ended with {done.returncode}: {done.stderr.decode()[-500:]}")
+    server.close()
+    if server.keys != {keys["LABELKIT_API_KEY"], keys["keyring"]}:
+        wrong.append("the server did not get the keys that were meant for it")
+    files = [path for path in work.rglob("*") if path.is_file()]
+    wrong += [f"{path} holds {name}" for path in files for name, key in keys.items() if holds(path, key)]
+    checkpoints = sum("model.checkpoints" in path.parts for path in files)
+    wrong += [] if checkpoints else ["no checkpoint was looked into"]
+    return Outcome(len(files), wrong, f"{len(keys)} keys looked for, {checkpoints} files of checkpoints among it")
 
 
 def replays(work: Path, full: bool) -> Outcome:

@@ -90,7 +90,7 @@ PROMISES = (
     Promise(
         19,
         "no key is written anywhere, redirects get nothing",
-        None,
+        checks.secrets,
         (
             "engines/test_openai_runs.py",
             "engines/test_openai.py::test_a_redirect_carries_nothing_to_another_origin",
@@ -99,7 +99,7 @@ PROMISES = (
         ),
     ),
     Promise(20, "hostile text byte for byte, or set aside with its line", None, ("test_tidy.py", "test_sources.py")),
-    Promise(21, "labels replay from provenance", checks.replays, ("test_provenance.py",)),
+    Promise(21, "labels replay from provenance", checks.replays, ("test_replay.py",)),
 )
 
 

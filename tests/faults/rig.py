@@ -68,6 +68,8 @@ class Server:
         """Fault, or `answered` -> requests."""
         self.asked: Counter[str] = Counter()
         """Hash of a request -> times that it arrived."""
+        self.keys: set[str] = set()
+        """That requests brought."""
         self.billed = 0
         """Tokens, the worst case for what was not answered."""
         self.on_arrival: Callable[[int], None] = lambda number: None
@@ -91,6 +93,7 @@ class Server:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
+                self.keys.add(head.partition(b"authorization: bearer ")[2].split(b"\r\n")[0].decode())
                 body = json.loads(await reader.readexactly(length))
                 self.arrived += 1
                 fault = self.plan(self.arrived, body)
@@ -264,9 +267,9 @@ def keys_in(path: Path) -> list[str]:
 
 
 def replies_in(folder: Path) -> dict[str, str]:
-    """Key -> reply of every row of a journal, read without the journal's own code."""
+    """Key -> last reply, in the order of the first ones; read without the journal's own code."""
     with contextlib.closing(sqlite3.connect(f"file:{folder / 'journal.sqlite'}?mode=ro", uri=True)) as db:
-        return dict(db.execute("SELECT key, reply FROM replies ORDER BY attempt"))
+        return dict(db.execute("SELECT key, reply FROM replies ORDER BY row"))
 
 
 @contextlib.contextmanager

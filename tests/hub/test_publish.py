@@ -290,6 +290,17 @@ def test_a_key_is_never_published(hub, dataset, labelkit):
     assert hub.ledger == []
 
 
+def test_nor_is_a_key_of_the_keyring(hub, dataset, labelkit, tmp_path):
+    keyring = tmp_path / "keys.toml"
+    keyring.write_text('"api.example.org" = "canary-0123456789"')
+    keyring.chmod(0o600)
+    noted = (*PUBLISH, "--note", "use canary-0123456789")
+    called = labelkit("publish", dataset, "org/set", *noted, LABELKIT_KEYRING=str(keyring))
+    assert called.returncode == 2
+    assert "README.md holds the key of api.example.org in" in called.stderr
+    assert hub.ledger == []
+
+
 def test_a_wrong_token_is_one_line(hub, dataset, labelkit):
     called = labelkit("publish", dataset, "org/set", *PUBLISH, HF_TOKEN="hf_wrong")
     assert called.returncode == 1

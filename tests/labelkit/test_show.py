@@ -7,12 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from labelkit.evidence import find
-from labelkit.exchanges import cuts
 from labelkit.journal import Journal
 from labelkit.methods import METHODS
 from labelkit.prompts import load_prompt
-from labelkit.schema import Judge
-from labelkit.tasks import Tasks
+from labelkit.provenance import cuts
+from labelkit.tasks import Reading, Tasks
 
 PRICES = "[overlap]\nprompt = 1000.0\ncompletion = 2000.0\n"
 SEVERAL = {
@@ -95,17 +94,14 @@ def test_another_text_is_not_passed_off_as_the_one_that_was_sent(mixed):
     assert all(exchange.messages is None for found in machines for exchange in found.exchanges)
 
 
-def test_cuts_by_words_come_before_beginnings():
-    judge = Judge(judge_id="j", kind="llm", name="j", engine="scripted")
-    assert list(cuts(["a  b c"], judge))[:4] == [["a  b c"], ["a"], ["a b"], ["a"]]
-    assert ["a  b"] in list(cuts(["a  b c"], judge))
-    assert list(cuts(["a b c", "d"], judge)) == [["a b c", "d"], ["a", "d"], ["a b", "d"]]
-    reads = judge.model_copy(update={"reading": '{"reading": {"passage_tokens": 2}, "tokenizer": "-"}'})
-    assert list(cuts(["a  b c", "d"], reads))[-1] == ["a  b", "d"]
-    gone = reads.model_copy(
-        update={"engine": "openai", "reading": reads.reading.replace("-", "/nowhere/tokenizer.json")}
-    )
-    assert list(cuts(["a b c", "d"], gone)) == list(cuts(["a b c", "d"], judge))
+def test_a_cut_as_the_judge_read_comes_before_every_beginning():
+    words, two = Reading(passage_words=2), Reading(passage_tokens=2)
+    assert list(cuts(["a  b c"], words, "scripted", "-"))[:3] == [["a  b c"], ["a b"], ["a"]]
+    assert list(cuts(["a  b c"], two, "scripted", "-"))[:2] == [["a  b c"], ["a  b"]]
+    assert list(cuts(["a  b c", "d"], two, "scripted", "-")) == [["a  b c", "d"], ["a  b", "d"]]
+    gone = "/nowhere/tokenizer.json"
+    assert ["a  b"] in list(cuts(["a  b c"], two, "openai", gone))
+    assert list(cuts(["a  b c", "d"], two, "openai", gone)) == [["a  b c", "d"]]
 
 
 def test_show_for_people_and_machines(labelkit, mixed):

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import BertConfig, BertModel, BertTokenizer
+from tiny_encoder import write_encoder
 
 from labelkit import artifact
 from labelkit.dataset import write_tables
@@ -24,42 +22,19 @@ from labelkit.schema import Example, Label, Passage, Query
 # as long.
 torch.set_num_threads(1)
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = tuple(f"word{number}" for number in range(60))
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A one-layer BERT of width 32 over `WORDS`, with dropout, as a sentence-transformers folder."""
-    return write_model(tmp_path_factory.mktemp("models"), 64)
+    return write_encoder(tmp_path_factory.mktemp("models"), WORDS)
 
 
 @pytest.fixture(scope="session")
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, but it reads 128 tokens."""
-    return write_model(tmp_path_factory.mktemp("models"), 128)
-
-
-def write_model(folder: Path, length: int) -> Path:
-    bert, model = folder / "bert", folder / "tiny"
-    bert.mkdir()
-    (bert / "vocab.txt").write_text("\n".join((*SPECIAL, *WORDS)) + "\n")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(SPECIAL) + len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=length,
-    )
-    untyped: Any = BertModel
-    untyped(config).save_pretrained(bert)
-    BertTokenizer(str(bert / "vocab.txt"), model_max_length=length).save_pretrained(bert)
-    transformer = Transformer(str(bert))
-    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
-    SentenceTransformer(modules=[transformer, pooling], device="cpu").save_pretrained(str(model))
-    return model
+    return write_encoder(tmp_path_factory.mktemp("models"), WORDS, 128)
 
 
 def label(passage_id: str, grade: int | None = 1, source: str = "llm", **fields: Any) -> Label:

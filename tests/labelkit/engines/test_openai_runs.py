@@ -4,6 +4,7 @@ import gc
 import itertools
 import json
 import threading
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -49,8 +50,55 @@ def test_a_server_that_repeats_the_key_does_not_bring_it_into_the_folder(
 def test_a_missing_key_is_one_line(labelkit, pool, server, tmp_path):
     called = labelkit("annotate", pool, "-o", tmp_path / "labels", "--engine", "openai", "--model", "m")
     assert called.code == 2
-    assert called.err == "error: no API key: set LABELKIT_API_KEY or OPENAI_API_KEY in the environment\n"
+    assert called.err.startswith("error: no API key: set LABELKIT_API_KEY or OPENAI_API_KEY in the environment, or ")
+    assert called.err.count("\n") == 1
     assert not (tmp_path / "labels").exists()
+
+
+@pytest.fixture
+def keyring(monkeypatch, tmp_path_factory):
+    """Writes a keyring with the given permissions."""
+    path = tmp_path_factory.mktemp("home") / "keys.toml"
+    monkeypatch.setenv("LABELKIT_KEYRING", str(path))
+
+    def write(content, mode=0o600):
+        path.write_text(content)
+        path.chmod(mode)
+        return path
+
+    return write
+
+
+def test_the_keyring_has_a_key_for_each_host_and_it_reaches_no_file(annotate, server, keyring, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "of-another-server")
+    keyring(f'"127.0.0.1" = "of-the-host"\n"{urlsplit(server.url).netloc}" = "{CANARY}"\n')
+    called = annotate()
+    assert called.code == 0
+    assert {headers["authorization"] for headers in server.headers} == {f"Bearer {CANARY}"}
+    assert CANARY not in called.out + called.err
+    assert places_of_the_key(tmp_path) == []
+    monkeypatch.setenv("LABELKIT_API_KEY", "for-this-run")
+    server.headers.clear()
+    annotate("--retry-failed", "--passage-words", "5")
+    assert {headers["authorization"] for headers in server.headers} == {"Bearer for-this-run"}
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "reason"),
+    [
+        (f'"127.0.0.1" = "{CANARY}"', 0o644, "others may read it: chmod 600"),
+        (f'"127.0.0.1" = "{CANARY}', 0o600, "expected lines of the form"),
+        (f'["127.0.0.1"]\nkey = "{CANARY}"', 0o600, "expected lines of the form"),
+    ],
+)
+def test_a_keyring_that_cannot_be_trusted_or_read_is_one_line(annotate, server, keyring, content, mode, reason):
+    keyring(content, mode)
+    called = annotate()
+    assert called.code == 2
+    assert reason in called.err
+    assert called.err.count("\n") == 1
+    assert CANARY not in called.err
+    assert server.ledger == []
 
 
 def test_a_refused_key_is_one_line(annotate, server, monkeypatch, Answer):

@@ -5,6 +5,7 @@
 
 import importlib.util
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from labelkit.engines import Settings, open_engine
+from labelkit.engines import Message, Request, Settings, open_engine
 from labelkit.errors import EngineError, UsageError
 from labelkit.journal import FILE
 from labelkit.pool import Recipe, make_pool
@@ -154,6 +155,16 @@ def test_a_crash_of_the_engine_loses_no_reply_and_the_next_run_goes_on(pool, tin
     assert 10 <= kept < len(windows) == journalled(folder)
     assert {row["failure"].split(":")[0] for row in ballots if row["failure"]} <= {"identifier given twice"}
     assert {row["grade"] for row in ballots} == {0, 2, None}
+
+
+def test_an_engine_that_cannot_be_loaded_ends_the_run_and_fails_no_pair(tiny_qwen, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_qwen, broken)
+    (broken / "model.safetensors").unlink()
+    engine = open_engine("vllm", Settings(str(broken), dtype="float32"))
+    with pytest.raises(EngineError, match="vLLM cannot run"):
+        list(engine.run([Request("key", "q", (Message("user", "a"),), ("0", "1"))]))
+    engine.close()
 
 
 def test_labels_that_share_a_first_token_are_refused(tiny_qwen):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from labelkit import artifact
-from labelkit.provenance import replay
+from labelkit.replay import replay
 from labelkit.tasks import Reading
 
 READINGS = {
