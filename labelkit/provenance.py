@@ -147,14 +147,16 @@ def cuts(passages: Sequence[str], reading: Reading, engine: str | None, tokenize
     another one, every beginning of a passage that was judged alone.
     """
     yield passages
-    with suppress(LabelkitError):
-        tokens = tokens_named(engine, tokenizer) if reading.passage_tokens else None
+    tokens = tokens_named(engine, tokenizer) if reading.passage_tokens else None
+    if tokens or reading.passage_words:
         yield [shortened(passage, reading, tokens) for passage in passages]
     if len(passages) == 1:
         yield from ([passages[0][:end]] for end in range(1, len(passages[0])))
 
 
 @lru_cache
-def tokens_named(engine: str | None, tokenizer: str) -> Tokens:
-    """The tokenizer of a judge. Raises `EngineError` where it is gone."""
-    return Words() if engine == "scripted" else FileTokens(tokenizer)
+def tokens_named(engine: str | None, tokenizer: str) -> Tokens | None:
+    """The tokenizer of a judge; None where it is gone, which is asked but once."""
+    with suppress(LabelkitError):
+        return Words() if engine == "scripted" else FileTokens(tokenizer)
+    return None

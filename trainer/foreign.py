@@ -24,7 +24,7 @@ def our_dataset(path: Path) -> Path:
     try:
         form = recognised(path)
     except UsageError:
-        if path.is_dir():
+        if path.is_dir() and not (path / artifact.MANIFEST).is_file():
             return path  # one of ours that is not finished: whoever reads it says so
         raise
     digest = hashlib.sha256(f"{form}\n{sorted(inputs_of(path).items())}".encode()).hexdigest()[:32]

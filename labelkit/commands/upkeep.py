@@ -24,7 +24,7 @@ def verify(
     for name, count in document["rows"].items():
         if f"{name}.parquet" in document["files"] and read_table(folder, name).num_rows != count:
             raise ArtifactError(f"{folder}: {name} has not the {count} rows that its manifest says")
-    said = f"{folder}: a {document['kind']}, {len(document['files'])} files as they were written"
+    said = f"{folder}: {document['kind']}, {len(document['files'])} files as they were written"
     if (folder / FILE).is_file():
         with Journal(folder) as journal:
             journal.check()

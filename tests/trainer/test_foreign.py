@@ -8,11 +8,12 @@ import pytest
 
 from labelkit import artifact
 from labelkit.errors import ArtifactError, UsageError
+from labelkit.export import export
 from trainer.config import FitConfig
 from trainer.fit import fit
 from trainer.foreign import our_dataset
 
-from .conftest import WORDS
+from .conftest import WORDS, WriteDataset, example, passage
 
 TEVATRON = [
     {
@@ -38,6 +39,15 @@ def test_a_file_of_another_tool_trains(tiny_model: Path, tmp_path: Path, rows: l
     written = (made / artifact.MANIFEST).stat().st_mtime_ns
     assert our_dataset(path) == made
     assert (made / artifact.MANIFEST).stat().st_mtime_ns == written, "imported once"
+
+
+def test_an_export_without_a_row_is_no_dataset(write_dataset: WriteDataset, tmp_path: Path) -> None:
+    one = write_dataset(
+        [example("q", positives=["p"], negatives=["n"])], [passage("p", "word1"), passage("n", "word2")]
+    )
+    assert export(one, tmp_path / "empty", "st-ntuple", "test").rows == {"train.parquet": 0}
+    with pytest.raises(UsageError, match="is no dataset that can be read"):
+        our_dataset(tmp_path / "empty")
 
 
 def test_what_is_no_dataset(tmp_path: Path, toy_dataset: Path) -> None:
