@@ -14,6 +14,8 @@ PLACES = f"{KEY}, {GENERAL_KEY} or the keyring"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NO_KEY = "none"
 """What a server gets that wants none."""
+SHORTEST_SECRET = 8
+"""Characters; what is shorter guards nothing, and may stand in any text."""
 
 
 def key_for(url: str) -> str:

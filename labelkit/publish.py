@@ -22,7 +22,7 @@ from labelkit.card import CARD, Publication, judges_and_told, published_card
 from labelkit.croissant import as_text, croissant
 from labelkit.dataset import AUDIT, KIND, known_leaks, read_audit
 from labelkit.errors import MissingPackageError, RemoteError, UsageError, first_line
-from labelkit.keys import keyring, keyring_path
+from labelkit.keys import GENERAL_KEY, KEY, SHORTEST_SECRET, keyring, keyring_path
 
 CROISSANT = "croissant.json"
 REFUSALS = {
@@ -31,10 +31,8 @@ REFUSALS = {
     "leaking": "its audit found queries of an evaluation set: run labelkit mix --drop leaked-queries",
 }
 """What `publish` refuses and `--allow` lets through -> why."""
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "LABELKIT_API_KEY", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY")
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", KEY, GENERAL_KEY, "AWS_SECRET_ACCESS_KEY")
 """Environment variables whose values must stand in nothing that is sent."""
-SHORTEST_SECRET = 8
-"""Letters; a shorter value is no key, and stands anywhere."""
 PULLED = ".pulled"
 """Suffix of the folder that a pull fills, and goes on with."""
 

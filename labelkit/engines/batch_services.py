@@ -17,6 +17,7 @@ from labelkit.engines.transport import (
     DeadlineError,
     NotFoundError,
     RetriedError,
+    spoken,
 )
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 
@@ -99,9 +100,9 @@ class Api:
         try:
             return self._runner.run(work)
         except CallError as error:
-            raise EngineError(f"the batch API does not work: {self._client.spoken(error)}") from None
+            raise EngineError(f"the batch API does not work: {spoken(error)}") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise EngineError(f"the batch API sends what is no batch: {self._client.spoken(error)}") from None
+            raise EngineError(f"the batch API sends what is no batch: {spoken(error)}") from None
 
     async def _submit(self, name: str, at: float, content: bytes) -> str:
         import aiohttp

@@ -18,6 +18,7 @@ from labelkit.engines.transport import (
     CallError,
     Client,
     RetriedError,
+    spoken,
 )
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 from labelkit.keys import PLACES
@@ -86,11 +87,11 @@ class OpenAIEngine(Engine):
         try:
             return await self._call(request, faults)
         except AuthenticationError as error:
-            raise EngineError(f"the server refuses the key in {PLACES}: {self._client.spoken(error)}") from None
+            raise EngineError(f"the server refuses the key in {PLACES}: {spoken(error)}") from None
         except (CallError, *MALFORMED) as error:
             # The last try of a call that failed by its faults is one of them.
             tries = max(1, len(faults) + (not isinstance(error, RetriedError)))
-            return Reply(key=request.key, error=self._client.spoken(error), tries=tries)
+            return Reply(key=request.key, error=spoken(error), tries=tries)
 
     async def _call(self, request: Request, faults: list[str]) -> Reply:
         """Ask for all that the server may offer.
@@ -120,7 +121,7 @@ class OpenAIEngine(Engine):
             self._proven.add(wanted)
             return reply
         assert refused is not None
-        return Reply(key=request.key, error=self._client.spoken(refused))
+        return Reply(key=request.key, error=spoken(refused))
 
 
 def chat_body(model: str, request: Request, options: Options) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from labelkit.console import say
 from labelkit.errors import EngineError, UsageError
-from labelkit.keys import LOOPBACK, NO_KEY, key_for
+from labelkit.keys import LOOPBACK, NO_KEY, SHORTEST_SECRET, key_for
 
 if TYPE_CHECKING:
     import aiohttp
@@ -165,13 +165,6 @@ class Client:
     async def __aexit__(self, *error: object) -> None:
         await self._session.close()
 
-    def spoken(self, error: Exception) -> str:
-        """The reason of an error on one line; some servers repeat the key that they were sent."""
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        for server in self._servers:
-            reason = reason if server.key == NO_KEY else reason.replace(server.key, "[key]")
-        return reason[:REASON_LENGTH].encode(errors="backslashreplace").decode()
-
     async def post(self, path: str, content: bytes, faults: list[str] | None = None) -> bytes:
         """The body of the answer to a JSON document. Raises `CallError`.
 
@@ -272,7 +265,9 @@ class Client:
                 method, server.url + path, data=content, headers=headers, allow_redirects=False, proxy=server.proxy
             ) as response:
                 body = decoded(await read_body(response, most), response.headers.get("Content-Encoding", ""), most)
-                if response.status // 100 != 2:
+                failed = response.status // 100 != 2
+                body = blotted(body, server.key, least=1 if failed else SHORTEST_SECRET)
+                if failed:
                     raise status_error(response.status, response.headers.get("Retry-After"), body)
                 return body
         except aiohttp.ClientSSLError as error:
@@ -312,6 +307,13 @@ def decoded(body: bytes, encoding: str, most: int) -> bytes:
     return content
 
 
+def blotted(body: bytes, key: str, *, least: int) -> bytes:
+    """A body without the key, which some servers repeat, so that it reaches neither journal nor screen; a key of less
+    than `least` characters may be a word of the answer and stays.
+    """
+    return body if key == NO_KEY or len(key) < least else body.replace(key.encode(), b"[key]")
+
+
 def status_error(status: int, retry_after: str | None, body: bytes) -> CallError:
     """What a status other than 2xx means."""
     reason = f"status {status}: {body[:REASON_LENGTH].decode(errors='replace')}"
@@ -346,3 +348,9 @@ def checked_url(url: str, *, insecure: bool) -> str:
     if parts.scheme == "http" and parts.hostname not in LOOPBACK and not insecure:
         raise UsageError(f"{url} would send prompts and key unencrypted; use https, or allow that with --insecure")
     return url.rstrip("/")
+
+
+def spoken(error: Exception) -> str:
+    """The reason of an error on one line."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_LENGTH]
+    return reason.encode(errors="backslashreplace").decode()

@@ -15,30 +15,11 @@ from labelkit.schema import Origin
 def encoder(tmp_path_factory):
     """A one-layer BERT with random weights over the words of the collection, as a sentence-transformers folder."""
     import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizer
+    from tiny_encoder import write_encoder
 
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("encoder")
-    words = "bark brewed carrier cats coffee day dogs green in is mail morning sleep tea the water with".split()  # noqa: SIM905
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder / "bert")
-    BertTokenizer(str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder / "bert")
-    transformer = Transformer(str(folder / "bert"))
-    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
-    SentenceTransformer(modules=[transformer, pooling], device="cpu").save_pretrained(str(folder / "tiny-encoder"))
-    return folder / "tiny-encoder"
+    words = "bark brewed carrier cats coffee day dogs green in is mail morning sleep tea the water with"
+    return write_encoder(tmp_path_factory.mktemp("encoder"), words.split())
 
 
 def pooled(beir, tmp_path, split=None, **recipe):
@@ -83,7 +64,7 @@ def test_dense_ranks_by_the_models_own_similarity(beir, tmp_path, encoder):
         vector = model.encode_query(data.queries[query_id].text)
         for rank, (passage_id, (origin,)) in enumerate(candidates.items(), 1):
             similarity = model.similarity(vector, model.encode_document(data.passages[passage_id].full_text)).item()
-            assert origin[:2] == ("dense:tiny-encoder", rank)
+            assert origin[:2] == ("dense:tiny", rank)
             assert origin.score == pytest.approx(similarity, abs=1e-5)
 
 

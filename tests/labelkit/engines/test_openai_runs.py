@@ -39,7 +39,9 @@ def test_a_server_that_repeats_the_key_does_not_bring_it_into_the_folder(
     annotate, server, monkeypatch, tmp_path, Answer, completion
 ):
     monkeypatch.setenv("LABELKIT_API_KEY", CANARY)
-    answers = iter([Answer({"error": {"message": f"no credit left on {CANARY}"}}, 422)])
+    told = Answer(completion(f"2, said {CANARY}"))
+    long = Answer({"error": {"message": "x" * 250 + CANARY}}, 503)
+    answers = iter([Answer({"error": {"message": f"no credit left on {CANARY}"}}, 422), long, told])
     server.script = lambda body: next(answers, Answer(completion("2")))
     called = annotate()
     assert called.code == 0

@@ -283,7 +283,10 @@ def test_addresses_that_would_leak_or_cannot_work_are_refused(monkeypatch, url, 
 
 def test_plain_http_elsewhere_goes_with_a_flag(monkeypatch):
     monkeypatch.setenv("LABELKIT_API_KEY", "k")
-    open_engine("openai", Settings("m", base_urls=("http://gpu.example.com/v1",), insecure=True))
+    settings = Settings("m", base_urls=("http://gpu.example.com/v1",))
+    with pytest.raises(UsageError, match="unencrypted"):
+        open_engine("openai", settings)
+    assert open_engine("openai", settings._replace(insecure=True)).facts.engine == "openai"
 
 
 def test_a_certificate_that_nobody_signed_is_trusted_with_a_flag_alone(server, ask, completion, Answer):
