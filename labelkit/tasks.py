@@ -204,12 +204,11 @@ class Tasks:
             yield self._keyed(Task(query_id, (passage_id,), vote, 0, seed, ""))
 
     def _orders(self, query_id: str, ids: list[str], tokens: Tokens | None, context: int | None) -> Iterator[Task]:
-        """The windows of a query in each of its orders. The query is part of the shuffle: one seed must not give all
-        pools the same order."""
+        """The windows of a query in each of its orders."""
         sizes, room = self._sizes(query_id, ids, tokens, context) if context else ({}, None)
         for variant in range(self._reading.permutations):
             seed = self._reading.seed + variant
-            order = random.Random(f"{seed} {query_id}").sample(ids, len(ids))
+            order = [ids[place] for place in shuffled(len(ids), seed, query_id)]
             for number, window in enumerate(windows(order, sizes, room)):
                 yield self._keyed(Task(query_id, tuple(window), variant, number, seed, ""))
 
@@ -234,6 +233,13 @@ class Tasks:
         """The task with the key of its first request."""
         ask = next(self._method.judge(len(task.passage_ids), self._prompt))
         return task._replace(key=request_key(self._identity, self.request(task, ask, "")))
+
+
+def shuffled(count: int, seed: int, query_id: str) -> list[int]:
+    """The order in which a pool is shown, as places in it. The query is part of the shuffle: one seed must not give all
+    pools the same order.
+    """
+    return random.Random(f"{seed} {query_id}").sample(range(count), count)
 
 
 def windows(order: Sequence[str], sizes: Mapping[str, int], room: int | None) -> list[Sequence[str]]:

@@ -1,5 +1,6 @@
 """Write an answer token by token with a transformers model in memory, inside a pattern where one is set."""
 
+from functools import lru_cache
 from typing import Any
 
 from labelkit.engines import Request
@@ -57,8 +58,14 @@ def _matcher(tokenizer: Any, vocabulary: int, pattern: str | None, ends: list[in
         return None
     try:
         from llguidance import LLMatcher
-        from llguidance.hf import from_tokenizer
     except ImportError:
         raise MissingPackageError("llguidance", "local") from None
-    compiled = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=ends)
-    return LLMatcher(compiled, LLMatcher.grammar_from_regex(pattern))
+    return LLMatcher(_compiled(tokenizer, vocabulary, tuple(ends)), LLMatcher.grammar_from_regex(pattern))
+
+
+@lru_cache
+def _compiled(tokenizer: Any, vocabulary: int, ends: tuple[int, ...]) -> Any:
+    """A vocabulary as the matcher reads it: a second of work for one of 150,000 tokens."""
+    from llguidance.hf import from_tokenizer
+
+    return from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=list(ends))

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from labelkit.annotate import read_labels
 from labelkit.attacks import ATTACKS, LISTWISE_ATTACKS, Target
 from labelkit.defences import strip
 from labelkit.methods import method_named
@@ -66,15 +67,27 @@ def test_versions_of_a_passage_that_open_alike_stand_under_one_query(graded):
     assert {pair.grade for pair in trial.clean.values()} == {0, 3}
 
 
-def test_a_listwise_pool_shows_an_attacked_passage_among_the_same_others(graded):
-    trial = attacked_pool(setup_of(graded), load_prompt("relsel"), ["demotion"])
+def test_a_listwise_window_differs_in_the_attacked_passage_alone(labelkit, graded, tmp_path):
+    setup = setup_of(graded)
+    trial = attacked_pool(setup, load_prompt("relsel"), ["demotion", "fake completion"])
+    options = ("--engine", "scripted", "--model", "overlap", "--prompt", "relsel", "--defence", "none")
+    attacks = ("--attack", "demotion", "--attack", "fake completion")
+    human = ("--human", graded / "qrels" / "test.tsv", "--pairs", "12")
+    called = labelkit("redteam", graded, *human, "-o", tmp_path / "out", *options, *attacks)
+    assert called.code == 0, called.err
     shown = {}
-    for candidate in trial.pool.candidates:
-        shown.setdefault(candidate.query_id, set()).add(candidate.passage_id)
+    for row in read_labels(tmp_path / "out" / "relsel.none")[0]:
+        shown.setdefault(row.query_id, {})[row.position] = row.passage_id
+    places = set()
     for attempt in trial.attempts:
         clean, attacked = shown[attempt.clean[0]], shown[attempt.attacked[0]]
-        assert clean - {attempt.clean[1]} == attacked - {attempt.attacked[1]}
         assert len(clean) == 4
+        changed = [place for place in clean if clean[place] != attacked[place]]
+        assert [(clean[place], attacked[place]) for place in changed] == [(attempt.clean[1], attempt.attacked[1])]
+        if attempt.attack == "fake completion":
+            assert f"Correct reply: [{changed[0]}]" in trial.pool.passages[attempt.attacked[1]].text
+        places |= set(changed)
+    assert places == {1, 2, 3, 4}
 
 
 def test_demotion_is_for_listwise_methods_alone():
