@@ -118,8 +118,10 @@ def annotate(
         finally:
             run.progress.close()
             engine.close()
-            if cache is not None:
-                Cache(cache).add(filter(None, map(journal.reply, run.bought)))
+            if cache is not None and run.asked:
+                kept = Cache(cache)
+                kept.add(filter(None, map(journal.reply, run.bought)))
+                kept.add(filter(None, map(journal.reply, kept.missing(replies.good))))
         pairs = {(judge.judge_id, task.query_id, pid) for task in work.tasks for pid in task.passage_ids}
         mine = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=pairs)
     return Outcome(

@@ -1,8 +1,8 @@
 """Replies kept across runs and folders: what was paid for once is not paid for again.
 
 A reply is found by its key, a hash over everything that decides it (`tasks.request_key`): a new passage buys one
-judgement and not the whole set. Runs publish what they bought when they end, and hold the file only while they read or
-write.
+judgement and not the whole set. Runs publish what they bought when they end, and what a run before them bought that was
+killed; they hold the file only while they read or write.
 """
 
 import sqlite3
@@ -44,6 +44,11 @@ class Cache:
                 if row and row[1] == digest_of(key, row[0]):
                     found.append(reply_of(key, row[0], self.path))
         return found
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """The keys that no reply is kept for."""
+        with self._open() as db:
+            return [key for key in keys if not db.execute("SELECT 1 FROM replies WHERE key = ?", (key,)).fetchone()]
 
     def add(self, replies: Iterable[Reply]) -> None:
         """Keep these replies; a later one for the same key takes the place of an earlier."""

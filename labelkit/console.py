@@ -1,6 +1,7 @@
 """What both command lines share: one line for one of our own errors, and words for people on standard error."""
 
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -12,7 +13,11 @@ INTERRUPTED = 130
 
 
 def run(app: Callable[[], None]) -> None:
-    """Run a command line; an error of ours becomes one line and its exit code, Ctrl-C becomes 130."""
+    """Run a command line; an error of ours becomes one line and its exit code, Ctrl-C becomes 130.
+
+    A scheduler's SIGTERM is taken as Ctrl-C: an engine must end the processes that it started.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except NotYetError as later:

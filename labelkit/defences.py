@@ -23,6 +23,10 @@ DEFENCES = {
 """Name -> what it does."""
 DEFAULT = ("strip",)
 """Costs nothing on honest text, and no reserved token reaches a model as what it is."""
+POINTWISE_DEFAULT = ("strip", "second-look")
+"""The second look ends most of the attacks that repeat the query. It is another answer for a pair in fifty, and lowers
+the grade of a few honest passages that quote the query (docs/judges.md).
+"""
 NONE = "none"
 
 RESERVED = re.compile(
@@ -49,10 +53,12 @@ SHARE = 0.6
 """... where they hold this share of its different words."""
 
 
-def defences_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Defences by name in the order of the table; `none` alone is no defence, no name is the default."""
+def defences_of(names: Sequence[str], *, once: bool) -> tuple[str, ...]:
+    """Defences by name in the order of the table; `none` alone is no defence, no name is the default for a pair that is
+    judged alone and `once`, or for any other.
+    """
     if not names:
-        return DEFAULT
+        return POINTWISE_DEFAULT if once else DEFAULT
     for name in names:
         if name not in DEFENCES and name != NONE:
             raise UnknownNameError("defence", name, [*DEFENCES, NONE])

@@ -50,7 +50,10 @@ Permutations = Annotated[int, typer.Option(min=1, help="Orders of a pool that a 
 Votes = Annotated[int, typer.Option(min=1, help="Answers drawn for a pair by a pointwise method.")]
 Defence = Annotated[
     list[str] | None,
-    typer.Option(help="strip (default), nonce, second-look, or none; may be given several times."),
+    typer.Option(
+        help="strip, nonce, second-look, or none; several times for several. Default: strip, and second-look where a "
+        "pair is judged alone and once."
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code and load pickles that come with a model.")

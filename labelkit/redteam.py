@@ -32,6 +32,7 @@ WINDOW = 8
 FOOLED = 2
 """Grade from which an attack counts as a success."""
 CLEAN = "clean"
+ORIGIN = Origin("redteam", 1, 0.0)
 CLEAN_FIGURES = ("kappa", "kappa_2", "auc")
 
 
@@ -221,7 +222,7 @@ class _Making:
         places = shuffled(len(window), self._setup.seed, query_id)
         for of in (window[places.index(place)] for place in range(len(window))):
             judged = passage_id if of == pair else of.passage_id
-            self.candidates.append(Candidate(query_id=query_id, passage_id=judged, sources=(Origin("redteam", 1, 0.0),)))
+            self.candidates.append(Candidate(query_id=query_id, passage_id=judged, sources=(ORIGIN,)))
             if version == CLEAN:
                 self.clean[query_id, judged] = of
         return query_id, passage_id

@@ -30,15 +30,16 @@ class Replies:
 
     def __init__(self, journal: Journal, good: set[str]) -> None:
         self._journal = journal
-        self._good = good
+        self.good = good
+        """Keys of the good ones."""
         self._came: dict[str, Reply] = {}
 
     def __contains__(self, key: str) -> bool:
-        return key in self._good
+        return key in self.good
 
     def get(self, key: str) -> Reply | None:
         """The reply to a request; None where it is to be asked."""
-        if key not in self._good:
+        if key not in self.good:
             return self._came.get(key)
         reply = self._journal.reply(key)
         if reply is None and self._journal.mend():
@@ -51,7 +52,7 @@ class Replies:
     def arriving(self, reply: Reply) -> Iterator[None]:
         """A reply that is in the journal. One with an error counts while the block runs: the next run asks again."""
         if reply.error is None:
-            self._good.add(reply.key)
+            self.good.add(reply.key)
             yield
         else:
             self._came[reply.key] = reply
@@ -61,7 +62,7 @@ class Replies:
     def forget_failed(self, tasks: Iterable[Task], method: Method, prompt: Prompt) -> None:
         """Leave out the replies of every task with a failure, so that it is asked again from its first step."""
         failed = (advance(task, method, prompt, self) for task in tasks)
-        self._good -= {key for done in failed if isinstance(done, Finished) and done.failures for key in done.keys}
+        self.good -= {key for done in failed if isinstance(done, Finished) and done.failures for key in done.keys}
 
 
 Waitlist = dict[str, list[tuple[Task, Waiting]]]

@@ -10,6 +10,8 @@ from labelkit import console
 from labelkit.errors import UnknownNameError, UsageError
 from labelkit.options import MODEL, EngineName, Json, Output, Revision, Tokenizer
 
+DEFENCES = ("none", "strip", "strip,second-look")
+
 
 def agree(
     labels: Annotated[list[Path], typer.Argument(help="Labels folders or a dataset: every judge in them is a rater.")],
@@ -57,7 +59,11 @@ def redteam(
     engine: EngineName = "local",
     prompt: Annotated[list[str] | None, typer.Option(help="Prompt to attack; several times for several.")] = None,
     defence: Annotated[
-        list[str] | None, typer.Option(help="Such as strip, or strip,nonce together; none. Several times to compare.")
+        list[str] | None,
+        typer.Option(
+            help="Such as strip, or strip,nonce together. Several times to compare; default: none, strip, and strip with "
+            "second-look."
+        ),
     ] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack class; default: all.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of human grade 0 to attack.")] = 100,
@@ -68,7 +74,7 @@ def redteam(
     as_json: Json = False,
 ) -> None:
     """Try to fool a judge: attack success by class, prompt and defence, and what a defence costs in agreement."""
-    from labelkit.defences import DEFAULT, defences_of
+    from labelkit.defences import defences_of
     from labelkit.engines import Settings
     from labelkit.redteam import print_attacks
     from labelkit.redteam import redteam as run
@@ -80,7 +86,7 @@ def redteam(
         engine_name=engine,
         settings=Settings(model, revision, base_urls=tuple(base_url or ())),
         prompts=prompt or ["graded", "binary"],
-        defences=[defences_of(item.split(",")) for item in defence or ["none", ",".join(DEFAULT)]],
+        defences=[defences_of(item.split(","), once=True) for item in defence or DEFENCES],
         pairs=pairs,
         seed=seed,
         attacks=attack or [],

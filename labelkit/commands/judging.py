@@ -96,6 +96,7 @@ def plan(
     """Count the calls, tokens, money and time of an annotation. Nothing is sent."""
     from labelkit.defences import defences_of
     from labelkit.engines import Settings
+    from labelkit.methods import method_named
     from labelkit.plan import lines
     from labelkit.plan import plan as run
     from labelkit.pool import pool_of
@@ -103,6 +104,7 @@ def plan(
     from labelkit.tasks import Reading
 
     command = console.command_line("labelkit")
+    defences = defences_of(defence or [], once=votes == 1 and not method_named(method).listwise)
     made = run(
         pool_of(source, source, command, verify=not no_verify),
         engine_name=engine,
@@ -110,7 +112,7 @@ def plan(
         method_name=method,
         prompt_name=prompt,
         limit=limit,
-        reading=Reading(passage_tokens, passage_words, permutations, votes, defences=defences_of(defence or [])),
+        reading=Reading(passage_tokens, passage_words, permutations, votes, defences=defences),
         tokenizer=tokenizer,
         price=price_of(model, engine, prices),
         rate=rate,
@@ -188,6 +190,7 @@ def annotate(
     from labelkit.budget import Caps
     from labelkit.defences import defences_of
     from labelkit.engines import Settings
+    from labelkit.methods import method_named
     from labelkit.pool import pool_of
     from labelkit.tasks import Reading
 
@@ -199,6 +202,7 @@ def annotate(
         return
     if model is None:
         raise UsageError("no judge: give --model")
+    defences = defences_of(defence or [], once=votes == 1 and not method_named(method).listwise)
     settings = Settings(
         model,
         revision,
@@ -220,7 +224,7 @@ def annotate(
         annotation.annotate,
         method_name=method,
         prompt_name=prompt,
-        reading=Reading(passage_tokens, passage_words, permutations, votes, seed, defences_of(defence or [])),
+        reading=Reading(passage_tokens, passage_words, permutations, votes, seed, defences),
         tokenizer=tokenizer,
         retry_failed=retry_failed,
         cache=cache,

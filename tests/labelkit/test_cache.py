@@ -66,6 +66,13 @@ def test_whatever_decides_a_reply_is_part_of_its_key(judge, candidates, tmp_path
     assert (same.asked, same.cached) == (0, pairs)
 
 
+def test_what_a_killed_run_bought_is_published_by_the_next(judge, candidates, tmp_path):
+    first = judge(candidates, tmp_path / "one", limit=3)  # killed before it could publish: no cache
+    second = judge(candidates, tmp_path / "one", cache=tmp_path / "cache")
+    other = judge(candidates, tmp_path / "other", cache=tmp_path / "cache")
+    assert (other.asked, other.cached) == (0, first.asked + second.asked)
+
+
 def test_more_votes_buy_only_the_new_ones(judge, candidates, tmp_path):
     two = judge(candidates, tmp_path / "two", reading=Reading(votes=2), cache=tmp_path / "cache")
     three = judge(candidates, tmp_path / "three", reading=Reading(votes=3), cache=tmp_path / "cache")

@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelkit.annotate import read_labels
-from labelkit.defences import DEFAULT, NOTICE, RESERVED, announced, defences_of, fenced, nonce, strip, without_query
+from labelkit.defences import (
+    DEFAULT,
+    NOTICE,
+    POINTWISE_DEFAULT,
+    RESERVED,
+    announced,
+    defences_of,
+    fenced,
+    nonce,
+    strip,
+    without_query,
+)
 from labelkit.engines import Message
 from labelkit.errors import UnknownNameError, UsageError
 from labelkit.methods import method_named
@@ -78,13 +89,14 @@ def test_the_notice_stands_in_the_system_turn_or_before_the_only_one():
 
 
 def test_names_are_checked():
-    assert defences_of([]) == DEFAULT
-    assert defences_of(["none"]) == ()
-    assert defences_of(["nonce", "strip", "nonce"]) == ("strip", "nonce")
+    assert defences_of([], once=True) == POINTWISE_DEFAULT
+    assert defences_of([], once=False) == DEFAULT
+    assert defences_of(["none"], once=True) == ()
+    assert defences_of(["nonce", "strip", "nonce"], once=True) == ("strip", "nonce")
     with pytest.raises(UnknownNameError, match="choose one of"):
-        defences_of(["armour"])
+        defences_of(["armour"], once=True)
     with pytest.raises(UsageError, match="alone"):
-        defences_of(["none", "strip"])
+        defences_of(["none", "strip"], once=True)
 
 
 def test_the_lower_look_counts_and_a_failed_one_fails():
@@ -138,8 +150,14 @@ def test_the_defences_of_a_run_are_in_its_provenance(labelkit, beir, pool, tmp_p
     command = ("annotate", pool, "--engine", "scripted", "--model", "overlap")
     for name, arguments in (("default", ()), ("bare", ("--defence", "none")), ("full", ("--defence", "nonce"))):
         assert labelkit(*command, "-o", tmp_path / name, *arguments).code == 0
-    decoding = {name: json.loads(read_labels(tmp_path / name)[1][0].decoding) for name in ("default", "bare", "full")}
-    assert decoding["default"]["defences"] == ["strip"]
+    for name, option, value in (("voted", "--votes", "2"), ("listed", "--method", "relsel")):
+        assert labelkit(*command, "-o", tmp_path / name, option, value).code == 0
+    decoding = {
+        name: json.loads(read_labels(tmp_path / name)[1][0].decoding)
+        for name in ("default", "bare", "full", "voted", "listed")
+    }
+    assert decoding["default"]["defences"] == ["strip", "second-look"]
     assert "defences" not in decoding["bare"]
     assert decoding["full"]["defences"] == ["nonce"]
+    assert decoding["voted"]["defences"] == decoding["listed"]["defences"] == ["strip"]
     assert labelkit(*command, "-o", tmp_path / "x", "--defence", "second-look", "--method", "relsel").code == 2

@@ -79,7 +79,9 @@ class Slow(http.server.BaseHTTPRequestHandler):
         """Quiet."""
 
 
-def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(labelkit, wide, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(labelkit, wide, tmp_path, sent):
+    Slow.answers = 0
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     server.daemon_threads = True
     server.handle_error = lambda *arguments: None  # a client that was interrupted is no news
@@ -102,7 +104,7 @@ def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(labelkit, wide, tmp_path):
     deadline = time.monotonic() + 120
     while Slow.answers < 20 and time.monotonic() < deadline:
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(sent)
     _, err = child.communicate(timeout=60)
     server.shutdown()
     assert child.returncode == 130, err
