@@ -61,8 +61,8 @@ def redteam(
     defence: Annotated[
         list[str] | None,
         typer.Option(
-            help="Such as strip, or strip,nonce together. Several times to compare; default: none, strip, and strip with "
-            "second-look."
+            help="Such as strip, or strip,nonce together; several times to compare. "
+            "Default: none, strip, and strip with second-look."
         ),
     ] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack class; default: all.")] = None,
