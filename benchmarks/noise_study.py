@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a passage, in training and measuring")
+    parser.add_argument("--precision", default="float32", help="of the training: float32, bf16 or fp16")
     given = parser.parse_args()
     load_plotting()
     length = {"max_steps": given.max_steps} if given.max_steps else {"epochs": given.epochs}
@@ -81,6 +82,7 @@ def main() -> None:
         "batch_size": given.batch_size,
         "learning_rate": given.learning_rate,
         "max_passage_length": given.max_length,
+        "precision": given.precision,
     }
     regimes = {name: REGIMES[name] for name in given.regimes}
     configs = [

@@ -140,7 +140,7 @@ def write_manifest(
     """Hash the files of `folder` (all of them, or those named) and write its manifest, last and durably."""
     names = files if files is not None else sorted(set(_relative_files(folder)) - {BEGUN})
     for name in names:
-        _sync_file(folder / name)
+        sync_file(folder / name)
     document = {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
@@ -278,7 +278,8 @@ def sync_directory(folder: Path) -> None:
         os.close(handle)
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Make what was written to a file survive a power loss."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
