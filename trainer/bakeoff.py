@@ -88,7 +88,7 @@ def _train(
 ) -> RunResult:
     settings = config.fit_config(run.regime, run.objective, run.seed)
     model = output / "models" / run.name
-    report = fit(dataset, model, settings, command)
+    report = fit(dataset, model, settings, command, collections=collections)
     result = RunResult(
         *run,
         seconds=report.seconds,

@@ -69,7 +69,7 @@ class FitConfig(BaseModel):
     trust_remote_code: bool = False
     """Run the code that comes with a model. Read it first: it can do whatever you can."""
     allow_leaks: bool = False
-    """Train although the dataset's audit found queries of an evaluation set in it."""
+    """Train although there are queries of the evaluation in it."""
     pooling: Literal["mean", "cls", "lasttoken", "max", "weightedmean"] | None = None
     """How the tokens of a text become one vector. Not set: the model's own, mean for a plain transformer."""
     query_prompt: str | None = None

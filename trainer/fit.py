@@ -26,8 +26,7 @@ from transformers import set_seed
 
 from labelkit import artifact
 from labelkit.console import say
-from labelkit.dataset import known_leaks
-from labelkit.errors import ArtifactError, DataError, LabelkitError, MissingPackageError
+from labelkit.errors import ArtifactError, LabelkitError, MissingPackageError
 from trainer.backbone import build_model, freeze_unused, merge_adapters, prompt_of
 from trainer.card import model_card
 from trainer.checkpoints import Checkpoints, read_weights, step_of
@@ -38,6 +37,8 @@ from trainer.dev import Dev, make_dev
 from trainer.evaluate import EvalResult
 from trainer.foreign import our_dataset
 from trainer.group_trainer import GroupTrainer, Place, processes, steps_of
+from trainer.leaks import refuse_leaks
+from trainer.search import Collection
 from trainer.store import Store, open_store
 from trainer.tokens import token_cache
 
@@ -91,23 +92,31 @@ class FitReport:
         return sum(stage.seconds for stage in self.stages)
 
 
-def fit(dataset: Path, output: Path, config: FitConfig, command: str, evaluation: Measure | None = None) -> FitReport:
+def fit(
+    dataset: Path,
+    output: Path,
+    config: FitConfig,
+    command: str,
+    evaluation: Measure | None = None,
+    collections: Sequence[Collection] = (),
+) -> FitReport:
     """Train `config.model` on the dataset folder and write the model to `output`.
 
     The dataset may be in a format of `labelkit.formats` too. Raises `ArtifactError` for one that is not whole or an
-    output that stands in the way, `DataError` for one without positives, `UsageError` for settings that the model
-    cannot follow. `command` is what the manifest says was run; what `evaluation` finds goes into the manifest and the
-    card.
+    output that stands in the way, `DataError` for one without positives or with queries of `collections` or of the dev
+    set, `UsageError` for settings that the model cannot follow. `command` is what the manifest says was run; what
+    `evaluation` finds goes into the manifest and the card.
     """
     state = processes()
     artifact.refuse_foreign(output, KIND)
     _check_loggers(config)
     folder = our_dataset(dataset)
-    _refuse_leaks(folder, config)
     store = open_store(folder)
+    dev = make_dev(config)
+    if not config.allow_leaks:
+        refuse_leaks(folder, store, [*collections, *([dev.collection] if dev else [])])
     known = config.known_labels()
     training_sets = [TrainingSet(store, stage, known) for stage in config.stage_configs()]
-    dev = make_dev(config)
     set_seed(config.seed)  # before loading: a model may bring layers that start at random
     model = build_model(config)
     if state.num_processes > 1:
@@ -128,15 +137,6 @@ def fit(dataset: Path, output: Path, config: FitConfig, command: str, evaluation
                 shutil.copytree(checkpoints.folder / "logs", draft.path / "logs")
         checkpoints.remove()
     return FitReport(stages)
-
-
-def _refuse_leaks(folder: Path, config: FitConfig) -> None:
-    """Raise `DataError` where the dataset's audit found queries of an evaluation set in it."""
-    if not config.allow_leaks and (count := known_leaks(folder)):
-        raise DataError(
-            f"{folder}: its audit found {count} queries of an evaluation set in it; leave them out (labelkit mix "
-            "--drop leaked-queries), or train all the same (allow_leaks = true, --allow-leaks)"
-        )
 
 
 def _run_stages(

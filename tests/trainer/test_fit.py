@@ -19,6 +19,7 @@ from labelkit.errors import ArtifactError, DataError, LabelkitError, UsageError
 from trainer.config import FitConfig
 from trainer.fit import FitReport, fit
 from trainer.objectives import OBJECTIVES
+from trainer.search import read_collection
 
 
 def config(model: Path, objective: str = "lsepair", **settings: Any) -> FitConfig:
@@ -163,6 +164,26 @@ def test_known_leakage_is_refused_unless_allowed(tiny_model: Path, toy_dataset: 
         fit(toy_dataset, tmp_path / "model", config(tiny_model), "test")
     assert not (tmp_path / "model").exists()
     assert fit(toy_dataset, tmp_path / "model", config(tiny_model, allow_leaks=True, max_steps=1), "test").steps == 1
+
+
+def test_training_queries_are_no_evaluation(tiny_model: Path, toy_dataset: Path, beir: Path, tmp_path: Path) -> None:
+    """A dev set or collection that asks, in other letters, what a query with positives asks."""
+    asked = {"q0": "Word59, WORD30!", "q1": "word5"}
+    rows = [json.dumps({"_id": name, "text": text}) for name, text in asked.items()]
+    (beir / "queries.jsonl").write_text("\n".join(rows) + "\n")
+    for settings, collections in (({"dev": f"{beir}:test"}, []), ({}, [read_collection(beir, "test")])):
+        with pytest.raises(DataError, match=r"1 of the 2 queries of beir, split test, are training queries .* 'q0'"):
+            fit(toy_dataset, tmp_path / "model", config(tiny_model, **settings), "test", collections=collections)
+        allowed = config(tiny_model, allow_leaks=True, max_steps=1, **settings)
+        assert fit(toy_dataset, tmp_path / "model", allowed, "test", collections=collections).steps == 1
+    (beir / "queries.jsonl").write_text("\n".join([rows[0].replace("30", "31"), rows[1]]) + "\n")
+    fit(
+        toy_dataset,
+        tmp_path / "other",
+        config(tiny_model, max_steps=1),
+        "t",
+        collections=[read_collection(beir, "test")],
+    )
 
 
 def test_two_processes_train_what_one_does(tiny_model: Path, two_sources: Path, beir: Path, tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ from labelkit import console
 from trainer.commands.packages import load_training_packages
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sentence_transformers import SentenceTransformer
 
     from trainer.config import FitConfig
     from trainer.evaluate import EvalResult
     from trainer.fit import Measure, StageReport
+    from trainer.search import Collection
 
 Dataset = Annotated[
     Path,
@@ -22,7 +25,9 @@ Dataset = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help="Model to start from: a local folder or a name on the Hub.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")]
-
+AllowLeaks = Annotated[
+    bool | None, typer.Option("--allow-leaks", help="Train although there are queries of the evaluation in it.")
+]
 
 FLAGS_OF_SUSPECTS = ("model", "objective", "labels", "epochs", "max_steps", "batch_size", "seed")
 
@@ -55,9 +60,7 @@ def fit(
     trust_remote_code: Annotated[
         bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = None,
-    allow_leaks: Annotated[
-        bool | None, typer.Option("--allow-leaks", help="Train although the audit found evaluation queries in it.")
-    ] = None,
+    allow_leaks: AllowLeaks = None,
     pooling: Annotated[str | None, typer.Option(help="mean, cls, lasttoken, … Default: the model's.")] = None,
     false_negative_margin: Annotated[
         float | None,
@@ -91,9 +94,11 @@ def fit(
     settings = read_config(config, flags | {"stages": stages or None})
     load_training_packages()
     from trainer.fit import fit as run
+    from trainer.search import read_collections
 
-    measure = card_measure(settings, output.name, [Path(folder) for folder in evaluate]) if evaluate else None
-    report = run(dataset, output, settings, console.command_line("trainer"), measure)
+    collections = read_collections([Path(folder) for folder in evaluate or ()], "test")
+    measure = card_measure(settings, output.name, collections) if collections else None
+    report = run(dataset, output, settings, console.command_line("trainer"), measure, collections)
     if os.environ.get("RANK", "0") != "0":
         return  # one of the processes of torchrun speaks for all
     for number, (stage, done) in enumerate(zip(settings.stage_configs(), report.stages, strict=True), start=1):
@@ -129,6 +134,7 @@ def bakeoff(
         int | None, typer.Option(min=1, help="Lowest grade that RR, AP and R call relevant.")
     ] = None,
     keep_models: Annotated[bool | None, typer.Option("--keep-models", help="Keep the model of every run.")] = None,
+    allow_leaks: AllowLeaks = None,
 ) -> None:
     """Train every objective on every regime of labels with several seeds, and say what the numbers support."""
     from trainer.bakeoff_config import parse_regimes, read_bakeoff
@@ -137,6 +143,7 @@ def bakeoff(
     own = {"objectives": names, "regimes": parse_regimes(regime), "seeds": seeds}
     own |= {"relevant_grade": relevant_grade, "keep_models": keep_models}
     fit_flags = {"model": model, "dev": dev, "epochs": epochs, "max_steps": max_steps, "batch_size": batch_size}
+    fit_flags |= {"allow_leaks": allow_leaks}
     settings = read_bakeoff(config, own, fit_flags)
     load_training_packages()
     from trainer.bakeoff import bakeoff as run
@@ -209,12 +216,10 @@ def say_stage(prefix: str, settings: "FitConfig", stage: "StageReport") -> None:
         console.say(f"{prefix}best on dev at step {best['step']:.0f}: nDCG@10 {best['value']:.3f}")
 
 
-def card_measure(settings: "FitConfig", name: str, folders: list[Path]) -> "Measure":
-    """Measures the trained model and the one it started from. Raises `DataError` now for data that cannot be read."""
+def card_measure(settings: "FitConfig", name: str, collections: "Sequence[Collection]") -> "Measure":
+    """Measures the trained model and the one it started from."""
     from trainer.evaluate import Contender, evaluate, load_contender
-    from trainer.search import Lengths, read_collections
-
-    collections = read_collections(folders, "test")
+    from trainer.search import Lengths
 
     def measure(model: "SentenceTransformer") -> "EvalResult":
         lengths = Lengths(settings.max_query_length, settings.max_passage_length)
