@@ -104,12 +104,11 @@ class Run:
         for group in together(tasks, listwise=self._method.listwise):
             # Where one reply is all, what it says does not matter here.
             there = [task for task in group if (one_step and task.key in self._replies) or self._place(task)]
-            done += sum(len(task.passage_ids) for task in there)
+            done += pairs_of(there)
             # A pair with several orders, votes or looks is known by the last of them.
             if len(there) == len(group):
-                self.known += sum(len(task.passage_ids) for task in group if task.variant == 0)
-        total = sum(len(task.passage_ids) for task in tasks)
-        self.progress = Progress(total=total, done=done)
+                self.known += pairs_of(group)
+        self.progress = Progress(total=pairs_of(tasks), done=done)
 
     def ask(self, engine: Engine, drift: Drift, cache: Cache | None) -> None:
         """Send what waits, journal each reply as it comes, and go on until every task is finished.
@@ -170,7 +169,8 @@ class Run:
         """Move the tasks that waited for a reply on."""
         with self._replies.arriving(reply):
             for task, _ in waiting:
-                if finished := self._place(task):
+                # A pair counts by its first look, vote or order.
+                if (finished := self._place(task)) and task.variant == 0:
                     self.progress.judged(len(finished.verdicts), failed=finished.failures, cached=cached)
 
     def _place(self, task: Task) -> Finished | None:
@@ -180,3 +180,8 @@ class Run:
             return found
         self._waiting.setdefault(found.key, []).append((task, found))
         return None
+
+
+def pairs_of(tasks: Iterable[Task]) -> int:
+    """How many pairs tasks are about, each counted by its first look, vote or order."""
+    return sum(len(task.passage_ids) for task in tasks if task.variant == 0)
