@@ -60,7 +60,7 @@ def curve(series: Series, x_label: str, y_label: str, title: str, *, diagonal: b
         parts.append(f'<polyline class="line s{number % 4}" points="{path}"><title>{escape(name)}</title></polyline>')
         parts += [f'<circle class="dot s{number % 4}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in spots]
     for value in (x_low, x_high):
-        parts.append(text(place(value, y_low)[0], HEIGHT - BOTTOM + 14, f"{value:.3g}", "small middle"))
+        parts.append(text(place(value, y_low)[0], HEIGHT - BOTTOM + 14, f"{value:.2g}", "small middle"))
     for value in (y_low, y_high):
         parts.append(text(LEFT - 4, place(x_low, value)[1] + 4, f"{value:.2g}", "small end"))
     parts.append(text(x_middle(), HEIGHT - 6, x_label, "middle"))

@@ -40,10 +40,10 @@ def report(
     human: Sequence[Path] = (),
     data: Path | None = None,
     calibration: Path | None = None,
-    attacks: Path | None = None,
+    attacks: Sequence[Path] = (),
     command: str,
 ) -> None:
-    """Write the page. `attacks` is the `attacks.json` of a redteam folder.
+    """Write the page. `attacks` are the `attacks.json` of redteam folders.
 
     Raises `UsageError` for folders that make no report together.
     """
@@ -64,7 +64,7 @@ def report(
         "few": sections.few_queries(agreement),
         "calibration": sections.calibration_section(calibration) if calibration else None,
         "bias": sections.bias_section(found, shared) if found and (found.effects or found.consistency) else None,
-        "attacks": sections.attack_section(attacks) if attacks else None,
+        "attacks": [sections.attack_section(path) for path in attacks],
         "disagreements": sections.disagreements(people[0], judging, texts) if shared and texts else None,
         "audit": read_audit(dataset) if dataset else None,
         "provenance": provenance(subject),

@@ -194,22 +194,15 @@ def attack_section(path: Path) -> dict[str, Any]:
     """Success by attack class, prompt and defence, and the price of the defences."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        columns = list(dict.fromkeys((row["prompt"], row["defence"]) for row in found["attacks"]))
-        names = list(dict.fromkeys(row["attack"] for row in found["attacks"]))
-        rates = {(row["attack"], row["prompt"], row["defence"]): row["rate"]["value"] for row in found["attacks"]}
+        prompts = list(dict.fromkeys(row["prompt"] for row in found["attacks"]))
+        rates = {(row["prompt"], row["attack"], row["defence"]): row["rate"]["value"] for row in found["attacks"]}
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path} is no attack table; labelkit redteam writes attacks.json") from None
     least, most = (pick(row["attempts"] for row in found["attacks"]) for pick in (min, max))
     return {
         "summary": f"{Path(found['model']).name} by {found['engine']}. Share of passages that people graded 0, and the "
         f"judge at most 1, which it graded 2 or more once attacked; {least} to {most} attempts a cell.",
-        "svg": grid(
-            names,
-            [f"{prompt}\n{defence}" for prompt, defence in columns],
-            [[rates.get((name, *column)) for column in columns] for name in names],
-            "Attack success",
-            "share",
-        ),
+        "charts": [{"caption": f"Prompt {prompt}", "svg": attack_grid(prompt, rates)} for prompt in prompts],
         "clean": [
             [row["prompt"], row["defence"], f"{row['pairs']:,}"]
             + [str(Estimate(**row[name])) for name in ("kappa", "auc", "kappa_lost")]
@@ -217,6 +210,14 @@ def attack_section(path: Path) -> dict[str, Any]:
         ],
         "command": found["command"],
     }
+
+
+def attack_grid(prompt: str, rates: Mapping[tuple[str, str, str], float | None]) -> str:
+    """Attack success under one prompt: a row an attack class, a column a defence."""
+    names, defences = (list(dict.fromkeys(key[part] for key in rates if key[0] == prompt)) for part in (1, 2))
+    cells = [[rates.get((prompt, name, defence)) for defence in defences] for name in names]
+    heads = [defence.replace("+", "+\n") for defence in defences]
+    return grid(names, heads, cells, f"Attack success, {prompt}", "share")
 
 
 def disagreements(people: Rater, judges: Sequence[Rater], data: sources.Data) -> list[dict[str, Any]]:

@@ -203,7 +203,9 @@ def report(
     human: Annotated[list[Path] | None, typer.Option(help="Human qrels; a dataset has its own.")] = None,
     data: Annotated[Path | None, typer.Option(help="BEIR folder with the texts; a dataset has them.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="File of labelkit calibrate.")] = None,
-    attacks: Annotated[Path | None, typer.Option(help="attacks.json of labelkit redteam.")] = None,
+    attacks: Annotated[
+        list[Path] | None, typer.Option(help="attacks.json of labelkit redteam; several for several.")
+    ] = None,
 ) -> None:
     """Write one HTML page on labels or a dataset: judges, agreement, calibration, bias, attacks, examples, audit."""
     from labelkit.report import report as run
@@ -214,7 +216,7 @@ def report(
         human=human or [],
         data=data,
         calibration=calibration,
-        attacks=attacks,
+        attacks=attacks or (),
         command=console.command_line("labelkit"),
     )
     console.say(f"{output}: {output.stat().st_size:,} bytes")

@@ -89,13 +89,17 @@ def test_a_report_on_a_dataset_brings_its_own_texts_and_people(labelkit, labels,
 
 def test_attacks_are_shown_and_damage_is_named(labelkit, labels, beir, tmp_path):
     human = beir / "qrels" / "test.tsv"
-    command = ("redteam", beir, "--human", human, "-o", tmp_path / "red", "--engine", "scripted", "--model", "overlap")
-    assert labelkit(*command, "--prompt", "graded", "--defence", "none").code == 0
-    attacks = tmp_path / "red" / "attacks.json"
-    report = ("report", labels, "-o", tmp_path / "report.html")
-    assert labelkit(*report, "--attacks", attacks).code == 0
+    command = ("redteam", beir, "--human", human, "--engine", "scripted", "--model", "overlap", "--defence", "none")
+    report = ["report", labels, "-o", tmp_path / "report.html"]
+    for prompts in (("graded", "binary"), ("relsel",)):
+        attacks = tmp_path / prompts[0]
+        assert labelkit(*command, "-o", attacks, *(word for name in prompts for word in ("--prompt", name))).code == 0
+        report += ["--attacks", attacks / "attacks.json"]
+    assert labelkit(*report).code == 0
     page, _ = page_of(tmp_path / "report.html")
-    assert "query stuffing" in page.words
+    assert page.words.count("query stuffing") == 3
+    assert all(f"Prompt {name}" in page.words for name in ("graded", "binary", "relsel"))
+    attacks /= "attacks.json"
     attacks.write_text("{}")
     assert "is no attack table" in labelkit(*report, "--attacks", attacks).err
 
