@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from types import FrameType
 
 from labelkit.errors import LabelkitError, NotYetError
 
@@ -17,7 +18,7 @@ def run(app: Callable[[], None]) -> None:
 
     A scheduler's SIGTERM is taken as Ctrl-C: an engine must end the processes that it started.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         app()
     except NotYetError as later:
@@ -36,6 +37,14 @@ def run(app: Callable[[], None]) -> None:
         if end.code == INTERRUPTED:
             stopped()
         raise
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """What Ctrl-C does at this moment: an event loop handles it in a way of its own. Where Ctrl-C is ignored, as in a
+    job in the background, what it does by default.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 def stopped() -> None:
