@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -201,6 +201,8 @@ def test_identity_2_gradients_sum_to_zero_and_a_shift_changes_nothing(name: str,
     found = run(name, [one])
     assert float(found.pos_grad.sum() + found.neg_grad.sum()) == pytest.approx(0, abs=1e-10)
     moved = Row([s + shift for s in one.positives], one.weights, [s + shift for s in one.negatives])
+    # Rounding may make a tie of two near scores, and then it is their places that say which of them is trimmed.
+    assume(len({*moved.positives}) == len({*one.positives}))
     torch.testing.assert_close(run(name, [moved]).loss, found.loss, rtol=1e-9, atol=1e-10)
 
 
