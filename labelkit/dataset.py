@@ -38,6 +38,8 @@ KIND = "dataset"
 AUDIT = "audit.json"
 """What `labelkit audit` found, beside the manifest that it names."""
 CONFIGS = ("train", "corpus", "queries", "judgements", "judges")
+OF_MODELS, OF_PEOPLE = "stage_llm", "stage_human"
+"""Tables like `train` with the labels of models alone and of people alone, where the policy `staged` mixed them."""
 
 
 class Dataset(NamedTuple):

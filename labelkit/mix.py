@@ -27,8 +27,11 @@ from labelkit.provenance import save_provenance
 from labelkit.schema import EXAMPLE_SCHEMA
 
 SCRATCH = ".scratch"
-STAGES = {"stage_llm": "kind <> 'human'", "stage_human": "kind = 'human'"}
-"""Tables of the policy `staged`, in training order -> the judges whose labels they hold."""
+BY_BOTH = """len(list_distinct(list_transform(
+    list_filter(said, lambda x: x.grade IS NOT NULL), lambda x: x.kind = 'human'))) = 2"""
+"""Of a pair: people and models gave it a grade."""
+STAGES = {dataset.OF_MODELS: "kind <> 'human'", dataset.OF_PEOPLE: "kind = 'human'"}
+"""Tables of the policy `staged` -> the judges whose labels they hold."""
 
 
 def mix(inputs: Inputs, rules: Rules, target: Path, command: str) -> dict[str, Any]:
@@ -99,6 +102,7 @@ def decide(db: DuckDBPyConnection, draft: artifact.Draft, inputs: Inputs, rules:
 def write_examples(db: DuckDBPyConnection, draft: artifact.Draft, rules: Rules) -> None:
     """Write `train` and the tables of the stages, as far as there are."""
     db.execute("CREATE OR REPLACE TABLE conflicts (between VARCHAR)")
+    db.execute("CREATE OR REPLACE TABLE shared (pairs BIGINT)")
     draft.write_batches("train", EXAMPLE_SCHEMA, examples(db, rules))
     if rules.policy == "staged":
         for table, judges in STAGES.items():
@@ -157,13 +161,15 @@ def set_aside(db: DuckDBPyConnection, rules: Rules) -> None:
 def examples(db: DuckDBPyConnection, rules: Rules, judges: str | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of `train`, by query id; with a condition on the judges, of their labels alone.
 
-    The conflicts among all judges go into the table `conflicts` on the way.
+    The conflicts among all judges go into the table `conflicts` on the way, and how many pairs have grades of people
+    and of models into `shared`.
     """
     for part in slices(db):
         pair_table(db, part, rules, judges or "true")
         label_table(db, rules)
         if judges is None:
             db.execute("INSERT INTO conflicts SELECT between FROM mixed WHERE between IS NOT NULL")
+            db.execute(f"INSERT INTO shared SELECT count(*) FROM pairs WHERE {BY_BOTH}")
         yield from example_rows(db, rules)
 
 
@@ -188,6 +194,7 @@ def counts(db: DuckDBPyConnection, train: Path) -> dict[str, Any]:
         "ignored": ignored or 0,
         "conflicts": sum(count for _, count in between),
         "conflicts_between": dict(between),
+        "judged_by_both": duck.value(db, "SELECT sum(pairs)::BIGINT FROM shared") or 0,
         "failed_judgements": duck.value(db, "SELECT count(*) FROM judgements WHERE grade IS NULL"),
         "positives_per_query": {source: round(count / queries, 3) for source, count in by_source},
         "human_queries_set_aside": duck.value(db, "SELECT count(*) FROM set_aside"),

@@ -17,10 +17,12 @@ from labelkit.console import say
 from labelkit.errors import UsageError
 from trainer.backbone import build_model
 from trainer.bakeoff_config import BakeoffConfig
+from trainer.data import make_training_sets
 from trainer.evaluate import Contender, EvalResult, PerQuery, evaluate, load_contender
 from trainer.fit import HARMLESS, fit
 from trainer.foreign import our_dataset
 from trainer.search import Collection, Lengths
+from trainer.store import open_store
 
 UNTRAINED = "untrained"
 
@@ -61,6 +63,9 @@ def bakeoff(
     Raises `UsageError` where `output` holds results of other settings or data, and what `fit` and `evaluate` raise.
     """
     made = our_dataset(dataset)
+    store = open_store(made)
+    for regime in config.regimes:  # what cannot be trained is said now, and not after hours
+        make_training_sets(store, config.fit_config(regime, config.objectives[0], 0))
     identity = _identity(made, config, collections)
     (output / "results").mkdir(parents=True, exist_ok=True)
     results = [_kept(output, UNTRAINED, identity, partial(_untrained, config, collections))]

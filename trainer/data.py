@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
@@ -58,7 +59,7 @@ class TrainingSet(TorchDataset[Group]):
 
     def __init__(self, store: Store, config: FitConfig, known: Selection | None = None) -> None:
         """`known` are the labels that any stage of the run uses, by default those of this one. Raises `DataError` where
-        no query has a positive.
+        no query has a positive, `UsageError` where the dataset has lost labels that are asked for.
         """
         self.store = store
         self.config = config
@@ -92,7 +93,8 @@ class TrainingSet(TorchDataset[Group]):
         """All that is known of one of the queries."""
         place = self.rows[row]
         known, selected = (sources_of(each, self.places[place]) for each in (self.known, self.selected))
-        return label_query(self.store.example(int(place)), self.store.same, self.config, known, selected)
+        examples = self.store.examples(int(place), known, selected)
+        return label_query(examples, self.store.same, self.config, known, selected)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -104,24 +106,36 @@ class TrainingSet(TorchDataset[Group]):
 
     def _positives(self) -> NDArray[np.int64]:
         """[rows of the store]: how many positives of the selected labels each query has."""
-        counts = []
-        table = self.store.train.select([f"positive_{name}" for name in ("sources", "grades", "probabilities")])
-        start = 0
-        for batch in table.to_batches():
-            sources, grades, probabilities = (column.flatten() for column in batch.columns)
-            ends = batch.column(0).offsets.to_numpy()
-            ends = ends - ends[0]
-            places = np.repeat(self.places[start : start + len(batch)], np.diff(ends))
-            counted = np.zeros(len(sources), dtype=bool)
-            for source, share in self.selected.items():
-                counted |= pc.equal(sources, source).to_numpy(zero_copy_only=False) & (places < share)
+        counts = np.zeros(len(self.store), dtype=np.int64)
+        start = 0.0
+        for end in sorted(set(self.selected.values())):
+            inside = (start <= self.places) & (self.places < end)
+            counts[inside] = self._positives_of(sources_of(self.selected, start))[inside]
+            start = end
+        return counts
+
+    def _positives_of(self, sources: Collection[str]) -> NDArray[np.int64]:
+        """[rows of the store]: how many positives of these sources each query has."""
+        name = self.store.table_of(sources)
+        counts = [np.zeros(0, dtype=np.int64)]
+        columns = [f"positive_{name}" for name in ("sources", "grades", "probabilities")]
+        for batch in self.store.labels[name].select(columns).to_batches():
+            each, grades, probabilities = (column.flatten() for column in batch.columns)
+            counted = pc.is_in(each, value_set=pa.array(sorted(sources), pa.string()))
             for values, least in ((grades, self.config.min_grade), (probabilities, self.config.min_probability)):
                 if least is not None:
-                    counted &= pc.fill_null(pc.greater_equal(values, least), False).to_numpy(zero_copy_only=False)
-            total = np.concatenate([[0], np.cumsum(counted)])
-            counts.append(total[ends[1:]] - total[ends[:-1]])
-            start += len(batch)
-        return np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
+                    counted = pc.and_(counted, pc.fill_null(pc.greater_equal(values, least), False))
+            ends = batch.column(0).offsets.to_numpy()
+            total = np.concatenate([[0], np.cumsum(counted.to_numpy(zero_copy_only=False))])
+            counts.append(np.diff(total[ends - ends[0]]))
+        found: NDArray[np.int64] = np.append(np.concatenate(counts), 0)[self.store.rows_in[name]]
+        return found  # a query that the table lacks has row -1: none
+
+
+def make_training_sets(store: Store, config: FitConfig) -> list[TrainingSet]:
+    """One for each stage, each with what the others know. Raises what `TrainingSet` raises."""
+    known = config.known_labels()
+    return [TrainingSet(store, stage, known) for stage in config.stage_configs()]
 
 
 def fold_of(query_keys: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
@@ -130,18 +144,23 @@ def fold_of(query_keys: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
 
 
 def label_query(
-    example: Example, same: Mapping[str, str], config: FitConfig, known: Collection[str], selected: Collection[str]
+    examples: Sequence[Example],
+    same: Mapping[str, str],
+    config: FitConfig,
+    known: Collection[str],
+    selected: Collection[str],
 ) -> LabelledQuery:
     """Rank and weight the positives of the `selected` sources, and collect what may not be a negative.
 
-    Labels of sources that are not `known` are as if they had never been given: their passages are unjudged. `same`
-    renames passages that repeat another's text.
+    `examples` are the query as it stands in each table of labels that counts. Labels of sources that are not `known`
+    are as if they had never been given: their passages are unjudged. `same` renames passages that repeat another's
+    text.
     """
     positives: dict[str, Positive] = {}
     grades: dict[str, float] = {}
     excluded: set[str] = set()
     unjudged: set[str] = set()
-    for label in sorted(example.positives, key=_rank):
+    for label in sorted((label for one in examples for label in one.positives), key=_rank):
         name = same.get(label.passage_id, label.passage_id)
         if label.source not in known:
             unjudged.add(name)
@@ -150,19 +169,19 @@ def label_query(
         if label.source in selected and _reaches(label, config):
             positives.setdefault(name, Positive(name, _weight(label, config), label.source, _target(label, 1.0)))
             grades.setdefault(name, float(max(label.grade or 1, 1)))
-    for label in example.ignored:
+    for label in (label for one in examples for label in one.ignored):
         name = same.get(label.passage_id, label.passage_id)
         (excluded if label.source in known else unjudged).add(name)
     negatives: dict[str, Negative] = {}
-    for label in sorted(example.negatives, key=lambda one: one.passage_id):
+    for label in sorted((label for one in examples for label in one.negatives), key=lambda one: one.passage_id):
         name = same.get(label.passage_id, label.passage_id)
         if label.source not in known:
             unjudged.add(name)
         elif name not in excluded:
             negatives.setdefault(name, Negative(name, _target(label, 0.0)))
     return LabelledQuery(
-        query_id=example.query_id,
-        query=example.query,
+        query_id=examples[0].query_id,
+        query=examples[0].query,
         positives=tuple(positives.values()),
         grades=grades,
         negatives=tuple(negatives.values()),

@@ -32,7 +32,7 @@ from trainer.card import model_card
 from trainer.checkpoints import Checkpoints, read_weights, step_of
 from trainer.collate import Collator
 from trainer.config import LOGGERS, FitConfig
-from trainer.data import TrainingSet
+from trainer.data import TrainingSet, make_training_sets
 from trainer.dev import Dev, make_dev
 from trainer.evaluate import EvalResult
 from trainer.foreign import our_dataset
@@ -115,8 +115,7 @@ def fit(
     dev = make_dev(config)
     if not config.allow_leaks:
         refuse_leaks(folder, store, [*collections, *([dev.collection] if dev else [])])
-    known = config.known_labels()
-    training_sets = [TrainingSet(store, stage, known) for stage in config.stage_configs()]
+    training_sets = make_training_sets(store, config)
     set_seed(config.seed)  # before loading: a model may bring layers that start at random
     model = build_model(config)
     if state.num_processes > 1:

@@ -24,7 +24,10 @@ def refuse_leaks(folder: Path, store: Store, collections: Sequence[Collection]) 
             f"{folder}: its audit found {count} queries of an evaluation set in it; leave them out (labelkit mix "
             f"--drop leaked-queries), {ALL_THE_SAME}"
         )
-    trained = store.train.filter(pc.greater(pc.list_value_length(store.train["positive_ids"]), 0))["query"]
+    trained = pa.concat_tables(
+        table.filter(pc.greater(pc.list_value_length(table["positive_ids"]), 0)).select(["query"])
+        for table in store.labels.values()
+    )["query"]
     for collection in collections:
         names = list(collection.qrels)
         texts = normalised(pa.array([collection.queries[name].text for name in names], pa.string()))

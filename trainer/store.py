@@ -1,13 +1,13 @@
 """A dataset folder as a trainer reads it: memory-mapped, a query by its row, a passage by its id.
 
-Parquet is made to be read from end to end, and an epoch reads queries and passages in an order of its own. So the two
-tables are laid out once as Arrow files in the cache folder, together with an index from ids to rows; after that a
-dataset of any size opens at once and costs no memory. The copy is kept under the sha256 of the dataset's manifest, and
-is made from files that were checked against it.
+Parquet is made to be read from end to end, and an epoch reads queries and passages in an order of its own. So the
+tables of labels and the corpus are laid out once as Arrow files in the cache folder, together with an index from ids to
+rows; after that a dataset of any size opens at once and costs no memory. The copy is kept under the sha256 of the
+dataset's manifest, and is made from files that were checked against it.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -22,15 +22,16 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from labelkit import artifact
-from labelkit.dataset import KIND, examples_from_table
+from labelkit.dataset import KIND, OF_MODELS, OF_PEOPLE, examples_from_table
 from labelkit.encode import cache_folder
-from labelkit.errors import DataError
+from labelkit.errors import DataError, UsageError
 from labelkit.schema import ROLES, Example
 from trainer.batch import key_of
 
 BLOCK = 65_536
 """Rows of a record batch."""
-TABLES = ("train", "corpus")
+LAYOUT = 2
+"""Of the files in the cache; another one makes them anew."""
 
 
 class Passages(Mapping[str, str]):
@@ -67,20 +68,24 @@ class Store:
 
     def __init__(
         self,
-        train: pa.Table,
+        labels: Mapping[str, pa.Table],
         corpus: pa.Table,
         indices: dict[str, NDArray[Any]],
         manifest: dict[str, Any],
         key: str = "",
     ) -> None:
-        self.train = train
-        """The table of examples, as `labelkit.schema.EXAMPLE_SCHEMA` has it."""
+        self.labels = labels
+        """Tables of examples, as `labelkit.schema.EXAMPLE_SCHEMA` has them: `train`, and, where the dataset keeps them
+        apart, what models and what people said.
+        """
         self.corpus = corpus
         self.manifest = manifest
         self.key = key
         """sha256 of the manifest; empty where the dataset is in memory only."""
         self.query_keys: NDArray[np.int64] = indices["query_keys"]
-        """[rows]: `key_of` each query id."""
+        """[rows]: `key_of` each query id of `train`."""
+        self.rows_in = {name: indices[f"rows_{name}"] for name in labels}
+        """Table -> [rows]: where each query of `train` stands in it, or -1."""
         self.labelled: NDArray[np.int64] = indices["labelled"]
         """Rows of the corpus that some query labels, in order."""
         self.passages = Passages(corpus, indices["passage_keys"], indices["passage_rows"])
@@ -90,8 +95,34 @@ class Store:
         return len(self.query_keys)
 
     def example(self, row: int) -> Example:
-        """The query of a row with its labels."""
-        return next(examples_from_table(self.train.slice(row, 1)))
+        """The query of a row with its labels in `train`."""
+        return next(examples_from_table(self.labels["train"].slice(row, 1)))
+
+    def examples(self, row: int, *groups: Collection[str]) -> list[Example]:
+        """The same, and as it stands in the tables of these groups of sources."""
+        tables = dict.fromkeys(["train", *map(self.table_of, groups)])
+        places = {name: int(self.rows_in[name][row]) for name in tables}
+        found = (self.labels[name].slice(place, 1) for name, place in places.items() if place >= 0)
+        return [next(examples_from_table(each)) for each in found]
+
+    def table_of(self, sources: Collection[str]) -> str:
+        """The table that has all the labels of these sources: in `train` a model's label of what a person judged too is
+        lost. Raises `UsageError` where they are lost and no other table has them.
+        """
+        if "human" in sources and len(sources) > 1:
+            return "train"
+        name = OF_PEOPLE if "human" in sources else OF_MODELS
+        if name in self.labels:
+            return name
+        facts = self.manifest.get("facts", {})
+        human_first = facts.get("rules", {}).get("policy") == "human-first"
+        if facts.get("judged_by_both") and not (name == OF_PEOPLE and human_first):
+            raise UsageError(
+                f"{facts['judged_by_both']} pairs were judged by people and by models, and the dataset keeps one label "
+                f"of each, so that it cannot say what {' and '.join(sorted(sources))} alone said; mix it again with "
+                "--policy staged"
+            )
+        return "train"
 
     @cached_property
     def same(self) -> dict[str, str]:
@@ -111,47 +142,52 @@ def open_store(folder: Path) -> Store:
     """
     manifest = artifact.read_manifest(folder, KIND, verify=False)
     key = artifact.file_sha256(folder / artifact.MANIFEST)
-    kept = cache_folder() / "datasets" / key[:32]
+    kept = cache_folder() / "datasets" / f"{key[:32]}-{LAYOUT}"
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{kept}.lock"):  # the processes of torchrun all come here
         if not kept.is_dir():
             artifact.read_manifest(folder, KIND)
             _lay_out_folder(folder, kept)
     indices = {path.stem: np.load(path, mmap_mode="r") for path in kept.glob("*.npy")}
-    train, corpus = (_map(kept / f"{name}.arrow") for name in TABLES)
-    return Store(train, corpus, indices, manifest, key)
+    tables = {path.stem: _map(path) for path in kept.glob("*.arrow")}
+    corpus = tables.pop("corpus")
+    return Store(tables, corpus, indices, manifest, key)
 
 
 def _lay_out_folder(folder: Path, kept: Path) -> None:
-    """Both tables at once; the folder takes its name when all of it is on disk."""
+    """All tables at once; the folder takes its name when all of it is on disk."""
     aside = kept.with_name(f"{kept.name}.unfinished")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    names = [name for name in ("train", OF_MODELS, OF_PEOPLE, "corpus") if (folder / f"{name}.parquet").is_file()]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda name: _lay_out(folder / f"{name}.parquet", aside / f"{name}.arrow"), TABLES))
-        for name, values in make_indices(*(_map(aside / f"{table}.arrow") for table in TABLES)).items():
+        list(pool.map(lambda name: _lay_out(folder / f"{name}.parquet", aside / f"{name}.arrow"), names))
+        *labels, corpus = (_map(aside / f"{name}.arrow") for name in names)
+        for name, values in make_indices(dict(zip(names, labels, strict=False)), corpus).items():
             np.save(aside / f"{name}.npy", values)
         list(pool.map(artifact.sync_file, aside.iterdir()))
     aside.rename(kept)
     artifact.sync_directory(kept.parent)
 
 
-def make_store(train: pa.Table, corpus: pa.Table) -> Store:
+def make_store(labels: Mapping[str, pa.Table], corpus: pa.Table) -> Store:
     """The same over tables in memory."""
-    return Store(train, corpus, make_indices(train, corpus), {})
+    return Store(labels, corpus, make_indices(labels, corpus), {})
 
 
-def make_indices(train: pa.Table, corpus: pa.Table) -> dict[str, NDArray[Any]]:
-    """What finds rows by id: `query_keys`, `passage_keys` and `passage_rows`, `copies`."""
+def make_indices(labels: Mapping[str, pa.Table], corpus: pa.Table) -> dict[str, NDArray[Any]]:
+    """What finds rows by id: `query_keys`, `rows_TABLE`, `passage_keys` and `passage_rows`, `labelled`, `copies`."""
+    train = labels["train"]
     with ThreadPoolExecutor() as pool:
-        finding = pool.submit(labelled_rows, train, corpus)  # Arrow's work, beside Python's
+        finding = pool.submit(labelled_rows, labels.values(), corpus)  # Arrow's work, beside Python's
         query_keys, passage_keys = _keys(train["query_id"]), _keys(corpus["passage_id"])
     labelled = finding.result()
     if len(np.unique(query_keys)) < len(query_keys):
         repeated = next(row for row in pc.value_counts(train["query_id"]).to_pylist() if row["counts"] > 1)
         raise DataError(f"query id {repeated['values']!r} stands twice in the dataset's train table")
     order = np.argsort(passage_keys, kind="stable")
-    return {
+    rows = {f"rows_{name}": _places(train["query_id"], table["query_id"]) for name, table in labels.items()}
+    return rows | {
         "query_keys": query_keys,
         "passage_keys": passage_keys[order],
         "passage_rows": order,
@@ -160,21 +196,27 @@ def make_indices(train: pa.Table, corpus: pa.Table) -> dict[str, NDArray[Any]]:
     }
 
 
-def labelled_rows(train: pa.Table, corpus: pa.Table) -> NDArray[np.int64]:
+def labelled_rows(labels: Collection[pa.Table], corpus: pa.Table) -> NDArray[np.int64]:
     """Sorted rows of the passages that some query labels. Raises `DataError` where one is not in the corpus."""
     labelled = np.zeros(len(corpus), dtype=bool)
-    for role in ROLES:
-        ids = train[f"{role}_ids"]
-        rows = pc.index_in(pc.list_flatten(ids), value_set=corpus["passage_id"])
-        if rows.null_count:
-            _report_unknown(train, role, corpus)
-        labelled[rows.to_numpy()] = True
+    for table in labels:
+        for role in ROLES:
+            rows = _places(pc.list_flatten(table[f"{role}_ids"]), corpus["passage_id"])
+            if (rows < 0).any():
+                _report_unknown(table, role, corpus)
+            labelled[rows] = True
     return np.flatnonzero(labelled)
 
 
-def _report_unknown(train: pa.Table, role: str, corpus: pa.Table) -> None:
+def _places(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:
+    """[n]: the row of each id in `among`, or -1."""
+    found: NDArray[np.int64] = pc.fill_null(pc.index_in(ids, value_set=among), -1).to_numpy().astype(np.int64)
+    return found
+
+
+def _report_unknown(table: pa.Table, role: str, corpus: pa.Table) -> None:
     known = set(corpus["passage_id"].to_pylist())
-    for row in train.select(["query_id", f"{role}_ids"]).to_pylist():
+    for row in table.select(["query_id", f"{role}_ids"]).to_pylist():
         for name in row[f"{role}_ids"]:
             if name not in known:
                 raise DataError(f"query {row['query_id']!r} labels passage {name!r}, which is not in the corpus")

@@ -225,6 +225,7 @@ def test_stages_keep_both_labels_of_a_pair(mixed, tmp_path):
     rows = (sure("a", 1.0), said(HUMAN, "a", 0), sure("b", 1.0), said(HUMAN, "c", 3), sure("a", 0.0, query_id="r"))
     sides, _, totals = mixed(*rows, policy="staged")
     assert (sides["positives"], sides["negatives"], totals["conflicts"]) == (["c", "b"], ["a"], 1)
+    assert totals["judged_by_both"] == 1
     stages = {
         name: list(examples_from_table(pq.read_table(tmp_path / "mixed" / f"stage_{name}.parquet")))
         for name in ("llm", "human")

@@ -68,6 +68,20 @@ def test_a_grid_is_run_reported_and_resumed(
     assert "was made with batch_size = None and not 3; choose another output" in capsys.readouterr().err
 
 
+def test_a_regime_without_labels_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_model: Path,
+    toy_dataset: Path,
+    beir: Path,
+    tmp_path: Path,
+) -> None:
+    command = ["bakeoff", toy_dataset, "--model", tiny_model, "--regime", "llm", "--regime", "human", "--eval", beir]
+    assert call(monkeypatch, *command, "-o", tmp_path / "out") == 1
+    assert "none of the dataset's 13 queries has a positive of 'human'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["paper-nq.toml", "paper-msmarco.toml", "paper-beir.toml"])
 def test_the_papers_configurations_run_end_to_end_on_a_stand_in(
     monkeypatch: pytest.MonkeyPatch,

@@ -42,7 +42,7 @@ def dataset(examples: Sequence[Example], texts: dict[str, str] | None = None) ->
     corpus = {
         name: Passage(passage_id=name, title="", text=(texts or {}).get(name, f"text of {name}")) for name in names
     }
-    return make_store(examples_to_table(examples), records_to_table(corpus.values(), PASSAGE_SCHEMA))
+    return make_store({"train": examples_to_table(examples)}, records_to_table(corpus.values(), PASSAGE_SCHEMA))
 
 
 def config(objective: str = "lsepair", **settings: Any) -> FitConfig:
@@ -206,7 +206,7 @@ def test_datasets_that_cannot_be_trained_on(examples: list[Example], message: st
 def test_a_label_without_its_passage_names_query_and_passage() -> None:
     whole = dataset([example("q", [label("p")], ["n"])])
     with pytest.raises(DataError, match="query 'q' labels passage 'n', which is not in the corpus"):
-        make_store(whole.train, whole.corpus.filter(pc.not_equal(whole.corpus["passage_id"], "n")))
+        make_store(whole.labels, whole.corpus.filter(pc.not_equal(whole.corpus["passage_id"], "n")))
 
 
 def test_an_epoch_holds_every_query_once_in_an_order_of_its_own() -> None:

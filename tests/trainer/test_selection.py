@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labelkit.dataset import examples_to_table, records_to_table
+from labelkit.dataset import OF_MODELS, OF_PEOPLE, examples_to_table, records_to_table
 from labelkit.errors import DataError, UnknownNameError, UsageError
 from labelkit.schema import PASSAGE_SCHEMA, Example
 from trainer.batch import Group
@@ -26,7 +26,7 @@ def config(**settings: Any) -> FitConfig:
 def store(examples: list[Example]) -> Store:
     names = {one.passage_id for each in examples for one in (*each.positives, *each.negatives, *each.ignored)}
     corpus = [passage(name, f"text of {name}") for name in sorted(names)]
-    return make_store(examples_to_table(examples), records_to_table(corpus, PASSAGE_SCHEMA))
+    return make_store({"train": examples_to_table(examples)}, records_to_table(corpus, PASSAGE_SCHEMA))
 
 
 def mixed_example(query_id: str) -> Example:
@@ -103,6 +103,74 @@ def test_in_a_curriculum_the_other_stages_positives_are_no_negatives() -> None:
     (group,) = groups(first, [mixed_example("q")], known)
     assert ids(group.positives) == {"lp"}
     assert group.excluded == {"hp", "lp", "li"}
+
+
+def staged() -> Store:
+    """A person and a model judged the same four passages of q, and the model alone judged r."""
+    both = {"yes": (3, 3), "missed": (3, 0), "wrong": (0, 3), "unsure": (3, None)}
+    people = {name: grade for name, (grade, _) in both.items()}
+    model = {name: grade for name, (_, grade) in both.items()} | {"found": 2}
+    examples = {
+        "train": [told("q", people | {"found": 2}, "human", found="llm"), told("r", {"found": 2}, "llm")],
+        OF_MODELS: [told("q", model, "llm"), told("r", {"found": 2}, "llm")],
+        OF_PEOPLE: [told("q", people, "human")],
+    }
+    corpus = [passage(name, f"text of {name}") for name in sorted(model)]
+    tables = {name: examples_to_table(each) for name, each in examples.items()}
+    return make_store(tables, records_to_table(corpus, PASSAGE_SCHEMA))
+
+
+def told(query_id: str, grades: Mapping[str, int | None], source: str, **others: str) -> Example:
+    """2 and 3 are positives, 0 is a negative, None is ignored."""
+    labels = [label(name, grade, others.get(name, source)) for name, grade in grades.items()]
+    return Example(
+        query_id=query_id,
+        query=query_id,
+        positives=tuple(one for one in labels if one.grade),
+        negatives=tuple(one for one in labels if one.grade == 0),
+        ignored=tuple(one for one in labels if one.grade is None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "known", "positives", "negatives", "judged"),
+    [
+        ("human", None, {"yes", "missed", "unsure"}, {"wrong", "found"}, {"wrong"}),
+        ("llm", None, {"yes", "wrong", "found"}, {"missed"}, {"missed"}),
+        ("human + llm", None, {"yes", "missed", "unsure", "found"}, {"wrong"}, {"wrong"}),
+        ("llm", {"llm": 1.0, "human": 1.0}, {"yes", "wrong", "found"}, set(), set()),
+        ("human", {"llm": 1.0, "human": 1.0}, {"yes", "missed", "unsure"}, {"wrong"}, {"wrong"}),
+    ],
+)
+def test_where_labels_are_kept_apart_each_source_is_heard_on_what_another_judged_too(
+    labels: str, known: dict[str, float] | None, positives: set[str], negatives: set[str], judged: set[str]
+) -> None:
+    training_set = TrainingSet(staged(), config(labels=labels), known)
+    group = training_set[0, 0]
+    assert (ids(group.positives), ids(group.negatives), group.judged_negatives) == (positives, negatives, judged)
+    assert len(training_set) == (1 if labels == "human" else 2)
+
+
+def test_a_share_reads_the_models_labels_where_people_are_not_heard() -> None:
+    for seed in range(8):
+        training_set = TrainingSet(staged(), config(labels="50% human + llm", seed=seed))
+        heard = training_set.places[0] < 0.5
+        expected = {"yes", "missed", "unsure", "found"} if heard else {"yes", "wrong", "found"}
+        assert ids(training_set[0, 0].positives) == expected
+
+
+def test_labels_that_the_dataset_lost_are_refused() -> None:
+    whole = staged()
+    train = make_store({"train": whole.labels["train"]}, whole.corpus)
+    train.manifest["facts"] = {"judged_by_both": 4, "rules": {"policy": "human-first"}}
+    for labels in ("llm", "50% human + llm"):
+        with pytest.raises(UsageError, match=r"4 pairs .* cannot say what llm alone said; mix it again"):
+            TrainingSet(train, config(labels=labels))
+    for labels in ("human", "human + llm", "all"):
+        assert len(TrainingSet(train, config(labels=labels)))
+    train.manifest["facts"]["rules"]["policy"] = "union"
+    with pytest.raises(UsageError, match="cannot say what human alone said"):
+        TrainingSet(train, config(labels="human"))
 
 
 def test_a_share_of_queries_is_the_same_one_in_every_stage_and_lies_within_larger_ones() -> None:

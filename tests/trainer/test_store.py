@@ -8,9 +8,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from labelkit import artifact
-from labelkit.dataset import read_dataset
+from labelkit.dataset import OF_MODELS, examples_to_table, read_dataset, write_tables
 from labelkit.encode import cache_folder
 from labelkit.errors import ArtifactError
+from labelkit.schema import EXAMPLE_SCHEMA
 from trainer.config import FitConfig
 from trainer.data import TrainingSet
 from trainer.fit import make_collator
@@ -45,6 +46,24 @@ def test_it_is_laid_out_once_and_only_from_files_that_are_whole(toy_dataset: Pat
     (toy_dataset / "corpus.parquet").write_bytes(content[:-9] + b"x" + content[-8:])
     with pytest.raises(ArtifactError, match=r"corpus\.parquet changed since it was written"):
         open_store(toy_dataset)
+
+
+def test_tables_of_stages_are_laid_out_too_with_the_rows_of_their_queries(tmp_path: Path) -> None:
+    said = {"train": [example("a", ["x"]), example("b", ["y"])], OF_MODELS: [example("b", ["z"])]}
+    with artifact.writing(tmp_path / "staged", "dataset", "test") as draft:
+        write_tables(
+            draft,
+            examples=said["train"],
+            corpus=[passage(name, name) for name in "xyz"],
+            queries=[],
+            judgements=(),
+            judges=(),
+        )
+        draft.write_batches(OF_MODELS, EXAMPLE_SCHEMA, examples_to_table(said[OF_MODELS]).to_batches())
+    store = open_store(tmp_path / "staged")
+    assert store.examples(0, {"llm"}) == said["train"][:1]
+    assert store.examples(1, {"llm"}, {"human", "llm"}) == [said["train"][1], *said[OF_MODELS]]
+    assert [store.passages.at(row).strip() for row in store.labelled] == ["x", "y", "z"]
 
 
 def test_copies_are_found_across_titles_and_the_first_id_stands_for_them(write_dataset: WriteDataset) -> None:
