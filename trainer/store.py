@@ -198,13 +198,13 @@ def make_indices(labels: Mapping[str, pa.Table], corpus: pa.Table) -> dict[str, 
 
 def labelled_rows(labels: Collection[pa.Table], corpus: pa.Table) -> NDArray[np.int64]:
     """Sorted rows of the passages that some query labels. Raises `DataError` where one is not in the corpus."""
+    lists = [pc.list_flatten(table[f"{role}_ids"]) for table in labels for role in ROLES]
+    ids = pa.chunked_array([chunk for each in lists for chunk in each.chunks], pa.string())
+    rows = _places(ids, corpus["passage_id"])
+    if (rows < 0).any():
+        _report_unknown(labels, corpus)
     labelled = np.zeros(len(corpus), dtype=bool)
-    for table in labels:
-        for role in ROLES:
-            rows = _places(pc.list_flatten(table[f"{role}_ids"]), corpus["passage_id"])
-            if (rows < 0).any():
-                _report_unknown(table, role, corpus)
-            labelled[rows] = True
+    labelled[rows] = True
     return np.flatnonzero(labelled)
 
 
@@ -214,10 +214,11 @@ def _places(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:
     return found
 
 
-def _report_unknown(table: pa.Table, role: str, corpus: pa.Table) -> None:
+def _report_unknown(labels: Collection[pa.Table], corpus: pa.Table) -> None:
     known = set(corpus["passage_id"].to_pylist())
-    for row in table.select(["query_id", f"{role}_ids"]).to_pylist():
-        for name in row[f"{role}_ids"]:
+    columns = [f"{role}_ids" for role in ROLES]
+    for row in (row for table in labels for row in table.select(["query_id", *columns]).to_pylist()):
+        for name in (name for column in columns for name in row[column]):
             if name not in known:
                 raise DataError(f"query {row['query_id']!r} labels passage {name!r}, which is not in the corpus")
 
