@@ -4,13 +4,14 @@ import base64
 import html
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from labelkit import artifact
 from labelkit.errors import MissingPackageError
 from trainer.bakeoff import UNTRAINED, RunResult
-from trainer.verdict import Verdict, compare_regimes, recommendation, verdict
+from trainer.verdict import Gap, Verdict, compare_objectives, compare_regimes, recommendation, verdict
 
 MEASURES = ("nDCG@10", "RR@10", "AP@100", "R@100")
 STYLE = """
@@ -38,7 +39,7 @@ def write_report(output: Path, results: Sequence[RunResult], title: str, command
     """Write all files of the report into `output`; the words of the recommendation."""
     found = {measure: verdict(results, measure) for measure in MEASURES}
     first = found[MEASURES[0]]
-    words = recommendation(first) + regime_words(first)
+    words = recommendation(first) + regime_words(first) + objective_words(first)
     rows = table_rows(found)
     images = {"means.png": _plot_means(first, output / "means.png")}
     if any(points for result in results for points in result.dev):
@@ -75,13 +76,24 @@ def regime_words(found: Verdict) -> list[str]:
         return []
     best = gaps[0].cell
     words = [f"Over all objectives the labels '{best.regime}' have the highest mean, {best.mean.mean:.3f}:"]
-    for gap in gaps:
-        sure = "" if gap.sure else ", not told apart"
-        e = gap.mean
-        words.append(
-            f"- against '{gap.against.regime}' {e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], p {gap.p_holm:.3f}{sure}"
-        )
+    return words + [_gap_words(gap, gap.against.regime) for gap in gaps]
+
+
+def objective_words(found: Verdict) -> list[str]:
+    """The objectives, on each regime of labels."""
+    words = []
+    for regime, each in groupby(compare_objectives(found), key=lambda gap: gap.cell.regime):
+        gaps = list(each)
+        best = gaps[0].cell
+        words.append(f"On the labels '{regime}' {best.objective} has the highest mean, {best.mean.mean:.3f}:")
+        words += [_gap_words(gap, gap.against.objective) for gap in gaps]
     return words
+
+
+def _gap_words(gap: Gap, name: str) -> str:
+    e = gap.mean
+    sure = "" if gap.sure else ", not told apart"
+    return f"- against '{name}' {e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], p {gap.p_holm:.3f}{sure}"
 
 
 def _plot_means(found: Verdict, path: Path) -> Path:

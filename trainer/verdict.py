@@ -75,12 +75,7 @@ def verdict(results: Sequence[RunResult], measure: str = "nDCG@10") -> Verdict:
     """Compare all cells for which there are results."""
     cells = sorted(make_cells(results, measure), key=lambda cell: -cell.mean.mean)
     best = next(cell for cell in cells if cell.regime != UNTRAINED)
-    others = [cell for cell in cells if cell is not best]
-    corrected = holm([permutation_p(_differences(best, other)) for other in others])
-    gaps = [
-        Gap(best, other, _interval([*best.values], [*other.values]), p)
-        for other, p in zip(others, corrected, strict=True)
-    ]
+    gaps = _gaps([(best, cell) for cell in cells if cell is not best])
     return Verdict(measure, cells, gaps, sum(values.shape[1] for values in best.values))
 
 
@@ -154,8 +149,26 @@ def compare_regimes(found: Verdict) -> list[Gap]:
     if len(merged) < 2:
         return []
     best, *others = sorted(merged, key=lambda cell: -cell.mean.mean)
-    corrected = holm([permutation_p(_differences(best, other)) for other in others])
-    return [Gap(best, o, _interval(best.values, o.values), p) for o, p in zip(others, corrected, strict=True)]
+    return _gaps([(best, other) for other in others])
+
+
+def compare_objectives(found: Verdict) -> list[Gap]:
+    """On each regime its best objective against each other, where there are several regimes."""
+    regimes: dict[str, list[Cell]] = {}
+    for cell in found.cells:  # the best first
+        if cell.regime != UNTRAINED:
+            regimes.setdefault(cell.regime, []).append(cell)
+    pairs = [(best, other) for best, *others in regimes.values() for other in others]
+    return _gaps(pairs) if len(regimes) > 1 else []
+
+
+def _gaps(pairs: Sequence[tuple[Cell, Cell]]) -> list[Gap]:
+    """The first cell of each pair minus the second; their p-values are corrected together."""
+    corrected = holm([permutation_p(_differences(one, other)) for one, other in pairs])
+    return [
+        Gap(one, other, _interval(one.values, other.values), p)
+        for (one, other), p in zip(pairs, corrected, strict=True)
+    ]
 
 
 def _merged(regime: str, cells: Sequence[Cell]) -> Cell:

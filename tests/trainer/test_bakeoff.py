@@ -12,9 +12,9 @@ import pytest
 from labelkit.errors import UnknownNameError, UsageError
 from trainer.bakeoff import UNTRAINED, RunResult, grid
 from trainer.bakeoff_config import BakeoffConfig, find_config, parse_regimes, read_bakeoff
-from trainer.bakeoff_report import table_rows
+from trainer.bakeoff_report import objective_words, table_rows
 from trainer.cli import main
-from trainer.verdict import compare_regimes, recommendation, verdict
+from trainer.verdict import compare_objectives, compare_regimes, recommendation, verdict
 
 pytest.importorskip("matplotlib")
 QUERIES = 200
@@ -164,6 +164,13 @@ def test_a_clear_winner_a_tie_and_the_words_for_them() -> None:
     (regime,) = compare_regimes(grids)
     assert (regime.cell.regime, regime.against.regime, regime.sure) == ("llm", "human", True)
     assert regime.mean.mean == pytest.approx(0.08, abs=0.01)
+    gaps = compare_objectives(grids)
+    told = [(gap.cell.regime, gap.cell.objective, gap.against.objective, gap.sure) for gap in gaps]
+    assert told == [("llm", "summarglh", "lsepair", False), ("human", "lsepair", "summarglh", True)]
+    assert compare_objectives(verdict([result for result in results if result.regime == "llm"])) == []
+    said = objective_words(grids)
+    assert said[0].startswith("On the labels 'llm' summarglh has the highest mean, 0.4")
+    assert said[1].endswith(", not told apart")
     rows = table_rows(dict.fromkeys(("nDCG@10", "RR@10", "AP@100", "R@100"), found))
     assert rows[1][6] == "best"
     assert len(rows) == 7
