@@ -11,6 +11,7 @@ from typing import Any
 from labelkit import artifact
 from labelkit.errors import MissingPackageError
 from trainer.bakeoff import UNTRAINED, RunResult
+from trainer.significance import show_p
 from trainer.verdict import Gap, Verdict, compare_objectives, compare_regimes, recommendation, verdict
 
 MEASURES = ("nDCG@10", "RR@10", "AP@100", "R@100")
@@ -55,7 +56,7 @@ def table_rows(found: dict[str, Verdict]) -> list[list[str]]:
     """Header and a row a cell: means with intervals, and the gap of the best to it."""
     first = found[MEASURES[0]]
     gaps = {gap.against.name: gap for gap in first.gaps}
-    rows = [["labels", "objective", *MEASURES, "best minus this", "p (Holm)", "spread over seeds", "s a run"]]
+    rows = [["labels", "objective", *MEASURES, "best minus this", "after Holm", "spread over seeds", "s a run"]]
     for cell in first.cells:
         means = []
         for measure in MEASURES:
@@ -64,7 +65,7 @@ def table_rows(found: dict[str, Verdict]) -> list[list[str]]:
         gap = gaps.get(cell.name)
         shown = f"{gap.mean.mean:+.3f} [{gap.mean.low:+.3f}, {gap.mean.high:+.3f}]" if gap else "best"
         spread = "" if cell.spread is None else f"{cell.spread:.3f}"
-        p = f"{gap.p_holm:.3f}" if gap else ""
+        p = show_p(gap.p_holm) if gap else ""
         rows.append([cell.regime, cell.objective, *means, shown, p, spread, f"{cell.seconds:.0f}"])
     return rows
 
@@ -93,7 +94,7 @@ def objective_words(found: Verdict) -> list[str]:
 def _gap_words(gap: Gap, name: str) -> str:
     e = gap.mean
     sure = "" if gap.sure else ", not told apart"
-    return f"- against '{name}' {e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], p {gap.p_holm:.3f}{sure}"
+    return f"- against '{name}' {e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], {show_p(gap.p_holm)}{sure}"
 
 
 def _plot_means(found: Verdict, path: Path) -> Path:

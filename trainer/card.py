@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import FitConfig
+from trainer.significance import show_p
 
 if TYPE_CHECKING:
     from trainer.evaluate import EvalResult
@@ -83,14 +84,17 @@ def _stages(config: FitConfig, stages: "Sequence[StageReport]") -> str:
 def _evaluation(result: "EvalResult | None") -> str:
     if result is None:
         return ""
-    lines = ["", "## Evaluation", "", "Mean and 95% bootstrap interval over queries.", ""]
+    about = "; p-values after Holm's correction" if result.compared else ""
+    lines = ["", "## Evaluation", "", f"Mean and 95% bootstrap interval over queries{about}.", ""]
     first = result.measured[0].means
     lines += [f"| model | data | {' | '.join(first)} |", f"|---|---|{'---|' * len(first)}"]
     for entry in result.measured:
         cells = " | ".join(f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in entry.means.values())
         lines.append(f"| {_short(entry.model, result)} | {entry.data} | {cells} |")
     for gap in result.compared:
-        cells = " | ".join(f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}], p {t.p:.3f}" for t in gap.tests.values())
+        cells = " | ".join(
+            f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}], {show_p(t.p_holm)}" for t in gap.tests.values()
+        )
         lines.append(f"| difference to {_short(gap.against, result)} | {gap.data} | {cells} |")
     return "\n".join([*lines, ""])
 

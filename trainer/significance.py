@@ -82,6 +82,11 @@ def permutation_p(samples: Samples) -> float:
     return (as_far + 1) / (RESAMPLES + 1)
 
 
+def show_p(p: float) -> str:
+    """For a reader, who never sees it as zero."""
+    return f"p {p:.3f}" if p >= 0.0005 else "p < 0.001"
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for being several (Holm 1979): with all at or below 5%, the chance that any of them is an
     accident is at most 5%.

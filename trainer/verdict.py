@@ -12,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.bakeoff import UNTRAINED, RunResult
-from trainer.significance import LEVEL, RESAMPLES, SEED, TELLING, Estimate, holm, permutation_p, queries_needed
+from trainer.significance import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    TELLING,
+    Estimate,
+    holm,
+    permutation_p,
+    queries_needed,
+    show_p,
+)
 
 Values = list[NDArray[np.float64]]
 """Values of each collection, `[seeds, queries]`."""
@@ -218,4 +228,4 @@ def _show(estimate: Estimate) -> str:
 
 def _show_gap(gap: Gap) -> str:
     e = gap.mean
-    return f"{e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], p {gap.p_holm:.3f}"
+    return f"{e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], {show_p(gap.p_holm)}"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from trainer.significance import bootstrap, compare, holm, permutation_p, queries_needed
+from trainer.significance import bootstrap, compare, holm, permutation_p, queries_needed, show_p
 
 
 def test_the_interval_of_a_share_is_the_textbooks() -> None:
@@ -57,3 +57,7 @@ def test_the_queries_that_a_difference_wants() -> None:
     assert queries_needed(values, 0.02) == pytest.approx(197, abs=1)
     assert queries_needed(np.zeros(9)) is None
     assert queries_needed(np.array([0.3])) is None
+
+
+def test_no_reader_sees_a_p_value_of_zero() -> None:
+    assert [show_p(p) for p in (1.0, 0.0005, 1 / 10_001)] == ["p 1.000", "p 0.001", "p < 0.001"]

@@ -67,6 +67,8 @@ def print_result(result: "EvalResult") -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from trainer.significance import show_p
+
     screen = Console()
     called = short_names(result.models)
     labels = list(result.measured[0].means)
@@ -84,7 +86,7 @@ def print_result(result: "EvalResult") -> None:
         table = Table("difference to", *(["data"] if several else []), *labels, title=escape(called[result.models[0]]))
         table.caption = "paired permutation test, p after Holm's correction for all comparisons of a measure"
         for gap in result.compared:
-            cells = [f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}] p {t.p_holm:.3f}" for t in gap.tests.values()]
+            cells = [f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}] {show_p(t.p_holm)}" for t in gap.tests.values()]
             table.add_row(*map(escape, [called[gap.against], *([gap.data] if several else []), *cells]))
         screen.print(table)
     for words in _notes(result, called):
