@@ -7,7 +7,7 @@ dataset's manifest, and is made from files that were checked against it.
 """
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from trainer.batch import key_of
 
 BLOCK = 65_536
 """Rows of a record batch."""
+TABLES = ("train", OF_MODELS, OF_PEOPLE, "corpus")
 LAYOUT = 2
 """Of the files in the cache; another one makes them anew."""
 
@@ -147,23 +148,19 @@ def open_store(folder: Path) -> Store:
     with FileLock(f"{kept}.lock"):  # the processes of torchrun all come here
         if not kept.is_dir():
             artifact.read_manifest(folder, KIND)
-            _lay_out_folder(folder, kept)
+            _lay_out_folder(folder, [name for name in TABLES if name in manifest["rows"]], kept)
     indices = {path.stem: np.load(path, mmap_mode="r") for path in kept.glob("*.npy")}
-    tables = {path.stem: _map(path) for path in kept.glob("*.arrow")}
-    corpus = tables.pop("corpus")
-    return Store(tables, corpus, indices, manifest, key)
+    return Store(*_map_tables(kept), indices, manifest, key)
 
 
-def _lay_out_folder(folder: Path, kept: Path) -> None:
-    """All tables at once; the folder takes its name when all of it is on disk."""
+def _lay_out_folder(folder: Path, names: Sequence[str], kept: Path) -> None:
+    """Some tables at once; the folder takes its name when all of it is on disk."""
     aside = kept.with_name(f"{kept.name}.unfinished")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    names = [name for name in ("train", OF_MODELS, OF_PEOPLE, "corpus") if (folder / f"{name}.parquet").is_file()]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: _lay_out(folder / f"{name}.parquet", aside / f"{name}.arrow"), names))
-        *labels, corpus = (_map(aside / f"{name}.arrow") for name in names)
-        for name, values in make_indices(dict(zip(names, labels, strict=False)), corpus).items():
+        for name, values in make_indices(*_map_tables(aside)).items():
             np.save(aside / f"{name}.npy", values)
         list(pool.map(artifact.sync_file, aside.iterdir()))
     aside.rename(kept)
@@ -275,5 +272,9 @@ def _lay_out(source: Path, target: Path) -> None:
             writer.write_batch(batch)
 
 
-def _map(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+def _map_tables(laid_out: Path) -> tuple[dict[str, pa.Table], pa.Table]:
+    """The tables of labels by name, and the corpus."""
+    paths = laid_out.glob("*.arrow")
+    tables = {path.stem: pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths}
+    corpus = tables.pop("corpus")
+    return tables, corpus
