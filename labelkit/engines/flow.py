@@ -39,7 +39,9 @@ def flow(
                     break
             if not running:
                 break
-            runner.run(_wait(ready))
+            # Replies that came as the last wait ended were taken with it, and leave nothing but their signal.
+            while not done:
+                runner.run(_wait(ready))
             together = done.copy()
             done.clear()
             running.difference_update(together)
