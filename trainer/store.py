@@ -28,11 +28,15 @@ from labelkit.errors import DataError, UsageError
 from labelkit.schema import ROLES, Example
 from trainer.batch import key_of
 
-BLOCK = 65_536
+BLOCK = 8192
 """Rows of a record batch."""
 TABLES = ("train", OF_MODELS, OF_PEOPLE, "corpus")
-LAYOUT = 2
+LAYOUT = 3
 """Of the files in the cache; another one makes them anew."""
+HASH = "hash(text)"
+"""64 bits, good for this process alone. Two of ten million texts share one with a chance of 3 in a million."""
+KEY = "(('0x' || substr(md5(text), 1, 16))::UBIGINT >> 1)::BIGINT"
+"""`key_of` a text, in DuckDB's words."""
 
 
 class Passages(Mapping[str, str]):
@@ -176,20 +180,20 @@ def make_indices(labels: Mapping[str, pa.Table], corpus: pa.Table) -> dict[str, 
     """What finds rows by id: `query_keys`, `rows_TABLE`, `passage_keys` and `passage_rows`, `labelled`, `copies`."""
     train = labels["train"]
     with ThreadPoolExecutor() as pool:
-        finding = pool.submit(labelled_rows, labels.values(), corpus)  # Arrow's work, beside Python's
-        query_keys, passage_keys = _keys(train["query_id"]), _keys(corpus["passage_id"])
-    labelled = finding.result()
+        labelled = pool.submit(labelled_rows, labels.values(), corpus)
+        texts = pool.submit(hashes, _texts(corpus))
+        query_keys, passage_keys = (hashes(ids, KEY) for ids in (train["query_id"], corpus["passage_id"]))
+        order = np.argsort(passage_keys)
+        rows = {f"rows_{name}": _places(train["query_id"], table["query_id"]) for name, table in labels.items()}
     if len(np.unique(query_keys)) < len(query_keys):
         repeated = next(row for row in pc.value_counts(train["query_id"]).to_pylist() if row["counts"] > 1)
         raise DataError(f"query id {repeated['values']!r} stands twice in the dataset's train table")
-    order = np.argsort(passage_keys, kind="stable")
-    rows = {f"rows_{name}": _places(train["query_id"], table["query_id"]) for name, table in labels.items()}
     return rows | {
         "query_keys": query_keys,
         "passage_keys": passage_keys[order],
         "passage_rows": order,
-        "labelled": labelled,
-        "copies": _copies(corpus, labelled),
+        "labelled": labelled.result(),
+        "copies": _copies(corpus, labelled.result(), texts.result()),
     }
 
 
@@ -197,12 +201,13 @@ def labelled_rows(labels: Collection[pa.Table], corpus: pa.Table) -> NDArray[np.
     """Sorted rows of the passages that some query labels. Raises `DataError` where one is not in the corpus."""
     lists = [pc.list_flatten(table[f"{role}_ids"]) for table in labels for role in ROLES]
     ids = pa.chunked_array([chunk for each in lists for chunk in each.chunks], pa.string())
-    rows = _places(ids, corpus["passage_id"])
-    if (rows < 0).any():
+    wanted, known = np.sort(hashes(ids, f"DISTINCT {HASH}")), hashes(corpus["passage_id"])
+    order = np.argsort(known)
+    places = np.searchsorted(known, wanted, sorter=order)
+    found = order[places[places < len(order)]]
+    if not np.array_equal(known[found], wanted):
         _report_unknown(labels, corpus)
-    labelled = np.zeros(len(corpus), dtype=bool)
-    labelled[rows] = True
-    return np.flatnonzero(labelled)
+    return np.sort(found)
 
 
 def _places(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -220,10 +225,9 @@ def _report_unknown(labels: Collection[pa.Table], corpus: pa.Table) -> None:
                 raise DataError(f"query {row['query_id']!r} labels passage {name!r}, which is not in the corpus")
 
 
-def _copies(corpus: pa.Table, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _copies(corpus: pa.Table, rows: NDArray[np.int64], texts: NDArray[np.uint64]) -> NDArray[np.int64]:
     """[2, duplicates]: rows whose text another of `rows` has too, and that one of them whose id comes first."""
-    digests = np.concatenate([_hashes(texts) for texts in _texts(corpus, rows)] or [np.zeros(0, dtype=np.uint64)])
-    _, group, sizes = np.unique(digests, return_inverse=True, return_counts=True)
+    _, group, sizes = np.unique(texts[rows], return_inverse=True, return_counts=True)
     shared = np.flatnonzero(sizes[group] > 1)
     names = corpus["passage_id"].take(rows[shared]).to_pylist()
     first: dict[int, int] = {}
@@ -235,36 +239,30 @@ def _copies(corpus: pa.Table, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2).T
 
 
-def _texts(corpus: pa.Table, rows: NDArray[np.int64]) -> Iterator[pa.Array]:
-    """Title and text of sorted rows as one, a block in memory at a time."""
-    start = 0
-    for batch in corpus.select(["title", "text"]).to_batches():
-        inside = rows[slice(*np.searchsorted(rows, (start, start + len(batch))))] - start
-        part = batch.take(pa.array(inside))
-        whole = pc.binary_join_element_wise(part["title"], part["text"], " ", null_handling="replace")
-        yield pc.utf8_trim_whitespace(whole)
-        start += len(batch)
+def _texts(corpus: pa.Table) -> pa.RecordBatchReader:
+    """Title and text of every row as one, a block in memory at a time."""
+
+    def blocks() -> Iterator[pa.RecordBatch]:
+        for batch in corpus.select(["title", "text"]).to_batches():
+            whole = pc.binary_join_element_wise(batch["title"], batch["text"], " ", null_handling="replace")
+            yield pa.record_batch([pc.utf8_trim_whitespace(whole)], schema)
+
+    schema = pa.schema({"text": pa.string()})
+    return pa.RecordBatchReader.from_batches(schema, blocks())
 
 
-def _hashes(texts: pa.Array) -> NDArray[np.uint64]:
-    """[n]: a hash of 64 bits of each text, good for this process alone. Two of ten million texts share one with a
-    chance of 3 in a million.
-    """
-    table = pa.table({"text": texts})
-    found: NDArray[np.uint64] = duckdb.from_arrow(table).project("hash(text) AS hash").fetchnumpy()["hash"]
+def hashes(texts: pa.ChunkedArray | pa.RecordBatchReader, hashed: str = HASH) -> NDArray[Any]:
+    """[n]: what `HASH` or `KEY` makes of each text."""
+    with duckdb.connect() as db:  # threads do not share one
+        db.register("texts", pa.table({"text": texts}) if isinstance(texts, pa.ChunkedArray) else texts)
+        found: NDArray[Any] = db.sql(f"SELECT {hashed} AS hash FROM texts").to_arrow_table()["hash"].to_numpy()
     return found
-
-
-def _keys(ids: pa.ChunkedArray) -> NDArray[np.int64]:
-    """[n]: `key_of` each id."""
-    each = (key_of(name) for chunk in ids.chunks for name in chunk.to_pylist())
-    return np.fromiter(each, dtype=np.int64, count=len(ids))
 
 
 def _lay_out(source: Path, target: Path) -> None:
     """A Parquet file as an Arrow file that can be mapped."""
     with (
-        pq.ParquetFile(source, page_checksum_verification=True) as file,
+        pq.ParquetFile(source, memory_map=True, page_checksum_verification=True) as file,
         pa.OSFile(str(target), "wb") as sink,
         pa.ipc.new_file(sink, file.schema_arrow) as writer,
     ):

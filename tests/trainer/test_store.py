@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -12,10 +13,11 @@ from labelkit.dataset import OF_MODELS, examples_to_table, read_dataset, write_t
 from labelkit.encode import cache_folder
 from labelkit.errors import ArtifactError
 from labelkit.schema import EXAMPLE_SCHEMA
+from trainer.batch import key_of
 from trainer.config import FitConfig
 from trainer.data import TrainingSet
 from trainer.fit import make_collator
-from trainer.store import open_store
+from trainer.store import KEY, hashes, open_store
 from trainer.tokens import token_cache
 
 from .conftest import WriteDataset, example, passage
@@ -46,6 +48,13 @@ def test_it_is_laid_out_once_and_only_from_files_that_are_whole(toy_dataset: Pat
     (toy_dataset / "corpus.parquet").write_bytes(content[:-9] + b"x" + content[-8:])
     with pytest.raises(ArtifactError, match=r"corpus\.parquet changed since it was written"):
         open_store(toy_dataset)
+
+
+def test_keys_of_columns_are_the_keys_of_their_texts_in_their_order() -> None:
+    names = ["", "é", "日本", *(f"p{number}" for number in range(10_000))]
+    column = pa.chunked_array([names[:5], names[5:7000], names[7000:]])
+    assert hashes(column, KEY).tolist() == [key_of(name) for name in names]
+    assert hashes(pa.chunked_array([], pa.string()), KEY).tolist() == []
 
 
 def test_tables_of_stages_are_laid_out_too_with_the_rows_of_their_queries(tmp_path: Path) -> None:
