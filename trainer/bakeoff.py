@@ -22,7 +22,7 @@ from trainer.evaluate import Contender, EvalResult, PerQuery, evaluate, load_con
 from trainer.fit import HARMLESS, fit
 from trainer.foreign import our_dataset
 from trainer.search import Collection, Lengths
-from trainer.store import open_store
+from trainer.store import Store, open_store
 
 UNTRAINED = "untrained"
 
@@ -63,10 +63,11 @@ def bakeoff(
     Raises `UsageError` where `output` holds results of other settings or data, and what `fit` and `evaluate` raise.
     """
     made = our_dataset(dataset)
-    store = open_store(made)
-    for regime in config.regimes:  # what cannot be trained is said now, and not after hours
-        make_training_sets(store, config.fit_config(regime, config.objectives[0], 0))
-    identity = _identity(made, config, collections)
+    settings = [config.fit_config(regime, config.objectives[0], 0) for regime in config.regimes]
+    store = open_store(made, settings[0].pool)
+    for each in settings:  # what cannot be trained is said now, and not after hours
+        make_training_sets(store, each)
+    identity = _identity(store, config, collections)
     (output / "results").mkdir(parents=True, exist_ok=True)
     results = [_kept(output, UNTRAINED, identity, partial(_untrained, config, collections))]
     runs = list(grid(config))
@@ -143,12 +144,12 @@ def _path(output: Path, name: str) -> Path:
     return output / "results" / f"{name}.json"
 
 
-def _identity(dataset: Path, config: BakeoffConfig, collections: Sequence[Collection]) -> dict[str, Any]:
+def _identity(store: Store, config: BakeoffConfig, collections: Sequence[Collection]) -> dict[str, Any]:
     """What all runs of an output folder share. Objectives, regimes and seeds may be added to it."""
     shared = {name: value for name, value in config.fit.items() if name not in HARMLESS}
     return {
         **json.loads(json.dumps(shared)),
-        "dataset": artifact.file_sha256(dataset / artifact.MANIFEST),
+        **store.keys,
         "relevant_grade": config.relevant_grade,
         "eval": {one.name: [one.split, *(artifact.file_sha256(path) for path in _files(one))] for one in collections},
     }

@@ -94,6 +94,8 @@ class FitConfig(BaseModel):
     schedule, an optimizer and a data order of its own. A text stands for the labels alone: `["llm", "human"]`.
     """
 
+    pool: Path | None = None
+    """A pool folder. What it has for a query and nobody judged fills the query's group after the judged negatives."""
     held_out: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=2)]] | None = None
     """Leave out the queries of a fold, `[2, 5]` for the third of five; folds depend on the queries' ids alone."""
 
@@ -261,6 +263,10 @@ def _contradictions(config: FitConfig) -> list[tuple[bool, str]]:
         (
             bool(rules) and not config.in_batch_negatives,
             "without in_batch_negatives every negative was judged and no false_negative rule applies; remove it",
+        ),
+        (
+            config.pool is not None and not config.in_batch_negatives,
+            "without in_batch_negatives only judged passages are negatives and none of a pool is drawn; remove pool",
         ),
         (
             config.gradient_checkpointing and config.gradient_cache,

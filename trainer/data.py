@@ -6,7 +6,7 @@ pair (epoch, row), so the dataset needs no state that says which epoch it is.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +51,7 @@ class LabelledQuery:
     """Ids of all known positives, of this stage or not, and of the ignored passages."""
     judged_negatives: frozenset[str]
     unjudged: frozenset[str]
-    """Ids of the query's passages that no known source judged."""
+    """Ids of the query's passages, of the dataset or the pool, that no known source judged."""
 
 
 class TrainingSet(TorchDataset[Group]):
@@ -94,7 +94,8 @@ class TrainingSet(TorchDataset[Group]):
         place = self.rows[row]
         known, selected = (sources_of(each, self.places[place]) for each in (self.known, self.selected))
         examples = self.store.examples(int(place), known, selected)
-        return label_query(examples, self.store.same, self.config, known, selected)
+        pool = self.store.pool(int(place))
+        return label_query(examples, pool, self.store.same, self.config, known, selected)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,6 +147,7 @@ def fold_of(query_keys: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
 
 def label_query(
     examples: Sequence[Example],
+    pool: Iterable[str],
     same: Mapping[str, str],
     config: FitConfig,
     known: Collection[str],
@@ -154,13 +156,13 @@ def label_query(
     """Rank and weight the positives of the `selected` sources, and collect what may not be a negative.
 
     `examples` are the query as it stands in each table of labels that counts. Labels of sources that are not `known`
-    are as if they had never been given: their passages are unjudged. `same` renames passages that repeat another's
-    text.
+    are as if they had never been given: their passages are unjudged, as those of the `pool` are that nobody judged.
+    `same` renames passages that repeat another's text.
     """
     positives: dict[str, Positive] = {}
     grades: dict[str, float] = {}
     excluded: set[str] = set()
-    unjudged: set[str] = set()
+    unjudged = {same.get(name, name) for name in pool}
     for label in sorted((label for one in examples for label in one.positives), key=_rank):
         name = same.get(label.passage_id, label.passage_id)
         if label.source not in known:

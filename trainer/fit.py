@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -111,7 +111,7 @@ def fit(
     artifact.refuse_foreign(output, KIND)
     _check_loggers(config)
     folder = our_dataset(dataset)
-    store = open_store(folder)
+    store = open_store(folder, config.pool)
     dev = make_dev(config)
     if not config.allow_leaks:
         refuse_leaks(folder, store, [*collections, *([dev.collection] if dev else [])])
@@ -120,7 +120,7 @@ def fit(
     model = build_model(config)
     if state.num_processes > 1:
         freeze_unused(model)
-    checkpoints = Checkpoints(output.with_name(output.name + ".checkpoints"), _identity(store.key, config))
+    checkpoints = Checkpoints(output.with_name(output.name + ".checkpoints"), _identity(store.keys, config))
     checkpoints.check()
     try:
         stages = tuple(_run_stages(model, training_sets, checkpoints, dev))
@@ -207,9 +207,9 @@ def make_collator(model: SentenceTransformer, training_set: TrainingSet) -> Coll
         max_passage_length=config.max_passage_length,
     )
     drawn = steps_of(config, len(training_set)) * config.batch_size * config.group_size
-    if not config.cache_tokens or not store.key or drawn < len(store.labelled):
+    if not config.cache_tokens or not store.keys or drawn < len(store.labelled):
         return plain
-    key = f"{store.key} {plain.passage_prompt} {config.max_passage_length} {model.max_seq_length}"
+    key = f"{sorted(store.keys.values())} {plain.passage_prompt} {config.max_passage_length} {model.max_seq_length}"
     return replace(plain, cached=token_cache(store, plain.passage_text_tokens, model.tokenizer, key))
 
 
@@ -233,11 +233,11 @@ def _check_loggers(config: FitConfig) -> None:
             raise MissingPackageError(LOGGERS[name], name)
 
 
-def _identity(key: str, config: FitConfig) -> dict[str, Any]:
+def _identity(keys: Mapping[str, str], config: FitConfig) -> dict[str, Any]:
     """What decides the result of a run, beside the code."""
     return {
         **config.model_dump(mode="json", exclude=set(HARMLESS)),
-        "dataset": key,
+        **keys,
         "processes": processes().num_processes,
         **{package: version(package) for package in PACKAGES},
     }
@@ -256,7 +256,7 @@ def _write_model(
     """Weights, card and facts of the finished model."""
     model.save_pretrained(str(draft.path), create_model_card=False)
     result = evaluation(model) if evaluation is not None else None
-    draft.inputs[str(dataset)] = store.key
+    draft.inputs |= {str(config.pool if name == "pool" else dataset): key for name, key in store.keys.items()}
     draft.facts |= {
         "config": config.model_dump(mode="json"),
         "packages": {package: version(package) for package in PACKAGES},

@@ -63,7 +63,7 @@ def suspects(dataset: Path, output: Path, config: FitConfig, folds: int, command
     `suspects.tsv` has them all; `suspects.run` is the TREC run that `labelkit pool --run` takes, so that another judge
     or a person can look at the first so many of each query. A fold that is done is kept in `OUTPUT.folds`.
     """
-    store = open_store(our_dataset(dataset))
+    store = open_store(our_dataset(dataset), config.pool)
     artifact.refuse_foreign(output, KIND)
     models = output.with_name(output.name + ".folds")
     found: list[Suspect] = []
@@ -79,7 +79,7 @@ def suspects(dataset: Path, output: Path, config: FitConfig, folds: int, command
     found.sort(key=lambda one: (-one.doubt, one.query_id, one.passage_id))
     with artifact.writing(output, KIND, command) as draft:
         _write(draft.path, found)
-        draft.inputs[str(dataset)] = store.key
+        draft.inputs[str(dataset)] = store.keys["dataset"]
         draft.rows["suspects"] = len(found)
         draft.facts = {"config": config.model_dump(mode="json"), "folds": folds}
     shutil.rmtree(models)
@@ -157,7 +157,7 @@ def _is_made(folder: Path, settings: FitConfig, store: Store) -> bool:
         return False
     manifest = artifact.read_manifest(folder, "model")
     same_settings = manifest["facts"]["config"] == settings.model_dump(mode="json")
-    return same_settings and store.key in manifest["inputs"].values()
+    return same_settings and set(store.keys.values()) <= set(manifest["inputs"].values())
 
 
 def _write(folder: Path, found: list[Suspect]) -> None:

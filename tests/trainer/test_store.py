@@ -17,7 +17,8 @@ from trainer.batch import key_of
 from trainer.config import FitConfig
 from trainer.data import TrainingSet
 from trainer.fit import make_collator
-from trainer.store import KEY, hashes, open_store
+from trainer.layout import KEY, hashes
+from trainer.store import open_store
 from trainer.tokens import token_cache
 
 from .conftest import WriteDataset, example, passage

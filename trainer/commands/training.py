@@ -62,6 +62,9 @@ def fit(
     ] = None,
     allow_leaks: AllowLeaks = None,
     pooling: Annotated[str | None, typer.Option(help="mean, cls, lasttoken, … Default: the model's.")] = None,
+    pool: Annotated[
+        Path | None, typer.Option(help="Pool whose unjudged passages are negatives where judged ones are too few.")
+    ] = None,
     false_negative_margin: Annotated[
         float | None,
         typer.Option(help="Unjudged passages this much more similar than the best positive are no negatives."),
