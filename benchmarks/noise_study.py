@@ -1,15 +1,16 @@
 """Which objective stands noise? LLM-like labels of known precision and recall where all human labels are known.
 
     python benchmarks/noise_study.py MODEL DATA … -o DIR [--levels 15/93 30/85 71/72] [--objectives lsepair …]
-        [--regimes llm merged curriculum] [--seeds 3] [--folds 2]
+        [--regimes llm merged "merged twice" curriculum] [--seeds 3] [--folds 2]
 
 Of every training query's human labels all but one positive are hidden ("human single", as in MS MARCO). An LLM's labels
 are made up for its pool, BM25's best and all that is relevant: it calls so many of the relevant passages positive that
 recall is as stated, and so many others, the higher BM25 ranks them the likelier, that precision is; the rest are its
 negatives. The levels are those of the utility paper (arXiv 2504.05220). Every objective is trained on the LLM's labels
-alone, merged with the human single ones, and on the LLM's before the human ones; human single alone is one run a seed,
-since with one positive the objectives agree. Epochs are fixed beforehand and nothing is chosen on any data. A
-collection with a train split is measured on its test split; another is cross-validated over folds of its queries.
+alone, merged with the human single ones, and on the LLM's before the human ones, which takes twice the steps: so the
+merged ones are trained on in two such stages too. Human single alone is one run a seed, since with one positive the
+objectives agree. Epochs are fixed beforehand and nothing is chosen on any data. A collection with a train split is
+measured on its test split; another is cross-validated over folds of its queries.
 
 Everything goes through `trainer bakeoff`: the same command again goes on where it was stopped, and `--objectives`,
 `--regimes`, `--levels` and `--seeds` may grow. Each level's table, plots and words are in DIR/LEVEL/report.html.
@@ -41,6 +42,7 @@ DEPTH = 100
 REGIMES: dict[str, list[str | dict[str, Any]]] = {
     "llm": ["llm"],
     "merged": ["human + llm"],
+    "merged twice": ["human + llm", "human + llm"],
     "curriculum": ["llm", "human"],
 }
 HUMAN = "human single"
