@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -17,6 +18,7 @@ from tiny_encoder import write_encoder
 from labelkit import artifact
 from labelkit.dataset import write_tables
 from labelkit.schema import Example, Label, Passage, Query
+from trainer.cli import main
 
 # Tiny matrices gain nothing from threads; on a busy machine, threads that wait for each other take 30 times
 # as long.
@@ -35,6 +37,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, but it reads 128 tokens."""
     return write_encoder(tmp_path_factory.mktemp("models"), WORDS, 128)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """Run the command line in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["trainer", *(str(argument) for argument in arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 def label(passage_id: str, grade: int | None = 1, source: str = "llm", **fields: Any) -> Label:

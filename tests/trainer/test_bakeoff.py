@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,12 @@ from labelkit.errors import UnknownNameError, UsageError
 from trainer.bakeoff import UNTRAINED, RunResult, grid
 from trainer.bakeoff_config import BakeoffConfig, find_config, parse_regimes, read_bakeoff
 from trainer.bakeoff_report import objective_words, table_rows
-from trainer.cli import main
 from trainer.verdict import compare_objectives, compare_regimes, recommendation, verdict
+
+from .conftest import call
 
 pytest.importorskip("matplotlib")
 QUERIES = 200
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["trainer", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_a_grid_is_run_reported_and_resumed(

@@ -6,18 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.cli import main
 from trainer.commands.measuring import short_names
 from trainer.commands.packages import TRAINING_PACKAGES
 
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["trainer", *(str(argument) for argument in arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+from .conftest import call
 
 
 def test_fit_then_eval(
