@@ -11,7 +11,7 @@ from typing import Any
 from labelkit import artifact
 from labelkit.errors import MissingPackageError
 from trainer.bakeoff import UNTRAINED, RunResult
-from trainer.significance import show_p
+from trainer.significance import LEVEL, show_p
 from trainer.verdict import Gap, Verdict, compare_objectives, compare_regimes, recommendation, verdict
 
 MEASURES = ("nDCG@10", "RR@10", "AP@100", "R@100")
@@ -93,8 +93,9 @@ def objective_words(found: Verdict) -> list[str]:
 
 def _gap_words(gap: Gap, name: str) -> str:
     e = gap.mean
-    sure = "" if gap.sure else ", not told apart"
-    return f"- against '{name}' {e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], {show_p(gap.p_holm)}{sure}"
+    seeds = ": the interval, which counts the luck of the seeds too, holds 0" if gap.p_holm <= LEVEL else ""
+    told = "" if gap.sure else f", not told apart{seeds}"
+    return f"- against '{name}' {e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], {show_p(gap.p_holm)}{told}"
 
 
 def _plot_means(found: Verdict, path: Path) -> Path:

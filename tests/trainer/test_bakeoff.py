@@ -167,6 +167,16 @@ def test_a_clear_winner_a_tie_and_the_words_for_them() -> None:
     assert len(rows) == 7
 
 
+def test_queries_that_tell_what_seeds_do_not() -> None:
+    base = np.random.default_rng(2).uniform(0.3, 0.5, QUERIES)
+    results = [made("llm", "lsepair", seed, base + 0.1 * seed) for seed in range(3)]
+    results += [made("llm", "summarglh", seed, base + 0.05) for seed in range(3)]
+    results += [made("human", "lsepair", seed, base) for seed in range(3)]
+    said = objective_words(verdict(results))
+    why = "the interval, which counts the luck of the seeds too, holds 0"
+    assert said[1].endswith(f"p < 0.001, not told apart: {why}")
+
+
 def test_training_that_gains_nothing_is_not_recommended() -> None:
     source = np.random.default_rng(1)
     base = source.uniform(0, 1, 50)
