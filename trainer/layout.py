@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from labelkit import artifact, duck, pool
+from labelkit import artifact, duck
 from labelkit.dataset import KIND, OF_MODELS, OF_PEOPLE
 from labelkit.errors import DataError
 from labelkit.schema import ROLES
@@ -23,6 +23,8 @@ from labelkit.schema import ROLES
 BLOCK = 8192
 """Rows of a record batch."""
 TABLES = ("train", OF_MODELS, OF_PEOPLE, "corpus")
+POOL = "pool"
+"""`labelkit.pool.KIND`: the folder is known here by what is in it, not by what makes it."""
 VERSION = 3
 """Of what is laid out; another one makes it anew."""
 HASH = "hash(text)"
@@ -49,7 +51,7 @@ def lay_out_pool(
     them, `labelled` and `copies`. Raises `ArtifactError` for a pool that is not whole, `DataError` for one of other
     data.
     """
-    artifact.read_manifest(folder, pool.KIND)
+    artifact.read_manifest(folder, POOL)
     with duck.session(target / "duck") as db:
         for name, ids in (("query", labels["train"]["query_id"]), ("passage", corpus["passage_id"])):
             db.register(name, pa.table({f"{name}_id": ids, name: np.arange(len(ids))}))

@@ -18,13 +18,13 @@ import pyarrow as pa
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from labelkit import artifact, pool
+from labelkit import artifact
 from labelkit.dataset import KIND, OF_MODELS, OF_PEOPLE, examples_from_table
 from labelkit.encode import cache_folder
 from labelkit.errors import UsageError
 from labelkit.schema import Example
 from trainer.batch import key_of
-from trainer.layout import VERSION, Indices, lay_out_dataset, lay_out_pool, make_indices, map_indices, map_tables
+from trainer.layout import POOL, VERSION, Indices, lay_out_dataset, lay_out_pool, make_indices, map_indices, map_tables
 
 
 class Passages(Mapping[str, str]):
@@ -133,7 +133,7 @@ class Store:
         return dict(zip(copy, first, strict=True))
 
 
-def open_store(folder: Path, pool_folder: Path | None = None) -> Store:
+def open_store(folder: Path, pool: Path | None = None) -> Store:
     """Open a dataset folder, with the pool folder whose unjudged passages may be negatives. The first time they are
     laid out in the cache.
 
@@ -144,10 +144,10 @@ def open_store(folder: Path, pool_folder: Path | None = None) -> Store:
     keys = {"dataset": artifact.file_sha256(folder / artifact.MANIFEST)}
     kept = _kept(keys, partial(lay_out_dataset, folder))
     (labels, corpus), indices = map_tables(kept), map_indices(kept)
-    if pool_folder is not None:
-        artifact.read_manifest(pool_folder, pool.KIND, verify=False)
-        keys["pool"] = artifact.file_sha256(pool_folder / artifact.MANIFEST)
-        indices |= map_indices(_kept(keys, partial(lay_out_pool, pool_folder, labels, corpus, indices["labelled"])))
+    if pool is not None:
+        artifact.read_manifest(pool, POOL, verify=False)
+        keys["pool"] = artifact.file_sha256(pool / artifact.MANIFEST)
+        indices |= map_indices(_kept(keys, partial(lay_out_pool, pool, labels, corpus, indices["labelled"])))
     return Store(labels, corpus, indices, manifest, keys)
 
 

@@ -9,7 +9,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 MODULES = sorted(path for package in ("labelkit", "trainer") for path in (REPOSITORY / package).rglob("*.py"))
 FOR_TRAINER = {"schema", "errors", "artifact", "dataset", "sources", "console", "encode", "formats", "import_grades"}
-FOR_TRAINER |= {"fingerprints"}  # what makes two queries the same is said once
+FOR_TRAINER |= {"fingerprints", "duck"}  # what makes two queries the same is said once, and how large tables are joined
 
 
 def imported(path: Path) -> Iterator[str]:
