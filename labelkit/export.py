@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from labelkit import artifact
 from labelkit.dataset import KIND as DATASET
-from labelkit.errors import UnknownNameError
+from labelkit.errors import DataError, UnknownNameError
 from labelkit.formats import FORMATS
 from labelkit.formats.base import View
 
@@ -26,6 +26,7 @@ def export(dataset: Path, target: Path, format_name: str, command: str, *, verif
     """Write a dataset folder in the format `format_name` to the folder `target`, streaming.
 
     The folder holds the format's own files, a README.md that says what is missing, and a manifest, which comes last.
+    Raises `DataError` where the format leaves all of it out.
     """
     if format_name not in FORMATS:
         raise UnknownNameError("format", format_name, FORMATS)
@@ -34,6 +35,9 @@ def export(dataset: Path, target: Path, format_name: str, command: str, *, verif
     with artifact.writing(target, KIND, command) as draft, View(dataset, draft.path.parent) as view:
         written = made.write(view, draft.path)
         left_out = {what: count for what, count in written.left_out.items() if count}
+        if left_out and 0 in written.rows.values():
+            reasons = ", ".join(f"{count:,} {what}" for what, count in left_out.items())
+            raise DataError(f"{format_name} can hold nothing of {dataset}: left out {reasons}; choose another format")
         draft.rows = written.rows
         draft.inputs = {str(dataset): artifact.file_sha256(dataset / artifact.MANIFEST)}
         draft.facts = {

@@ -202,6 +202,15 @@ def test_what_is_left_out_is_counted_and_written(dataset, tmp_path):
         assert what in readme
 
 
+def test_a_format_that_leaves_all_out_is_refused(tmp_path):
+    few = make(tmp_path / "dataset", [EXAMPLES[0].model_copy(update={"negatives": (label("c", 0, None),)})])
+    with pytest.raises(
+        DataError, match=r"st-ntuple can hold nothing of .*: left out .*1 queries with fewer than 4 neg"
+    ):
+        export(few, tmp_path / "out", "st-ntuple", "test")
+    assert not (tmp_path / "out").exists()
+
+
 def test_trec_files_have_grades_and_scores(dataset, tmp_path):
     export(dataset, tmp_path / "out", "trec", "test")
     qrels = (tmp_path / "out" / "qrels.train.txt").read_text().splitlines()
