@@ -35,7 +35,7 @@ def export(dataset: Path, target: Path, format_name: str, command: str, *, verif
     with artifact.writing(target, KIND, command) as draft, View(dataset, draft.path.parent) as view:
         written = made.write(view, draft.path)
         left_out = {what: count for what, count in written.left_out.items() if count}
-        if left_out and 0 in written.rows.values():
+        if left_out and not any(written.rows.values()):
             reasons = ", ".join(f"{count:,} {what}" for what, count in left_out.items())
             raise DataError(f"{format_name} can hold nothing of {dataset}: left out {reasons}; choose another format")
         draft.rows = written.rows

@@ -233,6 +233,12 @@ def _check_loggers(config: FitConfig) -> None:
             raise MissingPackageError(LOGGERS[name], name)
 
 
+def inputs_of(store: Store, dataset: Path, config: FitConfig) -> dict[str, str]:
+    """Path of what the run reads, as it was given -> sha256 of its manifest."""
+    paths = {"dataset": dataset, "pool": config.pool}
+    return {str(paths[name]): key for name, key in store.keys.items()}
+
+
 def _identity(keys: Mapping[str, str], config: FitConfig) -> dict[str, Any]:
     """What decides the result of a run, beside the code."""
     return {
@@ -256,7 +262,7 @@ def _write_model(
     """Weights, card and facts of the finished model."""
     model.save_pretrained(str(draft.path), create_model_card=False)
     result = evaluation(model) if evaluation is not None else None
-    draft.inputs |= {str(config.pool if name == "pool" else dataset): key for name, key in store.keys.items()}
+    draft.inputs |= inputs_of(store, dataset, config)
     draft.facts |= {
         "config": config.model_dump(mode="json"),
         "packages": {package: version(package) for package in PACKAGES},

@@ -21,7 +21,7 @@ from labelkit.errors import DataError
 from labelkit.schema import ROLES
 
 BLOCK = 8192
-"""Rows of a record batch."""
+"""Rows of a record batch. Larger ones take memory that is new at every batch, and so half as long again to write."""
 TABLES = ("train", OF_MODELS, OF_PEOPLE, "corpus")
 POOL = "pool"
 """`labelkit.pool.KIND`: the folder is known here by what is in it, not by what makes it."""

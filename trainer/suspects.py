@@ -25,7 +25,7 @@ from trainer.config import FitConfig
 from trainer.contrast import SIMILARITIES
 from trainer.data import fold_of
 from trainer.draws import draw
-from trainer.fit import fit
+from trainer.fit import fit, inputs_of
 from trainer.foreign import our_dataset
 from trainer.search import limited, load_model
 from trainer.store import Store, open_store
@@ -79,7 +79,7 @@ def suspects(dataset: Path, output: Path, config: FitConfig, folds: int, command
     found.sort(key=lambda one: (-one.doubt, one.query_id, one.passage_id))
     with artifact.writing(output, KIND, command) as draft:
         _write(draft.path, found)
-        draft.inputs[str(dataset)] = store.keys["dataset"]
+        draft.inputs |= inputs_of(store, dataset, config)
         draft.rows["suspects"] = len(found)
         draft.facts = {"config": config.model_dump(mode="json"), "folds": folds}
     shutil.rmtree(models)

@@ -209,6 +209,10 @@ def test_a_format_that_leaves_all_out_is_refused(tmp_path):
     ):
         export(few, tmp_path / "out", "st-ntuple", "test")
     assert not (tmp_path / "out").exists()
+    alone = make(tmp_path / "alone", [EXAMPLES[0].model_copy(update={"negatives": ()})])
+    made = export(alone, tmp_path / "out", "msmarco", "test")
+    assert made.left_out
+    assert made.rows["qidpidtriples.train.tsv"] == 0, "one empty file of several is no reason"
 
 
 def test_trec_files_have_grades_and_scores(dataset, tmp_path):
