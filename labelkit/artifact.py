@@ -58,6 +58,20 @@ def writing(target: Path, kind: str, command: str) -> Iterator["Draft"]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def inside(folder: Path, name: str) -> Path:
+    """The path of `name` in `folder`, for a name that came from outside: an object key, a manifest, a list of the Hub.
+
+    Raises `ArtifactError` for a name that leads elsewhere: absolute, with `..`, or through a linked folder. The last
+    part may be a link, as it is in the Hub's own cache.
+    """
+    parts = name.split("/")
+    plain = name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
+    path = folder / name
+    if not plain or not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise ArtifactError(f"{name!r} is no name of a file inside {folder}: refused")
+    return path
+
+
 def begin(folder: Path, kind: str, command: str) -> None:
     """Mark a folder as unfinished: whoever finds it so is told what finishes it."""
     write_text(folder / BEGUN, json.dumps({"kind": kind, "command": command}, ensure_ascii=False))
@@ -204,6 +218,8 @@ def _parse_manifest(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is no manifest of ours; run the command that made the folder again")
     if "sha256" not in document:
         raise ArtifactError(f"{path} is of an earlier release; run the command that made the folder again")
+    for name in document["files"]:
+        inside(path.parent, name)
     if document["sha256"] != document_sha256(document):
         raise ArtifactError(f"{path} changed since it was written; run the command that made the folder again")
     return document

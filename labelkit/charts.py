@@ -1,8 +1,13 @@
-"""Small charts as SVG text for the report. Colours come from the page's style, so that they follow light and dark."""
+"""Small charts as SVG for the report. Colours come from the page's style, so that they follow light and dark.
+
+A finished chart is `Markup`: the report shows it as it is because of its type, and escapes every plain string.
+"""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
+
+from markupsafe import Markup
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
@@ -19,7 +24,7 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def bars(labels: Sequence[str], values: Sequence[float], x_label: str, title: str) -> str:
+def bars(labels: Sequence[str], values: Sequence[float], x_label: str, title: str) -> Markup:
     """Vertical bars with their counts above."""
     top = max([*values, 1])
     step = (WIDTH - LEFT - RIGHT) / max(1, len(values))
@@ -38,7 +43,7 @@ Series = Mapping[str, Sequence[tuple[float, float]]]
 """Name of a line -> its points."""
 
 
-def curve(series: Series, x_label: str, y_label: str, title: str, *, diagonal: bool) -> str:
+def curve(series: Series, x_label: str, y_label: str, title: str, *, diagonal: bool) -> Markup:
     """Lines through points; with `diagonal`, both axes run from 0 to 1 and the diagonal is drawn."""
     points = [point for line in series.values() for point in line]
     xs, ys = [x for x, _ in points] or [0.0], [y for _, y in points] or [0.0]
@@ -69,7 +74,7 @@ def curve(series: Series, x_label: str, y_label: str, title: str, *, diagonal: b
     return figure("".join(parts), title, WIDTH, HEIGHT)
 
 
-def intervals(rows: Sequence[Interval], low: float, high: float, title: str) -> str:
+def intervals(rows: Sequence[Interval], low: float, high: float, title: str) -> Markup:
     """A dot and its interval a row, on one scale; what lies outside ends at the edge."""
     label_width = 20 + 6.6 * max((len(row.label) for row in rows), default=1)
     width = label_width + 390
@@ -103,7 +108,7 @@ Cells = Sequence[Sequence[float | None]]
 """By row and column; None is an empty cell."""
 
 
-def grid(rows: Sequence[str], columns: Sequence[str], cells: Cells, title: str, form: str) -> str:
+def grid(rows: Sequence[str], columns: Sequence[str], cells: Cells, title: str, form: str) -> Markup:
     """A table of shaded cells: by their value for the form `share`, by their part of the row for `count`.
 
     The names of columns may have several lines.
@@ -154,9 +159,9 @@ def text(x: float, y: float, said: str, style: str) -> str:
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(said)}</text>'
 
 
-def figure(body: str, title: str, width: float, height: float) -> str:
+def figure(body: str, title: str, width: float, height: float) -> Markup:
     """A chart that scales with the page; its title is read out by screen readers."""
-    return (
+    return Markup(
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>{body}</svg>"
     )

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from labelkit.artifact import MANIFEST, inside
 from labelkit.errors import ArtifactError, DataError, MissingPackageError, RemoteError, first_line
 
-MANIFEST = "manifest.json"
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """Protocol -> the extra that brings its file system; `hub` for all others."""
 
@@ -37,7 +37,7 @@ def local(location: str) -> Path:
         if not files.exists(place):
             raise DataError(f"{location} does not exist")
         if files.isfile(place):
-            target = cache_folder(location) / Path(place).name
+            target = inside(cache_folder(location), Path(place).name)
             fetch_file(files, place, target)
             return target
         return fetch_folder(files, place, cache_folder(location))
@@ -52,15 +52,14 @@ def fetch_folder(files: Any, place: str, target: Path) -> Path:
         if copy.is_file() and copy.read_bytes() == manifest:
             return target
     shutil.rmtree(target, ignore_errors=True)
+    paths = {name: inside(target, name) for name in listed}
     for name in sorted(listed, key=lambda name: name == MANIFEST):
-        fetch_file(files, listed[name], target / name)
+        fetch_file(files, listed[name], paths[name])
     return target
 
 
 def fetch_file(files: Any, place: str, target: Path) -> None:
     """Fetch one file; what was there before stays until the new one is whole."""
-    if ".." in target.parts:
-        raise DataError(f"{place}: a name with '..' in it is not fetched")
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(target.name + ".fetching")
     files.get_file(place, str(aside))
@@ -80,7 +79,7 @@ def delivered(location: str, kind: str) -> Iterator[Path]:
     with remote_errors(location):
         refuse_foreign(files, place, location, kind)
     with tempfile.TemporaryDirectory(prefix="labelkit-") as scratch:
-        folder = Path(scratch) / (Path(place).name or "export")
+        folder = inside(Path(scratch), Path(place).name or "export")
         yield folder
         with remote_errors(location):
             send_folder(files, place, folder)

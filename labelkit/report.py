@@ -151,17 +151,9 @@ def commands_of(folders: Sequence[Path], human: Sequence[Path], data: Path | Non
 
 
 def render(context: Mapping[str, Any]) -> str:
-    """The page; texts are escaped, charts are SVG already."""
+    """The page. Every string is escaped; charts are `Markup`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    def marked(value: Any) -> Any:
-        if isinstance(value, str):
-            return Markup(value) if value.startswith("<svg ") else value
-        if isinstance(value, dict):
-            return {key: marked(item) for key, item in value.items()}
-        return [marked(item) for item in value] if isinstance(value, list) else value
 
     loader = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return page.get_template(TEMPLATE).render({key: marked(value) for key, value in context.items()})
+    return page.get_template(TEMPLATE).render(context)

@@ -6,6 +6,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from labelkit import artifact, sources
 from labelkit.agree import Agreement, Comparison, Rater
 from labelkit.bias import Biases
@@ -25,7 +27,7 @@ SCORE_BINS = 12
 SCALE = list(map(str, range(GRADES)))
 
 
-def histograms(rater: Rater) -> list[dict[str, str]]:
+def histograms(rater: Rater) -> list[dict[str, Any]]:
     """Grades, and scores where there are any."""
     name, rows = Path(rater.name).name, list(rater.judgements.values())
     counts = [sum(row.grade == grade for row in rows) for grade in range(GRADES)]
@@ -212,7 +214,7 @@ def attack_section(path: Path) -> dict[str, Any]:
     }
 
 
-def attack_grid(prompt: str, rates: Mapping[tuple[str, str, str], float | None]) -> str:
+def attack_grid(prompt: str, rates: Mapping[tuple[str, str, str], float | None]) -> Markup:
     """Attack success under one prompt: a row an attack class, a column a defence."""
     names, defences = (list(dict.fromkeys(key[part] for key in rates if key[0] == prompt)) for part in (1, 2))
     cells = [[rates.get((prompt, name, defence)) for defence in defences] for name in names]

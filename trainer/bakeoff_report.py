@@ -15,6 +15,8 @@ from trainer.significance import LEVEL, show_p
 from trainer.verdict import Gap, Verdict, compare_objectives, compare_regimes, recommendation, verdict
 
 MEASURES = ("nDCG@10", "RR@10", "AP@100", "R@100")
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+"""Content security policy of the page: it runs no script and loads nothing."""
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -165,7 +167,8 @@ def _page(title: str, words: Sequence[str], rows: list[list[str]], images: dict[
         for name, path in images.items()
     )
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><body><h1>{html.escape(title)}</h1>\n"
         + "\n".join(f"<p>{html.escape(line)}</p>" for line in words)
         + "\n<table>\n"

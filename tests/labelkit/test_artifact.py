@@ -9,7 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from labelkit.artifact import document_sha256, manifest_kind, read_manifest, read_table, writing
+from labelkit.artifact import (
+    document_sha256,
+    file_sha256,
+    known_sha256,
+    manifest_kind,
+    read_manifest,
+    read_table,
+    writing,
+)
 from labelkit.errors import ArtifactError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -212,3 +220,16 @@ def test_a_manifest_of_an_earlier_release_says_so(tmp_path):
     path.write_text(json.dumps(document))
     with pytest.raises(ArtifactError, match="is of an earlier release; run the command that made the folder again"):
         read_manifest(tmp_path / "things", "thing")
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../outside", "", "a//b", "linked/outside", "a\nb"])
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(tmp_path, name):
+    folder = write(tmp_path / "thing")
+    (tmp_path / "outside").write_text("private")
+    (folder / "linked").symlink_to(tmp_path)
+    document = json.loads((folder / "manifest.json").read_text())
+    document["files"][name] = file_sha256(tmp_path / "outside")
+    (folder / "manifest.json").write_text(json.dumps(document | {"sha256": document_sha256(document)}))
+    for read in (read_manifest, known_sha256):
+        with pytest.raises(ArtifactError, match="is no name of a file inside"):
+            read(*((folder, "thing") if read is read_manifest else (folder,)))

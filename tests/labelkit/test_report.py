@@ -105,7 +105,8 @@ def test_attacks_are_shown_and_damage_is_named(labelkit, labels, beir, tmp_path)
 
 
 def test_hostile_texts_stay_text(labelkit, write_beir, tmp_path):
-    hostile = '<script>alert(1)</script> <svg onload=x> & "quotes" why cats'
+    # A text that begins as a chart does is a text all the same.
+    hostile = '<svg onload=x> <script>alert(1)</script> & "quotes" why cats'
     beir = write_beir(tmp_path / "hostile", {"p1": ("", hostile)}, {"q1": "<b>why</b> cats"}, {"q1": {"p1": 0}})
     human = beir / "qrels" / "test.tsv"
     command = ("annotate", beir, "-o", tmp_path / "labels", "--engine", "scripted", "--model", "overlap")
@@ -116,6 +117,7 @@ def test_hostile_texts_stay_text(labelkit, write_beir, tmp_path):
     assert "<script" not in text
     assert "<svg onload" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "default-src 'none'" in text
 
 
 def test_folders_that_make_no_report_are_refused(labelkit, labels, pool, tmp_path):
