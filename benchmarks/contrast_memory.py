@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainer.batch import Batch
-from trainer.contrast import Rules, contrast
-from trainer.objectives import OBJECTIVES
+from trainer.objectives.batch import Batch
+from trainer.objectives.contrast import ContrastRules, contrast
+from trainer.objectives.objectives import OBJECTIVES
 
 POSITIVES, EXCLUDED = 4, 20
 GIB = 2**30
@@ -104,7 +104,7 @@ def random_batch(queries: int, passages: int, generator: torch.Generator) -> Bat
 
 def engine_loss(queries: Tensor, passages: Tensor, batch: Batch) -> Tensor:
     """What `trainer fit` computes."""
-    scores = contrast(queries, passages, batch, Rules(), 0.05)
+    scores = contrast(queries, passages, batch, ContrastRules(), 0.05)
     return OBJECTIVES["lsepair"].loss(scores.pos_scores, batch.pos_weight, batch.pos_mask, scores.neg_lse).mean()
 
 

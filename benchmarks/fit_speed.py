@@ -27,12 +27,12 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from sentence_transformers.util import batch_to_device
 
-from labelkit import sources
-from labelkit.pool import bm25_run
-from trainer.batch import Group, Negative, Positive
-from trainer.collate import Collator
-from trainer.config import FitConfig
-from trainer.loss import MultiPositiveLoss
+from labelkit.corpora.beir import read_data
+from labelkit.pooling.pool import bm25_run
+from trainer.config.fit_config import FitConfig
+from trainer.data.collate import Collator
+from trainer.objectives.batch import Group, Negative, Positive
+from trainer.objectives.loss import MultiPositiveLoss
 
 MINI_BATCH = 32
 """Texts of a mini-batch of the peer's gradient cache, its default."""
@@ -98,7 +98,7 @@ def equal_case(queries: int) -> Case:
 
 def real_case(folder: Path, split: str, queries: int) -> Case:
     """The first queries with a relevant passage, and what BM25 ranks high and nobody calls relevant."""
-    data = sources.read_data(folder, split)
+    data = read_data(folder, split)
     ranked = bm25_run(data.corpus, data.queries, 40)
     groups = []
     for query_id, grades in data.qrels.items():

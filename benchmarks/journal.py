@@ -26,11 +26,11 @@ from unittest.mock import patch
 
 from openai_overhead import Instant
 
-from labelkit.annotate import annotate
 from labelkit.engines import Reply, Settings
-from labelkit.journal import Asked, Charge, Journal, Spent
-from labelkit.pool import Pool
-from labelkit.schema import Candidate, Judge, Passage, Query
+from labelkit.judging.annotate import annotate
+from labelkit.judging.journal import Asked, Charge, Journal, Spent
+from labelkit.pooling.pool import Pool
+from labelkit.records import Candidate, Judge, Passage, Query
 
 PASSAGES_A_QUERY = 31
 LEFT_OUT = 1000
@@ -188,7 +188,7 @@ def overhead(given: argparse.Namespace) -> None:
     for number in range(given.rounds):
         for name, kind in (("journal", Journal), ("off", Memory)):
             folder = given.work / f"{name}-{number}"
-            with patch("labelkit.annotate.Journal", kind):
+            with patch("labelkit.judging.annotate.Journal", kind):
                 start = time.perf_counter()
                 annotate(
                     pool,

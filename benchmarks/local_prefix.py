@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from labelkit import sources
+from labelkit.corpora.beir import read_data
 from labelkit.engines import Request, Settings
 from labelkit.engines.local import LocalEngine, encode_chat, first_label_tokens
-from labelkit.prompts import load_prompt
+from labelkit.judging.prompts import load_prompt
 
 LogProbs = dict[str, dict[str, float]]
 """Key of a request -> label -> log-probability."""
@@ -55,7 +55,7 @@ def main() -> None:
 
 def make_requests(folder: Path, split: str, queries: int, passages: int) -> list[Request]:
     """Requests for the first passages of the first queries, under the shipped graded prompt."""
-    data, prompt = sources.read_data(folder, split), load_prompt("graded")
+    data, prompt = read_data(folder, split), load_prompt("graded")
     return [
         Request(
             f"{query_id} {passage_id}",

@@ -19,12 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from labelkit.agree import agree
-from labelkit.annotate import read_labels
-from labelkit.figures import RELEVANT
-from labelkit.methods import METHODS
-from labelkit.pool import Recipe, make_pool
-from labelkit.sources import Data, Qrels, read_data, read_qrels
+from labelkit.corpora.beir import Data, read_data
+from labelkit.corpora.qrels import Qrels, read_qrels
+from labelkit.judging.methods import METHODS
+from labelkit.pooling.pool import Recipe, make_pool
+from labelkit.quality.agreement import agree
+from labelkit.quality.agreement_metrics import RELEVANT
+from labelkit.storage.labels import read_labels
 
 
 def main() -> None:
@@ -96,7 +97,7 @@ def original(query_id: str) -> str:
 def annotate(folder: Path, method: str, options: Sequence[str]) -> float:
     """Judge the pool by one method, in a process of its own; gives the seconds, loading included."""
     start = time.monotonic()
-    command = [sys.executable, "-m", "labelkit.cli", "annotate", folder / "pool", "-o", folder / method]
+    command = [sys.executable, "-m", "labelkit", "annotate", folder / "pool", "-o", folder / method]
     subprocess.run([*map(str, command), "--method", method, *options], check=True)
     return time.monotonic() - start
 

@@ -24,9 +24,9 @@ from typing import NamedTuple, TextIO
 import numpy as np
 import pyarrow as pa
 
-from labelkit import artifact
-from labelkit.dataset import records_to_table
-from labelkit.schema import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge
+from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge
+from labelkit.storage import folders
+from labelkit.storage.dataset import records_to_table
 
 JUDGED = 31
 PASSAGES_A_QUERY = 17.5
@@ -61,7 +61,7 @@ def main() -> None:
     runs = []
     for queries in given.queries:
         folder = given.work / str(queries)
-        if not (folder / "labels" / artifact.MANIFEST).is_file():
+        if not (folder / "labels" / folders.MANIFEST).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             make(folder, queries)
         for name, command in commands(folder, given.format).items():
@@ -90,7 +90,7 @@ def commands(folder: Path, form: str) -> dict[str, list[str]]:
 def measured(name: str, judgements: int, command: list[str], folder: Path) -> Run:
     """Run one command and watch its memory."""
     start = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "labelkit.cli", *command])
+    process = subprocess.Popen([sys.executable, "-m", "labelkit", *command])
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{name} failed")
@@ -125,7 +125,7 @@ def make(folder: Path, queries: int) -> None:
     asked = [f"{phrases[n][:40]} {number}" for number, n in enumerate(random.integers(0, len(phrases), queries))]
     write_queries(data / "queries.jsonl", [(f"q{number}", text) for number, text in enumerate(asked)])
     write_evaluation(folder / "eval", asked, random, phrases)
-    with artifact.writing(folder / "labels", "labels", "made by benchmarks/mix_scale.py") as draft:
+    with folders.writing(folder / "labels", "labels", "made by benchmarks/mix_scale.py") as draft:
         with (data / "qrels" / "train.tsv").open("w", encoding="utf-8") as qrels:
             qrels.write("query-id\tcorpus-id\tscore\n")
             draft.write_batches("judgements", JUDGEMENT_SCHEMA, judgements(random, queries, passages, qrels))

@@ -27,15 +27,17 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit import artifact
-from labelkit.dataset import write_tables
-from labelkit.pool import bm25_run
-from labelkit.schema import Example, Label, Query
-from labelkit.sources import Data, Qrels, check_ids, qrels_path, read_data, read_qrels
-from trainer.bakeoff import RunResult, bakeoff
-from trainer.bakeoff_config import PAPER, BakeoffConfig
-from trainer.bakeoff_report import load_plotting, write_report
-from trainer.search import read_collection
+from labelkit.corpora.beir import Data, check_ids, read_data
+from labelkit.corpora.qrels import Qrels, qrels_path, read_qrels
+from labelkit.pooling.pool import bm25_run
+from labelkit.records import Example, Label, Query
+from labelkit.storage import folders
+from labelkit.storage.atomic import write_text
+from labelkit.storage.dataset import write_tables
+from trainer.bakeoff.config import PAPER, BakeoffConfig
+from trainer.bakeoff.report import load_plotting, write_report
+from trainer.bakeoff.runner import RunResult, bakeoff
+from trainer.retrieval.search import read_collection
 
 DEPTH = 100
 """Passages of BM25 in an LLM's pool."""
@@ -128,7 +130,7 @@ def run_part(
     test = folder / "data" / part.name.rstrip("0123456789").rstrip("-")
     if not (test / "qrels" / "test.tsv").is_file():
         write_beir(test, part)
-    if not (folder / "dataset" / artifact.MANIFEST).is_file():
+    if not (folder / "dataset" / folders.MANIFEST).is_file():
         write_dataset(folder / "dataset", part, precision, recall)
     collections = [read_collection(test, "test")]
     grids = [bakeoff(folder / "dataset", folder, config, collections, command) for config in configs]
@@ -163,7 +165,7 @@ def write_beir(folder: Path, part: Part) -> None:
         for query_id in part.test:
             file.write(json.dumps({"_id": query_id, "text": part.data.queries[query_id].text}) + "\n")
     rows = [f"{q}\t{p}\t{grade}" for q, grades in part.test.items() for p, grade in grades.items()]
-    artifact.write_text(folder / "qrels" / "test.tsv", "\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n")
+    write_text(folder / "qrels" / "test.tsv", "\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n")
 
 
 def write_dataset(folder: Path, part: Part, precision: float, recall: float) -> None:
@@ -184,7 +186,7 @@ def write_dataset(folder: Path, part: Part, precision: float, recall: float) -> 
         text = queries[query_id].text
         examples.append(Example(query_id=query_id, query=text, positives=positives, negatives=negatives, ignored=()))
         right, called, relevant = right + len(found), called + len(found) + len(wrong), relevant + len(good)
-    with artifact.writing(folder, "dataset", "benchmarks/noise_study.py") as draft:
+    with folders.writing(folder, "dataset", "benchmarks/noise_study.py") as draft:
         write_tables(
             draft,
             examples=examples,

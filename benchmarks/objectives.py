@@ -20,16 +20,16 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 
-from labelkit import artifact
-from labelkit.dataset import write_tables
-from labelkit.pool import bm25_run
-from labelkit.schema import Example, Label, Query
-from labelkit.sources import Data, read_data
-from trainer.config import FitConfig
-from trainer.fit import fit
-from trainer.objectives import OBJECTIVES
-from trainer.search import Collection, Lengths, load_model, read_collection, search
-from trainer.significance import bootstrap
+from labelkit.corpora.beir import Data, read_data
+from labelkit.pooling.pool import bm25_run
+from labelkit.records import Example, Label, Query
+from labelkit.storage import folders
+from labelkit.storage.dataset import write_tables
+from trainer.config.fit_config import FitConfig
+from trainer.objectives.objectives import OBJECTIVES
+from trainer.retrieval.search import Collection, Lengths, load_model, read_collection, search
+from trainer.retrieval.significance import bootstrap
+from trainer.training.fit import fit
 
 MEASURES = {"nDCG@10": ir_measures.nDCG @ 10, "R@100": ir_measures.R @ 100, "AP@100": ir_measures.AP @ 100}
 CONTRASTIVE = [name for name, objective in OBJECTIVES.items() if objective.against != "group"]
@@ -68,7 +68,7 @@ def main() -> None:
     for seed in range(given.seeds):
         for number, held_out in enumerate(folds):
             dataset = given.output / f"dataset-{number}"
-            if not (dataset / artifact.MANIFEST).is_file():
+            if not (dataset / folders.MANIFEST).is_file():
                 write_dataset(dataset, data, set(data.qrels) - set(held_out))
             for objective in given.objectives:
                 config = FitConfig(
@@ -120,7 +120,7 @@ def write_dataset(folder: Path, data: Data, query_ids: set[str]) -> None:
             )
         )
     queries = [Query(query_id=one.query_id, text=one.query) for one in examples]
-    with artifact.writing(folder, "dataset", "benchmarks/objectives.py") as draft:
+    with folders.writing(folder, "dataset", "benchmarks/objectives.py") as draft:
         corpus = [data.corpus[name] for name in sorted(data.corpus)]
         write_tables(draft, examples=examples, corpus=corpus, queries=queries, judgements=(), judges=())
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 
 from labelkit.engines import Request, Settings
 from labelkit.engines.openai import OpenAIEngine, chat_body, constrained
-from labelkit.prompts import load_prompt
+from labelkit.judging.prompts import load_prompt
 
 LABELS = ("0", "1", "2", "3")
 TOP = [{"token": str(n), "logprob": -0.1 - n, "bytes": [48 + n % 10]} for n in range(20)]

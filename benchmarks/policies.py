@@ -12,13 +12,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from labelkit.dataset import read_dataset
-from labelkit.gather import Inputs
-from labelkit.import_grades import import_grades
-from labelkit.mix import mix
-from labelkit.policies import POLICIES, Rules
-from labelkit.schema import ROLES
-from labelkit.sources import Qrels, read_qrels
+from labelkit.corpora.qrels import Qrels, read_qrels
+from labelkit.datasets.inputs import Inputs
+from labelkit.datasets.mix import mix
+from labelkit.datasets.policies import POLICIES, MixRules
+from labelkit.exchange.importing import import_grades
+from labelkit.records import ROLES
+from labelkit.storage.dataset import read_dataset
 
 SHARES = (0.0, 0.4)
 """Of the queries whose human labels are mixed in."""
@@ -42,18 +42,18 @@ def main() -> None:
             import_grades(path, Path(scratch, name), judge_name=name, kind="llm", command="benchmark")
         folders = {name: Path(scratch, name) for name in labels}
         for name, folder in folders.items():
-            row(name, Inputs(given.data, None, [folder]), Rules(), truth, Path(scratch, "dataset"))
+            row(name, Inputs(given.data, None, [folder]), MixRules(), truth, Path(scratch, "dataset"))
         for share in SHARES:
             people = human if share else None
             for policy in POLICIES:
                 if policy == "staged":
                     continue  # its train table is that of human-first
-                rules = Rules(policy, human_fraction=share, llm_positive=0.5, llm_negative=0.3)
+                rules = MixRules(policy, human_fraction=share, llm_positive=0.5, llm_negative=0.3)
                 inputs = Inputs(given.data, people, list(folders.values()))
                 row(" + ".join(folders), inputs, rules, truth, Path(scratch, "dataset"))
 
 
-def row(judges: str, inputs: Inputs, rules: Rules, truth: Qrels, target: Path) -> None:
+def row(judges: str, inputs: Inputs, rules: MixRules, truth: Qrels, target: Path) -> None:
     """Mix and compare on the queries without human labels."""
     mix(inputs, rules, target, "benchmark")
     examples = read_dataset(target).examples

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from labelkit import artifact
-from labelkit.dataset import KIND
-from labelkit.schema import EXAMPLE_SCHEMA, PASSAGE_SCHEMA
-from trainer.config import FitConfig
-from trainer.data import TrainingSet
-from trainer.fit import fit
-from trainer.store import open_store
+from labelkit.records import EXAMPLE_SCHEMA, PASSAGE_SCHEMA
+from labelkit.storage import folders
+from labelkit.storage.dataset import KIND
+from trainer.config.fit_config import FitConfig
+from trainer.data.store import open_store
+from trainer.data.training_sets import TrainingSet
+from trainer.training.fit import fit
 
 BLOCK = 50_000
 WORDS = 5_000
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     given = parser.parse_args()
     dataset = given.output / "dataset"
-    if not (dataset / artifact.MANIFEST).is_file():
+    if not (dataset / folders.MANIFEST).is_file():
         make_dataset(dataset, given.queries, given.passages, given.labels)
     settings = FitConfig(
         model=given.model,
@@ -83,7 +83,7 @@ def make_dataset(folder: Path, queries: int, passages: int, labels: int) -> None
     """Write the tables in blocks."""
     source = np.random.default_rng(0)
     vocabulary = np.array([f"w{number}" for number in range(WORDS)], dtype=object)
-    with artifact.writing(folder, KIND, "benchmarks/trainer_scale.py") as draft:
+    with folders.writing(folder, KIND, "benchmarks/trainer_scale.py") as draft:
         write(draft.path / "corpus.parquet", corpus_blocks(source, vocabulary, passages), PASSAGE_SCHEMA)
         write(draft.path / "train.parquet", train_blocks(source, vocabulary, queries, passages, labels), EXAMPLE_SCHEMA)
         draft.rows |= {"train": queries, "corpus": passages}

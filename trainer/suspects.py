@@ -6,6 +6,7 @@ a negative when it scores above positives.
 """
 
 import csv
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -18,17 +19,18 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from labelkit import artifact
-from labelkit.console import say
-from labelkit.schema import Example, Label
-from trainer.config import FitConfig
-from trainer.contrast import SIMILARITIES
-from trainer.data import fold_of
-from trainer.draws import draw
-from trainer.fit import fit, inputs_of
-from trainer.foreign import our_dataset
-from trainer.search import limited, load_model
-from trainer.store import Store, open_store
+from labelkit.records import Example, Label
+from labelkit.storage import folders
+from trainer.config.fit_config import FitConfig
+from trainer.data.draws import draw
+from trainer.data.foreign import our_dataset
+from trainer.data.store import Store, open_store
+from trainer.data.training_sets import fold_of
+from trainer.objectives.contrast import SIMILARITIES
+from trainer.retrieval.search import limited, load_model
+from trainer.training.fit import fit, inputs_of
+
+log = logging.getLogger(__name__)
 
 KIND = "suspects"
 BACKGROUND = 200
@@ -64,7 +66,7 @@ def suspects(dataset: Path, output: Path, config: FitConfig, folds: int, command
     or a person can look at the first so many of each query. A fold that is done is kept in `OUTPUT.folds`.
     """
     store = open_store(our_dataset(dataset), config.pool)
-    artifact.refuse_foreign(output, KIND)
+    folders.refuse_foreign(output, KIND)
     models = output.with_name(output.name + ".folds")
     found: list[Suspect] = []
     for fold in range(folds):
@@ -75,9 +77,9 @@ def suspects(dataset: Path, output: Path, config: FitConfig, folds: int, command
         model = load_model(str(folder), trust_remote_code=config.trust_remote_code)
         rows = np.flatnonzero(fold_of(store.query_keys, folds) == fold)
         found += doubts(model, store, rows, settings)
-        say(f"fold {fold + 1}/{folds}: {len(rows):,} queries scored by a model that never saw them")
+        log.info(f"fold {fold + 1}/{folds}: {len(rows):,} queries scored by a model that never saw them")
     found.sort(key=lambda one: (-one.doubt, one.query_id, one.passage_id))
-    with artifact.writing(output, KIND, command) as draft:
+    with folders.writing(output, KIND, command) as draft:
         _write(draft.path, found)
         draft.inputs |= inputs_of(store, dataset, config)
         draft.rows["suspects"] = len(found)
@@ -153,9 +155,9 @@ def _scores(
 
 def _is_made(folder: Path, settings: FitConfig, store: Store) -> bool:
     """Whether a fold's model is there, of these settings and this dataset."""
-    if not (folder / artifact.MANIFEST).is_file():
+    if not (folder / folders.MANIFEST).is_file():
         return False
-    manifest = artifact.read_manifest(folder, "model")
+    manifest = folders.read_manifest(folder, "model")
     same_settings = manifest["facts"]["config"] == settings.model_dump(mode="json")
     return same_settings and set(store.keys.values()) <= set(manifest["inputs"].values())
 

@@ -26,7 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for models.py, w
 
 from models import encoder_folder, judge_folder
 
-from labelkit import artifact, console
+from labelkit.commands import console
+from labelkit.storage import folders
+from labelkit.storage.atomic import write_text
 
 HERE = Path(__file__).resolve().parent
 PAIRS_A_QUERY = 8
@@ -62,7 +64,7 @@ def label(work: Path) -> None:
     judge = ("--model", judge_folder(), "--passage-words", PASSAGE_WORDS)
     judged = run("labelkit", "annotate", work / "pool", "-o", work / "labels", *judge, "--json")
     if json.loads(judged)["asked"]:
-        artifact.write_text(work / "annotate.json", judged)
+        write_text(work / "annotate.json", judged)
 
 
 def train(work: Path) -> None:
@@ -80,11 +82,11 @@ def measure(work: Path) -> dict[str, Any]:
     """nDCG@10 and the rest on the held-out queries; the result is kept beside the models."""
     models = (work / "model-mixed", work / "model-human", encoder_folder())
     result = work / "evaluation.json"
-    newest = max((model / artifact.MANIFEST).stat().st_mtime for model in models)
+    newest = max((model / folders.MANIFEST).stat().st_mtime for model in models)
     if not result.is_file() or result.stat().st_mtime < newest:
         compare = [part for model in models[1:] for part in ("--compare", model)]
         output = run("trainer", "eval", models[0], work / "data", "--relevant-grade", 2, *compare, "--json")
-        artifact.write_text(result, output)
+        write_text(result, output)
     return dict(json.loads(result.read_text(encoding="utf-8")))
 
 
@@ -95,7 +97,7 @@ def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
     agreement = json.loads(run("labelkit", "agree", work / "labels", "--human", train_qrels, "--json"))
     (against_people,) = agreement["comparisons"]
     figures = {name: figure["value"] for name, figure in against_people["figures"].items()}
-    facts = artifact.read_manifest(work / "mixed", "dataset")["facts"]
+    facts = folders.read_manifest(work / "mixed", "dataset")["facts"]
     table = Table("what", "measured", title="Python's own documentation: 30 training queries, 30 held out")
     table.add_row("pairs judged", f"{judging['pairs']}, {sum(judging['failures'].values())} without a grade")
     table.add_row("judging", f"{judging['seconds']:.0f} s, {judging['asked'] / judging['seconds']:.2f} pairs a second")
@@ -132,12 +134,12 @@ def keep_one_positive(qrels: Path, target: Path) -> None:
             found = (-int(row["score"]), row["corpus-id"])
             best[row["query-id"]] = min(found, best.get(row["query-id"], found))
     lines = [f"{query_id}\t{passage_id}\t{-negative}\n" for query_id, (negative, passage_id) in best.items()]
-    artifact.write_text(target, "query-id\tcorpus-id\tscore\n" + "".join(lines))
+    write_text(target, "query-id\tcorpus-id\tscore\n" + "".join(lines))
 
 
 def make(program: str, *parts: object, output: Path) -> None:
     """Run a command that writes the folder `output`, unless that folder is complete."""
-    if not (output / artifact.MANIFEST).is_file():
+    if not (output / folders.MANIFEST).is_file():
         run(program, *parts, "-o", output)
 
 

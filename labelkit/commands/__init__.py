@@ -1,1 +1,5 @@
-"""The bodies of the commands, one file a stage. Heavy imports stand inside them, so that `--help` answers at once."""
+"""In: the command line.
+
+Out: a call of one room, its tables and JSON on standard output, words for people on standard error.
+Touches: the terminal; nothing imports this room.
+"""

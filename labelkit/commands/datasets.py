@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from labelkit import console
+from labelkit.commands import console
+from labelkit.commands.options import DatasetFolder, Json, NoVerify, Output, PositiveGrade, here
+from labelkit.datasets.policies import MixRules, explained
 from labelkit.errors import UsageError
-from labelkit.options import DatasetFolder, Json, NoVerify, Output, PositiveGrade, here
-from labelkit.policies import Rules, explained
 
 Evaluations = Annotated[
     list[Path] | None, typer.Option("--eval", help="BEIR folder that training must not know; may be repeated.")
@@ -74,10 +74,10 @@ def mix(
     as_json: Json = False,
 ) -> None:
     """Turn human and LLM judgements into one multi-positive dataset. Unsure pairs are ignored."""
-    from labelkit.gather import Inputs
-    from labelkit.mix import mix as run
+    from labelkit.datasets.inputs import Inputs
+    from labelkit.datasets.mix import mix as run
 
-    rules = Rules(
+    rules = MixRules(
         policy,
         positive_grade,
         by,
@@ -115,8 +115,8 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Look for leakage, twins, contradictions, likely false negatives, biases and attacks; keep it with the dataset."""
-    from labelkit.audit import audit as run
-    from labelkit.audit import print_findings
+    from labelkit.commands.dataset_tables import print_findings
+    from labelkit.datasets.audit import audit as run
 
     command = console.command_line("labelkit")
     findings = run(dataset, evaluation or [], split, model or [], command, verify=not no_verify)
@@ -133,9 +133,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a query's labels and what stands behind them: judge, prompt, request, raw reply, price, date."""
-    from labelkit.evidence import find
-    from labelkit.show import as_json as plain
-    from labelkit.show import print_shown
+    from labelkit.commands.dataset_tables import print_shown
+    from labelkit.datasets.evidence import find
+    from labelkit.datasets.show import as_json as plain
 
     example, shown = find(dataset, query, passage)
     if as_json:

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from labelkit import console
+from labelkit.commands import console
+from labelkit.commands.options import DatasetFolder, NoVerify, Output, PositiveGrade, here
 from labelkit.errors import UnknownNameError, UsageError
-from labelkit.options import DatasetFolder, NoVerify, Output, PositiveGrade, here
 
 FORMAT_NAMES = (
     "beir, trec, msmarco, tevatron, tevatron-classic, flag-embedding, st-triplet, st-ntuple, st-labeled-list, "
@@ -32,8 +32,8 @@ def import_made(
     positive_grade: PositiveGrade = 2,
 ) -> None:
     """Turn grades made elsewhere into a labels folder, or a dataset made elsewhere into a dataset."""
-    from labelkit.formats import FORMATS, GRADES
-    from labelkit.import_grades import KINDS, import_dataset, import_grades
+    from labelkit.exchange.formats import FORMATS, GRADES
+    from labelkit.exchange.importing import KINDS, import_dataset, import_grades
 
     if kind not in KINDS:
         raise UsageError(f"unknown kind {kind!r}; choose one of: {', '.join(KINDS)}")
@@ -58,9 +58,9 @@ def export(
     no_verify: NoVerify = False,
 ) -> None:
     """Write a dataset in the format of another tool, and say what that format cannot hold."""
-    from labelkit.export import KIND
-    from labelkit.export import export as run
-    from labelkit.remote import delivered
+    from labelkit.exchange.exporting import KIND
+    from labelkit.exchange.exporting import export as run
+    from labelkit.storage.remote import delivered
 
     with delivered(output, KIND) as folder:
         made = run(dataset, folder, to, console.command_line("labelkit"), verify=not no_verify)
@@ -88,9 +88,9 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print all that would be sent, and send nothing.")] = False,
 ) -> None:
     """Send a dataset with its card to the Hugging Face Hub. The same command again goes on where it stopped."""
-    from labelkit.card import Publication
-    from labelkit.publish import REFUSALS
-    from labelkit.publish import publish as run
+    from labelkit.datasets.card import Publication
+    from labelkit.exchange.hub import REFUSALS
+    from labelkit.exchange.hub import publish as run
 
     for name in allow or ():
         if name not in REFUSALS:
@@ -112,7 +112,7 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Tag, branch or commit; default: the newest.")] = None,
 ) -> None:
     """Fetch a published dataset and check every file. The same command again goes on where it stopped."""
-    from labelkit.publish import pull as run
+    from labelkit.exchange.hub import pull as run
 
     manifest = run(repo, output, revision)
     console.say(f"{output}: {len(manifest['files'])} files as they were published")
@@ -137,7 +137,7 @@ def review(
     """Grade pairs by keyboard in a local page, blind to the judges. The same command again goes on."""
     import webbrowser
 
-    from labelkit.review import review as run
+    from labelkit.review.session import review as run
 
     def ready(address: str) -> None:
         console.say(f"open {address}")

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelkit import console
-from labelkit.errors import BudgetError, UsageError
-from labelkit.options import (
+from labelkit.commands import console
+from labelkit.commands.options import (
     MODEL,
     Defence,
     EngineName,
@@ -18,7 +17,7 @@ from labelkit.options import (
     Limit,
     MaxModelLen,
     MethodName,
-    Model,
+    ModelOption,
     NoVerify,
     Output,
     PassageTokens,
@@ -31,14 +30,15 @@ from labelkit.options import (
     Source,
     Tokenizer,
     TrustRemoteCode,
-    Votes,
+    VotesOption,
     here,
 )
+from labelkit.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:
-    from labelkit.annotate import Outcome
-    from labelkit.cascade import Cascade
-    from labelkit.pool import Pool
+    from labelkit.judging.annotate import Outcome
+    from labelkit.pooling.pool import Pool
+    from labelkit.quality.cascade import Cascade
 
 
 def pool(
@@ -58,7 +58,7 @@ def pool(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Collect the candidates worth judging, with the sources that gave each."""
-    from labelkit.pool import Recipe, make_pool
+    from labelkit.pooling.pool import Recipe, make_pool
 
     recipe = Recipe(
         bm25=bm25,
@@ -75,7 +75,7 @@ def pool(
 
 def plan(
     source: Source,
-    model: Model,
+    model: ModelOption,
     engine: EngineName = "local",
     method: MethodName = "graded",
     prompt: PromptName = None,
@@ -86,7 +86,7 @@ def plan(
     passage_words: PassageWords = None,
     tokenizer: Tokenizer = None,
     permutations: Permutations = 1,
-    votes: Votes = 1,
+    votes: VotesOption = 1,
     defence: Defence = None,
     prices: Prices = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Calls a second, for the time that it takes.")] = None,
@@ -94,14 +94,14 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Count the calls, tokens, money and time of an annotation. Nothing is sent."""
-    from labelkit.defences import defences_of
     from labelkit.engines import Settings
-    from labelkit.methods import method_named
-    from labelkit.plan import lines
-    from labelkit.plan import plan as run
-    from labelkit.pool import pool_of
-    from labelkit.prices import price_of
-    from labelkit.tasks import Reading
+    from labelkit.judging.defences import defences_of
+    from labelkit.judging.methods import method_named
+    from labelkit.judging.plan import lines
+    from labelkit.judging.plan import plan as run
+    from labelkit.judging.prices import price_of
+    from labelkit.judging.reading import Reading
+    from labelkit.pooling.pool import pool_of
 
     command = console.command_line("labelkit")
     defences = defences_of(defence or [], once=votes == 1 and not method_named(method).listwise)
@@ -145,7 +145,7 @@ def annotate(
     passage_words: PassageWords = None,
     tokenizer: Tokenizer = None,
     permutations: Permutations = 1,
-    votes: Votes = 1,
+    votes: VotesOption = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the first order or vote; the next ones follow.")] = 0,
     defence: Defence = None,
     max_usd: Annotated[
@@ -186,13 +186,14 @@ def annotate(
     as_json: Json = False,
 ) -> None:
     """Judge the pairs of a pool with a language model. The same command again resumes and pays nothing twice."""
-    from labelkit import annotate as annotation
-    from labelkit.budget import Caps
-    from labelkit.defences import defences_of
+    from labelkit.commands.progress import ProgressBar
     from labelkit.engines import Settings
-    from labelkit.methods import method_named
-    from labelkit.pool import pool_of
-    from labelkit.tasks import Reading
+    from labelkit.judging import annotate as annotation
+    from labelkit.judging.budget import Caps
+    from labelkit.judging.defences import defences_of
+    from labelkit.judging.methods import method_named
+    from labelkit.judging.reading import Reading
+    from labelkit.pooling.pool import pool_of
 
     command = console.command_line("labelkit")
     if reparse:
@@ -232,11 +233,12 @@ def annotate(
         caps=Caps(max_usd, max_tokens),
         prices=prices,
         command=command,
+        progress=ProgressBar(),
     )
     cheap = partial(judged, engine_name=engine, settings=settings, limit=limit)
     candidates = pool_of(source, output, command, verify=not no_verify)
     if cascade:
-        from labelkit.cascade import cascade as run
+        from labelkit.quality.cascade import cascade as run
 
         urls = tuple(cascade_base_url) if cascade_base_url else settings.base_urls
         better = settings._replace(model=cascade, revision=None, base_urls=urls)
@@ -289,7 +291,7 @@ def prompts(
     ] = None,
 ) -> None:
     """List the shipped prompts, or check one and show what it sends."""
-    from labelkit.prompts import load_prompt, shipped_prompts
+    from labelkit.judging.prompts import load_prompt, shipped_prompts
 
     if name is None:
         for shipped in map(load_prompt, sorted(shipped_prompts())):

@@ -3,6 +3,8 @@
 An engine takes requests lazily and yields replies as they finish, in any order; each reply carries the key of its
 request. One bad request gives a reply with `error` set and never stops the rest; `EngineError` means that nothing can
 be judged at all.
+
+In: requests. Out: replies. Touches: GPUs, model files, servers and clusters.
 """
 
 import importlib
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from labelkit.errors import UnknownNameError
-from labelkit.schema import Record
+from labelkit.records import Record
 
 ENGINES = {
     "local": "labelkit.engines.local",

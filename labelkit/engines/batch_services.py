@@ -8,17 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from labelkit.engines import Settings
+from labelkit.engines.client import FIRST_PAUSE, TRIES, Client
+from labelkit.engines.http import CallError, DeadlineError, NotFoundError, RetriedError, spoken
 from labelkit.engines.openai import OPENAI_URL
-from labelkit.engines.transport import (
-    FIRST_PAUSE,
-    TRIES,
-    CallError,
-    Client,
-    DeadlineError,
-    NotFoundError,
-    RetriedError,
-    spoken,
-)
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 
 T = TypeVar("T")

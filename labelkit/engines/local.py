@@ -13,11 +13,11 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
-from labelkit import artifact
-from labelkit.console import hide_loading_bars
 from labelkit.engines import Engine, EngineFacts, Message, Reply, Request, Settings, choose
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
-from labelkit.trust import refuse_code
+from labelkit.pooling.model_loading import hide_loading_bars
+from labelkit.pooling.model_safety import refuse_code
+from labelkit.storage import folders
 
 ROWS = 16
 """Pairs a forward pass, where the settings name no other number; padding there is none."""
@@ -121,7 +121,7 @@ class LocalEngine(Engine):
 
     def _write(self, request: Request, ids: list[int]) -> Reply:
         """Text, token by token behind the prompt."""
-        from labelkit.engines.decode import write
+        from labelkit.engines.constrained import write
 
         with self._prefix.over(ids[:-1]) as past:
             text, finish_reason, count = write(self._model, self._tokenizer, past, ids[-1], request)
@@ -314,7 +314,7 @@ def model_revision(settings: Settings) -> str | None:
         commit: str | None = getattr(config, "_commit_hash", None)
         return commit
     digest = hashlib.sha256()
-    for name, sha256 in sorted(artifact.known_sha256(folder).items()):
+    for name, sha256 in sorted(folders.known_sha256(folder).items()):
         if name.endswith((".json", ".safetensors", ".jinja")):
             digest.update(f"{name} {sha256}\n".encode())
     return f"sha256:{digest.hexdigest()}"

@@ -6,22 +6,18 @@ screen where the server refuses them; the strict parser stays in force either wa
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from labelkit.console import say
 from labelkit.engines import LOWEST, Engine, EngineFacts, Reply, Request, Settings
-from labelkit.engines.flow import flow
-from labelkit.engines.transport import (
-    AuthenticationError,
-    BadRequestError,
-    CallError,
-    Client,
-    RetriedError,
-    spoken,
-)
+from labelkit.engines.client import Client
+from labelkit.engines.http import AuthenticationError, BadRequestError, CallError, RetriedError, spoken
+from labelkit.engines.in_flight import flow
 from labelkit.errors import EngineError, MissingPackageError, UsageError
-from labelkit.keys import PLACES
+from labelkit.storage.credentials import PLACES
+
+log = logging.getLogger(__name__)
 
 CONCURRENCY = 32
 OPENAI_URL = "https://api.openai.com/v1"
@@ -114,7 +110,7 @@ class OpenAIEngine(Engine):
                 continue
             reply = read_completion(json.loads(answer), request).model_copy(update={"tries": 1 + len(faults)})
             if number:
-                say(
+                log.info(
                     f"the server refuses {self._options[0].__name__} answers; going on {self._options[number].__name__}"
                 )
                 self._options = self._options[number:]

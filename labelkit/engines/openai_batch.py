@@ -6,6 +6,7 @@ again, and nothing else. A run collects what there is and raises `NotYetError` f
 """
 
 import json
+import logging
 import sqlite3
 import time
 from collections import Counter
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from labelkit.console import say
 from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings
 from labelkit.engines.batch_services import Api, Ended, Files, Service
+from labelkit.engines.http import REASON_LENGTH, RETRIED_STATUS
 from labelkit.engines.openai import MALFORMED, chat_body, constrained, read_completion, with_logprobs
-from labelkit.engines.transport import REASON_LENGTH, RETRIED_STATUS
 from labelkit.errors import EngineError, JournalError, NotYetError, UsageError
+
+log = logging.getLogger(__name__)
 
 REQUESTS, FILE_BYTES = 50_000, 200_000_000
 """The most that a file may hold."""
@@ -44,7 +46,7 @@ def open_engine(settings: Settings) -> "BatchEngine":
     return BatchEngine(settings, settings.folder)
 
 
-class Batch(NamedTuple):
+class SubmittedBatch(NamedTuple):
     """A submission with requests that are not collected yet."""
 
     name: str
@@ -74,7 +76,7 @@ class BatchEngine(Engine):
         pending = {request.key: request for request in requests}
         rounds: Counter[str] = Counter()
         largest, refused = REQUESTS, 0
-        with closing(Record(self._path)) as record, closing(self._service):
+        with closing(BatchRecord(self._path)) as record, closing(self._service):
             while pending:
                 for batch in self._arrived(record, pending):
                     ended = self._service.poll(batch.id or "")
@@ -99,7 +101,7 @@ class BatchEngine(Engine):
     def close(self) -> None:
         """Connections end with each run."""
 
-    def _arrived(self, record: "Record", pending: dict[str, Request]) -> list[Batch]:
+    def _arrived(self, record: "BatchRecord", pending: dict[str, Request]) -> list[SubmittedBatch]:
         """The open batches of these requests that the service has; an intent that never arrived is forgotten."""
         for batch in record.open(pending):
             if batch.id is not None:
@@ -109,28 +111,28 @@ class BatchEngine(Engine):
                 time.sleep(max(0.0, batch.at + LATE_SECONDS - time.time()))
                 found = self._service.find(batch.name, batch.at)
             if found is None:
-                say(f"batch {batch.name} never arrived: its {len(batch.keys)} requests are free again")
+                log.info(f"batch {batch.name} never arrived: its {len(batch.keys)} requests are free again")
                 record.left(batch.name, frozenset())
             else:
-                say(f"batch {batch.name} arrived although its submission was cut off: it is {found}")
+                log.info(f"batch {batch.name} arrived although its submission was cut off: it is {found}")
                 record.arrived(batch.name, found)
         return record.open(pending)
 
     def _half(self, refused: int) -> int:
         if refused == 1:
             raise EngineError("the server's limit on enqueued tokens is below one request; ask it for a higher one")
-        say(f"a batch of {refused} requests is over the server's limit on enqueued tokens: going on with half")
+        log.info(f"a batch of {refused} requests is over the server's limit on enqueued tokens: going on with half")
         return refused // 2
 
-    def _submit(self, record: "Record", pending: dict[str, Request], largest: int) -> None:
+    def _submit(self, record: "BatchRecord", pending: dict[str, Request], largest: int) -> None:
         """Submit what no batch holds; where the queue is known to be short, one file at a time."""
         waiting = frozenset[str]().union(*(batch.keys for batch in record.open(pending)))
         free = [request for key, request in pending.items() if key not in waiting]
         for part, content in files(free, self._line, largest):
             name, at = uuid4().hex, time.time()
-            record.intend(Batch(name, at, None, frozenset(request.key for request in part)))
+            record.intend(SubmittedBatch(name, at, None, frozenset(request.key for request in part)))
             record.arrived(name, self._service.submit(name, at, content))
-            say(f"batch {name}: {len(part)} requests submitted")
+            log.info(f"batch {name}: {len(part)} requests submitted")
             if largest < REQUESTS:
                 break
 
@@ -139,7 +141,9 @@ class BatchEngine(Engine):
         line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(line).encode() + b"\n"
 
-    def _collect(self, record: "Record", batch: Batch, ended: Ended, pending: dict[str, Request]) -> Iterator[Reply]:
+    def _collect(
+        self, record: "BatchRecord", batch: SubmittedBatch, ended: Ended, pending: dict[str, Request]
+    ) -> Iterator[Reply]:
         """The replies of a batch that is over. It is struck off when they are journalled; requests that another run
         asked for stay in the record for that run.
         """
@@ -157,17 +161,17 @@ class BatchEngine(Engine):
         record.left(batch.name, batch.keys - mine)
         said = [f"batch {batch.name}: {ended.status}", f"{len(mine - pending.keys())} of {len(mine)} answered"]
         said += [f"{strange} other lines"] if strange else []
-        say(", ".join([*said, ended.reason] if ended.reason else said))
+        log.info(", ".join([*said, ended.reason] if ended.reason else said))
         if ended.status == "failed" and ended.code != FULL:
             raise EngineError(f"the server refuses the batch: {ended.reason}")
 
-    def _not_yet(self, record: "Record", pending: dict[str, Request]) -> NotYetError:
+    def _not_yet(self, record: "BatchRecord", pending: dict[str, Request]) -> NotYetError:
         open_batches = record.open(pending)
         ids = [batch.id for batch in open_batches if batch.id is not None]
         return NotYetError(f"{len(pending)} requests wait in {len(ids)} batches; {self._service.later(ids)}")
 
 
-class Record:
+class BatchRecord:
     """Which requests are in which batch: a file in the folder of the run, on disk before anything is done."""
 
     def __init__(self, path: Path) -> None:
@@ -180,7 +184,7 @@ class Record:
     def close(self) -> None:
         self._db.close()
 
-    def intend(self, batch: Batch) -> None:
+    def intend(self, batch: SubmittedBatch) -> None:
         """A batch that will be submitted now."""
         keys = json.dumps(sorted(batch.keys))
         self._do("INSERT INTO batches VALUES (?, ?, ?, ?)", batch.name, batch.at, batch.id, keys)
@@ -196,11 +200,11 @@ class Record:
         else:
             self._do("DELETE FROM batches WHERE name = ?", name)
 
-    def open(self, keys: Iterable[str]) -> list[Batch]:
+    def open(self, keys: Iterable[str]) -> list[SubmittedBatch]:
         """The batches that hold any of these requests, oldest first."""
         wanted = frozenset(keys)
         rows = self._do("SELECT name, at, id, keys FROM batches ORDER BY at, name")
-        found = [Batch(name, at, batch_id, frozenset(json.loads(held))) for name, at, batch_id, held in rows]
+        found = [SubmittedBatch(name, at, batch_id, frozenset(json.loads(held))) for name, at, batch_id, held in rows]
         return [batch for batch in found if batch.keys & wanted]
 
     def _do(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:

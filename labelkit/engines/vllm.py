@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from labelkit.engines import LOWEST, Engine, Reply, Request, Settings
-from labelkit.engines.flow import flow
+from labelkit.engines.in_flight import flow
 from labelkit.engines.local import (
     default_dtype,
     encode_chat,
@@ -24,7 +24,7 @@ from labelkit.engines.local import (
     over_long,
 )
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
-from labelkit.trust import refuse_code
+from labelkit.pooling.model_safety import refuse_code
 
 ROWS = 256
 """Requests that the engine works on at once, where the settings name no other number."""

@@ -13,17 +13,18 @@ import powerloss
 import rig
 from tiny_encoder import write_encoder
 
-from labelkit import dataset
-from labelkit import mix as mixing
-from labelkit.annotate import annotate, read_labels
+from labelkit.datasets import mix as mixing
+from labelkit.datasets.inputs import Inputs
+from labelkit.datasets.policies import MixRules
+from labelkit.datasets.replay import replay
 from labelkit.engines import Reply, Settings
 from labelkit.errors import LabelkitError
-from labelkit.gather import Inputs
-from labelkit.journal import FILE, Journal
-from labelkit.policies import Rules
-from labelkit.pool import read_pool
-from labelkit.publish import SECRETS, holds
-from labelkit.replay import replay
+from labelkit.exchange.hub import SECRETS, holds
+from labelkit.judging.annotate import annotate
+from labelkit.judging.journal import FILE, Journal
+from labelkit.pooling.pool import read_pool
+from labelkit.storage import dataset
+from labelkit.storage.labels import read_labels
 
 
 class Outcome(NamedTuple):
@@ -72,7 +73,7 @@ WRITER = """
 import os, sys
 from pathlib import Path
 from labelkit.engines import Reply
-from labelkit.journal import Charge, Journal
+from labelkit.judging.journal import Charge, Journal
 handle = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
 with Journal(Path(sys.argv[1])) as journal:
     for group in range(int(sys.argv[3])):
@@ -164,7 +165,7 @@ def bit_flips(work: Path, full: bool) -> Outcome:
     pool, labels, made = work / f"pool-{pairs}", work / "labels", work / "dataset"
     scripted(pool, labels)
     whole = (labels / "judgements.parquet").read_bytes()
-    mixing.mix(Inputs(work / f"beir-{pairs}", llm=[labels]), Rules(), made, "rig")
+    mixing.mix(Inputs(work / f"beir-{pairs}", llm=[labels]), MixRules(), made, "rig")
     files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
     refused = asked_again = 0
     for _ in range(times):
@@ -279,8 +280,8 @@ def drift(work: Path, full: bool) -> Outcome:
 
 
 FIT = """
-from trainer.checkpoints import Checkpoints
-from trainer.cli import main
+from trainer.training.checkpoints import Checkpoints
+from trainer.commands.app import main
 Checkpoints.remove = lambda self: None
 main()
 """
@@ -301,7 +302,7 @@ def secrets(work: Path, full: bool) -> Outcome:
     data, labels, made, model = work / "beir-200", work / "labels", work / "dataset", work / "model"
     write_encoder(work / "start", ["tea", "number", *words])
     (work / "fit.toml").write_text("checkpoint_minutes = 0\n")
-    server, labelkit = rig.Server(), ("-m", "labelkit.cli")
+    server, labelkit = rig.Server(), ("-m", "labelkit")
     judged = (*labelkit, "annotate", work / "pool-200", "-o", labels, "--engine", "openai", "--model", "m")
     judged = (*judged, "--base-url", server.url, "--concurrency", 8)
     fitted = (made, "-o", model, "--model", work / "start" / "tiny", "--objective", "lsepair", "--max-steps", 3)
@@ -339,6 +340,6 @@ def replays(work: Path, full: bool) -> Outcome:
     pool, server = rig.make_pairs(work, pairs), rig.Server(rig.mix(seed=21))
     rig.judge(pool, work / "labels", server.url)
     server.close()
-    mixing.mix(Inputs(work / f"beir-{pairs}", llm=[work / "labels"]), Rules(), work / "dataset", "rig")
+    mixing.mix(Inputs(work / f"beir-{pairs}", llm=[work / "labels"]), MixRules(), work / "dataset", "rig")
     found = [replay(work / name, 1000 if full else 100, seed=5) for name in ("labels", "dataset")]
     return Outcome(sum(one.labels for one in found), [line for one in found for line in one.mismatches])

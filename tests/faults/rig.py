@@ -25,12 +25,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit import annotate as annotation
-from labelkit.budget import Caps
 from labelkit.engines import Settings, transport
 from labelkit.errors import LabelkitError
-from labelkit.journal import Journal
-from labelkit.pool import Pool, Recipe, make_pool, read_pool
+from labelkit.judging import annotate as annotation
+from labelkit.judging.budget import Caps
+from labelkit.judging.journal import Journal
+from labelkit.pooling.pool import Pool, Recipe, make_pool, read_pool
 
 CONCURRENCY = 64
 # Faults by the hundred: what is shown does not depend on how long a pause is.

@@ -12,12 +12,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
-from labelkit import cli
-from labelkit.annotate import Outcome, annotate
-from labelkit.budget import Caps
+from labelkit.commands import app
 from labelkit.engines import Settings
-from labelkit.pool import Pool, Recipe, make_pool, read_pool
-from labelkit.tasks import Reading
+from labelkit.judging.annotate import Outcome, annotate
+from labelkit.judging.budget import Caps
+from labelkit.judging.progress import ShowProgress, silent
+from labelkit.judging.reading import Reading
+from labelkit.pooling.pool import Pool, Recipe, make_pool, read_pool
 
 PASSAGES = {
     "p1": ("Cats", "cats sleep most of the day and hunt at night"),
@@ -104,7 +105,7 @@ def labelkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         capsys.readouterr()
         code = 0
         try:
-            cli.main()
+            app.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         return Called(code, *capsys.readouterr())
@@ -144,6 +145,7 @@ def judge() -> Callable[..., Outcome]:
         cache: Path | None = None,
         caps: Caps = Caps(),  # noqa: B008 (a frozen record)
         prices: Path | None = None,
+        progress: ShowProgress = silent,
         **settings: Any,
     ) -> Outcome:
         return annotate(
@@ -159,6 +161,7 @@ def judge() -> Callable[..., Outcome]:
             cache=cache,
             caps=caps,
             prices=prices,
+            progress=progress,
             command="test",
         )
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from tiny_encoder import write_encoder
 
-from labelkit import artifact
-from labelkit.dataset import write_tables
-from labelkit.schema import Example, Label, Passage, Query
-from trainer.cli import main
+from labelkit.records import Example, Label, Passage, Query
+from labelkit.storage import folders
+from labelkit.storage.dataset import write_tables
+from trainer.commands.app import main
 
 # Tiny matrices gain nothing from threads; on a busy machine, threads that wait for each other take 30 times
 # as long.
@@ -83,7 +83,7 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
     def write(examples: Iterable[Example], passages: Iterable[Passage]) -> Path:
         examples = list(examples)
         queries = [Query(query_id=one.query_id, text=one.query) for one in examples]
-        with artifact.writing(tmp_path / "dataset", "dataset", "test") as draft:
+        with folders.writing(tmp_path / "dataset", "dataset", "test") as draft:
             write_tables(draft, examples=examples, corpus=passages, queries=queries, judgements=(), judges=())
         return tmp_path / "dataset"
 

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from labelkit import artifact
-from labelkit.sources import read_run
-from trainer.cli import main
-from trainer.config import FitConfig
-from trainer.data import TrainingSet, fold_of
-from trainer.store import open_store
+from labelkit.corpora.runs import read_run
+from labelkit.storage import folders
+from trainer.commands.app import main
+from trainer.config.fit_config import FitConfig
+from trainer.data.store import open_store
+from trainer.data.training_sets import TrainingSet, fold_of
 from trainer.suspects import by_source, suspects
 
 from .conftest import WORDS, WriteDataset, example, label, passage
@@ -67,7 +67,7 @@ def test_planted_mistakes_are_doubted_most(words_model: Path, planted: Path, tmp
     rows = list(csv.DictReader((tmp_path / "out" / "suspects.tsv").open(newline=""), delimiter="\t"))
     assert [(row["query_id"], float(row["doubt"])) for row in rows] == [(one.query_id, one.doubt) for one in found]
     assert set(read_run(tmp_path / "out" / "suspects.run")["q03"]) == {"p03", "n03"}
-    assert artifact.read_manifest(tmp_path / "out", "suspects")["rows"] == {"suspects": 2 * QUERIES}
+    assert folders.read_manifest(tmp_path / "out", "suspects")["rows"] == {"suspects": 2 * QUERIES}
     assert not (tmp_path / "out.folds").exists()
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelkit import console
+from labelkit.commands import console
 from labelkit.errors import LabelkitError
 from trainer.commands.packages import load_training_packages
 
 if TYPE_CHECKING:
-    from trainer.evaluate import EvalResult
-    from trainer.significance import Estimate
+    from trainer.retrieval.evaluate import EvalResult
+    from trainer.retrieval.significance import Estimate
 
 
 def evaluate(
@@ -37,9 +37,9 @@ def evaluate(
 ) -> None:
     """Measure a model on one or several collections, with 95% intervals and paired tests against others."""
     load_training_packages()
-    from trainer.evaluate import evaluate as run
-    from trainer.evaluate import load_contender
-    from trainer.search import Lengths, read_collections
+    from trainer.retrieval.evaluate import evaluate as run
+    from trainer.retrieval.evaluate import load_contender
+    from trainer.retrieval.search import Lengths, read_collections
 
     # All data and models first: a wrong name should not cost an hour.
     collections = read_collections(data, split)
@@ -67,7 +67,7 @@ def print_result(result: "EvalResult") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from trainer.significance import show_p
+    from trainer.retrieval.significance import show_p
 
     screen = Console()
     called = short_names(result.models)
@@ -105,7 +105,7 @@ def _cells(means: "dict[str, Estimate]", form: str) -> list[str]:
 
 
 def _notes(result: "EvalResult", called: Mapping[str, str]) -> Iterator[str]:
-    from trainer.significance import TELLING
+    from trainer.retrieval.significance import TELLING
 
     if result.index != "exact":
         yield f"searched with {result.index}, which is approximate: a passage may be missed"
@@ -137,8 +137,8 @@ def verify(
     from rich.console import Console
     from rich.table import Table
 
-    from trainer.verify import CHECKS
-    from trainer.verify import verify as run
+    from trainer.self_check import CHECKS
+    from trainer.self_check import verify as run
 
     if device is None:
         device = accelerator.type if (accelerator := torch.accelerator.current_accelerator()) else "cpu"

@@ -2,8 +2,8 @@
 
 from importlib import import_module
 
-from labelkit import console
 from labelkit.errors import MissingPackageError
+from labelkit.pooling.model_loading import hide_loading_bars
 
 TRAINING_PACKAGES = {
     "sentence_transformers": "sentence-transformers",
@@ -21,4 +21,4 @@ def load_training_packages() -> None:
             import_module(module)
         except ModuleNotFoundError:
             raise MissingPackageError(package, "train") from None
-    console.hide_loading_bars()
+    hide_loading_bars()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelkit import console
+from labelkit.commands import console
 from trainer.commands.packages import load_training_packages
 
 if TYPE_CHECKING:
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
     from sentence_transformers import SentenceTransformer
 
-    from trainer.config import FitConfig
-    from trainer.evaluate import EvalResult
-    from trainer.fit import Measure, StageReport
-    from trainer.search import Collection
+    from trainer.config.fit_config import FitConfig
+    from trainer.retrieval.evaluate import EvalResult
+    from trainer.retrieval.search import Collection
+    from trainer.training.fit import Measure, StageReport
 
-Dataset = Annotated[
+DatasetArgument = Annotated[
     Path,
     typer.Argument(help="Folder of `labelkit mix`, or data of Tevatron, sentence-transformers, …"),
 ]
-Model = Annotated[str | None, typer.Option(help="Model to start from: a local folder or a name on the Hub.")]
+ModelArgument = Annotated[str | None, typer.Option(help="Model to start from: a local folder or a name on the Hub.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")]
 AllowLeaks = Annotated[
     bool | None, typer.Option("--allow-leaks", help="Train although there are queries of the evaluation in it.")
@@ -33,9 +33,9 @@ FLAGS_OF_SUSPECTS = ("model", "objective", "labels", "epochs", "max_steps", "bat
 
 
 def fit(
-    dataset: Dataset,
+    dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the trained model.")],
-    model: Model = None,
+    model: ModelArgument = None,
     objective: Annotated[
         str | None, typer.Option(help="singlelh, rand1lh, jointlh, summarglh, lsepair, … An unknown name lists all.")
     ] = None,
@@ -92,12 +92,12 @@ def fit(
 ) -> None:
     """Train a retriever on a dataset. The same command again goes on where a killed run stopped."""
     flags = {name: value for name, value in locals().items() if name not in ("dataset", "output", "config", "evaluate")}
-    from trainer.config import read_config
+    from trainer.config.fit_config import read_config
 
     settings = read_config(config, flags | {"stages": stages or None})
     load_training_packages()
-    from trainer.fit import fit as run
-    from trainer.search import read_collections
+    from trainer.retrieval.search import read_collections
+    from trainer.training.fit import fit as run
 
     collections = read_collections([Path(folder) for folder in evaluate or ()], "test")
     measure = card_measure(settings, output.name, collections) if collections else None
@@ -110,14 +110,14 @@ def fit(
 
 
 def bakeoff(
-    dataset: Dataset,
+    dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")],
     evaluate: Annotated[list[str], typer.Option("--eval", help="BEIR folder to measure on. May be repeated.")],
     config: Annotated[
         str | None,
         typer.Option(help="TOML file, or a shipped one: paper-nq.toml, paper-msmarco.toml, …"),
     ] = None,
-    model: Model = None,
+    model: ModelArgument = None,
     objectives: Annotated[
         str | None, typer.Option(help="Names with commas between them. Default: the five of the paper.")
     ] = None,
@@ -140,7 +140,7 @@ def bakeoff(
     allow_leaks: AllowLeaks = None,
 ) -> None:
     """Train every objective on every regime of labels with several seeds, and say what the numbers support."""
-    from trainer.bakeoff_config import parse_regimes, read_bakeoff
+    from trainer.bakeoff.config import parse_regimes, read_bakeoff
 
     names = [name.strip() for name in objectives.split(",")] if objectives else None
     own = {"objectives": names, "regimes": parse_regimes(regime), "seeds": seeds}
@@ -149,9 +149,9 @@ def bakeoff(
     fit_flags |= {"allow_leaks": allow_leaks}
     settings = read_bakeoff(config, own, fit_flags)
     load_training_packages()
-    from trainer.bakeoff import bakeoff as run
-    from trainer.bakeoff_report import load_plotting, write_report
-    from trainer.search import read_collections
+    from trainer.bakeoff.report import load_plotting, write_report
+    from trainer.bakeoff.runner import bakeoff as run
+    from trainer.retrieval.search import read_collections
 
     load_plotting()  # its absence should not be found out at the end
     collections = read_collections([Path(folder) for folder in evaluate], split)
@@ -164,9 +164,9 @@ def bakeoff(
 
 
 def suspects(
-    dataset: Dataset,
+    dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the list.")],
-    model: Model = None,
+    model: ModelArgument = None,
     objective: Annotated[str | None, typer.Option(help="As in fit.")] = None,
     config: Config = None,
     labels: Annotated[str | None, typer.Option(help="Whose labels make positives. Default all.")] = None,
@@ -179,7 +179,7 @@ def suspects(
 ) -> None:
     """List the labels that models trained on other queries disagree with most, for a second look."""
     flags = dict(locals())
-    from trainer.config import read_config
+    from trainer.config.fit_config import read_config
 
     settings = read_config(config, {name: flags[name] for name in FLAGS_OF_SUSPECTS})
     load_training_packages()
@@ -221,8 +221,8 @@ def say_stage(prefix: str, settings: "FitConfig", stage: "StageReport") -> None:
 
 def card_measure(settings: "FitConfig", name: str, collections: "Sequence[Collection]") -> "Measure":
     """Measures the trained model and the one it started from."""
-    from trainer.evaluate import Contender, evaluate, load_contender
-    from trainer.search import Lengths
+    from trainer.retrieval.evaluate import Contender, evaluate, load_contender
+    from trainer.retrieval.search import Lengths
 
     def measure(model: "SentenceTransformer") -> "EvalResult":
         lengths = Lengths(settings.max_query_length, settings.max_passage_length)

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from labelkit.annotate import read_labels
 from labelkit.engines import Message, Reply, Request, Settings, open_engine
-from labelkit.schema import Judgement
+from labelkit.records import Judgement
+from labelkit.storage.labels import read_labels
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -174,8 +174,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server on loopback; the engine's pauses between retries are cut to milliseconds."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("LABELKIT_API_KEY", raising=False)
-    monkeypatch.setattr("labelkit.engines.transport.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("labelkit.engines.transport.LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr("labelkit.engines.client.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("labelkit.engines.client.LONGEST_PAUSE", 0.02)
     server = Server()
     yield server
     server.close()
@@ -258,7 +258,7 @@ def annotated() -> Callable[..., dict[str, Judgement]]:
     """Judge a pool by the command, in a process of its own that gives its memory back; judgements by passage id."""
 
     def annotate(pool: Path, output: Path, *options: Any) -> dict[str, Judgement]:
-        command = [sys.executable, "-m", "labelkit.cli", "annotate", pool, "-o", output, *options]
+        command = [sys.executable, "-m", "labelkit", "annotate", pool, "-o", output, *options]
         environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]

@@ -9,7 +9,7 @@ import pytest
 
 from labelkit.engines import Message, Request, Settings, open_engine
 from labelkit.errors import EngineError, UsageError
-from labelkit.parse import Failure, label_probabilities, read_label
+from labelkit.judging.reply_parser import Failure, label_probabilities, read_label
 
 LABELS = ("0", "1", "2", "3")
 TOP = {"2": -0.2, "1": -2.0, "3": -3.0, "0": -5.0}
@@ -84,7 +84,7 @@ def test_a_broken_connection_is_tried_again(server, answer_all, completion, Answ
 def test_a_server_that_never_answers_costs_the_deadline_and_no_more(
     server, answer_all, completion, Answer, monkeypatch, passage_of
 ):
-    monkeypatch.setattr("labelkit.engines.transport.CALL_SECONDS", 0.5)
+    monkeypatch.setattr("labelkit.engines.client.CALL_SECONDS", 0.5)
     released = threading.Event()
 
     def script(body):
@@ -146,7 +146,7 @@ def test_many_requests_are_in_flight_but_never_more_than_allowed(server, answer_
 def test_under_a_mix_of_faults_every_pair_ends_in_a_state(
     server, answer_all, completion, Answer, monkeypatch, passage_of
 ):
-    monkeypatch.setattr("labelkit.engines.transport.LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr("labelkit.engines.client.LONGEST_PAUSE", 1.0)
     chance, lock = random.Random(0), threading.Lock()
 
     def script(body):

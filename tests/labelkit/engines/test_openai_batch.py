@@ -14,7 +14,7 @@ import pytest
 
 from labelkit.engines import Message, Request, Settings, open_engine, openai_batch, transport
 from labelkit.errors import EngineError, NotYetError, UsageError
-from labelkit.journal import Journal
+from labelkit.judging.journal import Journal
 
 LABELS = ("0", "1", "2", "3")
 
@@ -308,7 +308,7 @@ def test_a_kill_between_submission_and_record_orphans_nothing(batches, pool, tmp
     """The server kills the client when the batch exists and its order is not answered; odd times before it exists."""
     command = ["annotate", pool, "-o", tmp_path / "labels", "--engine", "openai-batch", "--model", "m"]
     command += ["--base-url", batches.url, "--wait", "--json"]
-    child = subprocess.Popen([sys.executable, "-m", "labelkit.cli", *map(str, command)], stderr=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-m", "labelkit", *map(str, command)], stderr=subprocess.PIPE)
     killed = threading.Event()
 
     def kill(batch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from labelkit.parse import Failure, label_probabilities, read_label
+from labelkit.judging.reply_parser import Failure, label_probabilities, read_label
 
 LABELS = ("0", "1", "2", "3")
 CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "2"}}

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from labelkit.annotate import read_labels
 from labelkit.engines import EngineFacts, Reply, Settings, open_engine
 from labelkit.engines.ray import Worker, answer
 from labelkit.errors import EngineError, UnknownNameError
-from labelkit.pool import Recipe, make_pool
+from labelkit.pooling.pool import Recipe, make_pool
+from labelkit.storage.labels import read_labels
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 PAIRS = 2000
@@ -73,7 +73,18 @@ def workers() -> list[int]:
 
 def test_a_killed_worker_loses_nothing_and_nothing_is_judged_twice(cluster, big_pool, tmp_path):
     labels = tmp_path / "labels"
-    words = [sys.executable, "-m", "labelkit.cli", "annotate", big_pool, "-o", labels, "--engine", "ray", "--json"]
+    words = [
+        sys.executable,
+        "-m",
+        "labelkit",
+        "annotate",
+        big_pool,
+        "-o",
+        labels,
+        "--engine",
+        "ray",
+        "--json",
+    ]
     words += ["--worker-engine", "scripted", "--model", "overlap", "--workers", 2, "--concurrency", 20]
     child = subprocess.Popen(
         [str(word) for word in words], env=os.environ | {"RAY_ADDRESS": cluster}, stdout=subprocess.PIPE, text=True

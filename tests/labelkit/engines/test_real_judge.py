@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from labelkit.pool import Recipe, make_pool
+from labelkit.pooling.pool import Recipe, make_pool
 
 JUDGE = os.environ.get("LABELKIT_JUDGE")
 pytestmark = [

@@ -6,7 +6,7 @@ import pytest
 
 from labelkit.engines import Settings, open_engine
 from labelkit.errors import UnknownNameError, UsageError
-from labelkit.parse import Failure, read_label
+from labelkit.judging.reply_parser import Failure, read_label
 
 LABELS = ("0", "1", "2", "3")
 

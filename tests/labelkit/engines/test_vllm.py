@@ -18,8 +18,8 @@ import pytest
 
 from labelkit.engines import Message, Request, Settings, open_engine
 from labelkit.errors import EngineError, UsageError
-from labelkit.journal import FILE
-from labelkit.pool import Recipe, make_pool
+from labelkit.judging.journal import FILE
+from labelkit.pooling.pool import Recipe, make_pool
 
 pytestmark = [
     pytest.mark.vllm,
@@ -136,7 +136,7 @@ def test_a_crash_of_the_engine_loses_no_reply_and_the_next_run_goes_on(pool, tin
     """Many orders of the pool, so that there is something to interrupt; the next run ends them and its lists hold."""
     folder = pool.with_name("crashed")
     options = relsel(pool, tiny_qwen, "vllm", "--permutations", 30, "--concurrency", 1)
-    command = [sys.executable, "-m", "labelkit.cli", "annotate", pool, "-o", folder, *options]
+    command = [sys.executable, "-m", "labelkit", "annotate", pool, "-o", folder, *options]
     child = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
     while journalled(folder) < 10:
         assert child.poll() is None, child.stderr.read()
@@ -182,7 +182,7 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(tiny_qwen, tmp_pat
 
 
 def test_the_manifest_of_a_judge_names_vllm(offline, pool):
-    from labelkit.annotate import read_labels
+    from labelkit.storage.labels import read_labels
 
     (judge,) = read_labels(pool.with_name("offline"))[1]
     assert judge.engine == "vllm"

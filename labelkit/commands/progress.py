@@ -1,0 +1,48 @@
+"""The progress of a run on standard error: a bar on a terminal, a line every half minute in a log."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as RichProgress
+
+from labelkit.commands.console import say
+from labelkit.judging.progress import Progress
+
+LOG_SECONDS = 30.0
+
+
+class ProgressBar:
+    """Shows one run after the other."""
+
+    def __init__(self) -> None:
+        self._bar: RichProgress | None = None
+        self._spoken = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if sys.stderr.isatty():
+            self._draw(progress)
+        elif progress.finished:
+            if progress.moved:
+                self._say(progress)
+        elif not progress.moved:
+            self._spoken = time.monotonic()
+        elif time.monotonic() - self._spoken > LOG_SECONDS:
+            self._say(progress)
+
+    def _draw(self, progress: Progress) -> None:
+        if self._bar is None:
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+            self._bar = RichProgress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("judging", total=progress.total, words="loading the judge")
+            self._bar.start()
+        words = progress.words() if progress.moved or progress.finished else "loading the judge"
+        self._bar.update(self._task, completed=progress.done, words=words)
+        if progress.finished:
+            self._bar.stop()
+            self._bar = None
+
+    def _say(self, progress: Progress) -> None:
+        self._spoken = time.monotonic()
+        say(f"judged {progress.done}/{progress.total}, {progress.words()}")

@@ -1,0 +1,161 @@
+"""Tables on standard output: agreement, bias, calibration, attacks, system rankings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labelkit.quality.agreement import Agreement, Comparison
+from labelkit.quality.agreement_metrics import FIGURES, GRADES
+from labelkit.quality.bias import Biases
+from labelkit.quality.by_group import Part
+from labelkit.quality.calibration.fit import SHOWN
+from labelkit.quality.calibration.models import (
+    Calibration,
+)
+from labelkit.quality.system_rankings import SystemAgreement
+from labelkit.statistics.intervals import FEW_QUERIES, Estimate
+
+BY_GROUP = ("kappa", "kappa_2", "bias", "auc")
+"""Figures of each group in a breakdown."""
+
+
+def print_agreement(agreement: Agreement) -> None:
+    """Tables for people."""
+    from rich.console import Console
+
+    out = Console()
+    for comparison in agreement.comparisons:
+        for table in tables_of(comparison):
+            out.print(table)
+        if comparison.queries < FEW_QUERIES:
+            out.print(f"{comparison.queries} queries: intervals over so few come out too narrow.")
+        if comparison.advice:
+            out.print(f"{comparison.advice}.")
+    if agreement.raters > 2:
+        out.print(
+            f"Krippendorff's ordinal alpha of all {agreement.raters} raters on {agreement.units:,} pairs: "
+            f"{agreement.alpha}"
+        )
+
+
+def tables_of(comparison: Comparison) -> list[Any]:
+    """One comparison: its figures, and the pairs by grade."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = f"{escape(comparison.judge)} against {escape(comparison.reference)}: {comparison.pairs:,} pairs of "
+    table = Table("figure", "value [95%]", "query by query", title=f"{title}{comparison.queries:,} queries")
+    for name, figure in FIGURES.items():
+        spread = comparison.spread.get(name)
+        between = f"{spread.least:.3f} to {spread.most:.3f}, median {spread.median:.3f}" if spread else ""
+        table.add_row(figure.label, str(comparison.figures[name]), between)
+    table.add_row("pairs without a grade", str(comparison.failures), "")
+    matrix = Table("reference \\ judge", *map(str, range(GRADES)), title="pairs by grade")
+    for grade, row in enumerate(comparison.confusion):
+        matrix.add_row(str(grade), *map(str, row))
+    return [table, matrix]
+
+
+def print_biases(found: Biases) -> None:
+    """Tables for people."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = Console()
+    table = Table("judge", "the score rises", "by, in its standard deviations", "pairs", title="between equals")
+    for one in found.effects:
+        table.add_row(escape(one.judge_id), one.unit, str(one.slope), f"{one.pairs:,}")
+    out.print(table)
+    for row in found.consistency:
+        out.print(f"{escape(row.judge_id)}: {row.orders} orders agree on {row.same} of {row.pairs:,} pairs")
+    for again in found.drift:
+        told = f"same grade {again.same} of {again.pairs:,}, score moved {again.shift}"
+        out.print(f"{escape(again.judge)}, judged again: {told}")
+
+
+def print_parts(parts: Sequence[Part]) -> None:
+    """The groups as a table for people."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not parts:
+        return
+    table = Table("judge", "by", "group", "pairs", "kappa", "kappa, grade >= 2", "bias", "AUC")
+    for part in parts:
+        figures = (str(part.comparison.figures[name]) for name in BY_GROUP)
+        table.add_row(
+            escape(part.comparison.judge), part.by, escape(part.group), f"{part.comparison.pairs:,}", *figures
+        )
+    Console().print(table)
+
+
+def print_calibration(calibration: Calibration) -> None:
+    """Before and after on held-out queries, for people."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    report = calibration.report
+    columns = report["before"]
+    title = f"{report['pairs']:,} pairs of {report['queries']} queries, each query scored by a fit on the others"
+    table = Table("figure", *map(escape, columns), "calibrated", title=title)
+    labels = {name: FIGURES[name].label for name in SHOWN} | {
+        "log_loss": "log loss of P(grade >= 2)",
+        "brier": "Brier score of it",
+        "ece": "expected calibration error",
+    }
+    for name, label in labels.items():
+        shown = [
+            str(Estimate(**found[name])) if name in found else "" for found in (*columns.values(), report["after"])
+        ]
+        table.add_row(label, *shown)
+    diagram = Table("said", "was", "pairs", title="calibrated P(grade >= 2), held out")
+    for one in report["after"]["reliability"]:
+        diagram.add_row(f"{one['said']:.3f}", f"{one['was']:.3f}", str(one["pairs"]))
+    out = Console()
+    out.print(table)
+    out.print(diagram)
+    if report["queries"] < FEW_QUERIES:
+        out.print(f"{report['queries']} queries: few folds, and intervals that come out too narrow.")
+    found = report["estimate"]
+    out.print(
+        f"Of {found['judged']:,} judged pairs {found['positives']:,} have P(grade >= 2) >= {found['line']}: precision "
+        f"{Estimate(**found['precision'])}, recall {Estimate(**found['recall'])} (from {found['labelled']:,} labels)"
+    )
+
+
+def print_attacks(found: Mapping[str, Any]) -> None:
+    """The attack table and the price of each defence, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    beside = any(row["others_rise"]["value"] is not None for row in found["attacks"])
+    rises = ("score_rise", "others_rise") if beside else ("score_rise",)
+    names = ("score rose by", "those beside it")[: len(rises)]
+    table = Table("prompt", "defence", "attack", "fooled", "of", "rate", *names)
+    for row in found["attacks"]:
+        figures = (str(Estimate(**row[name])) for name in ("rate", *rises))
+        counts = (str(row["successes"]), str(row["attempts"]))
+        table.add_row(row["prompt"], row["defence"], row["attack"], *counts, *figures)
+    honest = Table("prompt", "defence", "clean pairs", "kappa", "AUC", "kappa lost", "AUC lost")
+    for row in found["clean"]:
+        figures = (str(Estimate(**row[name])) for name in ("kappa", "auc", "kappa_lost", "auc_lost"))
+        honest.add_row(row["prompt"], row["defence"], str(row["pairs"]), *figures)
+    out = Console()
+    out.print(table)
+    out.print(honest)
+
+
+def print_systems(rows: Sequence[SystemAgreement]) -> None:
+    """The correlations as a table for people."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table("judge", "systems", "Kendall's tau", "Spearman's rho", title="systems ranked by nDCG@10")
+    for row in rows:
+        table.add_row(escape(row.judge), f"{row.which} ({row.systems})", str(row.kendall), str(row.spearman))
+    Console().print(table)

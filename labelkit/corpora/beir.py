@@ -1,0 +1,55 @@
+"""A BEIR folder: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`, the layout wherever data is asked for.
+
+A malformed line stops the reading with its file and line number; `labelkit tidy` sets such lines aside.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from labelkit.corpora.corpus import read_corpus
+from labelkit.corpora.qrels import Qrels, qrels_path, read_qrels
+from labelkit.corpora.queries import read_queries
+from labelkit.errors import DataError
+from labelkit.records import Passage, Query
+
+
+class Data(NamedTuple):
+    """A retrieval collection. `qrels` is empty where no split was asked for."""
+
+    corpus: dict[str, Passage]
+    queries: dict[str, Query]
+    qrels: Qrels
+
+
+def read_data(folder: Path, split: str | None = None) -> Data:
+    """Read a BEIR folder; with `split`, also its qrels, and keep just the queries that these judge.
+
+    Raises `DataError` where a file is missing, a line is malformed, an id stands twice, the corpus is empty, or the
+    qrels name a query or passage that is not there.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
+    corpus = read_corpus(folder / "corpus.jsonl")
+    queries = read_queries(folder / "queries.jsonl")
+    if split is None:
+        return Data(corpus, queries, {})
+    path = qrels_path(folder, split)
+    qrels = read_qrels(path)
+    check_ids(qrels, queries, corpus, str(path))
+    return Data(corpus, {query_id: queries[query_id] for query_id in qrels}, qrels)
+
+
+def check_ids(
+    pairs: Mapping[str, Iterable[str]],
+    queries: Mapping[str, Query],
+    corpus: Mapping[str, Passage],
+    where: str,
+) -> None:
+    """Raise where `pairs` (qrels or a run) name a query or passage that the collection does not hold."""
+    for query_id, passage_ids in pairs.items():
+        if query_id not in queries:
+            raise DataError(f"{where}: query id {query_id!r} is not in queries.jsonl")
+        for passage_id in passage_ids:
+            if passage_id not in corpus:
+                raise DataError(f"{where}: passage id {passage_id!r} (query {query_id!r}) is not in corpus.jsonl")

@@ -1,0 +1,44 @@
+"""Evaluation sets, as far as training must not know them: their queries, and the passages that answer them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from labelkit.corpora.corpus import corpus_rows
+from labelkit.corpora.qrels import qrels_path, read_qrels
+from labelkit.corpora.queries import read_queries
+from labelkit.records import Passage
+from labelkit.storage import folders
+
+
+class Evaluation(NamedTuple):
+    """One split of a BEIR folder."""
+
+    name: str
+    queries: dict[str, str]
+    """Texts by id, of the queries that the split judges."""
+    passages: dict[str, str]
+    """Full texts by id, of the passages that it calls relevant to some degree."""
+    files: dict[str, str]
+    """sha256 of what was read."""
+
+
+def read_evaluation(folder: Path, split: str) -> Evaluation:
+    """Read a split, holding no more of the corpus than its relevant passages."""
+    corpus, asked, qrels = files_of(folder, split)
+    graded = read_qrels(qrels)
+    queries = {
+        query_id: query.text for query_id, query in read_queries(folder / "queries.jsonl").items() if query_id in graded
+    }
+    relevant = {pid for grades in graded.values() for pid, grade in grades.items() if grade > 0}
+    passages = {
+        pid: Passage(passage_id=pid, title=title, text=text).full_text
+        for _, pid, title, text in corpus_rows(corpus)
+        if pid in relevant
+    }
+    files = {str(path): folders.file_sha256(path) for path in (corpus, asked, qrels)}
+    return Evaluation(folder.name, queries, passages, files)
+
+
+def files_of(folder: Path, split: str) -> tuple[Path, Path, Path]:
+    """Corpus, queries and qrels of a split."""
+    return folder / "corpus.jsonl", folder / "queries.jsonl", qrels_path(folder, split)

@@ -1,0 +1,124 @@
+"""A BEIR folder with malformed lines -> one that every command reads, and a list of the others: `labelkit tidy`.
+
+All commands are strict: a line that cannot be read stops them, and nothing is left out in silence. Who cannot mend a
+line leaves it out once, here, on record; the lines that stay are copied byte for byte.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from labelkit.corpora.corpus import corpus_row
+from labelkit.corpora.qrels import is_header, qrels_row
+from labelkit.corpora.queries import query_row
+from labelkit.corpora.rows import lines
+from labelkit.errors import DataError
+from labelkit.storage import folders
+from labelkit.storage.sqlite_file import digest_of
+
+KIND = "data"
+ASIDE = "set_aside.jsonl"
+
+
+class Aside(NamedTuple):
+    """A line that is left out."""
+
+    file: str
+    line: int
+    reason: str
+
+
+def tidy(folder: Path, target: Path, command: str) -> dict[str, int]:
+    """Copy the lines of a BEIR folder that can be read; returns how many of each file were set aside.
+
+    An id that stands twice with one text is kept once; with two, no line of it is kept, for nobody knows which is
+    meant. Qrels keep the pairs whose query and passage are there.
+    """
+    aside: list[Aside] = []
+    known: dict[str, set[str]] = {}
+    with folders.writing(target, KIND, command) as draft:
+        for name, read in (("corpus.jsonl", corpus_row), ("queries.jsonl", query_row)):
+            check = Once(folder / name, read)
+            draft.rows[name] = copy(folder / name, draft.path / name, check, aside)
+            if not draft.rows[name]:
+                raise DataError(f"{folder / name}: no line of it can be read")
+            known[name] = set(check.seen)
+            draft.inputs[str(folder / name)] = folders.file_sha256(folder / name)
+        for path in sorted((folder / "qrels").glob("*.tsv")):
+            place = draft.path / "qrels" / path.name
+            place.parent.mkdir(exist_ok=True)
+            pairs = PairCheck(known["queries.jsonl"], known["corpus.jsonl"])
+            draft.rows[f"qrels/{path.name}"] = copy(path, place, pairs, aside)
+            draft.inputs[str(path)] = folders.file_sha256(path)
+        text = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in aside)
+        (draft.path / ASIDE).write_text(text, encoding="utf-8", errors="backslashreplace")
+        counts = dict(Counter(row.file for row in aside))
+        draft.facts = {"set_aside": counts}
+    return counts
+
+
+def copy(path: Path, target: Path, check: Callable[[bytes, str], None], aside: list[Aside]) -> int:
+    """Copy the lines that pass a check, which raises `DataError` for the others; how many there are."""
+    kept = 0
+    with target.open("wb") as file:
+        for where, raw in lines(path):
+            try:
+                check(raw, where)
+            except DataError as error:
+                reason = str(error).removeprefix(f"{where}: ")
+                aside.append(Aside(str(path), int(where.rpartition(":")[2]), reason))
+            else:
+                file.write(raw + b"\n")
+                kept += 1
+    return kept
+
+
+class Once:
+    """A line can be read, and its id stands for one text."""
+
+    def __init__(self, path: Path, read: Callable[[bytes, str], tuple[str, ...]]) -> None:
+        self._read = read
+        self._texts: dict[str, bytes | None] = {}
+        """Id -> digest of its text, None where it has two."""
+        self.seen: set[str] = set()
+        for where, raw in lines(path):
+            for key, *rest in readable(read, raw, where):
+                text = digest_of(*rest)
+                self._texts[key] = text if self._texts.get(key, text) == text else None
+
+    def __call__(self, raw: bytes, where: str) -> None:
+        key = self._read(raw, where)[0]
+        if self._texts[key] is None:
+            raise DataError(f"{where}: id {key!r} stands for two texts")
+        if key in self.seen:
+            raise DataError(f"{where}: id {key!r} stands twice, with the same text")
+        self.seen.add(key)
+
+
+class PairCheck:
+    """A line of qrels can be read, and names a query and a passage that are there, once."""
+
+    def __init__(self, queries: set[str], passages: set[str]) -> None:
+        self._queries = queries
+        self._passages = passages
+        self._seen: set[tuple[str, str]] = set()
+
+    def __call__(self, raw: bytes, where: str) -> None:
+        if where.endswith(":1") and is_header(raw):
+            return
+        query_id, passage_id, _ = qrels_row(raw, where)
+        if query_id not in self._queries or passage_id not in self._passages:
+            raise DataError(f"{where}: query {query_id!r} or passage {passage_id!r} is not there")
+        if (query_id, passage_id) in self._seen:
+            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} stands twice")
+        self._seen.add((query_id, passage_id))
+
+
+def readable(read: Callable[[bytes, str], tuple[str, ...]], raw: bytes, where: str) -> Iterator[tuple[str, ...]]:
+    """What stands in a line, if it can be read."""
+    try:
+        yield read(raw, where)
+    except DataError:
+        return

@@ -1,0 +1,81 @@
+"""What is wrong with a dataset, said by the dataset itself: `labelkit audit` writes `audit.json` into its folder.
+
+The audit names the manifest that it looked at by its sha256, so that a dataset that was made anew is unaudited again.
+`trainer fit` reads it and refuses known leakage; publishing reads it too.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from duckdb import DuckDBPyConnection
+
+from labelkit.corpora.evaluation_sets import read_evaluation
+from labelkit.datasets.audit_checks import CHECKS, open_train, run_checks
+from labelkit.datasets.audit_findings import AuditScope, Finding
+from labelkit.datasets.inputs import register_judges
+from labelkit.datasets.policies import MixRules
+from labelkit.records import Judge
+from labelkit.storage import folders, tables
+from labelkit.storage.atomic import write_text
+from labelkit.storage.dataset import AUDIT, KIND
+
+EXAMPLES = 5
+"""Of each finding."""
+
+
+def audit(
+    folder: Path, evaluations: Sequence[Path], split: str, models: Sequence[str], command: str, *, verify: bool = True
+) -> list[Finding]:
+    """Check a dataset folder and write its audit; the evaluation sets are BEIR folders, of which a split is read.
+
+    Needs space beside the folder for tables of about its size.
+    """
+    manifest = folders.read_manifest(folder, KIND, verify=verify)
+    known = [read_evaluation(path, split) for path in evaluations]
+    scratch = folder.with_name(folder.name + ".audit")
+    with tables.session(scratch) as db:
+        open_dataset(db, folder, manifest["facts"].get("calibrated_judges", []))
+        scope = AuditScope(
+            rules_of(manifest), scratch, (manifest["facts"].get("source") or {}).get("licence"), known, models
+        )
+        run_checks(db, scope, list(CHECKS))
+        findings = findings_of(db, scope)
+    document = {
+        "dataset": folders.file_sha256(folder / folders.MANIFEST),
+        "command": command,
+        "evaluations": {path: digest for one in known for path, digest in one.files.items()},
+        "models": list(models),
+        "findings": [finding._asdict() for finding in findings],
+    }
+    write_text(folder / AUDIT, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return findings
+
+
+def open_dataset(db: DuckDBPyConnection, folder: Path, silent: Sequence[str]) -> None:
+    """The tables of a dataset folder as the checks read them; the judges that are silent take no side."""
+    open_train(db, folder)
+    for name in ("judgements", "queries"):
+        db.execute(f"CREATE VIEW {name} AS FROM {tables.parquet(folder / f'{name}.parquet')}")
+    judges = [Judge(**row) for row in folders.read_table(folder, "judges").to_pylist()]
+    register_judges(db, judges, {}, silent)
+    db.execute("CREATE TABLE set_aside (query_id VARCHAR)")
+
+
+def rules_of(manifest: dict[str, Any]) -> MixRules:
+    """The rules by which a dataset was mixed; the default ones for a dataset that was made otherwise."""
+    return MixRules(**manifest["facts"].get("rules", {}))
+
+
+def findings_of(db: DuckDBPyConnection, scope: AuditScope) -> list[Finding]:
+    """What the checks found, errors first, in the order of the table."""
+    findings = []
+    for name, check in CHECKS.items():
+        made = check.needs is None or bool(getattr(scope, check.needs))
+        items = f"SELECT query_id, passage_id, note FROM found WHERE finding = '{name}'"
+        count = tables.value(db, f"SELECT count(*) FROM ({items})") if made else None
+        rows = db.execute(f"{items} ORDER BY ALL LIMIT {EXAMPLES}").fetchall()
+        examples = [dict(zip(("query_id", "passage_id", "note"), row, strict=True)) for row in rows]
+        findings.append(Finding(name, check.severity, check.what, count, check.cure, examples))
+    return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))

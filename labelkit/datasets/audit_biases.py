@@ -1,0 +1,136 @@
+"""What labels lean on besides relevance: the query's own words, length, place in a list, and kinship with a retriever.
+
+Each is a check of `labelkit.datasets.audit_checks`. Words and lengths are measured on a sample of labels of each source
+and role, drawn by hash.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from duckdb import DuckDBPyConnection
+
+from labelkit.datasets.audit_findings import ITEMS, AuditScope
+from labelkit.datasets.policies import RELEVANT
+from labelkit.storage import tables
+
+SAMPLE = 20_000
+"""Labels of a source and role."""
+MORE_OVERLAP = 0.1
+"""Of the query's words, that a source's positives may hold beyond people's."""
+LONGER = 1.5
+"""Times that positives may be as long as negatives, or negatives as positives."""
+BY_PLACE = 0.1
+"""Difference of the shares of relevant passages in the first and second half of a list."""
+FEWEST = 50
+"""Labels that a comparison needs on each side."""
+SURE = 3.0
+"""Standard errors from which a difference is one."""
+FAMILIES = {
+    "claude": "Claude", "command": "Command", "cohere": "Command", "deepseek": "DeepSeek", "gemini": "Gemma and Gemini",
+    "gemma": "Gemma and Gemini", "glm": "GLM", "gpt": "OpenAI", "granite": "Granite", "llama": "Llama",
+    "mistral": "Mistral", "mixtral": "Mistral", "ministral": "Mistral", "olmo": "OLMo", "openai": "OpenAI",
+    "phi": "Phi", "qwen": "Qwen", "text-embedding-3": "OpenAI", "text-embedding-ada": "OpenAI", "yi": "Yi",
+}  # fmt: skip
+"""Word at the start of a part of a model's name -> the family it comes from."""
+
+
+def lexical_overlap(db: DuckDBPyConnection, scope: AuditScope) -> str:
+    """Sources whose positives hold more of the query's words than people's positives do."""
+    sample_table(db)
+    return f"""
+        SELECT NULL AS query_id, NULL AS passage_id,
+               printf('%s: positives hold %.0f%% of the words of the query, those of people %.0f%%',
+                      m.source, 100 * m.overlap, 100 * h.overlap) AS note
+        FROM leanings m JOIN leanings h ON h.source = 'human' AND h.role = 'positive'
+        WHERE m.source <> 'human' AND m.role = 'positive' AND least(m.labels, h.labels) >= {FEWEST}
+          AND m.overlap - h.overlap > {MORE_OVERLAP}
+    """
+
+
+def length_bias(db: DuckDBPyConnection, scope: AuditScope) -> str:
+    """Sources whose positives are much longer than their negatives, or much shorter."""
+    sample_table(db)
+    return f"""
+        SELECT NULL AS query_id, NULL AS passage_id,
+               printf('%s: positives have %.0f words, negatives %.0f', p.source, p.words, n.words) AS note
+        FROM leanings p JOIN leanings n ON n.source = p.source AND n.role = 'negative'
+        WHERE p.role = 'positive' AND least(p.labels, n.labels) >= {FEWEST}
+          AND greatest(p.words / n.words, n.words / p.words) > {LONGER}
+    """
+
+
+def sample_table(db: DuckDBPyConnection) -> None:
+    """Table `leanings`: by source and role, how many labels were drawn, the mean share of the query's words that their
+    passages hold, and the mean number of words of these.
+    """
+    db.execute(
+        f"""
+        CREATE TABLE IF NOT EXISTS leanings AS
+        WITH sizes AS (
+            SELECT source, role, greatest(1, count(*) // {SAMPLE}) AS one_in FROM labels GROUP BY source, role
+        ), drawn AS (
+            SELECT query_id, passage_id, source, role FROM labels JOIN sizes USING (source, role)
+            WHERE role <> 'ignored' AND hash(query_id || ' ' || passage_id) % one_in = 0
+        ), texts AS (
+            SELECT source, role, title || ' ' || c.text AS passage, {distinct_words("q.text")} AS asked
+            FROM drawn JOIN corpus c USING (passage_id) JOIN queries q USING (query_id)
+        )
+        SELECT source, role, count(*) AS labels, avg(len(string_split_regex(trim(passage), '\\s+'))) AS words,
+               avg(len(list_intersect(asked, {distinct_words("passage")})) / len(asked))
+                   FILTER (len(asked) > 0) AS overlap
+        FROM texts GROUP BY source, role
+        """
+    )
+
+
+def distinct_words(text: str) -> str:
+    """The words of a text in SQL, each once."""
+    return f"list_distinct(regexp_extract_all(lower({text}), '[\\pL\\pM\\pN]+'))"
+
+
+def position_bias(db: DuckDBPyConnection, scope: AuditScope) -> str:
+    """Judges that find more in one half of the lists they were shown than in the other.
+
+    Orders are drawn, so that places have nothing to do with relevance; the test is that of two proportions.
+    """
+    return f"""
+        WITH placed AS (
+            SELECT judge_id, grade >= {RELEVANT} AS relevant,
+                   position <= max(position) OVER (PARTITION BY judge_id, query_id) / 2 AS early
+            FROM judgements WHERE position IS NOT NULL AND grade IS NOT NULL
+        ), shares AS (
+            SELECT judge_id, avg(relevant::INT) AS base,
+                   avg(relevant::INT) FILTER (early) AS early, count(*) FILTER (early) AS earlies,
+                   avg(relevant::INT) FILTER (NOT early) AS late, count(*) FILTER (NOT early) AS lates
+            FROM placed GROUP BY judge_id
+        )
+        SELECT NULL AS query_id, NULL AS passage_id,
+               printf('%s: relevant in the first half of a list %.0f%%, in the second %.0f%%',
+                      judge_id, 100 * early, 100 * late) AS note
+        FROM shares
+        WHERE least(earlies, lates) >= {FEWEST} AND abs(early - late) > {BY_PLACE}
+          AND abs(early - late) > {SURE} * sqrt(base * (1 - base) * (1 / earlies + 1 / lates))
+    """
+
+
+def one_family(db: DuckDBPyConnection, scope: AuditScope) -> str:
+    """Judges and retrievers that come from one family of models: they may share their mistakes."""
+    judges = db.execute("SELECT judge_id, name FROM judges WHERE kind <> 'human' ORDER BY judge_id").fetchall()
+    found = [
+        (None, None, f"{judge_id} and {model}: {family}")
+        for judge_id, name in judges
+        for model in scope.models
+        for family in sorted(families(name) & families(model))
+    ]
+    tables.stage(db, "relatives", ITEMS, found)
+    return "FROM relatives"
+
+
+def families(model: str) -> set[str]:
+    """The families that a model's name tells of, or the configuration in its folder."""
+    config = Path(model) / "config.json"
+    kind = str(json.loads(config.read_text(encoding="utf-8")).get("model_type", "")) if config.is_file() else ""
+    parts = re.split(r"[/_.\s-]+", f"{model} {kind}".lower())
+    name = "-".join(parts)
+    return {family for word, family in FAMILIES.items() if re.search(rf"(^|-|embedding){word}(\d|-|$)", name)}

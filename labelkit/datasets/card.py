@@ -1,0 +1,217 @@
+"""The data card of a dataset: a README.md whose metadata makes it load with `datasets`, and what a reader must know.
+
+`mix` writes it with what it knows; `publish` writes it again with the licence, the agreement with people, the audit,
+and a Croissant description beside it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from labelkit import __version__
+from labelkit.records import JUDGE_SCHEMA, Judge
+from labelkit.storage.dataset import CONFIGS
+from labelkit.storage.shipped import SHIPPED
+
+CARD = "README.md"
+TEMPLATE = "dataset.md.jinja"
+SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+"""The Hub's names for how many rows there are, by the first number that is too large."""
+CREATORS = {"human": "found", "imported": "found", "llm": "machine-generated"}
+"""Kind of a judge -> the Hub's word for who made its annotations; people who used `review` are experts."""
+
+
+class Publication(NamedTuple):
+    """What only the publisher knows."""
+
+    repo_id: str
+    licence: str | None = None
+    languages: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    """Ids or addresses of the datasets that texts and labels come from."""
+    title: str | None = None
+    note: str | None = None
+    """A paragraph for the card."""
+    audit: Mapping[str, Any] | None = None
+    """The document that `labelkit audit` wrote."""
+
+
+class Told(NamedTuple):
+    """What one judge said in a dataset, counted."""
+
+    judgements: int
+    failed: int
+    tokens: int | None
+    usd: float | None
+
+
+def dataset_card(
+    name: str, rows: Mapping[str, int], facts: Mapping[str, Any], judges: Sequence[Judge], command: str
+) -> str:
+    """The card that `mix` writes: what is known before anybody measured anything."""
+    return render(name, rows, facts, [(judge, None) for judge in judges], command, {})
+
+
+def published_card(
+    folder: Path, manifest: Mapping[str, Any], publication: Publication, judges: Sequence[tuple[Judge, Told]]
+) -> str:
+    """The card of a dataset folder as it is published, with everything that can be counted in it."""
+    return render(
+        folder.name,
+        manifest["rows"],
+        manifest["facts"],
+        judges,
+        manifest["command"],
+        manifest["inputs"],
+        publication,
+        list(agreements(folder, [judge for judge, _ in judges])),
+    )
+
+
+def render(
+    name: str,
+    rows: Mapping[str, int],
+    facts: Mapping[str, Any],
+    judges: Sequence[tuple[Judge, Told | None]],
+    command: str,
+    inputs: Mapping[str, str],
+    publication: Publication | None = None,
+    agreed: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Fill the template."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from labelkit.statistics.intervals import FEW_QUERIES
+
+    environment = Environment(
+        loader=FileSystemLoader(SHIPPED), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {"quoted": partial(json.dumps, ensure_ascii=False), "cell": cell}
+    known = publication or Publication("")
+    source = facts.get("source") or {}
+    return environment.get_template(TEMPLATE).render(
+        name=name,
+        repo_id=known.repo_id,
+        title=known.title,
+        note=known.note,
+        licence=known.licence or source.get("licence"),
+        revision=source.get("revision"),
+        languages=known.languages,
+        sources=known.sources,
+        creators=sorted({creator_of(judge) for judge, _ in judges}) or ["no-annotation"],
+        size=size_of(rows.get("train", 0)),
+        configs=tables_of(rows),
+        rows=rows,
+        judges=[judge_row(judge, told) for judge, told in judges],
+        measured=publication is not None,
+        agreements=agreed,
+        few=FEW_QUERIES,
+        audit=known.audit,
+        facts=json.dumps(facts, indent=2, ensure_ascii=False),
+        command=command,
+        inputs=inputs,
+        version=__version__,
+    )
+
+
+def cell(name: str) -> str:
+    """A name as a table shows it: of a local model the folder's name, and no bar that would end the cell."""
+    return (Path(name).name if name.startswith("/") else name).replace("|", "\\|").replace("\n", " ")
+
+
+def tables_of(rows: Mapping[str, int]) -> list[str]:
+    """The tables of a dataset, the usual ones first."""
+    return [name for name in CONFIGS if name in rows] + sorted(set(rows) - set(CONFIGS))
+
+
+def creator_of(judge: Judge) -> str:
+    """The Hub's word for who made a judge's annotations."""
+    return "expert-generated" if judge.kind == "human" and judge.prompt_name else CREATORS[judge.kind]
+
+
+def size_of(rows: int) -> str:
+    """The Hub's name for a number of rows."""
+    return next((name for limit, name in SIZES.items() if rows < limit), "n>10M")
+
+
+def judge_row(judge: Judge, told: Told | None) -> dict[str, Any]:
+    """A judge as the template shows it; what is not known is a dash."""
+    counts = {"judgements": "-", "failed": "-", "tokens": "-", "usd": "-"}
+    if told:
+        counts |= {"judgements": f"{told.judgements:,}", "failed": f"{told.failed:,}"}
+        counts["tokens"] = "-" if told.tokens is None else f"{told.tokens:,}"
+        counts["usd"] = "-" if told.usd is None else f"{told.usd:,.4f}"
+    prompt = f"{judge.prompt_name} {judge.prompt_version or ''}".strip() if judge.prompt_name else "-"
+    return judge.model_dump() | {"prompt": prompt} | counts
+
+
+def judges_of(folder: Path) -> list[Judge]:
+    """The judges of a dataset."""
+    return [Judge(**row) for row in pq.read_table(folder / "judges.parquet", schema=JUDGE_SCHEMA).to_pylist()]
+
+
+def judges_and_told(folder: Path) -> list[tuple[Judge, Told]]:
+    """The judges of a dataset with what each said."""
+    told = told_by_judge(folder)
+    return [(judge, told.get(judge.judge_id, Told(0, 0, None, None))) for judge in judges_of(folder)]
+
+
+def told_by_judge(folder: Path) -> dict[str, Told]:
+    """What each judge of a dataset said, counted in one pass."""
+    table = pq.read_table(folder / "judgements.parquet", columns=["judge_id", "grade", "tokens", "cost"])
+    grouped = table.group_by("judge_id").aggregate(
+        [("grade", "count", pc.CountOptions("only_valid")), ([], "count_all"), ("tokens", "sum"), ("cost", "sum")]
+    )
+    return {
+        row["judge_id"]: Told(
+            row["count_all"], row["count_all"] - row["grade_count"], row["tokens_sum"], row["cost_sum"]
+        )
+        for row in grouped.to_pylist()
+    }
+
+
+def agreements(folder: Path, judges: Sequence[Judge]) -> Iterator[dict[str, Any]]:
+    """Agreement of every model with every person of a dataset that graded pairs in common, streamed."""
+    kinds = {judge.judge_id: judge for judge in judges}
+    people: dict[str, dict[tuple[str, str], int]] = {}
+    for judge_id, pair, grade in graded(folder):
+        if kinds[judge_id].kind == "human":
+            people.setdefault(judge_id, {})[pair] = grade
+    both: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+    for judge_id, pair, grade in graded(folder):
+        if kinds[judge_id].kind != "human":
+            for person, grades in people.items():
+                if pair in grades:
+                    both.setdefault((judge_id, person), []).append((pair[0], grades[pair], grade))
+    for (judge_id, person), rows in sorted(both.items()):
+        yield {"judge": kinds[judge_id].name, "human": kinds[person].name, **agreement_of(rows)}
+
+
+def agreement_of(rows: Iterable[tuple[str, int, int]]) -> dict[str, Any]:
+    """Figures with intervals over (query id, human grade, judge's grade)."""
+    from labelkit.quality.agreement_metrics import FIGURES, rated
+    from labelkit.statistics.intervals import estimate
+
+    query_ids, human, judged = zip(*rows, strict=True)
+    pairs = rated(query_ids, human, judged, judged)
+    figures = {
+        name: str(estimate(partial(FIGURES[name].of, pairs), pairs.queries))
+        for name in ("kappa", "kappa_2", "kappa_quadratic")
+    }
+    return {"pairs": len(judged), "queries": pairs.queries, **figures}
+
+
+def graded(folder: Path) -> Iterator[tuple[str, tuple[str, str], int]]:
+    """(judge id, pair, grade) of every judgement that has a grade."""
+    columns = ["judge_id", "query_id", "passage_id", "grade"]
+    with pq.ParquetFile(folder / "judgements.parquet") as file:
+        for batch in file.iter_batches(columns=columns):
+            for judge_id, query_id, passage_id, grade in zip(*(column.to_pylist() for column in batch), strict=True):
+                if grade is not None:
+                    yield judge_id, (query_id, passage_id), grade

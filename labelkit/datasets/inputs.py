@@ -1,0 +1,203 @@
+"""The texts and judgements of a dataset in the making: from several sources into sorted tables.
+
+Everything streams: neither the corpus nor the judgements are ever held in memory.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+
+from labelkit.corpora.corpus import corpus_rows
+from labelkit.corpora.qrels import qrels_rows
+from labelkit.corpora.queries import query_rows
+from labelkit.datasets.policies import RELEVANT
+from labelkit.errors import DataError, UsageError
+from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, PASSAGE_SCHEMA, QUERY_SCHEMA, Judge
+from labelkit.storage import folders, tables
+from labelkit.storage.dataset import records_to_table
+from labelkit.storage.labels import KIND as LABELS
+from labelkit.storage.labels import imported_judge
+
+GRADE_SCHEMA = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8())])
+WEIGHTED_SCHEMA = pa.schema(
+    [
+        ("judge_id", pa.string()),
+        ("kind", pa.string()),
+        ("name", pa.string()),
+        ("weight", pa.float64()),
+        ("speaks", pa.bool_()),
+        ("relevant", pa.list_(pa.float64())),
+    ]
+)
+RowStream = Callable[[], Iterator[tuple[Any, ...]]]
+"""Reads a file from its start: `file:line` and the fields of each row."""
+
+
+class Inputs(NamedTuple):
+    """What a dataset is made from."""
+
+    data: Path
+    """BEIR folder with the texts."""
+    human: Path | None = None
+    """Qrels, or a labels folder."""
+    llm: Sequence[Path] = ()
+    """Labels folders."""
+    weights: Mapping[str, float] = {}
+    """Judge id or name -> weight in the policy `weighted`; 1 for all others."""
+    licence: str | None = None
+    """Of corpus and queries; default: what `dataset_info.json` in the BEIR folder says."""
+    revision: str | None = None
+    """The same."""
+    calibration: Path | None = None
+    """File of `labelkit calibrate`: its judges speak together, with its probabilities."""
+    evaluations: Sequence[Path] = ()
+    """BEIR folders that training must not know."""
+    split: str = "test"
+    """Of those."""
+    verify: bool = True
+    """Labels folders are checked byte for byte."""
+
+    @property
+    def labels(self) -> list[Path]:
+        """The sources of judgements, people first."""
+        return [*([self.human] if self.human else []), *self.llm]
+
+
+def save_texts(db: DuckDBPyConnection, draft: folders.Draft, folder: Path) -> None:
+    """Tables `corpus` and `queries` of a BEIR folder, by id. Raises `DataError` as `read_data` does."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
+    corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
+    stage_once(db, "passages", PASSAGE_SCHEMA, lambda: corpus_rows(corpus), ("passage_id",))
+    tables.save(db, draft, "corpus", "FROM passages ORDER BY passage_id", PASSAGE_SCHEMA)
+    db.execute("DROP TABLE passages")
+    stage_once(db, "asked", QUERY_SCHEMA, lambda: query_rows(queries), ("query_id",))
+    tables.save(db, draft, "queries", "FROM asked ORDER BY query_id", QUERY_SCHEMA)
+    for path, table in ((corpus, "corpus"), (queries, "queries")):
+        if not draft.rows[table]:
+            raise DataError(f"{path}: it is empty")
+
+
+def stage_once(db: DuckDBPyConnection, table: str, schema: pa.Schema, rows: RowStream, key: tuple[str, ...]) -> None:
+    """Make a table of the rows of a file. Raises `DataError`, with file and line, where a key stands twice."""
+    tables.stage(db, table, schema, (tuple(row[1:]) for row in rows()))
+    names = ", ".join(key)
+    if twice := tables.row(db, f"SELECT {names} FROM {table} GROUP BY {names} HAVING count(*) > 1 ORDER BY {names}"):
+        _, where = islice((where for where, *fields in rows() if tuple(fields[: len(key)]) == twice), 2)
+        what = {"passage_id": "passage id", "query_id": "query id"}[key[0]] if len(key) == 1 else "the pair"
+        raise DataError(f"{where}: {what} {', '.join(map(repr, twice))} stands twice")
+
+
+def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, inputs: Inputs) -> tuple[list[Judge], list[str]]:
+    """Tables `judgements` and `judges`, sorted, each judge once. Returns the judges, and the ids of those for whom the
+    calibration speaks.
+    """
+    judges: dict[str, Judge] = {}
+    db.register("nothing", JUDGEMENT_SCHEMA.empty_table())
+    parts = ["FROM nothing"]
+    for number, path in enumerate(inputs.labels):
+        found, part = judgements_of(db, path, f"grades_{number}", verify=inputs.verify)
+        for judge in found:
+            if judge.judge_id in judges:
+                raise UsageError(f"{path}: judge {judge.judge_id!r} comes from another source too; give it once")
+            judges[judge.judge_id] = judge
+        parts.append(part)
+    silent: list[str] = []
+    if inputs.calibration is not None:
+        judge, silent = stage_calibrated(db, inputs)
+        judges[judge.judge_id] = judge
+        parts.append("FROM calibrated")
+    columns = ", ".join(JUDGEMENT_SCHEMA.names)
+    everything = f"SELECT {columns} FROM ({' UNION ALL BY NAME '.join(parts)})"
+    tables.save(db, draft, "judgements", f"{everything} ORDER BY query_id, passage_id, judge_id", JUDGEMENT_SCHEMA)
+    listed = [judges[judge_id] for judge_id in sorted(judges)]
+    draft.write_table("judges", records_to_table(listed, JUDGE_SCHEMA))
+    register_judges(db, listed, inputs.weights, silent)
+    return listed, silent
+
+
+def stage_calibrated(db: DuckDBPyConnection, inputs: Inputs) -> tuple[Judge, list[str]]:
+    """Table `calibrated`: what the judges of the calibration say together. Returns who speaks, and for whom.
+
+    Unlike everything else here it holds the judgements in memory. Raises `UsageError` where it knows no judge.
+    """
+    from labelkit.quality.agreement import raters_of
+    from labelkit.quality.calibration.apply import apply_calibration
+    from labelkit.quality.calibration.models import read_calibration
+
+    assert inputs.calibration is not None
+    calibration, raters = read_calibration(inputs.calibration), raters_of(inputs.llm, [])
+    silent = sorted({rater.rater_id for rater in raters} & {feature.name for feature in calibration.features})
+    if not silent:
+        raise UsageError(f"{inputs.calibration} is for other judges than those of --llm; calibrate these labels")
+    judgements, judge = apply_calibration(calibration, raters, inputs.data)
+    rows = (tuple(getattr(row, name) for name in JUDGEMENT_SCHEMA.names) for row in judgements)
+    tables.stage(db, "calibrated", JUDGEMENT_SCHEMA, rows)
+    return judge, silent
+
+
+def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, verify: bool) -> tuple[list[Judge], str]:
+    """The judges of a source and a statement for its judgements; those of a qrels file go into the table."""
+    if path.is_dir():
+        folders.read_manifest(path, LABELS, verify=verify)
+        judges = [Judge(**row) for row in folders.read_table(path, "judges").to_pylist()]
+        return judges, f"FROM {tables.parquet(path / 'judgements.parquet')}"
+    judge = imported_judge(path, path.stem, "human")
+    stage_once(db, table, GRADE_SCHEMA, lambda: qrels_rows(path), ("query_id", "passage_id"))
+    if not tables.row(db, f"FROM {table}"):
+        raise DataError(f"{path}: there are no qrels")
+    return [judge], f"SELECT *, {tables.text(judge.judge_id)} AS judge_id FROM {table}"
+
+
+def register_judges(
+    db: DuckDBPyConnection, judges: Sequence[Judge], weights: Mapping[str, float], silent: Sequence[str] = ()
+) -> None:
+    """The session's table `judges`: the weight of each, whether it speaks, and, as 0 or 1, which of its labels are
+    relevant.
+    """
+    if unknown := set(weights) - {name for judge in judges for name in (judge.judge_id, judge.name)}:
+        raise UsageError(
+            f"--weight {unknown.pop()}: no judge has this name; judges: {', '.join(j.name for j in judges)}"
+        )
+    rows = [
+        {
+            "judge_id": judge.judge_id,
+            "kind": judge.kind,
+            "name": judge.name,
+            "weight": weights.get(judge.judge_id, weights.get(judge.name, 1.0)),
+            "speaks": judge.judge_id not in silent,
+            "relevant": judge.label_grades and [float(grade >= RELEVANT) for grade in judge.label_grades],
+        }
+        for judge in judges
+    ]
+    db.register("judges", pa.Table.from_pylist(rows, schema=WEIGHTED_SCHEMA))
+
+
+def check_known(db: DuckDBPyConnection, folder: Path) -> None:
+    """Raise `DataError` where a judgement names a query or passage that the tables in `folder` do not hold."""
+    judged = tables.parquet(folder / "judgements.parquet")
+    for what, key, table in (("query", "query_id", "queries"), ("passage", "passage_id", "corpus")):
+        known = f"SELECT {key} FROM {tables.parquet(folder / f'{table}.parquet')}"
+        unknown = f"SELECT judge_id, {key} FROM {judged} WHERE {key} NOT IN ({known}) ORDER BY {key}"
+        if found := tables.row(db, unknown):
+            raise DataError(f"judge {found[0]!r} judged {what} {found[1]!r}, which is not in {table}.jsonl")
+
+
+def source_facts(inputs: Inputs) -> dict[str, str | None]:
+    """Licence and revision of corpus and queries, None where nobody says: as told, else from `dataset_info.json`."""
+    path = inputs.data / "dataset_info.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(info, dict):
+        raise DataError(f"{path}: expected a JSON object")
+    return {
+        "licence": inputs.licence or info.get("license") or None,
+        "revision": inputs.revision or info.get("revision") or None,
+    }

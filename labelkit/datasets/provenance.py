@@ -1,0 +1,164 @@
+"""What stands behind a judgement: prompt, request, raw reply, price and date, carried along with the labels.
+
+`mix` takes the prompts, the replies and the ballots behind joined judgements along into the dataset. The requests are
+not stored: a request is made again from prompt, query and passages, and its key, a hash over every byte that was sent,
+says whether it is the one that was.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+
+from labelkit.engines import Message, Reply
+from labelkit.engines.tokenizers import FileTokens, Tokens, Words
+from labelkit.errors import LabelkitError
+from labelkit.judging.defences import strip
+from labelkit.judging.journal import FILE as JOURNAL
+from labelkit.judging.journal import Journal, reply_of
+from labelkit.judging.methods import method_named
+from labelkit.judging.prompts import Prompt
+from labelkit.judging.reading import Reading, Texts, shortened
+from labelkit.judging.request_keys import digest, identity_of, next_key, request_key
+from labelkit.judging.tasks import Task, Tasks
+from labelkit.records import JUDGEMENT_SCHEMA, PROMPT_SCHEMA, REPLY_SCHEMA, Judge, Judgement
+from labelkit.storage import folders, tables
+
+RECORD_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("attempt", pa.int32()),
+        ("reply", pa.string()),
+        ("tokens", pa.int64()),
+        ("cost", pa.float64()),
+        ("answered_at", pa.string()),
+    ]
+)
+"""As `Journal.records` gives them."""
+NAMES = ("ballots", "prompts", "replies")
+"""The tables that a dataset has where a journal stands behind its labels."""
+
+
+class Exchange(NamedTuple):
+    """One request and what came back."""
+
+    messages: tuple[Message, ...] | None
+    """None where the request could not be made again."""
+    record: Mapping[str, Any]
+    """A row of `replies`."""
+
+
+def save_provenance(db: DuckDBPyConnection, draft: folders.Draft, folders: Sequence[Path]) -> None:
+    """The tables `NAMES` of those labels folders that have a journal; nothing where none has."""
+    journalled = [folder for folder in folders if (folder / JOURNAL).is_file()]
+    if not journalled:
+        return
+    prompts: dict[str, str] = {}
+    for number, folder in enumerate(journalled):
+        with Journal(folder) as journal:
+            prompts |= {judge.prompt_sha256 or "": content.decode() for judge, content in journal.judges()}
+            tables.stage(db, f"records_{number}", RECORD_SCHEMA, journal.records())
+    rows = [{"prompt_sha256": sha256, "content": prompts[sha256]} for sha256 in sorted(prompts)]
+    draft.write_table("prompts", pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA))
+    # Folders may share replies, by a cache: the first that has a key speaks for it, last attempt first.
+    parts = (f"SELECT {number} AS folder, * FROM records_{number}" for number in range(len(journalled)))
+    tables.save(
+        db,
+        draft,
+        "replies",
+        f"""
+        SELECT key, first(reply ORDER BY attempt DESC) AS reply, count(*)::INT AS tries, sum(tokens)::BIGINT AS tokens,
+               if(bool_or(tokens IS NOT NULL AND cost IS NULL), NULL, list_sum(list(cost ORDER BY attempt))) AS cost,
+               max(answered_at) AS answered_at
+        FROM (FROM ({" UNION ALL ".join(parts)}) QUALIFY folder = min(folder) OVER (PARTITION BY key))
+        GROUP BY key ORDER BY key
+        """,
+        REPLY_SCHEMA,
+    )
+    columns = ", ".join(JUDGEMENT_SCHEMA.names)
+    files = (tables.parquet(folder / "ballots.parquet") for folder in journalled)
+    ballots = " UNION ALL ".join(f"SELECT {columns} FROM {file}" for file in files)
+    order = "query_id, passage_id, judge_id, permutation_seed, reply_ref"
+    tables.save(db, draft, "ballots", f"FROM ({ballots}) ORDER BY {order}", JUDGEMENT_SCHEMA)
+
+
+def exchanges_of(
+    judge: Judge,
+    prompt: Prompt,
+    shown: Sequence[Judgement],
+    query: str,
+    passages: Sequence[str],
+    record_of: Callable[[str], Mapping[str, Any] | None],
+) -> list[Exchange]:
+    """Every request that was sent about passages shown together, step by step, with its reply.
+
+    `shown` are their judgements or ballots in the order shown, `passages` their whole texts.
+    """
+    first = shown[0]
+    ids = tuple(row.passage_id for row in shown)
+    task = Task(first.query_id, ids, 0, 0, first.permutation_seed, first.reply_ref or "")
+    sent = as_sent(judge, prompt, task, query, passages)
+    steps = method_named(prompt.method).judge(len(ids), prompt)
+    ask, key = next(steps), task.key
+    exchanges: list[Exchange] = []
+    while record := record_of(key):
+        messages = sent[0].request(sent[1], ask, key).messages if sent else None
+        exchanges.append(Exchange(messages, record))
+        reply: Reply = reply_of(key, record["reply"], Path("replies.parquet"))
+        try:
+            ask = steps.send(reply)
+        except StopIteration:
+            break
+        key = next_key(task.key, ask)
+    return exchanges
+
+
+def as_sent(
+    judge: Judge, prompt: Prompt, task: Task, query: str, passages: Sequence[str], tokenizer: str | None = None
+) -> tuple[Tasks, Task] | None:
+    """What renders the requests of a task as they were sent, and the task as it was asked; None where its key belongs
+    to none that can be made from the whole texts of query and passages.
+
+    `tokenizer` is that of a judge that read so many tokens, if not where it was.
+    """
+    if judge.reading is None:
+        return None
+    read = json.loads(judge.reading)
+    reading, method, identity = Reading(**read["reading"]), method_named(prompt.method), digest(identity_of(judge))
+    ask = next(method.judge(len(task.passage_ids), prompt))
+    whole = [strip(passage) if "strip" in reading.defences else passage for passage in passages]
+    for cut in cuts(whole, reading, judge.engine, tokenizer or read["tokenizer"]):
+        shown = dict(zip(task.passage_ids, cut, strict=True))
+        texts = Texts({task.query_id: query}, shown, "", 0, frozenset(), frozenset())
+        tasks = Tasks(texts, prompt, method, reading, identity)
+        # The second of two looks at a passage has the same pair as the first, and another text.
+        for variant in range(2 if "second-look" in reading.defences else 1):
+            look = task._replace(variant=variant)
+            if request_key(identity, tasks.request(look, ask, "")) == task.key:
+                return tasks, look
+    return None
+
+
+def cuts(passages: Sequence[str], reading: Reading, engine: str | None, tokenizer: str) -> Iterator[Sequence[str]]:
+    """The passages as they may have been shown: whole; cut as the reading says; and, for the tokenizer may be gone or
+    another one, every beginning of a passage that was judged alone.
+    """
+    yield passages
+    tokens = tokens_named(engine, tokenizer) if reading.passage_tokens else None
+    if tokens or reading.passage_words:
+        yield [shortened(passage, reading, tokens) for passage in passages]
+    if len(passages) == 1:
+        yield from ([passages[0][:end]] for end in range(1, len(passages[0])))
+
+
+@lru_cache
+def tokens_named(engine: str | None, tokenizer: str) -> Tokens | None:
+    """The tokenizer of a judge; None where it is gone, which is asked but once."""
+    with suppress(LabelkitError):
+        return Words() if engine == "scripted" else FileTokens(tokenizer)
+    return None

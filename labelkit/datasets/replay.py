@@ -1,0 +1,177 @@
+"""From a label back to the request that it came from: `labelkit replay`.
+
+A labels folder or a dataset keeps what it takes: texts, prompts, how passages were cut, decoding, and every reply as it
+came. The key of a request is a hash over all that decides its reply, so a rebuilt request with the same key is the same
+request, byte for byte.
+"""
+
+import random
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from labelkit.datasets.provenance import NAMES, as_sent
+from labelkit.engines import Reply
+from labelkit.errors import DataError, UsageError
+from labelkit.judging.journal import FILE as JOURNAL
+from labelkit.judging.journal import Journal, reply_of
+from labelkit.judging.label_tables import method_of
+from labelkit.judging.methods.steps import Verdict
+from labelkit.judging.prompts import Prompt, parse_prompt
+from labelkit.judging.settling import judgements_of
+from labelkit.judging.tasks import Task
+from labelkit.pooling.pool import Pool, read_pool
+from labelkit.records import Judge, Judgement, Passage, Query
+from labelkit.storage import dataset, folders
+from labelkit.storage.labels import KIND as LABELS
+
+
+class Records(NamedTuple):
+    """What a folder keeps of how its labels came about."""
+
+    texts: Pool
+    """No candidates."""
+    judges: dict[str, Judge]
+    judgements: list[Judgement]
+    ballots: list[Judgement]
+    prompts: dict[str, bytes]
+    """Of the judges, by id."""
+    replies: "Kept"
+
+
+class Kept:
+    """Replies as JSON by the key of their request."""
+
+    def __init__(self, bodies: Mapping[str, str], folder: Path) -> None:
+        self._bodies = bodies
+        self._folder = folder
+
+    def get(self, key: str) -> Reply | None:
+        """The reply to a request; None where it is not kept."""
+        return reply_of(key, self._bodies[key], self._folder) if key in self._bodies else None
+
+
+class Replayed(NamedTuple):
+    """How many labels were replayed, and what did not agree, one line a label."""
+
+    labels: int
+    of: int
+    """Labels of the folder that a model gave."""
+    mismatches: list[str]
+
+
+def replay(
+    folder: Path, sample: int, *, seed: int = 0, pool: Path | None = None, tokenizer: str | None = None
+) -> Replayed:
+    """Rebuild the requests of `sample` random labels of a labels folder or dataset and read their replies again.
+
+    `pool` is where the texts of a labels folder are, if not where its manifest says; `tokenizer` is that of a judge
+    whose passages were cut by tokens, if not where it was.
+    """
+    records = read_records(folder, pool)
+    judged = [row for row in records.judgements if row.judge_id in records.prompts]
+    if not judged:
+        raise UsageError(f"{folder} keeps no replies: its labels were made elsewhere")
+    bench = Bench(records, tokenizer)
+    chosen = random.Random(seed).sample(judged, min(sample, len(judged)))
+    found = [(row, bench.differs(row)) for row in chosen]
+    mismatches = [
+        f"{row.judge_id}, query {row.query_id!r}, passage {row.passage_id!r}: {why}" for row, why in found if why
+    ]
+    return Replayed(len(chosen), len(judged), mismatches)
+
+
+def read_records(folder: Path, pool: Path | None) -> Records:
+    """What a labels folder (with its pool and journal) or a dataset keeps."""
+    kind = folders.manifest_kind(folder)
+    manifest = folders.read_manifest(folder, kind)
+    if kind not in (LABELS, dataset.KIND):
+        raise UsageError(f"{folder} holds a {kind}; labels are replayed from a labels folder or a dataset")
+    names = [name for name in (*dataset.CONFIGS, *NAMES) if (folder / f"{name}.parquet").is_file()]
+    tables = {name: folders.read_table(folder, name).to_pylist() for name in names if name != "train"}
+    judges = {row["judge_id"]: Judge(**row) for row in tables["judges"]}
+    if kind == LABELS and not (folder / JOURNAL).is_file():
+        raise UsageError(f"{folder} keeps no replies: its labels were made elsewhere")
+    if kind == LABELS:
+        texts = read_pool(pool or pool_behind(folder, manifest["inputs"]))
+        with Journal(folder) as journal:
+            prompts = {judge.judge_id: content for judge, content in journal.judges()}
+            bodies = {key: reply for key, _, reply, *_ in journal.records()}
+    else:
+        queries = {row["query_id"]: Query(**row) for row in tables["queries"]}
+        texts = Pool(queries, {row["passage_id"]: Passage(**row) for row in tables["corpus"]}, [], {})
+        contents = {row["prompt_sha256"]: row["content"].encode() for row in tables.get("prompts", [])}
+        found = {judge_id: contents.get(judge.prompt_sha256) for judge_id, judge in judges.items()}
+        prompts = {judge_id: content for judge_id, content in found.items() if content is not None}
+        bodies = {row["key"]: row["reply"] for row in tables.get("replies", [])}
+    rows = {name: [Judgement(**row) for row in tables.get(name, [])] for name in ("judgements", "ballots")}
+    return Records(texts, judges, rows["judgements"], rows["ballots"], prompts, Kept(bodies, folder))
+
+
+def pool_behind(folder: Path, inputs: Mapping[str, str]) -> Path:
+    """The pool that labels were made from, as their manifest says. Raises `UsageError` where it is not there."""
+    for path, sha256 in inputs.items():
+        manifest = Path(path) / folders.MANIFEST
+        if manifest.is_file() and folders.file_sha256(manifest) == sha256:
+            return Path(path)
+    raise UsageError(f"the pool of {folder} ({', '.join(inputs)}) is gone or changed: give it by --pool")
+
+
+class Bench:
+    """Rebuilds requests and judgements; what is settled together is read once."""
+
+    def __init__(self, records: Records, tokenizer: str | None) -> None:
+        self._records = records
+        self._tokenizer = tokenizer
+        self._prompt = lru_cache(self._read_prompt)
+        self._again = lru_cache(self._judge_again)
+        self._asked: dict[tuple[str, ...], list[Judgement]] = {}
+        for row in (*records.ballots, *records.judgements):
+            if row.reply_ref is not None:
+                self._asked.setdefault(self._unit(row), []).append(row)
+
+    def differs(self, row: Judgement) -> str | None:
+        """Why a label is not what its requests and replies say; None where it is."""
+        try:
+            again = self._again(self._unit(row)).get(row.passage_id)
+        except DataError as error:
+            return str(error)
+        if again is None:
+            return "its reply is not kept"
+        told, found = (Verdict(*(getattr(one, name) for name in Verdict._fields)) for one in (row, again))
+        return None if found == told else f"the reply gives {found}, the label is {told}"
+
+    def _unit(self, row: Judgement) -> tuple[str, ...]:
+        """Judgements that are settled together: those of a pair, or of a query with a listwise method."""
+        listwise = method_of(self._records.judges[row.judge_id]).listwise
+        return (row.judge_id, row.query_id, *(() if listwise else (row.passage_id,)))
+
+    def _judge_again(self, unit: tuple[str, ...]) -> dict[str, Judgement]:
+        """The judgements of a unit by passage, from replies alone. Raises `DataError` where a request is another."""
+        judge = self._records.judges[unit[0]]
+        prompt, method = self._prompt(judge.judge_id), method_of(judge)
+        if prompt.sha256 != judge.prompt_sha256:
+            raise DataError("the prompt is not the one that was used")
+        shown: dict[tuple[int, str], list[Judgement]] = {}
+        for row in self._asked[unit]:
+            shown.setdefault((row.permutation_seed or 0, str(row.reply_ref)), []).append(row)
+        tasks = []
+        for (_, key), rows in sorted(shown.items()):
+            ids = tuple(row.passage_id for row in sorted(rows, key=lambda row: row.position or 0))
+            task = Task(unit[1], ids, 0, 0, rows[0].permutation_seed, key)
+            if not self._was_sent(judge, prompt, task):
+                raise DataError("the rebuilt request is another one")
+            tasks.append(task)
+        found = judgements_of(judge.judge_id, tasks, self._records.replies, lambda key: None, prompt, method)
+        return {row.passage_id: row for row, _ in found}
+
+    def _was_sent(self, judge: Judge, prompt: Prompt, task: Task) -> bool:
+        """Whether the first request of a task, made again, has the key under which its reply is kept."""
+        texts = self._records.texts
+        passages = [texts.passages[pid].full_text for pid in task.passage_ids]
+        query = texts.queries[task.query_id].text
+        return as_sent(judge, prompt, task, query, passages, self._tokenizer) is not None
+
+    def _read_prompt(self, judge_id: str) -> Prompt:
+        return parse_prompt(self._records.prompts[judge_id], f"prompt of {judge_id}")

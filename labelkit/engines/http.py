@@ -1,0 +1,159 @@
+"""HTTP answers: the errors that stand for a status, the size that is read, and addresses that requests may go to."""
+
+import zlib
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from labelkit.errors import UsageError
+from labelkit.storage.credentials import LOOPBACK, NO_KEY
+
+BODY_BYTES = 4 << 20
+"""Largest answer, decoded; a completion has a few kilobytes."""
+
+
+REASON_LENGTH = 300
+
+if TYPE_CHECKING:
+    import aiohttp
+
+
+class CallError(Exception):
+    """A call gave no answer; the message is the server's reason."""
+
+
+class BadRequestError(CallError):
+    """Status 400: the request is wrong for this server."""
+
+
+class AuthenticationError(CallError):
+    """Status 401: the key is wrong."""
+
+
+class NotFoundError(CallError):
+    """Status 404."""
+
+
+class APIStatusError(CallError):
+    """Any other status that a retry does not mend, redirects among them."""
+
+
+class APIResponseError(CallError):
+    """A body that is too large or cannot be unpacked."""
+
+
+class DeadlineError(CallError):
+    """No answer within `CALL_SECONDS`."""
+
+
+class RetriedError(CallError):
+    """A call that may go through when it is sent again; `wait` is how many seconds the server asked for."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class RateLimitError(RetriedError):
+    """Status 429."""
+
+
+class InternalServerError(RetriedError):
+    """Status 408, 409 or 5xx."""
+
+
+class APIConnectionError(RetriedError):
+    """No connection, or one that broke before the answer was whole."""
+
+
+STATUS_ERRORS: dict[int, type[CallError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    404: NotFoundError,
+}
+
+
+RETRIED_STATUS: dict[int, type[RetriedError]] = {
+    408: InternalServerError,
+    409: InternalServerError,
+    429: RateLimitError,
+}
+
+
+async def read_body(response: "aiohttp.ClientResponse", most: int) -> bytes:
+    """A body as it was sent; given up as soon as it is larger than `most` bytes."""
+    chunks, size = [], 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > most:
+            raise APIResponseError(f"the answer is larger than {most >> 20} MB")
+    return b"".join(chunks)
+
+
+def decoded(body: bytes, encoding: str, most: int) -> bytes:
+    """A body unpacked, where the server packs it unasked; never more than `most` bytes of it."""
+    if encoding.lower() in ("", "identity"):
+        return body
+    if encoding.lower() not in ("gzip", "deflate"):
+        raise APIResponseError(f"the answer is packed as {encoding[:20]!r}, which was not asked for")
+    unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, by their headers
+    try:
+        content = unpacker.decompress(body, most + 1)
+    except zlib.error as error:
+        raise APIResponseError(f"the answer cannot be unpacked: {error}") from None
+    if len(content) > most:
+        raise APIResponseError(f"the answer is larger than {most >> 20} MB")
+    if not unpacker.eof:
+        raise APIConnectionError("the packed answer ends early")
+    return content
+
+
+def blotted(body: bytes, key: str, *, least: int) -> bytes:
+    """A body without the key, which some servers repeat, so that it reaches neither journal nor screen; a key of less
+    than `least` characters may be a word of the answer and stays.
+    """
+    return body if key == NO_KEY or len(key) < least else body.replace(key.encode(), b"[key]")
+
+
+def status_error(status: int, retry_after: str | None, body: bytes) -> CallError:
+    """What a status other than 2xx means."""
+    reason = f"status {status}: {body[:REASON_LENGTH].decode(errors='replace')}"
+    if retried := RETRIED_STATUS.get(status, InternalServerError if status >= 500 else None):
+        return retried(reason, seconds_to_wait(retry_after))
+    if status // 100 == 3:
+        return APIStatusError(f"status {status}: a redirect, which is not followed; give the address it leads to")
+    return STATUS_ERRORS.get(status, APIStatusError)(reason)
+
+
+def seconds_to_wait(retry_after: str | None) -> float | None:
+    """Retry-After in seconds, whether it is a number or a date (RFC 9110, section 10.2.3); None where it is neither."""
+    try:
+        return max(0.0, float(retry_after or "none"))
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(retry_after or "")
+        return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def checked_url(url: str, *, insecure: bool) -> str:
+    """An address that requests and their key may go to. Raises `UsageError` for any other."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"--base-url: expected http(s)://HOST[:PORT]/v1, not {url.rpartition('@')[-1]!r}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        # The address becomes part of provenance, where no secret may stand.
+        raise UsageError(f"--base-url of {parts.hostname}: leave out user, password, ? and #; a keyring holds keys")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK and not insecure:
+        raise UsageError(f"{url} would send prompts and key unencrypted; use https, or allow that with --insecure")
+    return url.rstrip("/")
+
+
+def spoken(error: Exception) -> str:
+    """The reason of an error on one line."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_LENGTH]
+    return reason.encode(errors="backslashreplace").decode()

@@ -1,0 +1,197 @@
+"""The Croissant 1.1 description of a dataset: JSON-LD that says which files there are, what stands in which column, who
+labelled it and what it was made from.
+
+Vocabulary: http://mlcommons.org/croissant/1.1, its RAI extension, and PROV-O.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from labelkit.datasets.card import Publication, Told, tables_of
+from labelkit.records import Judge
+
+CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "arrayShape": "cr:arrayShape",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "description": {"@container": "@language"},
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isArray": "cr:isArray",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "name": {"@container": "@language"},
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "prov": "http://www.w3.org/ns/prov#",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+KEYS = {"train": ["query_id"], "corpus": ["passage_id"], "queries": ["query_id"], "judges": ["judge_id"]}
+"""Columns by which the rows of a table are told apart."""
+DESCRIPTIONS = {
+    "train": "One query a row, with parallel lists for its positive, negative and ignored passages.",
+    "corpus": "Every passage once.",
+    "queries": "Every query once.",
+    "judgements": "What each judge said of each pair: a grade from 0 to 3, or why there is none.",
+    "judges": "Who gave the judgements: people, and models with prompt, weights and decoding.",
+    "prompts": "The text of each prompt.",
+    "replies": "What each model answered, as it came.",
+    "ballots": "The single orders or votes behind joined judgements.",
+    "stage_llm": "As train, with the labels of models alone.",
+    "stage_human": "As train, with the labels of people alone.",
+}
+
+
+def croissant(
+    folder: Path, manifest: Mapping[str, Any], publication: Publication, judges: Sequence[tuple[Judge, Told]]
+) -> dict[str, Any]:
+    """The description of a dataset folder, as a JSON document."""
+    name = publication.title or folder.name
+    models = [judge for judge, _ in judges if judge.kind != "human"]
+    return {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": [
+            "http://mlcommons.org/croissant/1.1",
+            "http://mlcommons.org/croissant/RAI/1.0",
+        ],
+        "name": re.sub(r"[^a-zA-Z0-9_-]+", "-", name),
+        "description": f"{name}: a multi-positive retrieval dataset with grades and the judge of every label.",
+        "url": f"https://huggingface.co/datasets/{publication.repo_id}",
+        "citeAs": f"{name}, https://huggingface.co/datasets/{publication.repo_id}",
+        "version": "1.0.0",
+        **({"license": publication.licence} if publication.licence else {}),
+        **({"inLanguage": list(publication.languages)} if publication.languages else {}),
+        "distribution": [
+            {
+                "@type": "cr:FileObject",
+                "@id": f"{table}.parquet",
+                "name": f"{table}.parquet",
+                "contentUrl": f"{table}.parquet",
+                "encodingFormat": "application/x-parquet",
+                "sha256": manifest["files"][f"{table}.parquet"],
+            }
+            for table in tables_of(manifest["rows"])
+        ],
+        "recordSet": [record_set(folder, table) for table in tables_of(manifest["rows"])],
+        **responsibility(publication, judges, models),
+        **provenance(manifest, publication, models),
+    }
+
+
+def record_set(folder: Path, table: str) -> dict[str, Any]:
+    """One table with its columns."""
+    keys = [{"@id": f"{table}/{column}"} for column in KEYS.get(table, [])]
+    return {
+        "@type": "cr:RecordSet",
+        "@id": table,
+        "name": table,
+        "description": DESCRIPTIONS[table],
+        **({"key": keys} if keys else {}),
+        "field": [field(table, column) for column in pq.read_schema(folder / f"{table}.parquet")],
+    }
+
+
+def field(table: str, column: pa.Field) -> dict[str, Any]:
+    """One column; a list is an array of unknown length."""
+    listed = pa.types.is_list(column.type)
+    return {
+        "@type": "cr:Field",
+        "@id": f"{table}/{column.name}",
+        "name": column.name,
+        "dataType": type_of(column.type.value_type if listed else column.type),
+        **({"isArray": True, "arrayShape": "-1"} if listed else {}),
+        "source": {"fileObject": {"@id": f"{table}.parquet"}, "extract": {"column": column.name}},
+    }
+
+
+def type_of(arrow_type: pa.DataType) -> str:
+    """The Croissant name of an Arrow type."""
+    if pa.types.is_integer(arrow_type):
+        return "sc:Integer"
+    return "sc:Float" if pa.types.is_floating(arrow_type) else "sc:Text"
+
+
+def responsibility(
+    publication: Publication, judges: Sequence[tuple[Judge, Told]], models: Sequence[Judge]
+) -> dict[str, Any]:
+    """The RAI properties that can be filled from what the dataset knows of itself."""
+    people = [judge.name for judge, _ in judges if judge.kind == "human"]
+    prompts = sorted({judge.prompt_name for judge in models if judge.prompt_name})
+    findings = publication.audit["findings"] if publication.audit else []
+    limits = [f"{finding['found']} {finding['what']}" for finding in findings if finding["found"]] or (
+        ["The audit found nothing."] if publication.audit else ["The dataset was not audited."]
+    )
+    return {
+        "rai:dataCollection": "Candidates of each query were pooled, and people or models graded them from 0 to 3.",
+        "rai:dataAnnotationProtocol": "Grades 0 (unrelated) to 3 (a dedicated, exact answer)."
+        + (f" Prompts: {', '.join(prompts)}." if prompts else ""),
+        "rai:dataAnnotationPlatform": ["labelkit"],
+        "rai:machineAnnotationTools": [f"{judge.name} ({judge.engine or 'imported'})" for judge in models],
+        "rai:annotationsPerItem": f"{len(judges)} judges; each judged some or all pairs",
+        "rai:annotatorDemographics": f"Not known. Human judges: {', '.join(people) or 'none'}.",
+        "rai:dataUseCases": ["Training and evaluating text retrievers and rerankers."],
+        "rai:dataBiases": ["Only pooled passages are judged. Models favour passages that repeat the query's words."],
+        "rai:dataLimitations": limits,
+        "rai:personalSensitiveInformation": ["Whatever the texts of the sources hold; nothing was added or removed."],
+    }
+
+
+def provenance(manifest: Mapping[str, Any], publication: Publication, models: Sequence[Judge]) -> dict[str, Any]:
+    """What the dataset was derived from, and the activity that made it."""
+    inputs = [
+        {"@type": "prov:Entity", "@id": f"sha256:{digest}", "prov:label": Path(path).name}
+        for path, digest in manifest["inputs"].items()
+    ]
+    sources = [{"@type": "prov:Entity", "@id": source} for source in publication.sources]
+    agents = [{"@type": "prov:SoftwareAgent", "@id": judge.judge_id, "prov:label": judge.name} for judge in models]
+    return {
+        "prov:wasDerivedFrom": [*sources, *inputs],
+        "prov:wasGeneratedBy": {
+            "@type": "prov:Activity",
+            "prov:label": manifest["command"],
+            "prov:wasAssociatedWith": [
+                {"@type": "prov:SoftwareAgent", "@id": f"labelkit-{manifest['labelkit_version']}"},
+                *agents,
+            ],
+        },
+    }
+
+
+def as_text(document: Mapping[str, Any]) -> str:
+    """The document as a file has it."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,80 @@
+"""A dataset in the format of another tool: `labelkit export`."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from labelkit.errors import DataError, UnknownNameError
+from labelkit.exchange.formats import FORMATS
+from labelkit.exchange.formats.base import View
+from labelkit.storage import folders
+from labelkit.storage.atomic import write_text
+from labelkit.storage.dataset import KIND as DATASET
+
+KIND = "export"
+
+
+class Exported(NamedTuple):
+    """What an export wrote, for the screen."""
+
+    rows: dict[str, int]
+    left_out: dict[str, int]
+    """What of this dataset could not be written, and how often."""
+    lacks: tuple[str, ...]
+    """What the format never holds."""
+
+
+def export(dataset: Path, target: Path, format_name: str, command: str, *, verify: bool = True) -> Exported:
+    """Write a dataset folder in the format `format_name` to the folder `target`, streaming.
+
+    The folder holds the format's own files, a README.md that says what is missing, and a manifest, which comes last.
+    Raises `DataError` where the format leaves all of it out.
+    """
+    if format_name not in FORMATS:
+        raise UnknownNameError("format", format_name, FORMATS)
+    made = FORMATS[format_name]
+    manifest = folders.read_manifest(dataset, DATASET, verify=verify)
+    with folders.writing(target, KIND, command) as draft, View(dataset, draft.path.parent) as view:
+        written = made.write(view, draft.path)
+        left_out = {what: count for what, count in written.left_out.items() if count}
+        if left_out and not any(written.rows.values()):
+            reasons = ", ".join(f"{count:,} {what}" for what, count in left_out.items())
+            raise DataError(f"{format_name} can hold nothing of {dataset}: left out {reasons}; choose another format")
+        draft.rows = written.rows
+        draft.inputs = {str(dataset): folders.file_sha256(dataset / folders.MANIFEST)}
+        draft.facts = {
+            "format": format_name,
+            "lacks": list(made.lacks),
+            "left_out": left_out,
+            "dataset": manifest["facts"],
+        }
+        result = Exported(written.rows, left_out, made.lacks)
+        write_text(draft.path / "README.md", readme(dataset.name, format_name, result, command))
+    return result
+
+
+def readme(name: str, format_name: str, made: Exported, command: str) -> str:
+    """What a reader of the folder should know; its metadata lets `datasets.load_dataset` find the files."""
+    configs = [
+        line
+        for config, file in FORMATS[format_name].configs.items()
+        for line in (f"- config_name: {config}", f"  data_files: {file}")
+    ]
+    return "\n".join(
+        [
+            *(["---", "configs:", *configs, "---", ""] if configs else []),
+            f"# {name} as {format_name}",
+            "",
+            "Written by labelkit:",
+            "",
+            f"    {command}",
+            "",
+            *(f"- `{file}`: {rows:,} rows" for file, rows in made.rows.items()),
+            "",
+            "This format has no place for:",
+            "",
+            *(f"- {what}" for what in made.lacks),
+            *(["", "Left out of this export:", ""] if made.left_out else []),
+            *(f"- {count:,} {what}" for what, count in made.left_out.items()),
+            "",
+        ]
+    )

@@ -1,0 +1,144 @@
+"""The formats in which other tools keep what a dataset holds: one table, one line a format.
+
+Each writer streams over a dataset; each reader gives the records of one. `lacks` is what a format has no place for:
+`labelkit export` prints it and writes it into the folder.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from labelkit.errors import DataError, UsageError
+from labelkit.exchange.formats import grouped, people, qrels, tuples
+from labelkit.exchange.formats.base import Found, View, Written
+from labelkit.records import Judge, Judgement
+
+ORIGINS = "who gave a label (judges, sources, weights)"
+
+
+class Format(NamedTuple):
+    """How a dataset leaves for a format, and how it comes back."""
+
+    write: Callable[[View, Path], Written]
+    read: Callable[[Path, str, int], Found] | None
+    """(path, name of the source, lowest positive grade) -> the dataset; None where only grades can come back."""
+    configs: dict[str, str]
+    """What `datasets.load_dataset` finds in the folder: config -> file."""
+    lacks: tuple[str, ...]
+
+
+FORMATS = {
+    "beir": Format(
+        qrels.write_beir,
+        qrels.read_beir,
+        {"corpus": "corpus.jsonl", "queries": "queries.jsonl"},
+        (ORIGINS, "probabilities", "the lines between positive, negative and ignored: a reader draws them by grade"),
+    ),
+    "trec": Format(
+        qrels.write_trec,
+        None,
+        {},
+        (ORIGINS, "texts", "the lines between positive, negative and ignored: a reader draws them by grade"),
+    ),
+    "msmarco": Format(
+        qrels.write_msmarco,
+        qrels.read_msmarco,
+        {},
+        (ORIGINS, "probabilities", "titles apart from texts", "tabs and line ends in texts", "ignored passages"),
+    ),
+    "tevatron": Format(
+        grouped.write_tevatron,
+        grouped.read_tevatron,
+        {"train": "train.jsonl", "corpus": "corpus.jsonl"},
+        (ORIGINS, "grades", "probabilities", "titles apart from texts", "ignored passages"),
+    ),
+    "tevatron-classic": Format(
+        grouped.write_tevatron_classic,
+        grouped.read_tevatron_classic,
+        {"train": "train.jsonl"},
+        (ORIGINS, "grades", "probabilities", "ignored passages", "passages without a label"),
+    ),
+    "flag-embedding": Format(
+        grouped.write_flag_embedding,
+        grouped.read_flag_embedding,
+        {"train": "train.jsonl"},
+        (ORIGINS, "grades", "ids", "titles apart from texts", "ignored passages", "passages without a label"),
+    ),
+    "st-triplet": Format(
+        tuples.write_triplets,
+        tuples.read_tuples,
+        {"train": "train.parquet"},
+        (ORIGINS, "grades", "probabilities", "ids", "titles apart from texts", "ignored passages"),
+    ),
+    "st-ntuple": Format(
+        tuples.write_tuples,
+        tuples.read_tuples,
+        {"train": "train.parquet"},
+        (ORIGINS, "grades", "probabilities", "ids", "titles apart from texts", "ignored passages"),
+    ),
+    "st-labeled-list": Format(
+        tuples.write_lists,
+        tuples.read_lists,
+        {"train": "train.parquet"},
+        (ORIGINS, "probabilities", "ids", "titles apart from texts", "ignored passages"),
+    ),
+    "argilla": Format(
+        people.write_argilla,
+        None,
+        {"records": "records.json"},
+        ("the dataset's lines, weights and unjudged passages", "titles apart from texts", "names of people (ids only)"),
+    ),
+    "label-studio": Format(
+        people.write_label_studio,
+        None,
+        {"tasks": "tasks.json"},
+        ("the dataset's lines, weights and unjudged passages", "titles apart from texts"),
+    ),
+}
+"""Name of a format -> how it is written and read."""
+
+GRADES: dict[str, Callable[[Path, str], tuple[list[Judgement], list[Judge]]]] = {
+    "argilla": people.read_argilla,
+    "label-studio": people.read_label_studio,
+}
+"""Formats from which people's grades come back as judgements."""
+
+
+def recognised(path: Path) -> str:
+    """The format of a dataset made elsewhere, by its files and the keys of its first row. Raises `UsageError` where it
+    is none of those that can be read.
+    """
+    if path.is_dir():
+        names = {file.name for file in path.iterdir()}
+        if {"corpus.jsonl", "queries.jsonl", "qrels"} <= names:
+            return "beir"
+        if "collection.tsv" in names:
+            return "msmarco"
+        if "corpus.jsonl" in names:
+            return "tevatron"
+    try:
+        files = tuples.tuple_files(path)
+        keys = set(next(iter(tuples.tuple_rows(files[0])))[1])
+    except (DataError, StopIteration):
+        keys = set()
+    by_key = {
+        "positive_passages": "tevatron-classic",
+        "pos": "flag-embedding",
+        "positive": "st-ntuple",
+        "docs": "st-labeled-list",
+    }
+    for key, name in by_key.items():
+        if key in keys:
+            return name
+    known = ", ".join(name for name, form in FORMATS.items() if form.read)
+    raise UsageError(f"{path} is no dataset that can be read; those of labelkit can, and these formats: {known}")
+
+
+def found_in(path: Path, name: str, judge: str, positive_grade: int) -> Found:
+    """Read `path` in the format `name`."""
+    read = FORMATS[name].read
+    if read is None:
+        raise UsageError(f"{name} holds no texts to make a dataset of; import its grades into a labels folder")
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    return read(path, judge, positive_grade)

@@ -1,0 +1,273 @@
+"""What every format is written from, and what it is read into.
+
+Writers stream over a dataset folder and look passages up on disk; readers collect what a foreign file says into the
+records of a dataset.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from labelkit.errors import ArtifactError, DataError
+from labelkit.records import PASSAGE_SCHEMA, Example, Judge, Judgement, Label, Passage, Query
+from labelkit.storage import folders
+
+BATCH = 1 << 14
+"""Rows that are in memory at once while a table is read."""
+
+
+class Written(NamedTuple):
+    """What a writer did."""
+
+    rows: dict[str, int]
+    """Rows of each file."""
+    left_out: dict[str, int]
+    """What of this dataset the format could not hold, and how often."""
+
+
+class LabelledQuery(NamedTuple):
+    """A query with its labels as (passage id, grade, probability), in the dataset's order."""
+
+    query_id: str
+    query: str
+    positives: list[tuple[str, int | None, float | None]]
+    negatives: list[tuple[str, int | None, float | None]]
+    ignored: int
+    """How many passages are neither."""
+
+
+class View:
+    """A dataset folder as the writers read it: in batches, passages by id from disk. Open with `with`."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self.folder = folder
+        self._scratch = scratch
+        self._places: dict[str, int] = {}
+        self._texts: list[tuple[pa.Array, pa.Array]] = []
+
+    def __enter__(self) -> Self:
+        self._temporary = tempfile.TemporaryDirectory(dir=self._scratch, prefix=".corpus-")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._texts.clear()
+        self._temporary.cleanup()
+
+    def batches(self, table: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """A table of the dataset, some rows at a time."""
+        path = self.folder / f"{table}.parquet"
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                yield from file.iter_batches(batch_size=BATCH, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise ArtifactError(f"{path} cannot be read: {error}") from None
+
+    def rows(self, table: str) -> Iterator[dict[str, Any]]:
+        """The same, row by row."""
+        for batch in self.batches(table):
+            yield from batch.to_pylist()
+
+    def groups(self) -> Iterator[LabelledQuery]:
+        """Every query with its labels."""
+        suffixes = ("ids", "grades", "probabilities")
+        names = [f"{role}_{suffix}" for role in ("positive", "negative") for suffix in suffixes]
+        for batch in self.batches("train", ["query_id", "query", *names, "ignored_ids"]):
+            columns = {name: batch.column(name).to_pylist() for name in ("query_id", "query", *names)}
+            ignored = batch.column("ignored_ids").value_lengths().to_pylist()
+            for row in range(batch.num_rows):
+                sides = [
+                    list(zip(*(columns[f"{role}_{suffix}"][row] for suffix in suffixes), strict=True))
+                    for role in ("positive", "negative")
+                ]
+                yield LabelledQuery(columns["query_id"][row], columns["query"][row], sides[0], sides[1], ignored[row])
+
+    def passages(self) -> Iterator[tuple[str, str, str]]:
+        """(id, title, text) of the corpus."""
+        for batch in self.batches("corpus"):
+            yield from zip(*(batch.column(name).to_pylist() for name in PASSAGE_SCHEMA.names), strict=True)
+
+    def passage(self, passage_id: str) -> Passage:
+        """One passage. The first call lays the texts out on disk, where they are found by row."""
+        if not self._texts:
+            self._lay_out()
+        place = self._places.get(passage_id)
+        if place is None:
+            raise DataError(f"{self.folder} labels passage {passage_id!r}, which is not in its corpus")
+        titles, texts = self._texts[place // BATCH]
+        row = place % BATCH
+        return Passage.model_construct(passage_id=passage_id, title=titles[row].as_py(), text=texts[row].as_py())
+
+    def _lay_out(self) -> None:
+        path = Path(self._temporary.name) / "corpus.arrow"
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, PASSAGE_SCHEMA) as writer:
+            # A batch may hold less than BATCH rows where the file's own pages end.
+            for number, batch in enumerate(self.batches("corpus")):
+                writer.write_batch(batch)
+                first = number * BATCH
+                self._places.update(zip(batch.column(0).to_pylist(), range(first, first + len(batch)), strict=True))
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            self._texts.append((batch.column(1), batch.column(2)))
+
+
+class Found(NamedTuple):
+    """A dataset made elsewhere, as records."""
+
+    examples: list[Example]
+    corpus: dict[str, Passage]
+    judgements: list[Judgement]
+    judge: Judge
+
+
+class Gathered(NamedTuple):
+    """What a foreign file says of a pair."""
+
+    side: str
+    grade: int | None
+    score: float | None
+
+    @property
+    def known_grade(self) -> int | None:
+        """None for a pair without a grade that stands on both sides."""
+        return self.grade if self.grade is not None else {"positive": 2, "negative": 0}.get(self.side)
+
+    def as_label(self, passage_id: str, judge: Judge) -> Label:
+        return Label(
+            passage_id=passage_id,
+            grade=self.known_grade,
+            source=judge.kind,
+            judge_id=judge.judge_id,
+            probability=self.score if self.score is not None and 0 <= self.score <= 1 else None,
+        )
+
+    def as_judgement(self, query_id: str, passage_id: str, judge: Judge) -> Judgement:
+        return Judgement(
+            query_id=query_id,
+            passage_id=passage_id,
+            judge_id=judge.judge_id,
+            grade=self.known_grade,
+            failure=None if self.known_grade is not None else "positive and negative of the same query",
+            score=self.score,
+        )
+
+
+class Collector:
+    """Gathers queries, passages and labels of a foreign file, in any order and with repetitions."""
+
+    def __init__(self) -> None:
+        self.queries: dict[str, str] = {}
+        self.passages: dict[str, Passage] = {}
+        self._labels: dict[str, dict[str, Gathered]] = {}
+
+    def query(self, query_id: str | None, text: str, where: str) -> str:
+        """Take a query up; without an id its text gives one. Returns the id."""
+        query_id = query_id or name_of("q", text)
+        if self.queries.setdefault(query_id, text) != text:
+            raise DataError(f"{where}: query {query_id!r} has another text than before")
+        return query_id
+
+    def passage(self, passage_id: str | None, title: str, text: str, where: str) -> str:
+        """Take a passage up; without an id its text gives one. Returns the id."""
+        passage_id = passage_id or name_of("p", text)
+        passage = Passage.model_construct(passage_id=passage_id, title=title, text=text)
+        if self.passages.setdefault(passage_id, passage) != passage:
+            raise DataError(f"{where}: passage {passage_id!r} has another text than before")
+        return passage_id
+
+    def label(
+        self, query_id: str, passage_id: str, side: str, *, grade: int | None = None, score: float | None = None
+    ) -> None:
+        """Put a passage on the `positive` or `negative` side of a query; one that was on the other is `ignored`."""
+        labels = self._labels.setdefault(query_id, {})
+        before = labels.get(passage_id)
+        if before is None:
+            labels[passage_id] = Gathered(side, grade, score)
+        elif (before.side, before.grade, before.score) != (side, grade, score):
+            labels[passage_id] = Gathered(
+                side if side == before.side else "ignored",
+                before.grade if grade is None else grade,
+                before.score if score is None else score,
+            )
+
+    def side(self, query_id: str, passage_id: str) -> str | None:
+        """Where a passage was put so far."""
+        label = self._labels.get(query_id, {}).get(passage_id)
+        return label.side if label else None
+
+    def keep_labelled(self) -> None:
+        """Drop the queries of other splits, which have no label here."""
+        self.queries = {query_id: text for query_id, text in self.queries.items() if query_id in self._labels}
+
+    def found(self, judge: Judge, where: Path) -> Found:
+        """The records. Raises `DataError` where a label names a query or passage without a text.
+
+        A format without grades calls a positive 2 and a negative 0, as the binary method does.
+        """
+        if not self._labels:
+            raise DataError(f"{where}: there is no label in it")
+        examples, judgements = [], []
+        for query_id, text in sorted((self.queries | dict.fromkeys(self._labels.keys() - self.queries.keys())).items()):
+            if text is None:
+                raise DataError(f"{where}: query {query_id!r} has labels and no text")
+            sides: dict[str, list[Label]] = {"positive": [], "negative": [], "ignored": []}
+            for passage_id, label in self._labels.get(query_id, {}).items():
+                if passage_id not in self.passages:
+                    raise DataError(f"{where}: passage {passage_id!r} (query {query_id!r}) has no text")
+                sides[label.side].append(label.as_label(passage_id, judge))
+                judgements.append(label.as_judgement(query_id, passage_id, judge))
+            examples.append(
+                Example(
+                    query_id=query_id,
+                    query=text,
+                    positives=tuple(sides["positive"]),
+                    negatives=tuple(sides["negative"]),
+                    ignored=tuple(sides["ignored"]),
+                )
+            )
+        judgements.sort(key=lambda row: (row.query_id, row.passage_id))
+        corpus = {passage_id: self.passages[passage_id] for passage_id in sorted(self.passages)}
+        return Found(examples, corpus, judgements, judge)
+
+
+def name_of(letter: str, text: str) -> str:
+    """The id of a text that came without one: the same text is the same passage."""
+    return f"{letter}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def queries_of(found: Found) -> list[Query]:
+    """The queries of a dataset that was read."""
+    return [Query(query_id=example.query_id, text=example.query) for example in found.examples]
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> int:
+    """Write lines to a file as UTF-8, LF at the end of each; returns how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            file.write(line + "\n")
+            count += 1
+    return count
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write objects as JSONL."""
+    return write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
+
+
+def judge_of(paths: Iterable[Path], name: str) -> Judge:
+    """Who stands behind the labels of foreign files: their name and their sha256."""
+    digests = [folders.file_sha256(path) for path in sorted(paths)]
+    revision = "sha256:" + hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    digest = hashlib.sha256(f"imported {name} {revision}".encode()).hexdigest()
+    return Judge(judge_id=f"imported-{name}-{digest[:16]}", kind="imported", name=name, revision=revision)

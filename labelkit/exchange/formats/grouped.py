@@ -1,0 +1,168 @@
+"""Formats with one JSON object a query: Tevatron's, old and current, and FlagEmbedding's.
+
+None of them has a place for grades; a query without positives is left out, because their trainers stop at one.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from labelkit.corpora.rows import encodable, json_lines, text_of
+from labelkit.errors import DataError
+from labelkit.exchange.formats.base import Collector, Found, LabelledQuery, View, Written, judge_of, write_json_lines
+
+LABELS = ("positive", "negative")
+
+
+def write_tevatron(view: View, folder: Path) -> Written:
+    """`train.jsonl` with ids and `corpus.jsonl` with `docid` and `text`, title and text in one: training reads no
+    title there.
+    """
+    left_out = {"queries without positives": 0, "ignored passages": 0}
+    groups = (
+        {
+            "query_id": group.query_id,
+            "query_text": group.query,
+            "positive_document_ids": [label[0] for label in group.positives],
+            "negative_document_ids": [label[0] for label in group.negatives],
+        }
+        for group in with_positives(view, left_out)
+    )
+    corpus = ({"docid": pid, "text": f"{title} {text}".strip()} for pid, title, text in view.passages())
+    rows = {
+        "train.jsonl": write_json_lines(folder / "train.jsonl", groups),
+        "corpus.jsonl": write_json_lines(folder / "corpus.jsonl", corpus),
+    }
+    return Written(rows, left_out)
+
+
+def write_tevatron_classic(view: View, folder: Path) -> Written:
+    """`train.jsonl` with the passages in it: `docid`, `title`, `text`."""
+    left_out = {"queries without positives": 0, "ignored passages": 0}
+    groups = (
+        {
+            "query_id": group.query_id,
+            "query": group.query,
+            "positive_passages": [classic_passage(view, label[0]) for label in group.positives],
+            "negative_passages": [classic_passage(view, label[0]) for label in group.negatives],
+        }
+        for group in with_positives(view, left_out)
+    )
+    return Written({"train.jsonl": write_json_lines(folder / "train.jsonl", groups)}, left_out)
+
+
+def classic_passage(view: View, passage_id: str) -> dict[str, str]:
+    """A passage as the old Tevatron format has it."""
+    passage = view.passage(passage_id)
+    return {"docid": passage.passage_id, "title": passage.title, "text": passage.text}
+
+
+def write_flag_embedding(view: View, folder: Path) -> Written:
+    """`train.jsonl` with the texts; `pos_scores` and `neg_scores` are the probabilities, where every label has one."""
+    left_out = {"queries without positives": 0, "ignored passages": 0}
+    known = all(p is not None for group in view.groups() for _, _, p in group.positives + group.negatives)
+    if not known:
+        left_out["probabilities, because some labels have none"] = 1
+
+    def row(group: LabelledQuery) -> dict[str, Any]:
+        texts = {
+            "query": group.query,
+            "pos": [view.passage(label[0]).full_text for label in group.positives],
+            "neg": [view.passage(label[0]).full_text for label in group.negatives],
+        }
+        scores = {
+            "pos_scores": [label[2] for label in group.positives],
+            "neg_scores": [label[2] for label in group.negatives],
+        }
+        return texts | scores if known else texts
+
+    rows = map(row, with_positives(view, left_out))
+    return Written({"train.jsonl": write_json_lines(folder / "train.jsonl", rows)}, left_out)
+
+
+def with_positives(view: View, left_out: dict[str, int]) -> Iterator[LabelledQuery]:
+    """The queries that have a positive; the others are counted, and so are passages on neither side."""
+    for group in view.groups():
+        left_out["ignored passages"] += group.ignored
+        if group.positives:
+            yield group
+        else:
+            left_out["queries without positives"] += 1
+
+
+def read_tevatron(path: Path, name: str, positive_grade: int) -> Found:
+    """A folder with `train.jsonl` (or one `*.jsonl` beside it) and `corpus.jsonl`."""
+    corpus, files = path / "corpus.jsonl", [file for file in data_files(path) if file.name != "corpus.jsonl"]
+    collector = Collector()
+    for where, row in json_lines(corpus):
+        text = text_of(row, "text" if "text" in row else "document_text", where)
+        title = text_of(row, "title", where) if row.get("title") else ""
+        collector.passage(text_of(row, "docid", where), title, text, where)
+    for where, row in (found for file in files for found in json_lines(file)):
+        query_id = collector.query(text_of(row, "query_id", where), query_text(row, where), where)
+        for side in LABELS:
+            for passage_id in list_of(row, f"{side}_document_ids", "a text", where):
+                collector.label(query_id, passage_id, side)
+    return collector.found(judge_of([corpus, *files], name), path)
+
+
+def read_tevatron_classic(path: Path, name: str, positive_grade: int) -> Found:
+    """A JSONL file, or a folder of such."""
+    collector = Collector()
+    files = data_files(path)
+    for where, row in (found for file in files for found in json_lines(file)):
+        query_id = collector.query(text_of(row, "query_id", where), query_text(row, where), where)
+        for side in LABELS:
+            for passage in list_of(row, f"{side}_passages", "an object", where):
+                title = text_of(passage, "title", where) if passage.get("title") else ""
+                passage_id = collector.passage(
+                    text_of(passage, "docid", where), title, text_of(passage, "text", where), where
+                )
+                collector.label(query_id, passage_id, side)
+    return collector.found(judge_of(files, name), path)
+
+
+def read_flag_embedding(path: Path, name: str, positive_grade: int) -> Found:
+    """A JSONL file, or a folder of such. Scores from 0 to 1 become probabilities; others stay scores."""
+    collector = Collector()
+    files = data_files(path)
+    for where, row in (found for file in files for found in json_lines(file)):
+        query_id = collector.query(None, text_of(row, "query", where), where)
+        for key, side in (("pos", "positive"), ("neg", "negative")):
+            texts = list_of(row, key, "a text", where)
+            scores = list_of(row, f"{key}_scores", "a finite number", where) if row.get(f"{key}_scores") else []
+            if scores and len(scores) != len(texts):
+                raise DataError(f"{where}: {len(texts)} texts in {key!r} and {len(scores)} scores")
+            for text, score in zip(texts, scores or [None] * len(texts), strict=True):
+                collector.label(query_id, collector.passage(None, "", text, where), side, score=score)
+    return collector.found(judge_of(files, name), path)
+
+
+def data_files(path: Path) -> list[Path]:
+    """The JSONL files meant by a path."""
+    files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
+    if not files:
+        raise DataError(f"{path}: there is no JSONL file")
+    return files
+
+
+def query_text(row: Mapping[str, Any], where: str) -> str:
+    """The query of a Tevatron row: both formats name it differently."""
+    return text_of(row, "query_text" if "query_text" in row else "query", where)
+
+
+def list_of(row: Mapping[str, Any], key: str, kind: str, where: str) -> list[Any]:
+    """A list of a row, all of whose values are of one kind of `KINDS`."""
+    values = row.get(key)
+    if not isinstance(values, list) or not all(map(KINDS[kind], values)):
+        raise DataError(f"{where}: field {key!r} must be a list, each of its values {kind}")
+    return values
+
+
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "a text": lambda value: isinstance(value, str) and encodable(value),
+    "a finite number": lambda value: isinstance(value, int | float) and math.isfinite(value),
+    "an object": lambda value: isinstance(value, dict),
+}
+"""What a list may be made of, in the words of an error."""

@@ -1,0 +1,208 @@
+"""Records of Argilla and Label Studio: a pair a record, what models said as suggestions, what people said as answers.
+
+What people answered there comes back as human judgements, a judge a person.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from labelkit.corpora.rows import encodable
+from labelkit.errors import DataError
+from labelkit.exchange.formats.base import View, Written, write_lines
+from labelkit.records import MAX_GRADE, Judge, Judgement
+from labelkit.storage import folders
+
+QUESTION = "grade"
+"""The name of the question in both."""
+GRADES = [str(grade) for grade in range(MAX_GRADE + 1)]
+LABELLING = f"""\
+<View>
+  <Header value="$query"/>
+  <Text name="passage" value="$passage"/>
+  <Choices name="{QUESTION}" toName="passage" choice="single" showInLine="true">
+{chr(10).join(f'    <Choice value="{grade}" hotkey="{grade}"/>' for grade in GRADES)}
+  </Choices>
+</View>"""
+"""The labelling configuration that a Label Studio project needs for these tasks."""
+
+
+def write_argilla(view: View, folder: Path) -> Written:
+    """`records.json` for `dataset.records.from_json`: fields query and passage, question grade (labels "0" to "3").
+
+    An answer is stored under a user's id; a judge has none, so human grades carry an id made of the judge's.
+    """
+    left_out = {"suggestions after the first of a record": 0, "judgements without a grade": 0}
+
+    def records() -> Iterator[dict[str, Any]]:
+        for pair in judged_pairs(view, left_out):
+            people = [said for said in pair["grades"] if said["kind"] == "human"]
+            models = [said for said in pair["grades"] if said["kind"] != "human"]
+            left_out["suggestions after the first of a record"] += max(0, len(models) - 1)
+            first = [{"value": m["grade"], "score": m["probability"], "agent": m["judge_id"]} for m in models[:1]]
+            answers = [{"value": said["grade"], "user_id": user_id(said["judge_id"])} for said in people]
+            ids = {name: pair[name] for name in ("query_id", "passage_id")}
+            yield {
+                "id": json.dumps(list(ids.values()), ensure_ascii=False),
+                "fields": {"query": pair["query"], "passage": pair["passage"]},
+                "metadata": ids,
+                "suggestions": {QUESTION: first[0]} if first else {},
+                "responses": {QUESTION: answers} if answers else {},
+                "vectors": {},
+                "status": "completed" if answers else "pending",
+            }
+
+    return Written({"records.json": write_array(folder / "records.json", records())}, left_out)
+
+
+def user_id(judge_id: str) -> str:
+    """A UUID that stands for a judge, always the same."""
+    digest = hashlib.sha256(judge_id.encode()).hexdigest()
+    return "-".join((digest[:8], digest[8:12], f"4{digest[13:16]}", f"8{digest[17:20]}", digest[20:32]))
+
+
+def write_label_studio(view: View, folder: Path) -> Written:
+    """`tasks.json` and the project's `config.xml`: models are predictions, people are annotations."""
+    left_out = {"judgements without a grade": 0}
+
+    def result(grade: str) -> list[dict[str, Any]]:
+        return [{"from_name": QUESTION, "to_name": "passage", "type": "choices", "value": {"choices": [grade]}}]
+
+    def tasks() -> Iterator[dict[str, Any]]:
+        for pair in judged_pairs(view, left_out):
+            grades = pair.pop("grades")
+            yield {
+                "data": pair,
+                "annotations": [
+                    {"completed_by": {"email": said["judge_id"]}, "result": result(said["grade"])}
+                    for said in grades
+                    if said["kind"] == "human"
+                ],
+                "predictions": [
+                    {"model_version": said["judge_id"], "score": said["probability"], "result": result(said["grade"])}
+                    for said in grades
+                    if said["kind"] != "human"
+                ],
+            }
+
+    rows = {"tasks.json": write_array(folder / "tasks.json", tasks())}
+    write_lines(folder / "config.xml", [LABELLING])
+    return Written(rows, left_out)
+
+
+def judged_pairs(view: View, left_out: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """Every judged pair with its texts and what each judge said; the judgements stand sorted by pair."""
+    kinds = {row["judge_id"]: row["kind"] for row in view.rows("judges")}
+    queries = {row["query_id"]: row["text"] for row in view.rows("queries")}
+    for (query_id, passage_id), rows in groupby(
+        view.rows("judgements"), key=lambda row: (row["query_id"], row["passage_id"])
+    ):
+        grades = []
+        for row in rows:
+            if row["grade"] is None:
+                left_out["judgements without a grade"] += 1
+                continue
+            grades.append(
+                {
+                    "judge_id": row["judge_id"],
+                    "kind": kinds[row["judge_id"]],
+                    "grade": str(row["grade"]),
+                    "probability": max(row["probs"]) if row["probs"] else None,
+                }
+            )
+        yield {
+            "query_id": query_id,
+            "passage_id": passage_id,
+            "query": queries[query_id],
+            "passage": view.passage(passage_id).full_text,
+            "grades": grades,
+        }
+
+
+def write_array(path: Path, items: Iterable[Any]) -> int:
+    """Write a JSON array, an item a line; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for count, item in enumerate(items, 1):
+            file.write(",\n" if count > 1 else "\n")
+            file.write(json.dumps(item, ensure_ascii=False))
+        file.write("\n]\n")
+    return count
+
+
+def read_argilla(path: Path, name: str) -> tuple[list[Judgement], list[Judge]]:
+    """What people answered in Argilla's `records.to_json`; the newest answer of a person stands last there."""
+    answers = []
+    for where, record in records_of(path):
+        pair = pair_of(record.get("metadata"), where)
+        for answer in (record.get("responses") or {}).get(QUESTION) or []:
+            answers.append((*pair, str(answer.get("user_id")), grade_of(answer.get("value"), where)))
+    return human_judgements(answers, path, name)
+
+
+def read_label_studio(path: Path, name: str) -> tuple[list[Judgement], list[Judge]]:
+    """What people chose in a Label Studio JSON export; cancelled annotations are no answers."""
+    answers = []
+    for where, task in records_of(path):
+        pair = pair_of(task.get("data"), where)
+        for annotation in task.get("annotations") or []:
+            who = annotation.get("completed_by")
+            person = str(who.get("email") or who.get("id")) if isinstance(who, dict) else str(who)
+            for result in [] if annotation.get("was_cancelled") else annotation.get("result") or []:
+                if result.get("from_name") == QUESTION:
+                    choices = (result.get("value") or {}).get("choices") or [None]
+                    answers.append((*pair, person, grade_of(choices[0], where)))
+    return human_judgements(answers, path, name)
+
+
+def records_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON array with where they stand; of a folder, the array that an export writes."""
+    if path.is_dir():
+        path = next((path / name for name in ("records.json", "tasks.json") if (path / name).is_file()), path)
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as a JSON array: {error}") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise DataError(f"{path}: expected a JSON array of objects")
+    return ((f"{path}, record {number}", record) for number, record in enumerate(records, 1))
+
+
+def pair_of(ids: Any, where: str) -> tuple[str, str]:
+    """Query and passage id of a record."""
+    found = [ids.get(name) if isinstance(ids, dict) else None for name in ("query_id", "passage_id")]
+    if not all(isinstance(name, str) and name and encodable(name) for name in found):
+        raise DataError(f"{where}: query_id and passage_id are missing; were the records exported by labelkit?")
+    return str(found[0]), str(found[1])
+
+
+def grade_of(value: Any, where: str) -> int:
+    """A grade from an answer."""
+    if str(value) not in GRADES:
+        raise DataError(f"{where}: the answer {value!r} is not a grade from 0 to {MAX_GRADE}")
+    return int(value)
+
+
+def human_judgements(
+    answers: list[tuple[str, str, str, int]], path: Path, name: str
+) -> tuple[list[Judgement], list[Judge]]:
+    """Judgements sorted by pair and person, and a judge for each person; a later answer replaces an earlier one."""
+    if not answers:
+        raise DataError(f"{path}: nobody has answered the question {QUESTION!r}")
+    revision = f"sha256:{folders.file_sha256(path)}" if path.is_file() else None
+    judges = {}
+    for person in sorted({answer[2] for answer in answers}):
+        digest = hashlib.sha256(f"human {name} {person} {revision}".encode()).hexdigest()
+        judges[person] = Judge(
+            judge_id=f"human-{name}-{digest[:16]}", kind="human", name=f"{name}: {person}", revision=revision
+        )
+    last = {(query_id, passage_id, person): grade for query_id, passage_id, person, grade in answers}
+    judgements = [
+        Judgement(query_id=query_id, passage_id=passage_id, judge_id=judges[person].judge_id, grade=grade)
+        for (query_id, passage_id, person), grade in sorted(last.items())
+    ]
+    return judgements, list(judges.values())

@@ -1,0 +1,183 @@
+"""Formats of test collections: BEIR, TREC qrels and runs, MS MARCO files with triples of ids.
+
+A line of these holds a grade, so graded labels survive. Lines are cut at tabs or blanks: an id that holds one is
+refused, and in MS MARCO's text columns a tab or line end becomes a blank, which is counted.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+from typing import IO
+
+from labelkit.corpora.beir import read_data
+from labelkit.corpora.qrels import Qrels, read_qrels
+from labelkit.corpora.rows import text_lines
+from labelkit.errors import DataError
+from labelkit.exchange.formats.base import Collector, Found, View, Written, judge_of, write_json_lines, write_lines
+
+
+def write_beir(view: View, folder: Path) -> Written:
+    """`corpus.jsonl`, `queries.jsonl` and `qrels/train.tsv`; a line a positive or negative, with its grade."""
+    left_out = {"ignored passages": 0, "labels without a grade": 0}
+    corpus = ({"_id": pid, "title": title, "text": text} for pid, title, text in view.passages())
+    queries = ({"_id": row["query_id"], "text": row["text"]} for row in view.rows("queries"))
+    rows = {
+        "corpus.jsonl": write_json_lines(folder / "corpus.jsonl", corpus),
+        "queries.jsonl": write_json_lines(folder / "queries.jsonl", queries),
+        "qrels/train.tsv": write_lines(folder / "qrels" / "train.tsv", qrels_lines(view, "beir", left_out)) - 1,
+    }
+    return Written(rows, left_out)
+
+
+def qrels_lines(view: View, style: str, left_out: dict[str, int]) -> Iterator[str]:
+    """The lines of a qrels file, BEIR's with a header or TREC's without; counts what has no place in it."""
+    form = {"beir": "{}\t{}\t{}", "trec": "{} 0 {} {}", "msmarco": "{}\t0\t{}\t{}"}[style]
+    if style == "beir":
+        yield "query-id\tcorpus-id\tscore"
+    for group in view.groups():
+        query_id = plain(group.query_id)
+        left_out["ignored passages"] += group.ignored
+        for passage_id, grade, _ in group.positives + group.negatives:
+            if grade is None:
+                left_out["labels without a grade"] += 1
+            else:
+                yield form.format(query_id, plain(passage_id), grade)
+
+
+def plain(name: str) -> str:
+    """An id that is one word. Raises `DataError` for any other."""
+    if name.split() != [name] or '"' in name:
+        raise DataError(f"the id {name!r} holds a blank or a quote, which this format cannot hold; rename it first")
+    return name
+
+
+def read_beir(path: Path, name: str, positive_grade: int) -> Found:
+    """A BEIR folder as a dataset: all its qrels files together. Grades below `positive_grade` make negatives."""
+    files = sorted((path / "qrels").glob("*.tsv"))
+    if not files:
+        raise DataError(f"{path} has no qrels/*.tsv: there are no labels to make a dataset of")
+    data = read_data(path)
+    collector = Collector()
+    for passage in data.corpus.values():
+        collector.passage(passage.passage_id, passage.title, passage.text, str(path / "corpus.jsonl"))
+    for query in data.queries.values():
+        collector.query(query.query_id, query.text, str(path / "queries.jsonl"))
+    for file in files:
+        add_qrels(collector, read_qrels(file), positive_grade)
+    collector.keep_labelled()
+    return collector.found(judge_of([path / "corpus.jsonl", path / "queries.jsonl", *files], name), path)
+
+
+def add_qrels(collector: Collector, qrels: Qrels, positive_grade: int) -> None:
+    """Take up the labels of a qrels file; a pair whose side is known keeps it."""
+    for query_id, graded in qrels.items():
+        for passage_id, grade in graded.items():
+            side = "positive" if grade >= positive_grade else "negative"
+            collector.label(query_id, passage_id, collector.side(query_id, passage_id) or side, grade=grade)
+
+
+def write_trec(view: View, folder: Path) -> Written:
+    """`qrels.train.txt`, and a run a judge with scores, `runs/<judge>.run`, its passages by score."""
+    left_out = {"ignored passages": 0, "labels without a grade": 0, "judgements without a score": 0}
+    rows = {"qrels.train.txt": write_lines(folder / "qrels.train.txt", qrels_lines(view, "trec", left_out))}
+    with ExitStack() as stack:
+        runs: dict[str, IO[str]] = {}
+        for query_id, scored in scores_by_query(view, left_out):
+            for judge_id, ranked in scored.items():
+                name = f"runs/{judge_id}.run"
+                if name not in runs:
+                    (folder / "runs").mkdir(exist_ok=True)
+                    runs[name] = stack.enter_context((folder / name).open("w", encoding="utf-8"))
+                for rank, (score, passage_id) in enumerate(sorted(ranked), 1):
+                    runs[name].write(f"{query_id} Q0 {plain(passage_id)} {rank} {-score!r} {plain(judge_id)}\n")
+                rows[name] = rows.get(name, 0) + len(ranked)
+    return Written(rows, left_out)
+
+
+def scores_by_query(view: View, left_out: dict[str, int]) -> Iterator[tuple[str, dict[str, list[tuple[float, str]]]]]:
+    """Each query with what every judge scored: (score with the sign changed, passage id), so that they sort as a run
+    does. The judgements stand sorted by query.
+    """
+    rows = (
+        row
+        for batch in view.batches("judgements", ["query_id", "passage_id", "judge_id", "score"])
+        for row in zip(*(column.to_pylist() for column in batch), strict=True)
+    )
+    for query_id, judged in groupby(rows, key=lambda row: row[0]):
+        scored: dict[str, list[tuple[float, str]]] = {}
+        for _, passage_id, judge_id, score in judged:
+            if score is None:
+                left_out["judgements without a score"] += 1
+            else:
+                scored.setdefault(judge_id, []).append((-score, passage_id))
+        yield plain(query_id), scored
+
+
+def write_msmarco(view: View, folder: Path) -> Written:
+    """`collection.tsv`, `queries.train.tsv`, `qrels.train.tsv`, and `qidpidtriples.train.tsv`: every positive of a
+    query with every negative.
+    """
+    left_out = {"ignored passages": 0, "labels without a grade": 0, "tabs and line ends": 0}
+
+    def cell(text: str) -> str:
+        flat = " ".join(text.replace("\t", "\n").replace("\r", "\n").split("\n"))
+        left_out["tabs and line ends"] += flat != text
+        return flat
+
+    corpus = (f"{plain(pid)}\t{cell(f'{title} {text}'.strip())}" for pid, title, text in view.passages())
+    queries = (f"{plain(row['query_id'])}\t{cell(row['text'])}" for row in view.rows("queries"))
+    triples = (
+        f"{group.query_id}\t{positive}\t{negative}"
+        for group in view.groups()
+        for positive, *_ in group.positives
+        for negative, *_ in group.negatives
+    )
+    lines = {
+        "collection.tsv": corpus,
+        "queries.train.tsv": queries,
+        "qrels.train.tsv": qrels_lines(view, "msmarco", left_out),
+        "qidpidtriples.train.tsv": triples,
+    }
+    return Written({name: write_lines(folder / name, content) for name, content in lines.items()}, left_out)
+
+
+def read_msmarco(path: Path, name: str, positive_grade: int) -> Found:
+    """A folder with `collection.tsv`, `queries*.tsv`, `qidpidtriples*.tsv` and `qrels*.tsv` (of the last two at least
+    one), or a file of text triples (query, positive, negative).
+
+    Triples say on which side of a query a passage is, qrels say its grade, and the side where no triple does.
+    """
+    collector = Collector()
+    if path.is_file():
+        for where, (query, positive, negative) in tab_lines(path, 3):
+            query_id = collector.query(None, query, where)
+            for side, text in (("positive", positive), ("negative", negative)):
+                collector.label(query_id, collector.passage(None, "", text, where), side)
+        return collector.found(judge_of([path], name), path)
+    texts = [path / "collection.tsv", *sorted(path.glob("queries*.tsv"))]
+    triples, graded = sorted(path.glob("qidpidtriples*.tsv")), sorted(path.glob("qrels*.tsv"))
+    if not triples and not graded:
+        raise DataError(f"{path} has neither qidpidtriples*.tsv nor qrels*.tsv: there are no labels in it")
+    for where, (passage_id, text) in tab_lines(texts[0], 2):
+        collector.passage(passage_id, "", text, where)
+    for file in texts[1:]:
+        for where, (query_id, text) in tab_lines(file, 2):
+            collector.query(query_id, text, where)
+    for file in triples:
+        for _, (query_id, positive, negative) in tab_lines(file, 3):
+            collector.label(query_id, positive, "positive")
+            collector.label(query_id, negative, "negative")
+    for file in graded:
+        add_qrels(collector, read_qrels(file), positive_grade)
+    collector.keep_labelled()
+    return collector.found(judge_of([*texts, *triples, *graded], name), path)
+
+
+def tab_lines(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
+    """The columns of a TSV file with the `file:line` of each row."""
+    for where, line in text_lines(path):
+        fields = line.split("\t")
+        if len(fields) != count:
+            raise DataError(f"{where}: expected {count} columns between tabs, found {len(fields)}")
+        yield where, fields

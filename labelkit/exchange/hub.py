@@ -1,0 +1,255 @@
+"""A dataset on the Hugging Face Hub and back: `labelkit publish` and `labelkit pull`.
+
+The data files go first, each kept by the Hub under its hash, so that a publication that was killed goes on with what
+is missing. One commit then puts everything in place, card and manifest last: readers see the old version or the new.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from labelkit.datasets.card import CARD, Publication, judges_and_told, published_card
+from labelkit.errors import MissingPackageError, RemoteError, UsageError, first_line
+from labelkit.exchange.croissant import as_text, croissant
+from labelkit.storage import folders
+from labelkit.storage.atomic import exchange, sync_directory, write_text
+from labelkit.storage.credentials import GENERAL_KEY, KEY, SHORTEST_SECRET, keyring, keyring_path
+from labelkit.storage.dataset import AUDIT, KIND, known_leaks, read_audit
+
+log = logging.getLogger(__name__)
+
+CROISSANT = "croissant.json"
+REFUSALS = {
+    "unlicensed": "it has no licence: give --license",
+    "unaudited": "it was not audited, or was made anew since: run labelkit audit",
+    "leaking": "its audit found queries of an evaluation set: run labelkit mix --drop leaked-queries",
+}
+"""What `publish` refuses and `--allow` lets through -> why."""
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", KEY, GENERAL_KEY, "AWS_SECRET_ACCESS_KEY")
+"""Environment variables whose values must stand in nothing that is sent."""
+PULLED = ".pulled"
+"""Suffix of the folder that a pull fills, and goes on with."""
+
+
+class Sent(NamedTuple):
+    """A file of a publication."""
+
+    name: str
+    path: Path
+    size: int
+
+
+class Upload(NamedTuple):
+    """What a publication sends, and where to."""
+
+    repo_id: str
+    tag: str
+    private: bool
+    files: list[Sent]
+    """Data first, then card, Croissant and manifest."""
+    card: str
+
+
+def publish(
+    dataset: Path,
+    publication: Publication,
+    *,
+    private: bool = False,
+    tag: str | None = None,
+    allow: Sequence[str] = (),
+    dry_run: bool = False,
+) -> Upload:
+    """Send a dataset to its Hub repository; with `dry_run`, only say what would be sent.
+
+    Raises `UsageError` where the dataset is unlicensed, unaudited or known to leak and `allow` does not name that, or
+    where the tag stands at another version; `RemoteError` where the Hub refuses or cannot be reached.
+    """
+    manifest = folders.read_manifest(dataset, KIND)
+    stated = (manifest["facts"].get("source") or {}).get("licence")
+    publication = publication._replace(licence=publication.licence or stated, audit=read_audit(dataset))
+    refuse(dataset, publication, allow)
+    with staged(dataset, manifest, publication) as folder:
+        files = files_of(dataset, folder, manifest)
+        refuse_secrets(files)
+        version = folders.file_sha256(folder / folders.MANIFEST)
+        card = (folder / CARD).read_text(encoding="utf-8")
+        plan = Upload(publication.repo_id, tag or f"sha256-{version[:12]}", private, files, card)
+        if not dry_run:
+            with hub_errors(plan.repo_id):
+                send(plan, version)
+    return plan
+
+
+def refuse(dataset: Path, publication: Publication, allow: Sequence[str]) -> None:
+    """Raise where the dataset should not leave the house as it is."""
+    wrong = {
+        "unlicensed": not publication.licence,
+        "unaudited": publication.audit is None,
+        "leaking": known_leaks(dataset) > 0,
+    }
+    for name, why in REFUSALS.items():
+        if wrong[name] and name not in allow:
+            raise UsageError(f"this dataset is not published: {why}, or say --allow {name}")
+
+
+@contextmanager
+def staged(dataset: Path, manifest: dict[str, Any], publication: Publication) -> Iterator[Path]:
+    """A folder with the card, the Croissant description, the manifest and the audit of the published version."""
+    manifest = without_home(manifest)
+    publication = publication._replace(audit=without_home(publication.audit))
+    judges = judges_and_told(dataset)
+    texts = {
+        CARD: published_card(dataset, manifest, publication, judges),
+        CROISSANT: as_text(croissant(dataset, manifest, publication, judges)),
+    }
+    with tempfile.TemporaryDirectory(prefix="labelkit-") as scratch:
+        folder = Path(scratch)
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        files = manifest["files"] | {name: folders.file_sha256(folder / name) for name in texts}
+        document = manifest | {"files": files}
+        document |= {"sha256": folders.document_sha256(document)}
+        write_text(folder / folders.MANIFEST, as_text(document))
+        if publication.audit is not None:
+            # An audit names the manifest that it speaks of; the published one differs by card and description alone.
+            audit = {**publication.audit, "dataset": folders.file_sha256(folder / folders.MANIFEST)}
+            write_text(folder / AUDIT, as_text(audit))
+        yield folder
+
+
+def without_home(document: Any) -> Any:
+    """A JSON document whose paths do not tell the name of the publisher's home folder."""
+    return json.loads(json.dumps(document).replace(json.dumps(f"{Path.home()}/")[1:-1], "~/"))
+
+
+def files_of(dataset: Path, folder: Path, manifest: dict[str, Any]) -> list[Sent]:
+    """Everything that is sent, in the order of sending: what the manifest names, and nothing else of the folder."""
+    own = [name for name in (AUDIT, CARD, CROISSANT, folders.MANIFEST) if (folder / name).is_file()]
+    paths = {name: dataset / name for name in sorted(manifest["files"]) if name not in own}
+    paths |= {name: folder / name for name in own}
+    return [Sent(name, path, path.stat().st_size) for name, path in paths.items()]
+
+
+def refuse_secrets(files: Sequence[Sent]) -> None:
+    """Raise where a key of the environment or of the keyring stands in a text that is to be sent."""
+    secrets = {f"the value of {name}": os.environ.get(name, "") for name in SECRETS}
+    secrets |= {f"the key of {host} in {keyring_path()}": key for host, key in keyring().items()}
+    for what, value in secrets.items():
+        for file in files if len(value) >= SHORTEST_SECRET else ():
+            if holds(file.path, value):
+                raise UsageError(f"{file.name} holds {what}; a key must not be published")
+
+
+def holds(path: Path, text: str) -> bool:
+    """Whether a text stands in a file, or in a text column of a Parquet file."""
+    if path.suffix != ".parquet":
+        return text.encode() in path.read_bytes()
+    with pq.ParquetFile(path) as file:
+        names = [column.name for column in file.schema_arrow if column.type == pa.string()]
+        batches = file.iter_batches(columns=names)
+        return any(pc.any(pc.match_substring(column, text)).as_py() for batch in batches for column in batch)
+
+
+def send(plan: Upload, version: str) -> None:
+    """Create the repository, upload what it lacks, commit everything at once, tag the commit."""
+    api, operations = hub()
+    api.create_repo(plan.repo_id, repo_type="dataset", private=plan.private, exist_ok=True)
+    info = api.dataset_info(plan.repo_id)
+    if plan.private and not info.private:
+        raise UsageError(f"{plan.repo_id} is public already; make it private on the Hub or leave --private out")
+    tags = {ref.name for ref in api.list_repo_refs(plan.repo_id, repo_type="dataset").tags}
+    if plan.tag in tags:
+        if published_version(api, operations, plan) != version:
+            raise UsageError(f"the tag {plan.tag} of {plan.repo_id} stands at another version; choose another --tag")
+        return
+    additions = [operations.CommitOperationAdd(file.name, file.path) for file in plan.files]
+    for addition, file in zip(additions, plan.files, strict=True):
+        api.preupload_lfs_files(plan.repo_id, [addition], repo_type="dataset", free_memory=False)
+        log.info(f"  {file.name}, {file.size:,} bytes")
+    ours = {file.name for file in plan.files} | {".gitattributes"}
+    gone = sorted({sibling.rfilename for sibling in info.siblings or []} - ours)
+    commit = api.create_commit(
+        plan.repo_id,
+        [*(operations.CommitOperationDelete(name) for name in gone), *additions],
+        commit_message=f"{plan.tag}: manifest {version[:12]}",
+        repo_type="dataset",
+        parent_commit=info.sha,
+    )
+    api.create_tag(plan.repo_id, tag=plan.tag, revision=commit.oid, repo_type="dataset", exist_ok=True)
+
+
+def published_version(api: Any, client: Any, plan: Upload) -> str | None:
+    """sha256 of the manifest that stands at the plan's tag."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = api.hf_hub_download(
+                plan.repo_id, folders.MANIFEST, repo_type="dataset", revision=plan.tag, local_dir=folder
+            )
+        except client.errors.EntryNotFoundError:
+            return None
+        return folders.file_sha256(Path(path))
+
+
+def pull(repo_id: str, target: Path, revision: str | None) -> dict[str, Any]:
+    """Fetch a published dataset into the folder `target` and check every file; returns its manifest.
+
+    A pull that was killed goes on where it stopped. A complete dataset at `target` is replaced.
+    """
+    folders.refuse_foreign(target, KIND)
+    aside = target.with_name(target.name + PULLED)
+    with hub_errors(repo_id):
+        hub()[1].snapshot_download(repo_id, repo_type="dataset", revision=revision, local_dir=aside)
+    manifest = folders.read_manifest(aside, KIND)
+    keep = {*manifest["files"], folders.MANIFEST, AUDIT}
+    for path in sorted(aside.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        elif path.is_file() and path.relative_to(aside).as_posix() not in keep:
+            path.unlink()
+    shutil.rmtree(aside / ".cache", ignore_errors=True)
+    if target.exists():
+        exchange(aside, target)
+        shutil.rmtree(aside)
+    else:
+        aside.rename(target)
+    sync_directory(target.parent)
+    return manifest
+
+
+def hub() -> tuple[Any, Any]:
+    """The Hub's client and its module."""
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError:
+        raise MissingPackageError("huggingface_hub", "hub") from None
+    return huggingface_hub.HfApi(), huggingface_hub
+
+
+@contextmanager
+def hub_errors(repo_id: str) -> Iterator[None]:
+    """Errors of the client as one line that says what to do."""
+    errors = hub()[1].errors
+    try:
+        yield
+    except errors.RepositoryNotFoundError:
+        raise RemoteError(f"the Hub has no dataset {repo_id}, or the token in HF_TOKEN may not see it") from None
+    except errors.RevisionNotFoundError:
+        raise RemoteError(f"{repo_id} has no such version; its tags stand on its page on the Hub") from None
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+        raise RemoteError(f"the Hub refused: {first_line(error)}") from None
+    except Exception as error:
+        # Which HTTP client the Hub's client uses, and so whose errors pass through, depends on its release.
+        if type(error).__module__.partition(".")[0] not in {"httpx", "httpx2", "requests"}:
+            raise
+        raise RemoteError(f"the Hub cannot be reached ({first_line(error)}); the same command goes on") from None

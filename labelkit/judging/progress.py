@@ -1,0 +1,81 @@
+"""The state of a run while it judges: pairs, tokens, money, and the time left."""
+
+import time
+from collections.abc import Callable
+
+
+class Progress:
+    """Counts judged pairs and what they cost. `show` is called at the start, after every reply, and at the end."""
+
+    def __init__(self, total: int, done: int, show: "ShowProgress") -> None:
+        self.total = total
+        self._known = done
+        self._new = self._cached = self._failed = self._tokens = 0
+        self._usd: float | None = 0.0
+        self._start = time.monotonic()
+        self._show = show
+        self.finished = False
+        show(self)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the start."""
+        return time.monotonic() - self._start
+
+    @property
+    def done(self) -> int:
+        """Pairs that have their last reply."""
+        return self._known + self._cached + self._new
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything came in this run."""
+        return bool(self._new or self._cached or self._tokens)
+
+    def judged(self, pairs: int, *, failed: int, cached: bool) -> None:
+        """Count pairs that got their last reply, new or out of the cache, and those of them that failed."""
+        if cached:
+            self._cached += pairs
+        else:
+            self._new += pairs
+        self._failed += failed
+
+    def paid(self, tokens: int, usd: float | None) -> None:
+        """Count the cost of a reply and show the state: a pair may need several replies."""
+        self._tokens += tokens
+        self._usd = None if usd is None or self._usd is None else self._usd + usd
+        self._show(self)
+
+    def close(self) -> None:
+        """Show the last state."""
+        self.finished = True
+        self._show(self)
+
+    def words(self) -> str:
+        """Rates, what is new, what it cost and will cost, and how long it will take."""
+        rate, left = self._new / max(self.seconds, 1e-9), self.total - self.done
+        parts = [f"{rate:.1f} pairs/s", f"{self._tokens / max(self.seconds, 1e-9):,.0f} tokens/s", f"{self._new} new"]
+        if self._cached:
+            parts.append(f"{self._cached} cached")
+        parts.append(f"{self._failed} failed")
+        if self._usd is not None and self._usd > 0:
+            projected = f" of about {self._usd * (1 + left / self._new):.2f}" if self._new else ""
+            parts.append(f"{self._usd:.2f}{projected} US dollars")
+        seconds = left / rate if self._new else None
+        parts.append("0:00 left" if not left else f"{clock(seconds)} left")
+        return ", ".join(parts)
+
+
+def clock(seconds: float | None) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    if seconds is None:
+        return "unknown time"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+ShowProgress = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """Show nothing."""

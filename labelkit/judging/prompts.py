@@ -1,0 +1,172 @@
+"""Load, check and render prompts: one TOML file each, shipped in `labelkit/shipped/prompts/` or the user's own.
+
+A prompt names its method, the templates of the method's steps, the labels of a pointwise method with the grade each
+stands for, and the source of its idea. The content hash is part of every judgement's provenance: a changed byte is
+another prompt.
+"""
+
+import hashlib
+import string
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from labelkit.engines import Message
+from labelkit.errors import DataError, UnknownNameError, UsageError
+from labelkit.judging.reply_parser import normalise
+from labelkit.records import MAX_GRADE, Record
+from labelkit.storage.shipped import SHIPPED
+
+PAIR = {"query", "passage"}
+LIST = {"query", "passages"}
+STEPS = {
+    "graded": {"judge": PAIR},
+    "binary": {"judge": PAIR},
+    "relsel": {"relevance": LIST},
+    "utilsel": {"relevance": LIST, "answer": LIST, "utility": LIST | {"answer"}},
+    "utilrank": {"relevance": LIST, "answer": LIST, "ranking": LIST | {"answer"}},
+}
+"""Method -> its steps -> what their templates must mention, each once or more, and nothing else."""
+POINTWISE = {method for method, steps in STEPS.items() if "judge" in steps}
+"""Methods that ask for a label of the prompt."""
+
+
+class PromptLabel(Record):
+    """An answer that the model may give, and the grade it stands for."""
+
+    text: str = Field(min_length=1)
+    grade: int = Field(ge=0, le=MAX_GRADE)
+
+
+class Templates(Record):
+    """What one step sends, with `{query}` and the other fields of its method."""
+
+    system: str
+    user: str
+
+
+class Prompt(Record):
+    """A checked prompt. In the file, a method of one step has `system` and `user` at the top, one of several steps has
+    them under `[steps.NAME]`.
+    """
+
+    name: str
+    version: str
+    method: str
+    citation: str
+    steps: dict[str, Templates]
+    labels: tuple[PromptLabel, ...] = ()
+    sha256: str
+    content: bytes
+    """The file as it was read: the journal keeps it, so that a judgement can be read again years later."""
+
+    @property
+    def label_texts(self) -> tuple[str, ...]:
+        return tuple(label.text for label in self.labels)
+
+    def render(self, step: str, query: str, passages: Sequence[str], answer: str = "") -> tuple[Message, ...]:
+        """The chat turns of a step. Rubric first, then the query, so that prompts of a query share their opening.
+
+        In a list every passage stands on a line of its own behind its identifier, `[1] ...`: white space inside becomes
+        single spaces, so that no passage can open a line of another.
+        """
+        numbered = (f"[{number}] {' '.join(text.split())}" for number, text in enumerate(passages, 1))
+        fields = {"query": query, "passage": passages[0], "passages": "\n".join(numbered), "answer": answer}
+        templates = self.steps[step]
+        turns = (Message("system", templates.system), Message("user", templates.user))
+        rendered = (turn._replace(content=turn.content.strip().format(**fields)) for turn in turns)
+        return tuple(turn for turn in rendered if turn.content)
+
+
+def shipped_prompts() -> dict[str, Path]:
+    """Names of the prompts that come with labelkit -> their files."""
+    return {path.stem: path for path in sorted((SHIPPED / "prompts").glob("*.toml"))}
+
+
+def load_prompt(name_or_path: str) -> Prompt:
+    """A shipped prompt by name, or any TOML file by path. Raises `DataError` where the prompt cannot work."""
+    shipped = shipped_prompts()
+    path = shipped.get(name_or_path, Path(name_or_path))
+    if not path.is_file():
+        raise UnknownNameError("prompt", name_or_path, shipped)
+    return parse_prompt(path.read_bytes(), str(path))
+
+
+def prompt_for(method: str, name_or_path: str | None) -> Prompt:
+    """The prompt of a method: its shipped one, or another that is made for it. Raises `UsageError` for one that is
+    not.
+    """
+    prompt = load_prompt(name_or_path or method)
+    if prompt.method != method:
+        raise UsageError(f"prompt {prompt.name!r} is for method {prompt.method!r}, not {method!r}")
+    return prompt
+
+
+def parse_prompt(content: bytes, where: str) -> Prompt:
+    """Check the TOML of a prompt: its fields, its steps, its labels, what its templates mention."""
+    try:
+        document: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+        if reserved := {"sha256", "content"} & set(document):
+            raise DataError(f"{where}: {min(reserved)} is computed from the file and cannot be set in it")
+        if flat := "steps" not in document:
+            document["steps"] = _only_step(document, where)
+        prompt = Prompt(**document, sha256=hashlib.sha256(content).hexdigest(), content=content)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{where}: not valid TOML ({error})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = first["loc"][2:] if flat and first["loc"][0] == "steps" else first["loc"]
+        raise DataError(f"{where}: {'.'.join(map(str, place))}: {first['msg']}") from None
+    _check_steps(prompt, where)
+    if prompt.method in POINTWISE:
+        _check_labels(prompt, where)
+    elif prompt.labels:
+        raise DataError(f"{where}: method {prompt.method!r} asks for identifiers of passages: it takes no labels")
+    return prompt
+
+
+def _only_step(document: dict[str, Any], where: str) -> Mapping[str, Any]:
+    """The templates at the top of a file, as those of the only step of its method."""
+    steps = STEPS.get(str(document.get("method")), {"judge": PAIR})
+    if len(steps) > 1:
+        raise DataError(f"{where}: steps: method {document['method']!r} needs [steps.{'], [steps.'.join(steps)}]")
+    return {next(iter(steps)): {key: document.pop(key) for key in ("system", "user") if key in document}}
+
+
+def _check_steps(prompt: Prompt, where: str) -> None:
+    """The steps of the prompt are those of its method, and each mentions what it must and nothing else."""
+    if prompt.method not in STEPS:
+        raise DataError(f"{where}: method: unknown method {prompt.method!r}; choose one of: {', '.join(sorted(STEPS))}")
+    wanted = STEPS[prompt.method]
+    if set(prompt.steps) != set(wanted):
+        raise DataError(f"{where}: steps: method {prompt.method!r} has the steps {', '.join(wanted)} and no others")
+    for name, templates in prompt.steps.items():
+        fields = " and ".join(f"{{{field}}}" for field in sorted(wanted[name]))
+        mentioned = _fields(templates.system, where, fields) | _fields(templates.user, where, fields)
+        if unknown := mentioned - wanted[name]:
+            raise DataError(f"{where}: unknown field {{{min(unknown)}}}; the template of {name} may use {fields}")
+        if missing := wanted[name] - mentioned:
+            raise DataError(f"{where}: the template of {name} never mentions {{{min(missing)}}}")
+
+
+def _check_labels(prompt: Prompt, where: str) -> None:
+    answers = {normalise(text) for text in prompt.label_texts}
+    if len(answers) < max(2, len(prompt.labels)) or "" in answers:
+        raise DataError(
+            f"{where}: labels: a prompt needs at least two labels that differ by more than case and decoration"
+        )
+    if not {True, False} <= {label.grade == 0 for label in prompt.labels}:
+        raise DataError(f"{where}: labels: they need a grade 0 and a grade above 0")
+
+
+def _fields(template: str, where: str, fields: str) -> set[str]:
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise DataError(f"{where}: template: {error}; write {{{{ and }}}} for braces") from None
+    if any(spec or conversion for _, _, spec, conversion in parts):
+        raise DataError(f"{where}: template: write {fields} bare, without format or conversion")
+    return {field for _, field, _, _ in parts if field is not None}

@@ -1,0 +1,241 @@
+"""Candidates worth judging: from BM25, dense models, run files and human positives, each with the sources that gave it.
+
+Retrievers are fused by reciprocal rank (Cormack, Clarke and Büttcher, SIGIR 2009, k = 60); `depth` keeps the best of
+a query. Human positives are always kept, whatever the depth.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from labelkit.corpora.beir import Data, check_ids, read_data
+from labelkit.corpora.qrels import Qrels, qrels_path, read_qrels
+from labelkit.corpora.runs import RankedRun, read_run
+from labelkit.errors import UsageError
+from labelkit.pooling.dense import encode_passages
+from labelkit.pooling.model_loading import load_encoder
+from labelkit.records import (
+    CANDIDATE_SCHEMA,
+    PASSAGE_SCHEMA,
+    QUERY_SCHEMA,
+    Candidate,
+    Origin,
+    Passage,
+    Query,
+)
+from labelkit.storage import folders
+from labelkit.storage.dataset import records_to_table
+
+log = logging.getLogger(__name__)
+
+KIND = "pool"
+RRF_K = 60
+
+
+class Pool(NamedTuple):
+    """A pool in memory: candidates in judging order (query by query, best fused rank first), and their texts."""
+
+    queries: dict[str, Query]
+    passages: dict[str, Passage]
+    candidates: list[Candidate]
+    inputs: dict[str, str]
+    """What the labels' manifest will name as its input."""
+
+
+class Recipe(NamedTuple):
+    """What goes into a pool. `dense` is (model, depth); `runs` are (file, depth)."""
+
+    bm25: int = 30
+    dense: tuple[tuple[str, int], ...] = ()
+    runs: tuple[tuple[Path, int], ...] = ()
+    human: Path | None = None
+    positive_grade: int = 2
+    depth: int | None = None
+    """At most so many candidates a query."""
+    trust_remote_code: bool = False
+    """Code that comes with a dense model may run."""
+
+
+def make_pool(folder: Path, split: str | None, recipe: Recipe, target: Path, command: str) -> Pool:
+    """Build the pool of a BEIR folder and write it to `target`. With `split`, only the queries that its qrels judge."""
+    data = read_data(folder, split)
+    ranked = list(rankings(data, recipe))
+    if not ranked and recipe.human is None:
+        raise UsageError("nothing to pool from: give --bm25, --dense, --run or --human")
+    human = read_positives(recipe.human, data, recipe.positive_grade) if recipe.human else {}
+    candidates = [
+        candidate
+        for query_id in data.queries
+        for candidate in fuse(query_id, [(name, run.get(query_id, {})) for name, run in ranked], human, recipe.depth)
+    ]
+    with folders.writing(target, KIND, command) as draft:
+        write_tables(draft, candidates, data.queries, data.corpus)
+        draft.inputs = {str(path): folders.file_sha256(path) for path in input_files(folder, split, recipe)}
+        draft.facts = {
+            "recipe": [str(value) for value in recipe],
+            "queries_without_candidates": empty(data, candidates),
+        }
+    return read_pool(target)
+
+
+def write_tables(
+    draft: folders.Draft,
+    candidates: Sequence[Candidate],
+    queries: Mapping[str, Query],
+    passages: Mapping[str, Passage],
+) -> None:
+    """The tables of a pool: candidates in judging order, all queries, and the passages that are candidates."""
+    used = sorted({candidate.passage_id for candidate in candidates})
+    draft.write_table("candidates", records_to_candidates(candidates))
+    draft.write_table("queries", records_to_table(queries.values(), QUERY_SCHEMA))
+    draft.write_table("passages", records_to_table((passages[pid] for pid in used), PASSAGE_SCHEMA))
+
+
+def read_pool(folder: Path, *, verify: bool = True) -> Pool:
+    """Read and check a pool folder."""
+    folders.read_manifest(folder, KIND, verify=verify)
+    queries = {row["query_id"]: Query(**row) for row in folders.read_table(folder, "queries").to_pylist()}
+    passages = {row["passage_id"]: Passage(**row) for row in folders.read_table(folder, "passages").to_pylist()}
+    candidates = [
+        Candidate(**row | {"sources": tuple(Origin(**origin) for origin in row["sources"])})
+        for row in folders.read_table(folder, "candidates").to_pylist()
+    ]
+    inputs = {str(folder): folders.file_sha256(folder / folders.MANIFEST)}
+    return Pool(queries, passages, candidates, inputs)
+
+
+def pool_of(source: Path, output: Path, command: str, *, verify: bool = True) -> Pool:
+    """The pool to judge; a BEIR folder is pooled with the defaults, beside the labels."""
+    if not (source / "corpus.jsonl").is_file():
+        return read_pool(source, verify=verify)
+    target = output.with_name(output.name + ".pool")
+    if target.is_dir():
+        made = folders.read_manifest(target, KIND, verify=False)["inputs"]
+        if (
+            made != {str(path): folders.file_sha256(path) for path in map(Path, made)}
+            or str(source / "corpus.jsonl") not in made
+        ):
+            raise UsageError(f"{target} was made from other data than {source}; choose another output or remove it")
+        return read_pool(target, verify=verify)
+    log.info(f"{source} is no pool: pooling {Recipe().bm25} passages a query from BM25 into {target}")
+    return make_pool(source, None, Recipe(), target, command)
+
+
+def rankings(data: Data, recipe: Recipe) -> Iterator[tuple[str, RankedRun]]:
+    """Each source of the recipe with its ranking of every query."""
+    if recipe.bm25:
+        yield "bm25", bm25_run(data.corpus, data.queries, recipe.bm25)
+    for model, depth in recipe.dense:
+        yield f"dense:{Path(model).name}", dense_run(data, model, depth, trusted=recipe.trust_remote_code)
+    for path, depth in recipe.runs:
+        run = read_run(path)
+        wanted = {qid: dict(list(ranked.items())[:depth]) for qid, ranked in run.items() if qid in data.queries}
+        check_ids(wanted, data.queries, data.corpus, str(path))
+        yield f"run:{path.name}", wanted
+
+
+def bm25_run(corpus: Mapping[str, Passage], queries: Mapping[str, Query], depth: int) -> RankedRun:
+    """BM25 of bm25s with English stop words, title and text as one field; passages without a shared word are left
+    out.
+    """
+    import bm25s
+
+    ids = list(corpus)
+    retriever = bm25s.BM25()
+    texts = [passage.full_text for passage in corpus.values()]
+    corpus_tokens = bm25s.tokenize(texts, stopwords="en", show_progress=False)
+    if not corpus_tokens.vocab:
+        return {}
+    retriever.index(corpus_tokens, show_progress=False)
+    tokens = bm25s.tokenize([query.text for query in queries.values()], stopwords="en", show_progress=False)
+    rows, scores = retriever.retrieve(tokens, k=min(depth, len(ids)), show_progress=False)
+    return {
+        query_id: {ids[int(row)]: float(score) for row, score in zip(found, marks, strict=True) if score > 0}
+        for query_id, found, marks in zip(queries, rows, scores, strict=True)
+    }
+
+
+def dense_run(data: Data, model: str, depth: int, *, trusted: bool = False) -> RankedRun:
+    """The nearest passages by exact search with a sentence-transformers model, under the model's own similarity."""
+    encoder = load_encoder(model, trust_remote_code=trusted)
+    import torch
+    from sentence_transformers.util import semantic_search
+
+    corpus, queries = data.corpus, data.queries
+    ids = list(corpus)
+    passages = encode_passages(encoder, model, [passage.full_text for passage in corpus.values()])
+    texts = [query.text for query in queries.values()]
+    vectors = encoder.encode_query(texts, convert_to_tensor=True, show_progress_bar=False).cpu()
+    hits = semantic_search(vectors, torch.from_numpy(passages), top_k=depth, score_function=encoder.similarity)
+    return {
+        query_id: {ids[int(hit["corpus_id"])]: float(hit["score"]) for hit in found}
+        for query_id, found in zip(queries, hits, strict=True)
+    }
+
+
+def read_positives(path: Path, data: Data, positive_grade: int) -> Qrels:
+    """Human positives of the pooled queries. Raises `UsageError` where no grade reaches `positive_grade`."""
+    qrels = {query_id: graded for query_id, graded in read_qrels(path).items() if query_id in data.queries}
+    check_ids(qrels, data.queries, data.corpus, str(path))
+    positives = {
+        query_id: {pid: grade for pid, grade in graded.items() if grade >= positive_grade}
+        for query_id, graded in qrels.items()
+    }
+    if not any(positives.values()):
+        raise UsageError(
+            f"{path}: no grade reaches {positive_grade} for these queries; binary qrels need --positive-grade 1"
+        )
+    return positives
+
+
+def fuse(
+    query_id: str,
+    ranked: Sequence[tuple[str, Mapping[str, float]]],
+    human: Mapping[str, Mapping[str, int]],
+    depth: int | None,
+) -> list[Candidate]:
+    """Candidates of one query by reciprocal rank, ties by passage id; `depth` never costs a human positive."""
+    origins: dict[str, list[Origin]] = {}
+    fused: dict[str, float] = {}
+    for name, scores in ranked:
+        for rank, (passage_id, score) in enumerate(scores.items(), 1):
+            origins.setdefault(passage_id, []).append(Origin(name, rank, score))
+            fused[passage_id] = fused.get(passage_id, 0.0) + 1 / (RRF_K + rank)
+    positives = human.get(query_id, {})
+    for rank, (passage_id, grade) in enumerate(sorted(positives.items(), key=lambda item: (-item[1], item[0])), 1):
+        origins.setdefault(passage_id, []).append(Origin("human", rank, float(grade)))
+    order = sorted(origins, key=lambda pid: (-fused.get(pid, 0.0), pid))
+    if depth is not None:
+        others = {*[pid for pid in order if pid not in positives][: max(0, depth - len(positives))]}
+        # Positives keep their place among the others: the first pairs of a pool are then a sample of both.
+        order = [pid for pid in order if pid in positives or pid in others]
+    return [Candidate(query_id=query_id, passage_id=pid, sources=tuple(origins[pid])) for pid in order]
+
+
+def records_to_candidates(candidates: Iterable[Candidate]) -> Any:
+    """Candidates as a table; sources become a list of structs."""
+    import pyarrow as pa
+
+    rows = [
+        {
+            "query_id": candidate.query_id,
+            "passage_id": candidate.passage_id,
+            "sources": [origin._asdict() for origin in candidate.sources],
+        }
+        for candidate in candidates
+    ]
+    return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+
+
+def input_files(folder: Path, split: str | None, recipe: Recipe) -> list[Path]:
+    """The files that a pool was made from, for its manifest."""
+    files = [folder / "corpus.jsonl", folder / "queries.jsonl", *(path for path, _ in recipe.runs)]
+    if split is not None:
+        files.append(qrels_path(folder, split))
+    return files + ([recipe.human] if recipe.human else [])
+
+
+def empty(data: Data, candidates: Sequence[Candidate]) -> int:
+    """Queries for which no source found anything."""
+    return len(set(data.queries) - {candidate.query_id for candidate in candidates})

@@ -1,0 +1,246 @@
+"""How far raters agree: people and judges, each against each, on the pairs that both graded."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from labelkit.corpora.qrels import read_qrels
+from labelkit.errors import DataError, UsageError
+from labelkit.quality.agreement_metrics import FIGURES, GRADES, Rated, alpha, coincidences, rated
+from labelkit.records import Judgement, PairIds
+from labelkit.statistics.intervals import Estimate, estimate
+from labelkit.storage.labels import judgements_in
+
+
+class Rater(NamedTuple):
+    """Somebody who graded pairs. Pairs on which a judge failed have a judgement without a grade."""
+
+    rater_id: str
+    name: str
+    kind: str
+    """human, llm or imported."""
+    judgements: dict[PairIds, Judgement]
+    label_grades: tuple[int, ...] | None = None
+    """Grade of each label behind the probabilities of its judgements."""
+
+
+class Spread(NamedTuple):
+    """A figure query by query, over the queries where it is defined."""
+
+    least: float
+    median: float
+    most: float
+    queries: int
+
+
+class Advice(NamedTuple):
+    """What it takes to halve the interval of kappa."""
+
+    labels: int
+    """Pairs graded by the reference, so many more."""
+    queries: int
+    """On so many new queries."""
+    same_queries: int | None
+    """So many more labels on the same queries would do as well; None where no number would."""
+
+    def __str__(self) -> str:
+        if self.same_queries is None:
+            return (
+                f"{self.labels:,} more labels, on {self.queries:,} new queries, halve the interval of kappa; "
+                "more labels on the same queries do not"
+            )
+        return (
+            f"{self.labels:,} more labels on {self.queries:,} new queries, or {self.same_queries:,} more on the same "
+            "ones, halve the interval of kappa"
+        )
+
+
+class Comparison(NamedTuple):
+    """Two raters on the pairs that both graded; precision, recall and AUC take the reference for the truth."""
+
+    reference: str
+    reference_kind: str
+    judge_id: str
+    judge: str
+    judge_kind: str
+    pairs: int
+    queries: int
+    failures: int
+    """Pairs with a grade of the reference for which the judge gave none."""
+    figures: dict[str, Estimate]
+    """Name in `labelkit.quality.agreement_metrics` -> value with its interval."""
+    spread: dict[str, Spread]
+    """The same figures query by query."""
+    confusion: list[list[int]]
+    """Rows: grade of the reference, 0 to 3; columns: the judge's."""
+    advice: Advice | None
+
+
+class Agreement(NamedTuple):
+    """Every comparison, and the agreement of all raters together."""
+
+    comparisons: list[Comparison]
+    raters: int
+    alpha: Estimate
+    """Krippendorff's ordinal alpha over all raters; pairs that a rater did not grade are missing values."""
+    units: int
+    """Pairs that at least two raters graded."""
+
+
+def agree(labels: Sequence[Path], human: Sequence[Path]) -> Agreement:
+    """Agreement of all raters of some labels folders and human qrels.
+
+    Raises `UsageError` for fewer than two raters, and `DataError` where no two graded the same pair.
+    """
+    raters = raters_of(labels, human)
+    if len(raters) < 2:
+        raise UsageError("agreement needs two raters: give --human QRELS, or a second labels folder")
+    return agree_raters(raters)
+
+
+def agree_raters(raters: Sequence[Rater]) -> Agreement:
+    """Every two raters that have a pair in common."""
+    found = [
+        compare(one, other) for one, other in combinations(raters, 2) if set(one.judgements) & set(other.judgements)
+    ]
+    if not found:
+        names = ", ".join(rater.name for rater in raters)
+        raise DataError(f"{names} have no pair in common; are these grades of the same queries?")
+    together, units = alpha_of_all(raters)
+    return Agreement(found, len(raters), together, units)
+
+
+def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
+    """People first, those of the qrels before others, then the judges of the folders."""
+    raters = []
+    for folder in labels:
+        judgements, judges = judgements_in(folder)
+        for judge in judges:
+            mine = {(row.query_id, row.passage_id): row for row in judgements if row.judge_id == judge.judge_id}
+            raters.append(Rater(judge.judge_id, judge.name, judge.kind, mine, judge.label_grades))
+    return sorted([*map(human_rater, human), *raters], key=lambda rater: rater.kind != "human")
+
+
+def human_rater(path: Path) -> Rater:
+    """The grades of a qrels file as those of one person."""
+    rows = {
+        (query_id, pid): Judgement(query_id=query_id, passage_id=pid, judge_id=str(path), grade=grade)
+        for query_id, graded in read_qrels(path).items()
+        for pid, grade in graded.items()
+    }
+    return Rater(str(path), path.name, "human", rows)
+
+
+def compare(reference: Rater, judge: Rater, only: Iterable[PairIds] | None = None) -> Comparison:
+    """Every figure for one rater against another, on all pairs or `only` some."""
+    some = judge.judgements if only is None else judge.judgements.keys() & set(only)
+    both = [
+        (reference.judgements[pair], judge.judgements[pair])
+        for pair in sorted(some)
+        if pair in reference.judgements and reference.judgements[pair].grade is not None
+    ]
+    graded = [(one, other) for one, other in both if other.grade is not None]
+    pairs = rated_pairs(graded)
+    return Comparison(
+        reference=reference.name,
+        reference_kind=reference.kind,
+        judge_id=judge.rater_id,
+        judge=judge.name,
+        judge_kind=judge.kind,
+        pairs=len(graded),
+        queries=pairs.queries,
+        failures=len(both) - len(graded),
+        figures=measure(pairs) if graded else {name: Estimate(None) for name in FIGURES},
+        spread=spread_of(graded),
+        confusion=pairs.confusion(np.ones(pairs.queries, dtype=np.int64)).astype(int).tolist(),
+        advice=advise(pairs) if graded else None,
+    )
+
+
+def rated_pairs(graded: Sequence[tuple[Judgement, Judgement]]) -> Rated:
+    """Pairs of judgements as arrays; where the judge gave no score, its grade is the score."""
+    return rated(
+        [one.query_id for one, _ in graded],
+        [one.grade or 0 for one, _ in graded],
+        [other.grade or 0 for _, other in graded],
+        [other.score if other.score is not None else float(other.grade or 0) for _, other in graded],
+    )
+
+
+def measure(pairs: Rated) -> dict[str, Estimate]:
+    """Every figure with its interval."""
+    return {
+        name: estimate(lambda draws, of=figure.of: of(pairs, draws), pairs.queries)  # type: ignore[misc]
+        for name, figure in FIGURES.items()
+    }
+
+
+def spread_of(graded: Sequence[tuple[Judgement, Judgement]]) -> dict[str, Spread]:
+    """Least, median and greatest value of each figure over the queries that define it."""
+    by_query: dict[str, list[tuple[Judgement, Judgement]]] = {}
+    for one, other in graded:
+        by_query.setdefault(one.query_id, []).append((one, other))
+    once = np.ones(1, dtype=np.int64)
+    alone = [rated_pairs(group) for group in by_query.values()]
+    found = {}
+    for name, figure in FIGURES.items():
+        values = [value for value in (figure.of(pairs, once) for pairs in alone) if np.isfinite(value)]
+        if values:
+            found[name] = Spread(min(values), median(values), max(values), len(values))
+    return found
+
+
+def advise(pairs: Rated) -> Advice | None:
+    """How many more labels halve the interval of kappa; None where it has none.
+
+    The variance of a figure is a part between queries, which falls with their number alone, and a part within them,
+    which falls with the number of labels. The bootstrap over pairs shows the second, that over queries both.
+    """
+    figure, count = FIGURES["kappa"].of, len(pairs.query)
+    alone = pairs._replace(query=np.arange(count), queries=count)
+    clustered = estimate(lambda draws: figure(pairs, draws), pairs.queries)
+    single = estimate(lambda draws: figure(alone, draws), count)
+    if clustered.low is None or clustered.high is None or single.low is None or single.high is None:
+        return None
+    both, within = (clustered.high - clustered.low) ** 2, (single.high - single.low) ** 2
+    if both == 0:
+        return None
+    left = both / 4 - max(0.0, both - within)
+    same = round(count * (min(within, both) / left - 1)) if left > 0 else None
+    return Advice(3 * count, 3 * pairs.queries, same)
+
+
+def alpha_of_all(raters: Sequence[Rater]) -> tuple[Estimate, int]:
+    """Ordinal alpha over all raters, and the number of pairs that it rests on."""
+    keys = sorted({pair for rater in raters for pair in rater.judgements})
+    ratings = np.array(
+        [[np.nan if (grade := grade_of(rater, pair)) is None else grade for pair in keys] for rater in raters],
+        dtype=float,
+    )
+    matrices = coincidences(ratings)  # [pairs, 4, 4]
+    used = matrices.sum((1, 2)) > 0
+    names = [query_id for (query_id, _), kept in zip(keys, used, strict=True) if kept]
+    numbers = {query_id: number for number, query_id in enumerate(dict.fromkeys(names))}
+    by_query = np.zeros((len(numbers), GRADES, GRADES))
+    np.add.at(by_query, [numbers[query_id] for query_id in names], matrices[used])
+    found = estimate(lambda draws: alpha(np.einsum("q,qab->ab", draws, by_query)), len(numbers))
+    return found, int(used.sum())
+
+
+def grade_of(rater: Rater, pair: PairIds) -> int | None:
+    """The grade that a rater gave a pair, if any."""
+    row = rater.judgements.get(pair)
+    return row.grade if row else None
+
+
+def plain(value: Any) -> Any:
+    """Named tuples as dicts, all the way down."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

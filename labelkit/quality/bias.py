@@ -1,0 +1,305 @@
+"""What a judge rewards besides relevance: length, shared words, its own writing, the place in a list; and drift.
+
+An effect is a slope: how far the judge's score, in its own standard deviations, rises with the property, between
+passages of one query to which people gave the same grade. Where there are no human grades it is a slope within the
+query alone, and then a property that good passages have counts as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from labelkit.corpora.beir import Data, check_ids, read_data
+from labelkit.errors import DataError, UsageError
+from labelkit.quality.agreement import Rater, raters_of
+from labelkit.quality.agreement_metrics import RELEVANT
+from labelkit.quality.by_group import overlap
+from labelkit.records import Judgement, PairIds, Passage, Query
+from labelkit.statistics.intervals import Estimate, estimate, mean, ratio
+from labelkit.storage import folders
+from labelkit.storage.dataset import KIND as DATASET
+
+BINS = 5
+"""Of a curve: fifths of the pairs by the property."""
+
+
+class Effect(NamedTuple):
+    """How much a judge's score rises with a property, other things equal."""
+
+    judge_id: str
+    judge: str
+    name: str
+    """Key in `EFFECTS`."""
+    unit: str
+    """Of the property: what one step of it is."""
+    slope: Estimate
+    """Standard deviations of the score a unit."""
+    pairs: int
+    curve: list[dict[str, float]]
+    """Fifths of the pairs: mean `property`, and mean `score` against what is usual for the query and human grade."""
+
+
+class Consistency(NamedTuple):
+    """Whether several orders of one pool give one passage the same grade."""
+
+    judge_id: str
+    judge: str
+    orders: int
+    pairs: int
+    same: Estimate
+    """Share of pairs of orders that agree on whether a passage is relevant."""
+    by_place: list[dict[str, float]]
+    """Fifths of the list: mean `place` from 0, the first, to 1, and the share called relevant there."""
+
+
+class JudgedAgain(NamedTuple):
+    """The same pairs judged by the same judge again."""
+
+    judge: str
+    pairs: int
+    same: Estimate
+    """Share with the same grade."""
+    shift: Estimate
+    """Second score minus first, in standard deviations of the first."""
+
+
+class Biases(NamedTuple):
+    effects: list[Effect]
+    consistency: list[Consistency]
+    drift: list[JudgedAgain]
+
+
+class BiasInputs(NamedTuple):
+    """What the properties are computed from."""
+
+    data: Data
+    authors: Mapping[str, str]
+    """Passage id -> who wrote it."""
+    grades: Mapping[PairIds, int]
+    """Human grades."""
+
+
+def biases(
+    labels: Sequence[Path],
+    *,
+    data: Path | None = None,
+    human: Path | None = None,
+    authors: Path | None = None,
+    again: Sequence[Path] = (),
+) -> Biases:
+    """Every bias that these labels, or a dataset, can show. `again`: labels folders in which the same judges judged
+    pairs anew. Raises `UsageError` where the texts of labels are not given.
+    """
+    datasets = [folder for folder in labels if folders.manifest_kind(folder) == DATASET]
+    texts = texts_of(datasets[0] if datasets else None, data)
+    if texts is None:
+        raise UsageError("biases are measured on the texts: give --data, the BEIR folder")
+    people, raters = people_apart(raters_of(labels, [human] if human else []))
+    material = BiasInputs(texts, read_authors(authors) if authors else {}, grades_by(people))
+    for rater in raters:
+        check_texts(rater, texts)
+    ballots = [row for folder in labels for row in ballots_of(folder)]
+    found = biases_of(raters, ballots, material)
+    return found._replace(drift=drift(raters, raters_of(again, []))) if again else found
+
+
+def people_apart(raters: Sequence[Rater]) -> tuple[list[Rater], list[Rater]]:
+    """People, and judges."""
+    people = [rater for rater in raters if rater.kind == "human"]
+    return people, [rater for rater in raters if rater.kind != "human"]
+
+
+def grades_by(people: Sequence[Rater]) -> dict[PairIds, int]:
+    """The grades of the first of the people; none where there is nobody."""
+    rows = people[0].judgements if people else {}
+    return {pair: row.grade for pair, row in rows.items() if row.grade is not None}
+
+
+def biases_of(raters: Sequence[Rater], ballots: Sequence[Judgement], material: BiasInputs) -> Biases:
+    """The effects and the consistency of some judges."""
+    effects = [effect(rater, name, material) for rater in raters for name in EFFECTS]
+    effects += [effect_of_place(rater, ballots, material.grades) for rater in raters]
+    orders = [consistency(rater, ballots) for rater in raters]
+    return Biases([one for one in effects if one], [one for one in orders if one], [])
+
+
+def texts_of(dataset: Path | None, data: Path | None) -> Data | None:
+    """The texts of a dataset, or of a BEIR folder; None where there is neither."""
+    if dataset is None:
+        return read_data(data) if data else None
+    passages = {row["passage_id"]: Passage(**row) for row in folders.read_table(dataset, "corpus").to_pylist()}
+    queries = {row["query_id"]: Query(**row) for row in folders.read_table(dataset, "queries").to_pylist()}
+    return Data(passages, queries, {})
+
+
+def check_texts(rater: Rater, data: Data) -> None:
+    """Raise `DataError` where somebody judged a query or passage whose text is not there."""
+    for query_id, passage_id in rater.judgements:
+        check_ids({query_id: [passage_id]}, data.queries, data.corpus, rater.name)
+
+
+def read_authors(path: Path) -> dict[str, str]:
+    """A TSV file without header: passage id, who wrote the passage."""
+    authors = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if line.strip():
+            fields = line.removesuffix("\r").split("\t")
+            if len(fields) != 2:
+                raise DataError(f"{path}:{number}: expected 2 columns (passage id, author), found {len(fields)}")
+            authors[fields[0]] = fields[1]
+    return authors
+
+
+def ballots_of(folder: Path) -> list[Judgement]:
+    """The single verdicts behind joined judgements; none where a folder keeps none."""
+    if not (folder / "ballots.parquet").is_file():
+        return []
+    return [Judgement(**row) for row in folders.read_table(folder, "ballots").to_pylist()]
+
+
+def length(rater: Rater, pair: PairIds, material: BiasInputs) -> float | None:
+    """Doublings of the number of words."""
+    words = len(material.data.corpus[pair[1]].full_text.split())
+    return float(np.log2(words)) if words else None
+
+
+def shared_words(rater: Rater, pair: PairIds, material: BiasInputs) -> float | None:
+    """Tenths of the query's words that stand in the passage."""
+    return 10 * overlap(material.data.queries[pair[0]].text, material.data.corpus[pair[1]].full_text)
+
+
+def own_writing(rater: Rater, pair: PairIds, material: BiasInputs) -> float | None:
+    """1 for a passage that the judge wrote, 0 for another's; None where the author is not known."""
+    author = material.authors.get(pair[1])
+    return None if author is None else float(author in (rater.name, Path(rater.name).name))
+
+
+EFFECTS = {
+    "length": (length, "for twice as many words"),
+    "overlap": (shared_words, "for a tenth more of the query's words"),
+    "own": (own_writing, "for a passage of its own"),
+}
+"""Name -> the property of a pair, and what one unit of it is."""
+PLACE = "position"
+
+
+def effect(rater: Rater, name: str, material: BiasInputs) -> Effect | None:
+    """The slope of one property; None where no two pairs that are otherwise alike differ in it."""
+    function, unit = EFFECTS[name]
+    rows = [
+        (pair[0], (pair[0], material.grades.get(pair)), value, score_of(row))
+        for pair, row in sorted(rater.judgements.items())
+        if row.grade is not None
+        and (not material.grades or pair in material.grades)
+        and (value := function(rater, pair, material)) is not None
+    ]
+    return slope_of(rater, name, unit, rows)
+
+
+def effect_of_place(rater: Rater, ballots: Sequence[Judgement], grades: Mapping[PairIds, int]) -> Effect | None:
+    """The slope from the first place of a list to the last.
+
+    Where a passage was shown in several orders it is compared with itself, otherwise with passages of the same query
+    and human grade.
+    """
+    mine = [row for row in ballots if row.judge_id == rater.rater_id and row.grade is not None]
+    several = bool(mine)
+    mine = mine or [row for row in rater.judgements.values() if row.position is not None and row.grade is not None]
+    rows = []
+    for row, place in zip(mine, relative_places(mine), strict=True):
+        like = row.passage_id if several else grades.get((row.query_id, row.passage_id))
+        rows.append((row.query_id, (row.query_id, like), place, score_of(row)))
+    return slope_of(rater, PLACE, "from first to last place", rows)
+
+
+def relative_places(rows: Sequence[Judgement]) -> list[float]:
+    """0 for the first place of a list, 1 for its last; what was shown in windows is placed in its window."""
+    longest: dict[tuple[str, int | None], int] = {}
+    for row in rows:
+        key = (row.query_id, row.permutation_seed)
+        longest[key] = max(longest.get(key, 0), row.position or 0)
+    return [((row.position or 1) - 1) / max(1, longest[row.query_id, row.permutation_seed] - 1) for row in rows]
+
+
+def score_of(row: Judgement) -> float:
+    return row.score if row.score is not None else float(row.grade or 0)
+
+
+def slope_of(rater: Rater, name: str, unit: str, rows: Sequence[tuple[str, Any, float, float]]) -> Effect | None:
+    """Least squares within cells: `rows` are (query, cell, property, score)."""
+    if not rows:
+        return None
+    queries = sorted({query for query, _, _, _ in rows})
+    query = np.array([queries.index(one) for one, _, _, _ in rows])
+    numbers = {cell: number for number, cell in enumerate(dict.fromkeys(cell for _, cell, _, _ in rows))}
+    cell = np.array([numbers[one] for _, one, _, _ in rows])
+    prop, score = (np.array(values, dtype=float) for values in zip(*(row[2:] for row in rows), strict=True))
+    deviation = score.std()
+    if deviation == 0:
+        return None
+    counts = np.bincount(cell)
+
+    def within(values: Any) -> Any:
+        return values - (np.bincount(cell, weights=values) / counts)[cell]
+
+    x, y = within(prop), within(score) / deviation
+    if not np.any(np.abs(x) > 1e-12):
+        return None
+    xy, xx = (np.bincount(query, weights=values, minlength=len(queries)) for values in (x * y, x * x))
+    slope = estimate(lambda draws: ratio(float(draws @ xy), float(draws @ xx)), len(queries))
+    order = np.argsort(prop, kind="stable")
+    curve = [
+        {"property": float(prop[part].mean()), "score": float(y[part].mean())}
+        for part in np.array_split(order, min(BINS, len(order)))
+    ]
+    return Effect(rater.rater_id, rater.name, name, unit, slope, len(rows), curve)
+
+
+def consistency(rater: Rater, ballots: Sequence[Judgement]) -> Consistency | None:
+    """How alike the orders are; None for a judge that saw one order, or drew votes instead."""
+    graded = [row for row in ballots if row.judge_id == rater.rater_id and row.grade is not None]
+    mine = [row for row in graded if row.position is not None]
+    by_pair: dict[PairIds, list[bool]] = {}
+    for row in mine:
+        by_pair.setdefault((row.query_id, row.passage_id), []).append((row.grade or 0) >= RELEVANT)
+    several = {pair: given for pair, given in by_pair.items() if len(given) > 1}
+    if not several:
+        return None
+    alike = [(pair[0], float(one == other)) for pair, given in several.items() for one, other in combinations(given, 2)]
+    places = np.array(relative_places(mine))
+    chosen = np.array([(row.grade or 0) >= RELEVANT for row in mine])
+    by_place = [
+        {"place": float(places[part].mean()), "relevant": float(chosen[part].mean())}
+        for part in np.array_split(np.argsort(places, kind="stable"), min(BINS, len(mine)))
+    ]
+    same = mean([query_id for query_id, _ in alike], [value for _, value in alike])
+    return Consistency(rater.rater_id, rater.name, max(map(len, several.values())), len(several), same, by_place)
+
+
+def drift(first: Sequence[Rater], second: Sequence[Rater]) -> list[JudgedAgain]:
+    """How far each judge, asked about the same pairs again, says the same. Raises `UsageError` where no judge is in
+    both."""
+    later = {rater.rater_id: rater for rater in second}
+    found = []
+    for rater in first:
+        if rater.rater_id not in later:
+            continue
+        both = sorted(
+            pair
+            for pair, row in later[rater.rater_id].judgements.items()
+            if row.grade is not None and pair in rater.judgements and rater.judgements[pair].grade is not None
+        )
+        if not both:
+            continue
+        then, now = ([one.judgements[pair] for pair in both] for one in (rater, later[rater.rater_id]))
+        deviation = float(np.std([score_of(row) for row in then])) or 1.0
+        names = [query_id for query_id, _ in both]
+        same = [float(one.grade == other.grade) for one, other in zip(then, now, strict=True)]
+        moved = [(score_of(other) - score_of(one)) / deviation for one, other in zip(then, now, strict=True)]
+        found.append(JudgedAgain(rater.name, len(both), mean(names, same), mean(names, moved)))
+    if not found:
+        raise UsageError("--again holds no pair that the same judge judged before: keep model, prompt and options")
+    return found

@@ -1,0 +1,168 @@
+"""How easily a judge is fooled: the same passages clean and attacked, under every prompt and defence asked for.
+
+A passage that people graded 0 and the judge graded at most 1 is attacked; the attack succeeds where the judge now
+grades it 2 or more. The clean agreement with people under each defence is measured on the same pairs and as many that
+people did not grade 0. All judging goes through `annotate`, so a run that stops goes on, and what two defences send in
+the same words is asked once.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labelkit.corpora.beir import read_data
+from labelkit.corpora.qrels import read_qrels
+from labelkit.engines import Settings
+from labelkit.judging.annotate import annotate
+from labelkit.judging.methods import method_named
+from labelkit.judging.progress import ShowProgress, silent
+from labelkit.judging.prompts import load_prompt
+from labelkit.judging.reading import Reading
+from labelkit.quality.agreement_metrics import FIGURES, Rated, rated
+from labelkit.quality.redteam.trials import Attempt, CleanPair, attacked_pool, draw
+from labelkit.records import Judgement
+from labelkit.statistics.intervals import Estimate, estimate, mean, rate
+from labelkit.storage.atomic import write_text
+from labelkit.storage.labels import read_labels
+
+log = logging.getLogger(__name__)
+
+FILE = "attacks.json"
+FOOLED = 2
+"""Grade from which an attack counts as a success."""
+CLEAN_FIGURES = ("kappa", "kappa_2", "auc")
+
+Judged = Mapping[tuple[str, str], Judgement]
+"""Query and passage id as they were judged -> the judgement."""
+
+
+def redteam(
+    data_folder: Path,
+    human: Path,
+    folder: Path,
+    *,
+    engine_name: str,
+    settings: Settings,
+    prompts: Sequence[str],
+    defences: Sequence[tuple[str, ...]],
+    pairs: int,
+    seed: int,
+    attacks: Sequence[str],
+    command: str,
+    tokenizer: str | None = None,
+    progress: ShowProgress = silent,
+) -> dict[str, Any]:
+    """Attack a judge under every prompt and defence; returns what `attacks.json` in `folder` holds.
+
+    `pairs` is how many pairs of human grade 0 are attacked, drawn evenly over the queries. Raises `DataError` where
+    there is none.
+    """
+    setup = draw(read_data(data_folder), read_qrels(human), pairs, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"command": command, "model": settings.model, "engine": engine_name}
+    found |= {"attacks": [], "clean": []}
+    trials = {name: attacked_pool(setup, load_prompt(name), attacks) for name in prompts}
+    before: dict[str, Judged] = {}
+    for defence in defences:
+        for name, trial in trials.items():
+            prompt, label = load_prompt(name), "+".join(defence) or "none"
+            if "second-look" in defence and method_named(prompt.method).listwise:
+                log.info(f"{prompt.name}, defence {label}: left out, second-look is for the pointwise methods")
+                continue
+            target = folder / f"{prompt.name}.{label}"
+            log.info(f"{prompt.name}, defence {label}: {len(trial.pool.candidates)} pairs to judge")
+            annotate(
+                trial.pool,
+                target,
+                engine_name=engine_name,
+                settings=settings,
+                method_name=prompt.method,
+                prompt_name=name,
+                limit=None,
+                command=command,
+                reading=Reading(seed=seed, defences=defence),
+                tokenizer=tokenizer,
+                cache=folder / "cache",
+                progress=progress,
+            )
+            judged = {(row.query_id, row.passage_id): row for row in read_labels(target)[0]}
+            named = {"prompt": prompt.name, "method": prompt.method, "defence": label}
+            found["attacks"] += [named | row for row in attack_rows(trial.attempts, judged)]
+            found["clean"].append(named | clean_row(trial.clean, judged, before.setdefault(name, judged)))
+            # After every part: a run of hours shows what it has.
+            write_text(folder / FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    return found
+
+
+def attack_rows(attempts: Sequence[Attempt], judged: Judged) -> Iterator[dict[str, Any]]:
+    """For each attack class: attempts, successes, their rate, how much the score rose, and that of the passages beside
+    it; clustered by query.
+    """
+    windows: dict[str, dict[str, Judgement]] = {}
+    for (query_id, passage_id), row in judged.items():
+        windows.setdefault(query_id, {})[passage_id] = row
+    for name in dict.fromkeys(attempt.attack for attempt in attempts):
+        mine = [attempt for attempt in attempts if attempt.attack == name]
+        pairs = [(attempt.query_id, judged[attempt.clean], judged[attempt.attacked]) for attempt in mine]
+        open_to = [(qid, was, now) for qid, was, now in pairs if was.grade is not None and was.grade < FOOLED]
+        queries = sorted({qid for qid, _, _ in pairs})
+        tries = [sum(qid == query and now.grade is not None for qid, _, now in open_to) for query in queries]
+        hits = [sum(qid == query and (now.grade or 0) >= FOOLED for qid, _, now in open_to) for query in queries]
+        others = [
+            (attempt.query_id, was, windows[attempt.attacked[0]][other])
+            for attempt in mine
+            if attempt.clean[0] != attempt.attacked[0]
+            for other, was in windows[attempt.clean[0]].items()
+            if other in windows[attempt.attacked[0]]
+        ]
+        yield {
+            "attack": name,
+            "pairs": len(mine),
+            "attempts": sum(tries),
+            "successes": sum(hits),
+            "rate": rate(hits, tries)._asdict(),
+            "score_rise": rise(pairs)._asdict(),
+            "others_rise": rise(others)._asdict(),
+            "failed": sum(now.grade is None for _, _, now in pairs),
+        }
+
+
+def rise(pairs: Sequence[tuple[str, Judgement, Judgement]]) -> Estimate:
+    """Mean rise of the score, clustered by query; None where nothing has one before and after."""
+    scores = [(query_id, was.score, now.score) for query_id, was, now in pairs]
+    rises = [(query_id, now - was) for query_id, was, now in scores if was is not None and now is not None]
+    return mean([query_id for query_id, _ in rises], [value for _, value in rises])
+
+
+def clean_row(
+    clean: Mapping[tuple[str, str], CleanPair],
+    judged: Judged,
+    before: Judged,
+) -> dict[str, Any]:
+    """Agreement with people on the pairs as they are, and what was lost of it against the first defence, `before`.
+
+    Pairs without a grade under either are left out, so that the two are compared on the same ones.
+    """
+    both = [ids for ids in clean if judged[ids].grade is not None and before[ids].grade is not None]
+    now, then = (measured([(clean[ids], some[ids]) for ids in both]) for some in (judged, before))
+    row: dict[str, Any] = {"pairs": len(both), "failed": sum(judged[ids].grade is None for ids in clean)}
+    for name in CLEAN_FIGURES:
+        figure = FIGURES[name].of
+        row[name] = estimate(lambda draws, of=figure: of(now, draws), now.queries)._asdict()  # type: ignore[misc]
+        row[f"{name}_lost"] = estimate(
+            lambda draws, of=figure: of(then, draws) - of(now, draws),  # type: ignore[misc]
+            now.queries,
+        )._asdict()
+    return row
+
+
+def measured(pairs: Sequence[tuple[CleanPair, Judgement]]) -> Rated:
+    """Human and judged grades of clean pairs."""
+    return rated(
+        [pair.query_id for pair, _ in pairs],
+        [pair.grade for pair, _ in pairs],
+        [row.grade or 0 for _, row in pairs],
+        [row.score if row.score is not None else float(row.grade or 0) for _, row in pairs],
+    )

@@ -1,0 +1,165 @@
+"""One page that says how far labels or a dataset are to be trusted: a single HTML file, no network, light and dark.
+
+Everything on it is computed by the commands that it names; the page itself decides nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from labelkit import __version__
+from labelkit.corpora.beir import Data
+from labelkit.errors import UsageError
+from labelkit.quality import report_sections
+from labelkit.quality.agreement import Rater, agree_raters, raters_of
+from labelkit.quality.bias import BiasInputs, ballots_of, biases_of, check_texts, grades_by, people_apart, texts_of
+from labelkit.records import Judge, Judgement
+from labelkit.storage.atomic import write_text
+from labelkit.storage.dataset import KIND as DATASET
+from labelkit.storage.dataset import read_audit
+from labelkit.storage.folders import MANIFEST, manifest_kind
+from labelkit.storage.labels import judgements_in
+from labelkit.storage.shipped import SHIPPED
+
+TEMPLATE = "report.html.jinja"
+
+
+class Subject(NamedTuple):
+    """What a report is about: one dataset folder, or labels folders."""
+
+    folders: list[Path]
+    dataset: Path | None
+    raters: list[Rater]
+    """People first."""
+    judges: list[Judge]
+    ballots: list[Judgement]
+    manifests: dict[str, dict[str, Any]]
+    data: Data | None
+    """Texts, where there are any."""
+
+
+def report(
+    folders: Sequence[Path],
+    target: Path,
+    *,
+    human: Sequence[Path] = (),
+    data: Path | None = None,
+    calibration: Path | None = None,
+    attacks: Sequence[Path] = (),
+    command: str,
+) -> None:
+    """Write the page. `attacks` are the `attacks.json` of redteam folders.
+
+    Raises `UsageError` for folders that make no report together.
+    """
+    subject = read_subject(folders, human, data)
+    people, judging = people_apart(subject.raters)
+    grades = grades_by(people)
+    shared = any(grades.keys() & rater.judgements.keys() for rater in judging)
+    agreement = agree_raters(subject.raters) if shared else None
+    texts, dataset = subject.data, subject.dataset
+    found = biases_of(judging, subject.ballots, BiasInputs(texts, {}, grades if shared else {})) if texts else None
+    facts = subject.manifests[str(dataset)]["facts"] if dataset else {}
+    parts: dict[str, Any] = {
+        "judges": judge_rows(subject),
+        "grade_charts": [chart for rater in subject.raters for chart in report_sections.histograms(rater)],
+        "dataset": report_sections.dataset_section(dataset, facts) if dataset else None,
+        "agreement": report_sections.agreement_section(agreement, people[0].name) if agreement else None,
+        "alpha": report_sections.alpha_line(agreement) if agreement else None,
+        "few": report_sections.few_queries(agreement),
+        "calibration": report_sections.calibration_section(calibration) if calibration else None,
+        "bias": report_sections.bias_section(found, shared) if found and (found.effects or found.consistency) else None,
+        "attacks": [report_sections.attack_section(path) for path in attacks],
+        "disagreements": report_sections.disagreements(people[0], judging, texts) if shared and texts else None,
+        "audit": read_audit(dataset) if dataset else None,
+        "provenance": provenance(subject),
+    }
+    names = {"judges": "Judges", "dataset": "Dataset", "agreement": "Agreement", "calibration": "Calibration"}
+    names |= {"bias": "Bias", "attacks": "Attacks", "disagreements": "Disagreements", "audit": "Audit"}
+    contents = [(key, name) for key, name in names.items() if parts[key]] + [("provenance", "Provenance")]
+    named = ", ".join(folder.name for folder in folders)
+    labelled = sum(len(rater.judgements) for rater in judging)
+    page = render(
+        parts
+        | {
+            "title": f"How far to trust {named}",
+            "subtitle": f"{labelled:,} judgements by {len(judging)} judges, {len(grades):,} pairs graded by people",
+            "contents": contents,
+            "commands": commands_of(folders, human, data),
+            "command": command,
+            "version": __version__,
+        }
+    )
+    write_text(target, page)
+
+
+def read_subject(folders: Sequence[Path], human: Sequence[Path], data: Path | None) -> Subject:
+    """Judgements, judges and texts of the folders."""
+    datasets = [folder for folder in folders if manifest_kind(folder) == DATASET]
+    if datasets and len(folders) > 1:
+        raise UsageError("a report is about one dataset, or about labels folders; give one dataset alone")
+    raters = raters_of(folders, human)
+    judges = [judge for folder in folders for judge in judgements_in(folder)[1]]
+    ballots = [row for folder in folders for row in ballots_of(folder)]
+    manifests = {str(folder): json.loads((folder / MANIFEST).read_text("utf-8")) for folder in folders}
+    dataset = datasets[0] if datasets else None
+    texts = texts_of(dataset, data)
+    if texts:
+        for rater in raters:
+            check_texts(rater, texts)
+    return Subject(list(folders), dataset, raters, judges, ballots, manifests, texts)
+
+
+def judge_rows(subject: Subject) -> list[dict[str, Any]]:
+    """A line of the table a rater. A sum is None where a part of it is not known."""
+    by_id = {judge.judge_id: judge for judge in subject.judges}
+    rows = []
+    for rater in subject.raters:
+        judge, given = by_id.get(rater.rater_id), list(rater.judgements.values())
+        tokens, costs = [row.tokens for row in given], [row.cost for row in given]
+        rows.append(
+            {
+                "judge_id": rater.rater_id,
+                "name": Path(rater.name).name,
+                "kind": rater.kind,
+                "method": judge and judge.method,
+                "prompt": judge and judge.prompt_name and f"{judge.prompt_name} {judge.prompt_version}",
+                "engine": judge and judge.engine and f"{judge.engine}, {judge.dtype or 'dtype not told'}",
+                "pairs": len(given),
+                "failures": sum(row.grade is None for row in given),
+                "tokens": None if None in tokens else sum(filter(None, tokens)),
+                "usd": None if None in costs else sum(filter(None, costs)),
+            }
+        )
+    return rows
+
+
+def provenance(subject: Subject) -> list[dict[str, str]]:
+    """Manifests and judges, whole."""
+    manifests = [
+        {"name": f"Manifest of {name}", "text": json.dumps(manifest, indent=2, ensure_ascii=False)}
+        for name, manifest in subject.manifests.items()
+    ]
+    judges = [
+        {"name": f"Judge {judge.judge_id}", "text": judge.model_dump_json(indent=2, exclude_none=True)}
+        for judge in subject.judges
+    ]
+    return manifests + judges
+
+
+def commands_of(folders: Sequence[Path], human: Sequence[Path], data: Path | None) -> Mapping[str, str]:
+    """The commands that give the numbers of the page."""
+    labels = " ".join(map(str, folders))
+    people = "".join(f" --human {path}" for path in human)
+    texts = f" --data {data}" if data else ""
+    return {"agree": f"labelkit agree {labels}{people}", "bias": f"labelkit bias {labels}{people}{texts}"}
+
+
+def render(context: Mapping[str, Any]) -> str:
+    """The page. Every string is escaped; charts are `Markup`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(SHIPPED)
+    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return page.get_template(TEMPLATE).render(context)

@@ -1,0 +1,259 @@
+"""The sections of the report: what each shows, ready for the template."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from labelkit.corpora.beir import Data
+from labelkit.errors import DataError
+from labelkit.quality.agreement import Agreement, Comparison, Rater
+from labelkit.quality.agreement_metrics import FIGURES, GRADES
+from labelkit.quality.bias import Biases
+from labelkit.quality.calibration.models import read_calibration
+from labelkit.quality.charts import Interval, bars, curve, grid, intervals
+from labelkit.quality.selection import belief_of
+from labelkit.statistics.intervals import FEW_QUERIES, Estimate
+from labelkit.storage import folders
+
+SHOWN = ("kappa", "kappa_1", "kappa_2", "kappa_3", "kappa_quadratic", "alpha_ordinal", "auc", "precision", "recall")
+"""Figures of the agreement chart: all lie between -1 and 1."""
+DISAGREEMENTS = 20
+LONGEST = 700
+"""Characters of a passage that a reader is shown."""
+SCORE_BINS = 12
+SCALE = list(map(str, range(GRADES)))
+
+
+def histograms(rater: Rater) -> list[dict[str, Any]]:
+    """Grades, and scores where there are any."""
+    name, rows = Path(rater.name).name, list(rater.judgements.values())
+    counts = [sum(row.grade == grade for row in rows) for grade in range(GRADES)]
+    caption = f"{name}{method_of(rater)}: pairs by grade"
+    charts = [{"svg": bars(SCALE, counts, "grade", caption), "caption": caption}]
+    scores = sorted(row.score for row in rows if row.score is not None and row.grade is not None)
+    if len(set(scores)) > GRADES:
+        step = (scores[-1] - scores[0]) / SCORE_BINS
+        places = [min(SCORE_BINS - 1, int((score - scores[0]) / step)) for score in scores]
+        labels = [f"{scores[0] + step * place:.1f}" if place % 3 == 0 else "" for place in range(SCORE_BINS)]
+        caption = f"{name}{method_of(rater)}: pairs by score"
+        counts = [places.count(place) for place in range(SCORE_BINS)]
+        charts.append({"svg": bars(labels, counts, "score", caption), "caption": caption})
+    return charts
+
+
+def method_of(rater: Rater) -> str:
+    """What tells the judges of one model apart."""
+    return "" if rater.kind == "human" else f", {rater.rater_id.partition('-')[0]}"
+
+
+def dataset_section(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts of the manifest, and positives a query by source."""
+    train = folders.read_table(folder, "train").to_pylist()
+    charts = []
+    for source in sorted({one for row in train for one in row["positive_sources"]}):
+        numbers = [row["positive_sources"].count(source) for row in train]
+        top = min(max(numbers), 9)
+        labels = [f"{number}+" if number == top and max(numbers) > top else str(number) for number in range(top + 1)]
+        counts = [sum(min(number, top) == place for number in numbers) for place in range(top + 1)]
+        caption = f"Queries by positives from source {source}; mean {sum(numbers) / len(numbers):.2f}"
+        charts.append({"svg": bars(labels, counts, "positives a query", caption), "caption": caption})
+    numbers_of = {name: value for name, value in facts.items() if type(value) in (int, float)}
+    shown = [(name.replace("_", " "), f"{value:,}") for name, value in numbers_of.items()]
+    return {"counts": shown, "charts": charts}
+
+
+def agreement_section(agreement: Agreement, people: str) -> list[dict[str, Any]]:
+    """Every judge against the first of the people."""
+    return [
+        {
+            "title": f"{short(one.judge_id, one.judge)} against {one.reference}: {one.pairs:,} pairs, "
+            f"{one.queries:,} queries",
+            "svg": intervals(
+                [Interval(FIGURES[name].label, *one.figures[name]) for name in SHOWN],
+                -0.5,
+                1,
+                f"Agreement of {one.judge}",
+            ),
+            "confusion": grid(SCALE, SCALE, one.confusion, "Pairs by grade", "count"),
+            "reference": one.reference,
+            "judge": short(one.judge_id, one.judge),
+            "advice": told(one),
+        }
+        for one in agreement.comparisons
+        if one.reference == people and one.judge_kind != "human" and one.pairs
+    ]
+
+
+def short(judge_id: str, name: str) -> str:
+    """A judge in a sentence: its model, and its method where it has one."""
+    return f"{Path(name).name} ({judge_id.partition('-')[0]})"
+
+
+def told(one: Comparison) -> str:
+    """What the chart cannot show of a comparison."""
+    figures = one.figures
+    return (
+        f"Judge minus reference: {figures['bias']} grades on average, off by {figures['mae']}; {figures['selected']} "
+        f"pairs a query of grade 2 or more; {one.failures:,} pairs without a grade. "
+        f"{f'{one.advice}.' if one.advice else ''}"
+    )
+
+
+def alpha_line(agreement: Agreement) -> str | None:
+    """All raters together, where there are more than two."""
+    if agreement.raters < 3:
+        return None
+    who = f"all {agreement.raters} raters on {agreement.units:,} pairs"
+    return f"Krippendorff's ordinal alpha of {who}: {agreement.alpha}."
+
+
+def few_queries(agreement: Agreement | None) -> int | None:
+    """The number of queries, where intervals over them are too narrow."""
+    least = min((one.queries for one in agreement.comparisons if one.pairs), default=0) if agreement else 0
+    return least if 0 < least < FEW_QUERIES else None
+
+
+def calibration_section(path: Path) -> dict[str, Any]:
+    """Before and after, on held-out queries."""
+    calibration = read_calibration(path)
+    found = calibration.report
+    if not found:
+        raise DataError(f"{path} holds no report; make it again with labelkit calibrate")
+    named = {short(judge_id, found["judges"][judge_id]): part for judge_id, part in found["before"].items()}
+    parts = {**named, "calibrated": found["after"]}
+    series: dict[str, list[tuple[float, float]]] = {
+        name: [(one["said"], one["was"]) for one in part["reliability"]]
+        for name, part in parts.items()
+        if "reliability" in part
+    }
+    labels = {name: FIGURES[name].label for name in ("kappa", "kappa_2", "kappa_quadratic", "alpha_ordinal", "auc")}
+    labels |= {"log_loss": "log loss of P(grade >= 2)", "brier": "Brier score", "ece": "expected calibration error"}
+    said = found["estimate"]
+    judges = found["judges"]
+    features = [one.kind if one.kind != "judge" else short(one.name, judges[one.name]) for one in calibration.features]
+    return {
+        "summary": f"Model {calibration.model}, fitted to {found['pairs']:,} pairs of {found['queries']} queries. "
+        f"Scores: {', '.join(features)}.",
+        "series": list(series),
+        "svg": curve(series, "said", "was", "Reliability diagram", diagonal=True),
+        "columns": list(parts),
+        "rows": [
+            (label, [str(Estimate(**part[name])) if name in part else "" for part in parts.values()])
+            for name, label in labels.items()
+        ],
+        "estimate": f"Of {said['judged']:,} judged pairs {said['positives']:,} have P(grade >= 2) >= {said['line']}: "
+        f"precision {Estimate(**said['precision'])}, recall {Estimate(**said['recall'])}, corrected by "
+        f"{said['labelled']:,} human labels.",
+        "command": found["command"],
+    }
+
+
+def bias_section(found: Biases, graded: bool) -> dict[str, Any]:
+    """Slopes, their curves, and the consistency of orders."""
+    between = "passages of one query that people graded alike" if graded else "passages of one query"
+    rows = [Interval(f"{short(one.judge_id, one.judge)}, {one.name}", *one.slope) for one in found.effects]
+    reach = max([0.1, *(abs(value) for row in rows for value in row[1:] if value is not None)])
+    charts = []
+    for name in dict.fromkeys(one.name for one in found.effects):
+        mine = [one for one in found.effects if one.name == name]
+        lines = {short(one.judge_id, one.judge): [(at["property"], at["score"]) for at in one.curve] for one in mine}
+        key = "; ".join(f"{['blue', 'orange', 'green', 'violet'][n % 4]}: {judge}" for n, judge in enumerate(lines))
+        charts.append(
+            {
+                "svg": curve(lines, name, "score above equals", f"Score by {name}", diagonal=False),
+                "caption": f"{AXES[name]}, fifths of the pairs. {key}",
+            }
+        )
+    for one in found.consistency:
+        line = {one.judge: [(at["place"], at["relevant"]) for at in one.by_place]}
+        svg = curve(line, "place in the list, 0 is first", "share relevant", "Relevant by place", diagonal=True)
+        charts.append({"svg": svg, "caption": f"{short(one.judge_id, one.judge)}: called relevant, by place"})
+    return {
+        "summary": f"How much the judge's score rises, in its own standard deviations, between {between}: for twice "
+        "as many words (length), for a tenth more of the query's words (overlap), from first to last place "
+        "(position), for a passage of its own (own). A judge of relevance alone stands at 0.",
+        "svg": intervals(rows, -round(reach + 0.05, 1), round(reach + 0.05, 1), "Biases") if rows else "",
+        "charts": charts,
+        "lines": [
+            f"{short(one.judge_id, one.judge)}: {one.orders} orders agree on {one.same} of {one.pairs:,} pairs."
+            for one in found.consistency
+        ],
+    }
+
+
+AXES = {
+    "length": "Doublings of the number of words",
+    "overlap": "Tenths of the query's words in the passage",
+    "own": "Another's passage (0) and the judge's own (1)",
+    "position": "Place in the list from first (0) to last (1)",
+}
+
+
+def attack_section(path: Path) -> dict[str, Any]:
+    """Success by attack class, prompt and defence, and the price of the defences."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        prompts = list(dict.fromkeys(row["prompt"] for row in found["attacks"]))
+        rates = {(row["prompt"], row["attack"], row["defence"]): row["rate"]["value"] for row in found["attacks"]}
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path} is no attack table; labelkit redteam writes attacks.json") from None
+    least, most = (pick(row["attempts"] for row in found["attacks"]) for pick in (min, max))
+    return {
+        "summary": f"{Path(found['model']).name} by {found['engine']}. Share of passages that people graded 0, and the "
+        f"judge at most 1, which it graded 2 or more once attacked; {least} to {most} attempts a cell.",
+        "charts": [{"caption": f"Prompt {prompt}", "svg": attack_grid(prompt, rates)} for prompt in prompts],
+        "clean": [
+            [row["prompt"], row["defence"], f"{row['pairs']:,}"]
+            + [str(Estimate(**row[name])) for name in ("kappa", "auc", "kappa_lost")]
+            for row in found["clean"]
+        ],
+        "command": found["command"],
+    }
+
+
+def attack_grid(prompt: str, rates: Mapping[tuple[str, str, str], float | None]) -> Markup:
+    """Attack success under one prompt: a row an attack class, a column a defence."""
+    names, defences = (list(dict.fromkeys(key[part] for key in rates if key[0] == prompt)) for part in (1, 2))
+    cells = [[rates.get((prompt, name, defence)) for defence in defences] for name in names]
+    heads = [defence.replace("+", "+\n") for defence in defences]
+    return grid(names, heads, cells, f"Attack success, {prompt}", "share")
+
+
+def disagreements(people: Rater, judges: Sequence[Rater], data: Data) -> list[dict[str, Any]]:
+    """Pairs with their texts: furthest apart and surest first, the queries and judges by turns, no passage twice."""
+    by_turn: dict[tuple[str, str], list[tuple[float, float, Rater, tuple[str, str]]]] = {}
+    for judge in judges:
+        for pair, row in judge.judgements.items():
+            given = people.judgements.get(pair)
+            if given is None or given.grade is None or row.grade is None or given.grade == row.grade:
+                continue
+            belief = belief_of(judge, pair)
+            sure = abs((0.5 if belief is None else belief) - 0.5)
+            by_turn.setdefault((judge.rater_id, pair[0]), []).append((abs(given.grade - row.grade), sure, judge, pair))
+    queues = [sorted(found, key=lambda one: (-one[0], -one[1], one[3])) for _, found in sorted(by_turn.items())]
+    turns = [one for turn in zip_longest(*queues) for one in turn if one is not None]
+    chosen: dict[tuple[str, str], Rater] = {}
+    for _, _, judge, pair in turns:
+        chosen.setdefault(pair, judge)
+    return [told_apart(people, judge, pair, data) for pair, judge in list(chosen.items())[:DISAGREEMENTS]]
+
+
+def told_apart(people: Rater, judge: Rater, pair: tuple[str, str], data: Data) -> dict[str, Any]:
+    """One disagreement, as a reader sees it."""
+    row, belief = judge.judgements[pair], belief_of(judge, pair)
+    passage = data.corpus[pair[1]].full_text
+    return {
+        "query_id": pair[0],
+        "query": data.queries[pair[0]].text,
+        "passage_id": pair[1],
+        "passage": passage if len(passage) <= LONGEST else f"{passage[:LONGEST]} … ({len(passage):,} characters)",
+        "reference": people.name,
+        "reference_grade": people.judgements[pair].grade,
+        "judge": short(judge.rater_id, judge.name),
+        "grade": row.grade,
+        "sure": None if row.probs is None or belief is None else f"P(grade >= 2) {belief:.2f}",
+    }

@@ -1,0 +1,107 @@
+"""Do judges rank retrieval systems as people do: Kendall's tau and Spearman's rho of systems by nDCG@10.
+
+The best systems are reported apart: a judge can tell good from bad systems and still not the best from each other.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from labelkit.corpora.qrels import Qrels
+from labelkit.corpora.runs import RankedRun, read_run
+from labelkit.errors import DataError, MissingPackageError, UsageError
+from labelkit.quality.agreement import Rater
+from labelkit.quality.agreement_metrics import Floats
+from labelkit.statistics.intervals import Draws, Estimate, estimate
+
+BEST = 10
+LEAST = 3
+"""Systems below which a correlation says nothing."""
+
+
+class SystemAgreement(NamedTuple):
+    """How alike two raters rank systems."""
+
+    reference: str
+    judge: str
+    systems: int
+    which: str
+    """`all`, or `best 10` by the reference's grades."""
+    queries: int
+    kendall: Estimate
+    """tau-b."""
+    spearman: Estimate
+
+
+def compare_systems(reference: Rater, judge: Rater, files: Sequence[Path]) -> list[SystemAgreement]:
+    """Correlations over all systems and over the best ten, on the pairs that both raters graded.
+
+    Raises `UsageError` for fewer than three run files and `DataError` where they rank none of the queries.
+    """
+    if len(files) < LEAST:
+        raise UsageError(f"a correlation of systems needs at least {LEAST} --run files; {len(files)} given")
+    both = [
+        pair
+        for pair, row in judge.judgements.items()
+        if row.grade is not None and pair in reference.judgements and reference.judgements[pair].grade is not None
+    ]
+    runs = {path.name: read_run(path) for path in files}
+    if len(runs) < len(files):
+        raise UsageError("two --run files have the same name; rename one")
+    ndcg = {rater.rater_id: scores(qrels_of(rater, both), runs) for rater in (reference, judge)}
+    theirs, judged = ndcg[reference.rater_id], ndcg[judge.rater_id]
+    if not theirs.any():
+        raise DataError("the run files find nothing that the reference calls relevant; are they of these queries?")
+    order = np.argsort(-theirs.mean(1), kind="stable")
+    parts = {"all": order} | ({f"best {BEST}": order[:BEST]} if len(order) > BEST else {})
+    return [
+        SystemAgreement(
+            reference.name,
+            judge.name,
+            len(rows),
+            which,
+            theirs.shape[1],
+            *(correlate(kind, theirs[rows], judged[rows]) for kind in ("kendalltau", "spearmanr")),
+        )
+        for which, rows in parts.items()
+    ]
+
+
+def qrels_of(rater: Rater, pairs: Sequence[tuple[str, str]]) -> Qrels:
+    """The grades of a rater on some pairs."""
+    qrels: Qrels = {}
+    for query_id, passage_id in sorted(pairs):
+        qrels.setdefault(query_id, {})[passage_id] = rater.judgements[query_id, passage_id].grade or 0
+    return qrels
+
+
+def scores(qrels: Qrels, runs: Mapping[str, RankedRun]) -> Floats:
+    """`[systems, queries]` nDCG@10; a query that a run does not answer has 0."""
+    try:
+        import ir_measures
+    except ImportError:
+        raise MissingPackageError("ir-measures", "report") from None
+    values = np.zeros((len(runs), len(qrels)))
+    places = {query_id: place for place, query_id in enumerate(qrels)}
+    for row, run in enumerate(runs.values()):
+        for metric in ir_measures.iter_calc([ir_measures.nDCG @ 10], qrels, run):
+            values[row, places[metric.query_id]] = metric.value
+    return values
+
+
+def correlate(kind: str, one: Floats, other: Floats) -> Estimate:
+    """A correlation of mean scores over queries, with its interval; `kind` is a function of scipy.stats."""
+    import scipy.stats
+
+    function: Any = getattr(scipy.stats, kind)
+
+    def of(draws: Draws) -> float:
+        left, right = one @ draws, other @ draws
+        if np.ptp(left) == 0 or np.ptp(right) == 0:
+            return math.nan
+        return float(function(left, right).statistic)
+
+    return estimate(of, one.shape[1])

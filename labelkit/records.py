@@ -1,0 +1,208 @@
+"""The records that flow through labelkit, and their Arrow schemas.
+
+Queries and passages become `Candidate`s (pool), candidates become `Judgement`s (annotate, import), judgements become
+`Example`s (mix). Each record is frozen and has one writer; a human label is a `Judgement` whose `Judge` is human.
+"""
+
+from typing import Literal, NamedTuple, Self
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+MAX_GRADE = 3
+"""Grades run from 0 (nothing to do with the query) to 3 (a dedicated, exact answer)."""
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and closed against unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Query(Record):
+    query_id: str
+    text: str
+
+
+class Passage(Record):
+    passage_id: str
+    title: str
+    text: str
+
+    @property
+    def full_text(self) -> str:
+        """Title and text as a judge and an encoder read them (the BEIR convention: one space between)."""
+        return f"{self.title} {self.text}".strip()
+
+
+class Origin(NamedTuple):
+    """Where a candidate came from: the name of a retriever, run or qrels, the rank there (from 1), the score there."""
+
+    name: str
+    rank: int
+    score: float
+
+
+class Candidate(Record):
+    """A pair worth judging, with every source that proposed it."""
+
+    query_id: str
+    passage_id: str
+    sources: tuple[Origin, ...]
+
+
+PairIds = tuple[str, str]
+"""Query id and passage id."""
+
+
+class Judge(Record):
+    """Who gave a judgement, in enough detail to ask again. `judge_id` is derived from the rest by the writer."""
+
+    judge_id: str
+    kind: Literal["human", "llm", "imported"]
+    name: str
+    """What a reader calls this judge: the model asked for, or the name given at import."""
+    model_answered: str | None = None
+    """The model that the engine says it ran, where it says so."""
+    revision: str | None = None
+    """Commit of the weights on the Hub, or the sha256 of a local folder's configuration and weight index."""
+    engine: str | None = None
+    engine_version: str | None = None
+    dtype: str | None = None
+    chat_template_sha256: str | None = None
+    method: str | None = None
+    prompt_name: str | None = None
+    prompt_version: str | None = None
+    prompt_sha256: str | None = None
+    label_grades: tuple[int, ...] | None = None
+    """Grade of each label of the prompt, in the order of a judgement's `probs`."""
+    decoding: str | None = None
+    """Decoding parameters as canonical JSON."""
+    seed: int | None = None
+    reading: str | None = None
+    """How passages were cut, and by which tokenizer, as canonical JSON; of the last run where runs differ."""
+
+
+class Judgement(Record):
+    """What one judge said of one pair: a grade, or the reason why there is none."""
+
+    query_id: str
+    passage_id: str
+    judge_id: str
+    grade: int | None = None
+    score: float | None = None
+    """Expected grade (graded, 0 to 3) or log-odds of yes (binary, natural logarithm)."""
+    probs: tuple[float, ...] | None = None
+    """Probabilities over the prompt's labels, in the prompt's order, renormalised to sum to 1."""
+    label_mass: float | None = None
+    """Share of the model's own probability that fell on any label before renormalising."""
+    failure: str | None = None
+    position: int | None = None
+    permutation_seed: int | None = None
+    reply_ref: str | None = None
+    """Key of the reply in the journal."""
+    tokens: int | None = None
+    """Prompt and completion tokens that the engine counted for this pair."""
+    cost: float | None = None
+    """US dollars; None where no price is known."""
+
+    @model_validator(mode="after")
+    def _grade_or_failure(self) -> Self:
+        if (self.grade is None) == (self.failure is None):
+            raise ValueError("a judgement carries exactly one of grade and failure")
+        if self.grade is not None and not 0 <= self.grade <= MAX_GRADE:
+            raise ValueError(f"grade {self.grade} is outside 0..{MAX_GRADE}")
+        return self
+
+
+class Label(Record):
+    """One passage of an example: its grade and where that came from."""
+
+    passage_id: str
+    grade: int | None
+    """None where the judge failed on the pair."""
+    source: Literal["human", "llm", "imported"]
+    judge_id: str
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    probability: float | None = None
+    """Probability that the passage is relevant, where the judge gave one."""
+
+
+class Example(Record):
+    """A query with its labelled passages. Ignored pairs are neither positives nor negatives."""
+
+    query_id: str
+    query: str
+    positives: tuple[Label, ...]
+    negatives: tuple[Label, ...]
+    ignored: tuple[Label, ...]
+
+
+LABEL_COLUMNS = {
+    "ids": ("passage_id", pa.string()),
+    "grades": ("grade", pa.int8()),
+    "sources": ("source", pa.string()),
+    "judges": ("judge_id", pa.string()),
+    "weights": ("weight", pa.float32()),
+    "probabilities": ("probability", pa.float32()),
+}
+"""Suffix of the parallel list columns of an example -> (field of `Label`, Arrow type of an element)."""
+
+ROLES = {"positive": "positives", "negative": "negatives", "ignored": "ignored"}
+"""Prefix of those columns -> field of `Example`."""
+
+QUERY_SCHEMA = pa.schema([("query_id", pa.string()), ("text", pa.string())])
+PASSAGE_SCHEMA = pa.schema([("passage_id", pa.string()), ("title", pa.string()), ("text", pa.string())])
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("passage_id", pa.string()),
+        (
+            "sources",
+            pa.list_(pa.struct([("name", pa.string()), ("rank", pa.int32()), ("score", pa.float64())])),
+        ),
+    ]
+)
+JUDGE_TYPES = {"seed": pa.int64(), "label_grades": pa.list_(pa.int8())}
+JUDGE_SCHEMA = pa.schema([(name, JUDGE_TYPES.get(name, pa.string())) for name in Judge.model_fields])
+JUDGEMENT_SCHEMA = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("passage_id", pa.string()),
+        ("judge_id", pa.string()),
+        ("grade", pa.int8()),
+        ("score", pa.float64()),
+        ("probs", pa.list_(pa.float64())),
+        ("label_mass", pa.float64()),
+        ("failure", pa.string()),
+        ("position", pa.int32()),
+        ("permutation_seed", pa.int64()),
+        ("reply_ref", pa.string()),
+        ("tokens", pa.int64()),
+        ("cost", pa.float64()),
+    ]
+)
+EXAMPLE_SCHEMA = pa.schema(
+    [("query_id", pa.string()), ("query", pa.string())]
+    + [
+        (f"{role}_{suffix}", pa.list_(arrow_type))
+        for role in ROLES
+        for suffix, (_, arrow_type) in LABEL_COLUMNS.items()
+    ]
+)
+PROMPT_SCHEMA = pa.schema([("prompt_sha256", pa.string()), ("content", pa.string())])
+"""The prompts of the judges, as their files were read."""
+REPLY_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("reply", pa.string()),
+        ("tries", pa.int32()),
+        ("tokens", pa.int64()),
+        ("cost", pa.float64()),
+        ("answered_at", pa.string()),
+    ]
+)
+"""The replies that stand behind judgements, by the key that these name: the last reply to each request as JSON, how
+many there were, what all of them cost in tokens and US dollars, and when the last came (UTC).
+"""

@@ -1,0 +1,253 @@
+"""People grade pairs in a local web page, blind to what the judges said: `labelkit review`.
+
+A person is a judge like any other: what is to be graded goes into the journal first, each grade is a reply in it, and
+the judgements are read from it alone. A grade can be changed until its judges are shown; then it is locked, so that the
+grades behind an agreement figure are blind ones.
+"""
+
+import asyncio
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from labelkit.corpora.beir import read_data
+from labelkit.engines import Reply
+from labelkit.errors import DataError, MissingPackageError, UnknownNameError, UsageError
+from labelkit.judging.annotate import refuse_other_labels
+from labelkit.judging.journal import Asked, Journal
+from labelkit.judging.label_tables import finalise
+from labelkit.judging.prompts import Prompt, load_prompt
+from labelkit.pooling.pool import KIND as POOL
+from labelkit.pooling.pool import read_pool
+from labelkit.records import Judge, Judgement, PairIds
+from labelkit.storage import folders
+from labelkit.storage.atomic import write_text
+from labelkit.storage.labels import read_labels
+
+PROMPT = "graded"
+"""The shipped prompt whose criteria people are shown, and whose labels are their grades."""
+SHOWN = "shown.json"
+"""Keys of the pairs whose judges were shown."""
+
+
+class Item(NamedTuple):
+    """A pair to grade, as the page shows it."""
+
+    query_id: str
+    passage_id: str
+    query: str
+    title: str
+    text: str
+    key: str
+
+
+class Said(NamedTuple):
+    """What a judge said of a pair, shown after it was graded."""
+
+    judge: str
+    grade: int | None
+    score: float | None
+
+
+def by_chance(pairs: Mapping[PairIds, Sequence[Judgement]], seed: int) -> list[PairIds]:
+    """All pairs in an order drawn by the seed: every prefix is a random sample, so that its agreement is an honest
+    figure.
+    """
+    return sorted(pairs, key=lambda pair: (hashlib.sha256(f"{seed} {json.dumps(pair)}".encode()).digest(), pair))
+
+
+def by_disagreement(pairs: Mapping[PairIds, Sequence[Judgement]], seed: int) -> list[PairIds]:
+    """Pairs on which the judges' grades lie furthest apart first; where these are alike, or there is one judge, those
+    first of which the judges were least sure. Good for repairing labels, not for measuring judges.
+    """
+    order = {pair: number for number, pair in enumerate(by_chance(pairs, seed))}
+
+    def doubt(pair: PairIds) -> tuple[int, float, int]:
+        grades = [row.grade for row in pairs[pair] if row.grade is not None]
+        sure = [max(row.probs) for row in pairs[pair] if row.probs]
+        return -(max(grades) - min(grades)), min(sure, default=1.0), order[pair]
+
+    return sorted(pairs, key=doubt)
+
+
+ORDERS: dict[str, Callable[[Mapping[PairIds, Sequence[Judgement]], int], list[PairIds]]] = {
+    "random": by_chance,
+    "disagreement": by_disagreement,
+}
+"""`--by` -> (judgements of each pair, seed) -> the order in which pairs are chosen."""
+
+
+class Review:
+    """The pairs of a session and the grades they got. Open the journal first and close it last."""
+
+    def __init__(
+        self, items: Sequence[Item], said: Mapping[PairIds, Sequence[Said]], journal: Journal, folder: Path
+    ) -> None:
+        self.items = items
+        self._said = said
+        self._journal = journal
+        self._file = folder / SHOWN
+        self._shown: set[str] = set(json.loads(self._file.read_text())) if self._file.is_file() else set()
+        self.grades: dict[str, str] = {}
+        answered = journal.answered()
+        for item in items:
+            if item.key in answered and (reply := journal.reply(item.key)) and reply.text is not None:
+                self.grades[item.key] = reply.text
+
+    def state(self, index: int) -> dict[str, Any]:
+        """What the page shows of a pair; nothing of what the judges said."""
+        item = self.items[index]
+        return {
+            "index": index,
+            "total": len(self.items),
+            "graded": len(self.grades),
+            "next": self.next(index),
+            "query": item.query,
+            "title": item.title,
+            "text": item.text,
+            "grade": self.grades.get(item.key),
+            "locked": item.key in self._shown,
+        }
+
+    def next(self, after: int = -1) -> int | None:
+        """The first pair without a grade behind `after`, else before it; None where all have one."""
+        order = [*range(after + 1, len(self.items)), *range(after + 1)]
+        return next((index for index in order if self.items[index].key not in self.grades), None)
+
+    def grade(self, index: int, grade: str) -> None:
+        """Keep a grade; when this returns, it survives a crash. Raises `UsageError` for a pair that is locked."""
+        key = self.items[index].key
+        if key in self._shown:
+            raise UsageError("the judges of this pair were shown: its grade stays")
+        self._journal.append([Reply(key=key, text=grade, finish_reason="stop")])
+        self.grades[key] = grade
+
+    def show(self, index: int) -> list[dict[str, Any]]:
+        """What the judges said of a graded pair, whose grade is locked now."""
+        item = self.items[index]
+        if item.key not in self.grades:
+            raise UsageError("grade the pair first")
+        self._shown.add(item.key)
+        write_text(self._file, json.dumps(sorted(self._shown)) + "\n")
+        return [said._asdict() for said in self._said[item.query_id, item.passage_id]]
+
+
+def review(
+    labels: Path,
+    folder: Path,
+    *,
+    name: str,
+    texts: Path | None,
+    order: str,
+    limit: int,
+    seed: int,
+    port: int,
+    ready: Callable[[str], None],
+    command: str,
+) -> int:
+    """Serve the page until it says that it is done, or Ctrl-C; returns how many pairs are graded.
+
+    The grades become judgements of a human judge in the labels folder `folder`; the same command goes on with them.
+    `ready` is called with the page's address.
+    """
+    if order not in ORDERS:
+        raise UnknownNameError("order", order, ORDERS)
+    refuse_other_labels(folder)
+    judgements, judges, manifest = read_labels(labels)
+    names = {judge.judge_id: judge.name for judge in judges if judge.kind != "human"}
+    queries, passages, wanted = read_texts(texts or pool_behind(labels, manifest))
+    pairs: dict[PairIds, list[Judgement]] = {}
+    for row in judgements:
+        pair = (row.query_id, row.passage_id)
+        if row.judge_id in names and row.grade is not None and (wanted is None or pair in wanted):
+            pairs.setdefault(pair, []).append(row)
+    if not pairs:
+        raise DataError(f"{labels} holds no judged pair with a text; give the pool that was judged to --texts")
+    prompt = load_prompt(PROMPT)
+    judge = human_judge(name, prompt)
+    chosen = ORDERS[order](pairs, seed)[:limit]
+    items = [item_of(pair, queries, passages, judge) for pair in chosen]
+    said = {pair: [Said(names[row.judge_id], row.grade, row.score) for row in rows] for pair, rows in pairs.items()}
+    with Journal(folder) as journal:
+        asked = [Asked(judge.judge_id, item.query_id, item.passage_id, 0, 0, 0, None, item.key) for item in items]
+        journal.register(judge, prompt.content, sorted(asked))
+        session = Review(items, said, journal, folder)
+        try:
+            serve(session, prompt, port, ready)
+        finally:
+            facts = {"review": {"by": order, "seed": seed, "pairs": len(items), "of": len(pairs)}}
+            inputs = {str(labels): folders.file_sha256(labels / folders.MANIFEST)}
+            finalise(journal, folder, command, inputs=inputs, facts=facts)
+    return len(session.grades)
+
+
+def human_judge(name: str, prompt: Prompt) -> Judge:
+    """The person as a judge: who graded by which criteria."""
+    digest = hashlib.sha256(f"human {name} {prompt.sha256}".encode()).hexdigest()
+    return Judge(
+        judge_id=f"human-{name}-{digest[:16]}",
+        kind="human",
+        name=name,
+        engine="review",
+        method=prompt.method,
+        prompt_name=prompt.name,
+        prompt_version=prompt.version,
+        prompt_sha256=prompt.sha256,
+        label_grades=tuple(label.grade for label in prompt.labels),
+    )
+
+
+def item_of(pair: PairIds, queries: Mapping[str, Any], passages: Mapping[str, Any], judge: Judge) -> Item:
+    """A pair with its texts. Raises `DataError` where one is missing."""
+    query_id, passage_id = pair
+    if query_id not in queries or passage_id not in passages:
+        raise DataError(f"the pair {query_id!r}, {passage_id!r} has no text; give the pool that was judged to --texts")
+    passage = passages[passage_id]
+    key = hashlib.sha256(json.dumps([judge.judge_id, *pair]).encode()).hexdigest()
+    return Item(query_id, passage_id, queries[query_id].text, passage.title, passage.text, key)
+
+
+def read_texts(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], set[PairIds] | None]:
+    """Queries and passages by id of a pool, with its pairs, or of a BEIR folder."""
+    if (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) == POOL:
+        pool = read_pool(path)
+        return pool.queries, pool.passages, {(one.query_id, one.passage_id) for one in pool.candidates}
+    data = read_data(path)
+    return data.queries, data.corpus, None
+
+
+def pool_behind(labels: Path, manifest: Mapping[str, Any]) -> Path:
+    """The pool that labels were made from, where it still stands."""
+    for name, digest in manifest["inputs"].items():
+        found = Path(name) / folders.MANIFEST
+        if found.is_file() and folders.file_sha256(found) == digest:
+            return Path(name)
+    raise UsageError(f"the pool behind {labels} is not where it was; give it, or a BEIR folder, to --texts")
+
+
+def serve(session: Review, prompt: Prompt, port: int, ready: Callable[[str], None]) -> None:
+    """Serve a session on the loopback interface, under an address that only its reader knows."""
+    try:
+        from aiohttp import web
+    except ImportError:
+        raise MissingPackageError("aiohttp", "review") from None
+
+    from labelkit.review.server import application
+
+    async def run() -> None:
+        token, done = secrets.token_urlsafe(24), asyncio.Event()
+        runner = web.AppRunner(application(session, prompt, token, done), access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", port)
+            await site.start()
+            bound = runner.addresses[0][1]
+            ready(f"http://127.0.0.1:{bound}/{token}/")
+            await done.wait()
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(run())

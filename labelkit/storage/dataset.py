@@ -1,0 +1,162 @@
+"""The multi-positive dataset on disk: write it, read it, and hand its examples to a trainer.
+
+The folder holds `train`, `corpus`, `queries`, `judgements` and `judges` as Parquet, a `README.md` whose metadata
+makes `datasets.load_dataset(folder, "train")` work, and a manifest. An example is one row with parallel list columns
+(ids, grades, sources, judges, weights, probabilities) for its positives, negatives and ignored passages; passages
+stand once, in `corpus`.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from labelkit.errors import ArtifactError
+from labelkit.records import (
+    EXAMPLE_SCHEMA,
+    JUDGE_SCHEMA,
+    JUDGEMENT_SCHEMA,
+    LABEL_COLUMNS,
+    PASSAGE_SCHEMA,
+    QUERY_SCHEMA,
+    ROLES,
+    Example,
+    Judge,
+    Judgement,
+    Label,
+    Passage,
+    Query,
+    Record,
+)
+from labelkit.storage import folders
+
+KIND = "dataset"
+AUDIT = "audit.json"
+"""What `labelkit audit` found, beside the manifest that it names."""
+CONFIGS = ("train", "corpus", "queries", "judgements", "judges")
+OF_MODELS, OF_PEOPLE = "stage_llm", "stage_human"
+"""Tables like `train` with the labels of models alone and of people alone, where the policy `staged` mixed them."""
+
+
+class Dataset(NamedTuple):
+    """A dataset in memory, in the order it was written: examples by query id, passages by id."""
+
+    examples: list[Example]
+    corpus: dict[str, Passage]
+    manifest: dict[str, Any]
+
+
+def read_dataset(folder: Path, *, verify: bool = True) -> Dataset:
+    """Read and check a dataset folder. Raises `ArtifactError` where it is unfinished or damaged."""
+    manifest = folders.read_manifest(folder, KIND, verify=verify)
+    examples = list(examples_from_table(folders.read_table(folder, "train")))
+    passages = folders.read_table(folder, "corpus").to_pylist()
+    return Dataset(examples, {row["passage_id"]: Passage(**row) for row in passages}, manifest)
+
+
+def read_audit(folder: Path) -> dict[str, Any] | None:
+    """The audit of a dataset as it stands; None where it was never audited, or was made anew since."""
+    path = folder / AUDIT
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        current = found["dataset"] == folders.file_sha256(folder / folders.MANIFEST)
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path} is damaged; run labelkit audit {folder} again") from None
+    return found if current else None
+
+
+def known_leaks(folder: Path) -> int:
+    """Training queries that repeat an evaluation query, by the dataset's audit, or by `mix --allow-leaks`; 0 where
+    nobody looked.
+    """
+    if audited := read_audit(folder):
+        return sum(one["found"] or 0 for one in audited["findings"] if one["name"] == "leaked-queries")
+    facts = folders.read_manifest(folder, KIND, verify=False)["facts"]
+    return int(facts.get("leaked_queries", 0))
+
+
+def write_tables(
+    draft: folders.Draft,
+    *,
+    examples: Iterable[Example],
+    corpus: Iterable[Passage],
+    queries: Iterable[Query],
+    judgements: Iterable[Judgement],
+    judges: Iterable[Judge],
+) -> None:
+    """Write the five tables of a dataset into a draft; sort the records first, their order is kept."""
+    draft.write_table("train", examples_to_table(examples))
+    draft.write_table("corpus", records_to_table(corpus, PASSAGE_SCHEMA))
+    draft.write_table("queries", records_to_table(queries, QUERY_SCHEMA))
+    draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
+    draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
+
+
+def records_to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
+    """Any flat records as a table."""
+    return pa.Table.from_pylist([record.model_dump() for record in records], schema=schema)
+
+
+class RowWriter:
+    """A Parquet file that grows by records; use it in `with`. No more than a row group is in memory."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, **folders.PARQUET)
+        self._waiting: list[Record] = []
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._write()
+        self._writer.close()
+
+    def add(self, *records: Record) -> None:
+        """These rows come next."""
+        self.count += len(records)
+        self._waiting += records
+        if len(self._waiting) >= folders.ROW_GROUP:
+            self._write()
+
+    def _write(self) -> None:
+        self._writer.write_table(records_to_table(self._waiting, self._schema), folders.ROW_GROUP)
+        self._waiting = []
+
+
+def examples_to_table(examples: Iterable[Example]) -> pa.Table:
+    """Examples as rows of parallel list columns."""
+    return pa.Table.from_pylist([_example_row(example) for example in examples], schema=EXAMPLE_SCHEMA)
+
+
+def examples_from_table(table: pa.Table) -> Iterator[Example]:
+    """The inverse of `examples_to_table`."""
+    for batch in table.to_batches(max_chunksize=4096):
+        for row in batch.to_pylist():
+            labels = {field: _labels_of(row, role) for role, field in ROLES.items()}
+            yield Example(query_id=row["query_id"], query=row["query"], **labels)
+
+
+def _example_row(example: Example) -> dict[str, Any]:
+    row: dict[str, Any] = {"query_id": example.query_id, "query": example.query}
+    for role, field in ROLES.items():
+        labels = getattr(example, field)
+        for suffix, (attribute, _) in LABEL_COLUMNS.items():
+            row[f"{role}_{suffix}"] = [getattr(label, attribute) for label in labels]
+    return row
+
+
+def _labels_of(row: Mapping[str, Any], role: str) -> tuple[Label, ...]:
+    names = [attribute for attribute, _ in LABEL_COLUMNS.values()]
+    columns = [row[f"{role}_{suffix}"] for suffix in LABEL_COLUMNS]
+    return tuple(Label(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True))

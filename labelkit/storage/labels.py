@@ -1,0 +1,42 @@
+"""Labels on disk: judgements and their judges, read from a labels folder or from a dataset that keeps them."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from labelkit.errors import DataError, UsageError
+from labelkit.records import Judge, Judgement
+from labelkit.storage import folders
+from labelkit.storage.dataset import KIND as DATASET
+
+KIND = "labels"
+
+
+def read_labels(folder: Path, *, verify: bool = True) -> tuple[list[Judgement], list[Judge], dict[str, Any]]:
+    """Judgements, judges and manifest of a labels folder."""
+    manifest = folders.read_manifest(folder, KIND, verify=verify)
+    judgements = [Judgement(**row) for row in folders.read_table(folder, "judgements").to_pylist()]
+    judges = [Judge(**row) for row in folders.read_table(folder, "judges").to_pylist()]
+    return judgements, judges, manifest
+
+
+def judgements_in(folder: Path) -> tuple[list[Judgement], list[Judge]]:
+    """What a labels folder or a dataset holds. Raises `UsageError` for another kind of folder."""
+    kind = folders.manifest_kind(folder)
+    if kind not in (KIND, DATASET):
+        raise UsageError(f"{folder} holds a {kind}; give labels folders, or a dataset")
+    folders.read_manifest(folder, kind)
+    judgements = [Judgement(**row) for row in folders.read_table(folder, "judgements").to_pylist()]
+    return judgements, [Judge(**row) for row in folders.read_table(folder, "judges").to_pylist()]
+
+
+JudgeKind = Literal["human", "llm", "imported"]
+
+
+def imported_judge(path: Path, judge_name: str, kind: JudgeKind) -> Judge:
+    """The judge of a qrels file; its revision is the sha256 of the file."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
+    revision = f"sha256:{folders.file_sha256(path)}"
+    digest = hashlib.sha256(f"{kind} {judge_name} {revision}".encode()).hexdigest()
+    return Judge(judge_id=f"{kind}-{judge_name}-{digest[:16]}", kind=kind, name=judge_name, revision=revision)

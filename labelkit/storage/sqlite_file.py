@@ -1,0 +1,132 @@
+"""A SQLite file that one process writes and that loses nothing: WAL mode, synchronous=FULL, a file lock, digests.
+
+SQLite keeps no checksums of its own: every record carries a digest, and what does not match it is damage.
+"""
+
+import hashlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from labelkit.errors import JournalError
+
+log = logging.getLogger(__name__)
+
+
+class SqliteFile:
+    """Open with `with`: the file lock is held until the block ends.
+
+    `layout` is a number of the tables that `schema` makes; it is kept in the file, so that another release never
+    half-reads it.
+    """
+
+    def __init__(self, path: Path, schema: str, layout: int) -> None:
+        self.path = path
+        self._schema = f"BEGIN; {schema} PRAGMA user_version={layout}; COMMIT;"
+        self._layout = layout
+        self._lock = FileLock(path.with_suffix(".lock"))
+        self._holder = path.with_suffix(".holder")
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            holder = self._holder.read_text() if self._holder.is_file() else "another process"
+            raise JournalError(f"{self.path.parent} is being written by {holder}; wait for it or stop it") from None
+        try:
+            self._holder.write_text(f"process {os.getpid()}")
+            self._db = sqlite3.connect(self.path, isolation_level=None)
+            # Damage may leave bytes that are no text: they must reach the digest check, not raise before it.
+            self._db.text_factory = lambda content: content.decode("utf-8", "replace")
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA cache_size=-65536")
+            self._create_or_refuse()
+            self._opened()
+        except sqlite3.DatabaseError as error:
+            self._lock.release()
+            raise JournalError(f"{self.path} cannot be read ({error}); restore it from a copy or remove it") from None
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def _opened(self) -> None:
+        """What is read first."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+        self._holder.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _create_or_refuse(self) -> None:
+        """Make the tables of a new file. In any other file a table that is not there was lost to damage."""
+        layout, tables = (
+            self._db.execute(f"SELECT {what}").fetchone()[0]
+            for what in ("user_version FROM pragma_user_version", "count(*) FROM sqlite_master")
+        )
+        if not tables and not layout:
+            self._db.executescript(self._schema)
+        elif layout != self._layout:
+            raise JournalError(f"{self.path} was written by another release of labelkit; choose another output folder")
+
+    def mend(self) -> bool:
+        """Rebuild the indexes where they do not agree with the tables; whether that was needed.
+
+        Raises `JournalError` where the tables themselves are damaged beyond their records.
+        """
+        if self._state() == "ok":
+            return False
+        with self._errors("mended"):
+            self._db.execute("REINDEX")
+        if (state := self._state()) != "ok":
+            raise JournalError(f"{self.path} is damaged ({state}); restore it from a copy")
+        log.info(f"{self.path}: an index was damaged and is made anew")
+        return True
+
+    def _state(self) -> str:
+        return str(next(self._rows("PRAGMA integrity_check(1)"))[0])
+
+    def _rows(self, statement: str, *values: str) -> Iterator[tuple[Any, ...]]:
+        with self._errors("read"):
+            # No `yield from`: what is read no further must not close a cursor of a file that is closed already.
+            for row in self._db.execute(statement, values):  # noqa: UP028
+                yield row
+
+    @contextmanager
+    def _commit(self) -> Iterator[None]:
+        """One transaction; all of it is on disk when the block ends, or nothing."""
+        with self._errors("written"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _errors(self, done: str) -> Iterator[None]:
+        """A full disk, an I/O error or a destroyed page stops the run: nothing may be asked that cannot be kept."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"{self.path} cannot be {done} ({error}); free space or restore a copy, then run the command again"
+            ) from None
+
+
+def digest_of(*fields: object) -> bytes:
+    """sha256 over the fields of a record, to see damage by: no defence against a forger."""
+    return hashlib.sha256("\x1f".join(map(str, fields)).encode()).digest()

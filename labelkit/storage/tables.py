@@ -1,0 +1,86 @@
+"""Tables larger than memory: sorted, joined and grouped by DuckDB on disk, streamed in and out through Arrow."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from labelkit.errors import LabelkitError, first_line
+from labelkit.storage import folders
+
+MEMORY = "2GB"
+"""What DuckDB may hold; the rest goes to disk."""
+ROWS_AT_ONCE = 32_768
+
+
+@contextmanager
+def session(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty database in the folder `scratch`, which is removed with it. Every result that matters must be ordered:
+    without `ORDER BY` the rows come as they please.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir(parents=True)
+    settings: dict[str, Any] = {
+        "memory_limit": MEMORY,
+        "temp_directory": str(scratch / "spilt"),
+        "preserve_insertion_order": False,
+        "autoinstall_known_extensions": False,
+    }
+    try:
+        with duckdb.connect(str(scratch / "tables.duckdb"), config=settings) as db:
+            db.execute("SET enable_progress_bar = false")
+            yield db
+    except duckdb.Error as error:
+        raise LabelkitError(f"DuckDB, working in {scratch}: {first_line(error)}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def stage(db: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Make the table `name` of tuples, a batch at a time."""
+    db.register("incoming", schema.empty_table())
+    db.execute(f"CREATE OR REPLACE TABLE {name} AS FROM incoming")
+    left = iter(rows)
+    while part := list(islice(left, ROWS_AT_ONCE)):
+        columns = zip(zip(*part, strict=True), schema, strict=True)
+        db.register("incoming", pa.table([pa.array(column, field.type) for column, field in columns], schema=schema))
+        db.execute(f"INSERT INTO {name} FROM incoming")
+    db.unregister("incoming")
+
+
+def save(db: duckdb.DuckDBPyConnection, draft: folders.Draft, name: str, statement: str, schema: pa.Schema) -> None:
+    """Write the ordered result of a statement as the table `name` of an artifact."""
+    draft.write_batches(name, schema, rows_of(db, statement, schema))
+
+
+def rows_of(db: duckdb.DuckDBPyConnection, statement: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The result of a statement, a batch at a time, with the types of the schema."""
+    for batch in db.sql(statement).to_arrow_reader(ROWS_AT_ONCE):
+        yield batch.cast(schema)
+
+
+def row(db: duckdb.DuckDBPyConnection, statement: str) -> tuple[Any, ...] | None:
+    """The first row of a result, if it has one."""
+    found: list[tuple[Any, ...]] = db.execute(f"FROM ({statement}) LIMIT 1").fetchall()
+    return found[0] if found else None
+
+
+def value(db: duckdb.DuckDBPyConnection, statement: str) -> Any:
+    """The only value of an aggregate."""
+    ((found,),) = db.execute(statement).fetchall()
+    return found
+
+
+def text(value: str) -> str:
+    """A string in SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def parquet(path: Path) -> str:
+    """A Parquet file as a table in SQL."""
+    return f"read_parquet({text(str(path))})"

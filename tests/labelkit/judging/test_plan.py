@@ -1,0 +1,155 @@
+"""What a plan says is what a run then does; prices are read from a file that can be wrong."""
+
+import json
+
+import pytest
+
+from labelkit.engines import Settings
+from labelkit.errors import DataError, UsageError
+from labelkit.judging.plan import plan
+from labelkit.judging.prices import Price, price_of
+from labelkit.judging.reading import Reading
+from labelkit.storage.labels import read_labels
+
+
+def planned(pool, method="graded", *, engine="scripted", max_model_len=None, **options):
+    settings = Settings("overlap", max_model_len=max_model_len)
+    fields = {"limit": None, "reading": Reading(), "tokenizer": None, "price": None, "rate": None, "prompt_name": None}
+    return plan(pool, engine_name=engine, settings=settings, method_name=method, **fields | options)
+
+
+@pytest.mark.parametrize("method", ["graded", "binary"])
+def test_calls_and_tokens_are_those_of_the_run(judge, wide, tmp_path, method):
+    made = planned(wide, method)
+    outcome = judge(wide, tmp_path / "labels", method=method)
+    assert (made.pairs, made.calls, made.most_calls) == (300, 300, 300) == (outcome.pairs, outcome.asked, outcome.asked)
+    judgements, _, _ = read_labels(tmp_path / "labels")
+    # The scripted judge counts the words of the last turn alone.
+    system = made.prompt_tokens - (sum(row.tokens for row in judgements) - 300)
+    assert system % 300 == 0
+    assert made.prompt_tokens == made.most_prompt_tokens
+
+
+@pytest.mark.parametrize("method", ["relsel", "utilsel", "utilrank"])
+@pytest.mark.parametrize("permutations", [1, 3])
+def test_a_run_stays_within_its_plan(judge, wide, tmp_path, method, permutations):
+    reading = Reading(permutations=permutations)
+    made = planned(wide, method, reading=reading)
+    outcome = judge(wide, tmp_path / "labels", method=method, reading=reading)
+    assert made.calls == 10 * permutations <= outcome.asked <= made.most_calls
+    assert made.most_calls == made.calls * (1 if method == "relsel" else 3)
+    assert outcome.tokens <= made.most_prompt_tokens + made.most_completion_tokens
+    assert made.facts == outcome.facts
+
+
+def test_a_prefix_cache_saves_rubric_and_query(wide):
+    made = planned(wide)
+    assert 0.5 * made.prompt_tokens < made.shared_tokens < made.prompt_tokens
+
+
+def test_money_and_time(wide):
+    made = planned(wide, price=Price(prompt=2.0, completion=10.0), rate=5.0)
+    assert made.usd == pytest.approx(made.prompt_tokens * 2e-6)
+    assert made.most_usd == pytest.approx(made.usd + made.most_completion_tokens * 1e-5)
+    assert made.seconds == 60
+
+
+def test_without_a_tokenizer_bytes_are_an_upper_bound(wide):
+    known, unknown = planned(wide), planned(wide, engine="openai")
+    assert (known.counted, unknown.counted) == (True, False)
+    assert unknown.prompt_tokens > known.prompt_tokens
+
+
+def test_the_real_tokenizer_counts_the_chat_template_too(tiny_tokenizer, wide, tmp_path):
+    served = planned(wide, engine="openai", tokenizer=str(tiny_tokenizer))
+    assert served.counted
+    assert 300 * 100 < served.prompt_tokens < planned(wide, engine="openai").prompt_tokens
+
+
+@pytest.fixture
+def tiny_tokenizer(tmp_path):
+    """A byte-level tokenizer without merges: `tokenizer.json` alone."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(["the passage"], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path / "tokenizer.json"
+
+
+def test_passages_are_cut_where_a_token_ends(tiny_tokenizer, write_beir, tmp_path):
+    from labelkit.engines.tokenizers import FileTokens
+    from labelkit.judging.reading import read_texts
+    from labelkit.pooling.pool import Recipe, make_pool
+
+    text = "ünïcode red passage ☕ 你好世界 " * 30
+    beir = write_beir(tmp_path / "b", {"a": ("", text), "s": ("", "red")}, {"q": "red"}, {})
+    pool = make_pool(beir, None, Recipe(), tmp_path / "p", "test")
+    tokens = FileTokens(str(tiny_tokenizer))
+    texts = read_texts(pool, None, Reading(passage_tokens=50), tokens)
+    whole = pool.passages["a"].full_text
+    assert whole.startswith(texts.passages["a"])
+    assert 45 <= len(tokens.ends(texts.passages["a"])) <= 52
+    assert texts.passages["s"] == "red"
+    assert texts.cut == {"a"}
+
+
+def test_a_server_whose_context_is_told_gets_windows_that_fit(tiny_tokenizer, wide):
+    assert planned(wide, "relsel", engine="openai").facts["most_windows"] == 1
+    exact = planned(wide, "relsel", engine="openai", max_model_len=1100, tokenizer=str(tiny_tokenizer))
+    bounded = planned(wide, "relsel", engine="openai", max_model_len=1100)
+    assert bounded.facts["most_windows"] >= exact.facts["most_windows"] > 1
+    assert exact.facts["queries_in_windows"] == 10
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "reason"),
+    [
+        ("openai", {"reading": Reading(passage_tokens=9)}, "needs the server's tokenizer"),
+        ("scripted", {"reading": Reading(9, 9)}, "not both"),
+        ("scripted", {"reading": Reading(permutations=2)}, "--permutations is for the listwise methods"),
+        ("scripted", {"prompt_name": "binary"}, "prompt 'binary' is for method 'binary'"),
+        ("local", {"tokenizer": "x"}, "takes no --tokenizer"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(wide, engine, options, reason):
+    with pytest.raises(UsageError, match=reason):
+        planned(wide, engine=engine, **options)
+
+
+def test_without_a_tokenizer_passages_are_cut_by_words(wide):
+    assert planned(wide, engine="openai").facts == {"passage_words": 300, "cut_passages": 0}
+    assert planned(wide).facts == {"passage_tokens": 400, "cut_passages": 0}
+
+
+def test_the_command_says_what_is_unknown(labelkit, pool):
+    called = labelkit("plan", pool, "--model", "overlap", "--engine", "scripted")
+    assert called.code == 0, called.err
+    assert "unknown: no price of 'overlap'" in called.out
+    assert "hours" not in called.out
+    as_json = labelkit("plan", pool, "--model", "gpt-4o-mini", "--engine", "openai", "--rate", "10", "--json")
+    document = json.loads(as_json.out)
+    assert document["counted"] is False
+    assert document["most_usd"] > document["usd"] > 0
+    assert document["seconds"] == document["calls"] / 10
+
+
+def test_the_batch_api_has_its_share(tmp_path):
+    file = tmp_path / "prices.toml"
+    file.write_text('["m/x"]\nprompt = 2\ncompletion = 8\nbatch = 0.5\n')
+    assert price_of("m/x", "openai", file).usd(1_000_000, 500_000) == 6
+    assert price_of("m/x", "openai-batch", file).usd(1_000_000, 500_000) == 3
+    assert price_of("other", "openai", file) is None
+    assert price_of("gpt-4o-mini", "openai", None) is not None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[m]\nprompt = -1\ncompletion = 1", "[m]\nprompt = 1", "prompt = 1", "[m]\nprompt = inf\ncompletion = 1", "[m"],
+)
+def test_a_wrong_price_file_is_named(tmp_path, content):
+    (tmp_path / "prices.toml").write_text(content)
+    with pytest.raises(DataError, match=r"prices\.toml: "):
+        price_of("m", "openai", tmp_path / "prices.toml")

@@ -1,0 +1,163 @@
+"""Resumed, extended, killed and damaged annotation runs: nothing is paid twice, and the bytes come out the same."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from labelkit.errors import EngineError, LabelkitError
+from labelkit.pooling.pool import Recipe, make_pool
+from labelkit.storage.labels import read_labels
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def replies(folder: Path) -> list[tuple[str, int]]:
+    """(key, attempt) of every reply in the journal."""
+    with sqlite3.connect(folder / "journal.sqlite") as db:
+        return db.execute("SELECT key, attempt FROM replies ORDER BY key, attempt").fetchall()
+
+
+def judgement_bytes(folder: Path) -> bytes:
+    return (folder / "judgements.parquet").read_bytes()
+
+
+def test_the_same_command_again_asks_nothing(judge, wide, tmp_path):
+    labels = tmp_path / "labels"
+    judge(wide, labels, "garbage")
+    before, journal = judgement_bytes(labels), replies(labels)
+    again = judge(wide, labels, "garbage")
+    assert (again.asked, again.pairs) == (0, 300)
+    assert replies(labels) == journal
+    assert len(journal) == 300
+    assert judgement_bytes(labels) == before
+
+
+def test_a_limit_and_then_more_asks_only_for_the_rest(judge, wide, tmp_path):
+    part, whole = tmp_path / "part", tmp_path / "whole"
+    first = judge(wide, part, limit=70)
+    assert (first.pairs, first.asked) == (70, 70)
+    assert len(read_labels(part)[0]) == 70
+    second = judge(wide, part, limit=200)
+    assert (second.pairs, second.asked) == (200, 130)
+    third = judge(wide, part)
+    assert (third.pairs, third.asked) == (300, 100)
+    assert len(replies(part)) == 300
+    judge(wide, whole)
+    assert judgement_bytes(part) == judgement_bytes(whole)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from labelkit.judging import journal
+from labelkit.judging.annotate import annotate
+from labelkit.engines import Settings
+from labelkit.pooling.pool import read_pool
+append, left = journal.Journal.append, int(sys.argv[3])
+def counted(self, replies, *charges):
+    global left
+    append(self, replies, *charges)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+journal.Journal.append = counted
+annotate(read_pool(Path(sys.argv[1])), Path(sys.argv[2]), engine_name="scripted", settings=Settings("garbage"),
+         method_name="graded", prompt_name=None, limit=None, command="test")
+"""
+
+
+def test_a_killed_run_resumes_to_the_bytes_of_an_uninterrupted_one(judge, wide, tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for count in (1, 96):
+        command = [sys.executable, "-c", KILLED, tmp_path / "wide.pool", killed, str(count)]
+        assert subprocess.run(command, cwd=REPOSITORY).returncode == -signal.SIGKILL
+        with pytest.raises(LabelkitError, match="is not finished; finish it by the command that began it: test"):
+            read_labels(killed)
+    assert len(replies(killed)) == 97
+    outcome = judge(wide, killed, "garbage")
+    assert (outcome.pairs, outcome.asked) == (300, 203)
+    assert [attempt for _, attempt in replies(killed)] == [1] * 300
+    judge(wide, whole, "garbage")
+    assert judgement_bytes(killed) == judgement_bytes(whole)
+
+
+def test_damaged_replies_are_asked_again_alone(judge, wide, tmp_path):
+    labels = tmp_path / "labels"
+    judge(wide, labels)
+    before = judgement_bytes(labels)
+    with sqlite3.connect(labels / "journal.sqlite") as db:
+        key = db.execute("SELECT max(key) FROM replies").fetchone()[0]
+        db.execute("UPDATE replies SET reply = replace(reply, 'stop', 'stoq') WHERE key = ?", (key,))
+    assert judge(wide, labels).asked == 1
+    assert (key, 1) in replies(labels)
+    assert judgement_bytes(labels) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE asked SET pairs = replace(pairs, 'p1', 'q1')",
+        "UPDATE asked SET pairs = replace(pairs, substr(pairs, -67, 64), (SELECT max(key) FROM replies))",
+        "UPDATE judges SET prompt = CAST(replace(CAST(prompt AS TEXT), 'grade = 3', 'grade = 2') AS BLOB)",
+    ],
+    ids=["passage", "key", "prompt"],
+)
+def test_damage_to_what_was_asked_never_changes_a_judgement_in_silence(judge, candidates, tmp_path, damage):
+    labels = tmp_path / "labels"
+    judge(candidates, labels)
+    before, _, _ = read_labels(labels)
+    with sqlite3.connect(labels / "journal.sqlite") as db:
+        assert db.execute(damage).rowcount > 0
+    try:
+        judge(candidates, labels, method="binary")
+    except LabelkitError:
+        return
+    known = {row.judge_id for row in before}
+    after = [row for row in read_labels(labels)[0] if row.judge_id in known]
+    assert set(map(repr, after)) <= set(map(repr, before))
+
+
+def test_equal_texts_are_paid_once(judge, write_beir, tmp_path):
+    passages = {"a": ("", "red apples"), "b": ("", "red apples"), "c": ("", "blue")}
+    beir = write_beir(tmp_path / "beir", passages, {"q": "red"}, {})
+    outcome = judge(make_pool(beir, None, Recipe(), tmp_path / "twins", "test"), tmp_path / "labels")
+    assert (outcome.pairs, outcome.asked) == (2, 1)
+    one, other = read_labels(tmp_path / "labels")[0]
+    assert one.reply_ref == other.reply_ref
+    assert one.score == other.score
+
+
+def test_a_judge_that_cannot_be_reached_stops_the_run(judge, wide, tmp_path, monkeypatch):
+    monkeypatch.setattr("labelkit.engines.client.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("labelkit.engines.client.LONGEST_PAUSE", 0.002)
+    with pytest.raises(EngineError, match="the judge answers nothing"):
+        judge(wide, tmp_path / "labels", "m", engine="openai", base_urls=("http://127.0.0.1:9/v1",))
+    assert len(replies(tmp_path / "labels")) < 60
+    with pytest.raises(LabelkitError, match="finish it by the command"):
+        read_labels(tmp_path / "labels")
+
+
+def test_reparse_reads_the_stored_replies_and_sends_nothing(judge, wide, labelkit, tmp_path):
+    labels = tmp_path / "labels"
+    judge(wide, labels, "garbage", method="utilsel")
+    judge(wide, labels, "garbage")
+    before, journal, facts = judgement_bytes(labels), replies(labels), read_labels(labels)[2]["facts"]
+    for name in ("judgements", "ballots", "judges"):
+        (labels / f"{name}.parquet").unlink()
+    called = labelkit("annotate", tmp_path / "wide.pool", "-o", labels, "--reparse")
+    assert called.code == 0, called.err
+    assert "read again" in called.err
+    assert (judgement_bytes(labels), replies(labels)) == (before, journal)
+    assert read_labels(labels)[2]["facts"] == facts
+
+
+def test_reparse_without_a_run_is_refused(labelkit, pool, tmp_path):
+    called = labelkit("annotate", pool, "-o", tmp_path / "labels", "--reparse")
+    assert called.code == 2
+    assert "holds no annotation run" in called.err
+    assert not (tmp_path / "labels").exists()
+    assert labelkit("annotate", pool, "-o", tmp_path / "labels").err == "error: no judge: give --model\n"

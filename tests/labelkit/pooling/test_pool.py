@@ -1,0 +1,182 @@
+"""Pools: every source with its ranks, fusion as by hand, people's positives always kept."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labelkit.errors import DataError, UsageError
+from labelkit.pooling.pool import Recipe, fuse, make_pool, read_pool
+from labelkit.records import Origin
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A one-layer BERT with random weights over the words of the collection, as a sentence-transformers folder."""
+    import torch
+    from tiny_encoder import write_encoder
+
+    torch.set_num_threads(1)
+    words = "bark brewed carrier cats coffee day dogs green in is mail morning sleep tea the water with"
+    return write_encoder(tmp_path_factory.mktemp("encoder"), words.split())
+
+
+def pooled(beir, tmp_path, split=None, **recipe):
+    made = make_pool(beir, split, Recipe(**{"bm25": 0, **recipe}), tmp_path / "made", "test")
+    by_query = {}
+    for candidate in made.candidates:
+        by_query.setdefault(candidate.query_id, {})[candidate.passage_id] = candidate.sources
+    return by_query
+
+
+def run_file(tmp_path, *rows):
+    path = tmp_path / "some.run"
+    path.write_text("".join(f"{qid} Q0 {pid} 1 {score} tag\n" for qid, pid, score in rows))
+    return path
+
+
+def test_bm25_finds_passages_that_share_words(beir, tmp_path):
+    found = pooled(beir, tmp_path, bm25=3)
+    assert list(found["q2"]) == ["p3", "p4"]
+    assert set(found["q3"]) == {"p2", "p6"}
+    for candidates in found.values():
+        assert all([one.name for one in sources] == ["bm25"] for sources in candidates.values())
+        ranks = [sources[0].rank for sources in candidates.values()]
+        scores = [sources[0].score for sources in candidates.values()]
+        assert ranks == list(range(1, len(ranks) + 1))
+        assert scores == sorted(scores, reverse=True)
+        assert min(scores) > 0
+
+
+def test_bm25_keeps_as_many_as_asked_for(beir, tmp_path):
+    assert {len(candidates) for candidates in pooled(beir, tmp_path, bm25=1).values()} == {1}
+
+
+def test_dense_ranks_by_the_models_own_similarity(beir, tmp_path, encoder):
+    from sentence_transformers import SentenceTransformer
+
+    found = pooled(beir, tmp_path, dense=((str(encoder), 4),))
+    data = read_pool(tmp_path / "made")
+    model = SentenceTransformer(str(encoder))
+    for query_id, candidates in found.items():
+        assert len(candidates) == 4
+        vector = model.encode_query(data.queries[query_id].text)
+        for rank, (passage_id, (origin,)) in enumerate(candidates.items(), 1):
+            similarity = model.similarity(vector, model.encode_document(data.passages[passage_id].full_text)).item()
+            assert origin[:2] == ("dense:tiny", rank)
+            assert origin.score == pytest.approx(similarity, abs=1e-5)
+
+
+def test_dense_pools_are_the_same_again_from_the_cache(beir, tmp_path, encoder):
+    assert pooled(beir, tmp_path, dense=((str(encoder), 6),)) == pooled(beir, tmp_path, dense=((str(encoder), 6),))
+
+
+def test_a_run_gives_its_first_passages(beir, tmp_path):
+    path = run_file(tmp_path, ("q1", "p1", 1), ("q1", "p2", 3), ("q1", "p3", 2), ("q2", "p4", 1))
+    found = pooled(beir, tmp_path, runs=((path, 2),))
+    assert found == {
+        "q1": {"p2": (Origin("run:some.run", 1, 3.0),), "p3": (Origin("run:some.run", 2, 2.0),)},
+        "q2": {"p4": (Origin("run:some.run", 1, 1.0),)},
+    }
+
+
+def test_fusion_is_the_sum_of_reciprocal_ranks():
+    one = {"a": 9.0, "b": 8.0, "c": 7.0}
+    other = {"c": 0.3, "b": 0.2, "d": 0.1}
+    fused = fuse("q", [("one", one), ("other", other)], {}, None)
+    by_hand = {"a": 1 / 61, "b": 1 / 62 + 1 / 62, "c": 1 / 63 + 1 / 61, "d": 1 / 63}
+    assert [candidate.passage_id for candidate in fused] == sorted(by_hand, key=lambda name: -by_hand[name])
+    assert fused[0].sources == (Origin("one", 3, 7.0), Origin("other", 1, 0.3))
+
+
+def test_ties_go_by_passage_id():
+    fused = fuse("q", [("one", {"b": 1.0}), ("other", {"a": 1.0})], {}, None)
+    assert [candidate.passage_id for candidate in fused] == ["a", "b"]
+
+
+@given(st.permutations(list("abcdef")), st.integers(1, 8), st.sets(st.sampled_from("abcdefgh"), max_size=4))
+def test_people_s_positives_are_kept_beyond_any_depth(order, depth, positives):
+    ranked = {name: float(-place) for place, name in enumerate(order)}
+    fused = fuse("q", [("run", ranked)], {"q": dict.fromkeys(positives, 2)}, depth)
+    names = [candidate.passage_id for candidate in fused]
+    assert positives <= set(names)
+    assert len(names) == max(len(positives), min(depth, len({*order, *positives})))
+    others = [name for name in names if name not in positives]
+    assert others == [name for name in order if name not in positives][: len(others)]
+
+
+def test_people_s_positives_stand_in_their_place_and_unranked_ones_last(beir, tmp_path, write_qrels):
+    human = write_qrels(tmp_path / "human.tsv", {"q1": {"p6": 2, "p4": 3, "p1": 0}, "q2": {"p6": 1}})
+    found = pooled(beir, tmp_path, bm25=5, human=human)
+    assert list(found["q1"])[-2:] == ["p4", "p6"]
+    assert next(iter(found["q1"])) == "p1"
+    assert found["q1"]["p4"] == (Origin("human", 1, 3.0),)
+    assert "p6" not in found["q2"]
+
+
+def test_a_positive_grade_of_1_takes_binary_qrels(beir, tmp_path, write_qrels):
+    human = write_qrels(tmp_path / "human.tsv", {"q1": {"p6": 1}, "q2": {"p6": 1, "p1": 0}})
+    with pytest.raises(UsageError, match=r"human\.tsv: no grade reaches 2 .* binary qrels need --positive-grade 1"):
+        pooled(beir, tmp_path, human=human)
+    assert not (tmp_path / "made").exists()
+    assert pooled(beir, tmp_path, human=human, positive_grade=1) == {
+        "q1": {"p6": (Origin("human", 1, 1.0),)},
+        "q2": {"p6": (Origin("human", 1, 1.0),)},
+    }
+
+
+def test_unknown_passages_are_refused(beir, tmp_path, write_qrels):
+    with pytest.raises(DataError, match=r"some\.run: passage id 'p9' \(query 'q1'\) is not in corpus\.jsonl"):
+        pooled(beir, tmp_path, runs=((run_file(tmp_path, ("q1", "p9", 1)), 5),))
+    with pytest.raises(DataError, match=r"human\.tsv: passage id 'p9'"):
+        pooled(beir, tmp_path, human=write_qrels(tmp_path / "human.tsv", {"q1": {"p9": 2}}))
+
+
+def test_a_split_pools_only_its_queries(beir, tmp_path, write_qrels):
+    write_qrels(beir / "qrels" / "dev.tsv", {"q2": {"p3": 1}})
+    path = run_file(tmp_path, ("q1", "p1", 1), ("q2", "p4", 1))
+    assert set(pooled(beir, tmp_path, split="dev", bm25=5, runs=((path, 5),))) == {"q2"}
+
+
+@pytest.mark.parametrize("text", ["zebra", "the", "", "?!", "☕"])
+def test_queries_without_candidates_are_counted(write_beir, tmp_path, text):
+    beir = write_beir(tmp_path / "b", {"a": ("", "red apples"), "b": ("", "")}, {"q1": "red", "q2": text}, {})
+    made = make_pool(beir, None, Recipe(bm25=5), tmp_path / "made", "test")
+    assert [(one.query_id, one.passage_id) for one in made.candidates] == [("q1", "a")]
+    assert json.loads((tmp_path / "made" / "manifest.json").read_text())["facts"]["queries_without_candidates"] == 1
+    assert set(made.queries) == {"q1", "q2"}
+
+
+def test_a_corpus_without_words_gives_an_empty_pool(write_beir, tmp_path):
+    beir = write_beir(tmp_path / "b", {"a": ("", ""), "b": ("", "the")}, {"q1": "red"}, {})
+    assert make_pool(beir, None, Recipe(bm25=5), tmp_path / "made", "test").candidates == []
+
+
+def test_the_same_command_gives_the_same_bytes(labelkit, beir, tmp_path, encoder):
+    human, path = beir / "qrels" / "test.tsv", run_file(tmp_path, ("q1", "p1", 1), ("q2", "p4", 1))
+    command = ("pool", beir, "--dense", f"{encoder}:3", "--run", f"{path}:5", "--human", human, "-o", tmp_path / "pool")
+    seen = []
+    for _ in range(2):
+        assert labelkit(*command).code == 0
+        seen.append({file.name: file.read_bytes() for file in (tmp_path / "pool").iterdir()})
+    assert seen[0] == seen[1]
+    inputs = json.loads(seen[0]["manifest.json"])["inputs"]
+    assert set(inputs) == {str(beir / "corpus.jsonl"), str(beir / "queries.jsonl"), str(human), str(path)}
+
+
+def test_a_pool_holds_only_the_passages_it_needs(beir, tmp_path):
+    pooled(beir, tmp_path, bm25=1)
+    made = read_pool(tmp_path / "made")
+    assert (
+        set(made.passages) == {candidate.passage_id for candidate in made.candidates} < {f"p{n}" for n in range(1, 7)}
+    )
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "empty"])
+def test_a_dense_model_that_cannot_be_loaded_is_one_line(labelkit, beir, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    called = labelkit("pool", beir, "--dense", f"{tmp_path / name}:3", "-o", tmp_path / "pool")
+    assert called.code in (1, 2)
+    assert called.err.startswith("error: ")
+    assert str(tmp_path / name) in called.err

@@ -1,0 +1,318 @@
+"""Agreement figures against scikit-learn, krippendorff and scipy, on random and degenerate grades; two real judges."""
+
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import ir_measures
+import krippendorff
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kendalltau, spearmanr
+from sklearn import metrics
+
+from labelkit.errors import DataError, UsageError
+from labelkit.quality.agreement import Rater, advise, agree, alpha_of_all, compare, raters_of
+from labelkit.quality.agreement_metrics import FIGURES, rated
+from labelkit.quality.by_group import GroupInputs, break_down, overlap
+from labelkit.quality.system_rankings import compare_systems
+from labelkit.records import Judgement
+from labelkit.statistics.intervals import RESAMPLES, estimate, rate, replicates
+
+VALIDATION = Path(__file__).parents[3] / ".." / "shared" / "data" / "llmjudge-val"
+DOMAIN = [0, 1, 2, 3]
+
+
+def figures(humans: Sequence[int], theirs: Sequence[int], scores: Sequence[float] | None = None, queries=None):
+    """Every figure over all pairs, without intervals; nan becomes None."""
+    pairs = rated(queries or ["q"] * len(humans), humans, theirs, scores or theirs)
+    once = np.ones(pairs.queries, dtype=np.int64)
+    values = {name: figure.of(pairs, once) for name, figure in FIGURES.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def by_packages(humans, theirs, scores) -> dict[str, float | None]:
+    """The same figures by scikit-learn and krippendorff."""
+    relevant, selected = [grade >= 2 for grade in humans], [grade >= 2 for grade in theirs]
+    both_classes = len(set(relevant)) == 2
+    alpha = None
+    if len(set(humans) | set(theirs)) > 1:
+        alpha = krippendorff.alpha([humans, theirs], level_of_measurement="ordinal", value_domain=DOMAIN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = {
+            "kappa": metrics.cohen_kappa_score(humans, theirs, labels=DOMAIN),
+            "kappa_quadratic": metrics.cohen_kappa_score(humans, theirs, labels=DOMAIN, weights="quadratic"),
+            "mae": metrics.mean_absolute_error(humans, theirs),
+            "bias": float(np.mean(theirs) - np.mean(humans)),
+            "auc": metrics.roc_auc_score(relevant, scores) if both_classes else None,
+            "average_precision": metrics.average_precision_score(relevant, scores) if any(relevant) else None,
+            "precision": metrics.precision_score(relevant, selected) if any(selected) else None,
+            "recall": metrics.recall_score(relevant, selected) if any(relevant) else None,
+            "selected": sum(selected),
+            "alpha_ordinal": alpha,
+        }
+        for grade in (1, 2, 3):
+            cut = [[int(value >= grade) for value in values] for values in (humans, theirs)]
+            found[f"kappa_{grade}"] = metrics.cohen_kappa_score(*cut, labels=[0, 1])
+    return {name: None if value is None or not math.isfinite(value) else float(value) for name, value in found.items()}
+
+
+def assert_same(one: dict[str, float | None], other: dict[str, float | None]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert (value is None) == (other[name] is None), name
+        assert value is None or math.isclose(value, other[name], abs_tol=1e-9), name
+
+
+GRADES = st.integers(0, 3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(GRADES, GRADES, st.floats(-5, 5)), min_size=1, max_size=15))
+def test_every_figure_is_that_of_the_packages(rows):
+    humans, theirs, scores = map(list, zip(*rows, strict=True))
+    assert_same(figures(humans, theirs, scores), by_packages(humans, theirs, scores))
+
+
+@pytest.mark.parametrize(
+    ("humans", "theirs"),
+    [
+        ([0], [0]),
+        ([3], [0]),
+        ([2, 2], [2, 2]),
+        ([0, 1, 2, 3], [1, 1, 1, 1]),
+        ([1, 1, 1, 1], [0, 1, 2, 3]),
+        ([0, 1, 2, 3], [3, 2, 1, 0]),
+        ([0, 2, 3, 3, 0], [0, 2, 3, 2, 2]),
+    ],
+)
+def test_degenerate_grades_too(humans, theirs):
+    assert_same(figures(humans, theirs), by_packages(humans, theirs, theirs))
+
+
+def test_a_hand_value_of_kappa():
+    """Agreement on 6 of 8, chance 22/64."""
+    found = figures([0, 0, 0, 0, 3, 3, 1, 1], [0, 0, 0, 1, 3, 3, 1, 3])
+    assert found["kappa"] == pytest.approx((6 / 8 - 22 / 64) / (1 - 22 / 64))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.one_of(st.none(), GRADES), min_size=6, max_size=6), min_size=2, max_size=5))
+def test_alpha_of_several_raters_with_gaps_is_that_of_the_package(rows):
+    raters = [
+        Rater(str(number), str(number), "llm", {("q", f"p{n}"): judged(n, grade) for n, grade in enumerate(row)})
+        for number, row in enumerate(rows)
+    ]
+    found, units = alpha_of_all(raters)
+    matrix = np.array([[np.nan if grade is None else grade for grade in row] for row in rows], dtype=float)
+    paired = (~np.isnan(matrix)).sum(0) >= 2
+    assert units == paired.sum()
+    values = matrix[:, paired]
+    if len(set(values[~np.isnan(values)])) < 2:
+        assert found.value is None
+    else:
+        expected = krippendorff.alpha(values, level_of_measurement="ordinal", value_domain=DOMAIN)
+        assert found.value == pytest.approx(expected, abs=1e-9)
+
+
+def judged(number: int, grade: int | None, query: str = "q") -> Judgement:
+    failure = "no label" if grade is None else None
+    return Judgement(query_id=query, passage_id=f"p{number}", judge_id="j", grade=grade, failure=failure)
+
+
+def test_a_query_drawn_twice_counts_as_two_copies_of_it():
+    """The bootstrap weighs pairs; that must be what repeating them gives."""
+    draw = np.random.default_rng(1)
+    queries = ["a"] * 5 + ["b"] * 7 + ["c"] * 4
+    humans, theirs = draw.integers(0, 4, 16).tolist(), draw.integers(0, 4, 16).tolist()
+    scores = draw.normal(size=16).round(1).tolist()
+    pairs = rated(queries, humans, theirs, scores)
+    draws = np.array([2, 0, 1])
+    copies = [row for row, query in enumerate(queries) for _ in range({"a": 2, "b": 0, "c": 1}[query])]
+    # Copies are queries of their own: three in all, as drawn.
+    repeated = rated(["x"] * len(copies), *([values[row] for row in copies] for values in (humans, theirs, scores)))
+    for name, figure in FIGURES.items():
+        expected = figure.of(repeated, np.ones(1, dtype=np.int64)) / (3 if name == "selected" else 1)
+        assert figure.of(pairs, draws) == pytest.approx(expected), name
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+    """Means of 40 clusters with a cluster effect: 95% within a few points, over 200 worlds."""
+    draw = np.random.default_rng(0)
+    worlds = draw.normal(size=(200, 40)) + draw.normal(size=(200, 40)) / 3
+    inside = 0
+    for world in worlds:
+        found = estimate(lambda draws, world=world: float(draws @ world / draws.sum()), 40)
+        inside += found.low <= 0 <= found.high
+    assert 0.89 <= inside / 200 <= 0.99
+
+
+def test_one_query_has_no_interval_and_an_undefined_figure_no_value():
+    assert estimate(lambda draws: 0.5, 1) == (0.5, None, None)
+    assert estimate(lambda draws: math.nan, 5) == (None, None, None)
+    assert len(replicates(lambda draws: float(draws[0]), 3)) == RESAMPLES
+
+
+def test_a_share_of_nothing_or_everything_still_has_an_interval():
+    """Clopper-Pearson: 0 of 20 reaches up to 1 - 0.025 ** (1 / 20)."""
+    assert rate([0, 0], [10, 10]).high == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert rate([10, 10], [10, 10]).low == pytest.approx(0.025 ** (1 / 20))
+    assert rate([0], [0]).value is None
+    found = rate([1, 9, 3], [10, 10, 10])
+    assert found.value == pytest.approx(13 / 30)
+    assert found.low < found.value < found.high
+
+
+def test_advice_says_what_halves_the_interval():
+    """Without an effect of the query, four times the labels halve it; the test draws both worlds."""
+
+    def world(queries: int):
+        draw = np.random.default_rng(queries)
+        humans = draw.integers(0, 4, queries * 10)
+        theirs = np.where(draw.random(queries * 10) < 0.5, humans, draw.integers(0, 4, queries * 10))
+        names = [f"q{number // 10:04}" for number in range(queries * 10)]
+        return rated(names, humans.tolist(), theirs.tolist(), theirs.tolist())
+
+    small, large = world(60), world(240)
+    advice = advise(small)
+    assert (advice.labels, advice.queries) == (1800, 180)
+    widths = []
+    for pairs in (small, large):
+        found = estimate(lambda draws, pairs=pairs: FIGURES["kappa"].of(pairs, draws), pairs.queries)
+        widths.append(found.high - found.low)
+    assert widths[1] / widths[0] == pytest.approx(0.5, abs=0.1)
+
+
+def test_more_labels_on_the_same_queries_do_not_help_where_queries_differ():
+    """Agreement is perfect on one half of the queries and chance on the other."""
+    draw = np.random.default_rng(3)
+    humans = draw.integers(0, 4, 400)
+    names = [f"q{number // 40}" for number in range(400)]
+    theirs = np.where(np.arange(400) < 200, humans, draw.integers(0, 4, 400))
+    assert advise(rated(names, humans.tolist(), theirs.tolist(), theirs.tolist())).same_queries is None
+
+
+def test_failures_are_counted_and_measured_nowhere():
+    human = Rater("h", "h", "human", {("q", f"p{n}"): judged(n, grade) for n, grade in enumerate([0, 1, 2, 3, 3])})
+    judge = Rater("j", "j", "llm", {("q", f"p{n}"): judged(n, grade) for n, grade in enumerate([0, None, 2, 3, None])})
+    found = compare(human, judge)
+    assert (found.pairs, found.failures, found.figures["kappa"].value) == (3, 2, 1)
+    silent = judge._replace(judgements={pair: judged(0, None) for pair in judge.judgements})
+    found = compare(human, silent)
+    assert (found.pairs, found.failures, found.figures["kappa"].value) == (0, 5, None)
+
+
+def test_pairs_that_only_one_side_graded_are_left_out(labelkit, tmp_path, write_qrels):
+    theirs = write_qrels(tmp_path / "theirs.tsv", {"q1": {"a": 3, "b": 0, "c": 1}, "q9": {"a": 1}})
+    human = write_qrels(tmp_path / "human.tsv", {"q1": {"a": 3, "b": 0, "z": 2}})
+    labelkit("import", theirs, "-o", tmp_path / "labels", "--judge", "x", "--kind", "llm")
+    (found,) = agree([tmp_path / "labels"], [human]).comparisons
+    assert (found.pairs, found.judge, found.figures["kappa"].value) == (2, "x", 1)
+    other = write_qrels(tmp_path / "other.tsv", {"q7": {"a": 1}})
+    with pytest.raises(DataError, match="have no pair in common"):
+        agree([tmp_path / "labels"], [other])
+    with pytest.raises(UsageError, match="needs two raters"):
+        agree([tmp_path / "labels"], [])
+
+
+def test_every_rater_is_compared_with_every_other_people_first(labelkit, beir, pool, tmp_path):
+    for method in ("graded", "binary"):
+        command = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "scripted", "--model", "overlap")
+        assert labelkit(*command, "--method", method).code == 0
+    found = agree([tmp_path / "labels"], [beir / "qrels" / "test.tsv"])
+    kinds = [(one.reference_kind, one.judge_id.split("-")[0]) for one in found.comparisons]
+    assert kinds == [("human", "binary"), ("human", "graded"), ("llm", "graded")]
+    assert found.raters == 3
+
+
+def test_a_judge_s_name_is_printed_as_it_is(labelkit, beir, tmp_path):
+    human = beir / "qrels" / "test.tsv"
+    assert labelkit("import", human, "-o", tmp_path / "labels", "--judge", "[/b] [red]x").code == 0
+    called = labelkit("agree", tmp_path / "labels", "--human", human)
+    assert called.code == 0
+    assert "[/b] [red]x" in called.out
+
+
+def write_run(path: Path, ranked: dict[str, list[str]]) -> Path:
+    rows = [f"{qid} Q0 {pid} {n} {100 - n} x" for qid, pids in ranked.items() for n, pid in enumerate(pids, 1)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_systems_are_correlated_as_scipy_does(tmp_path):
+    draw = np.random.default_rng(0)
+    queries, passages = [f"q{n}" for n in range(8)], [f"p{n:02}" for n in range(30)]
+    humans = {(qid, pid): int(draw.integers(0, 4)) for qid in queries for pid in passages}
+    theirs = {pair: min(3, max(0, grade + int(draw.integers(-1, 2)))) for pair, grade in humans.items()}
+    raters = [
+        Rater(name, name, kind, {pair: judged(0, grade) for pair, grade in grades.items()})
+        for name, kind, grades in (("people", "human", humans), ("judge", "llm", theirs))
+    ]
+    files = [
+        write_run(tmp_path / f"run{n:02}", {qid: draw.permutation(passages).tolist() for qid in queries})
+        for n in range(14)
+    ]
+    everything, best = compare_systems(*raters, files)
+    measure, means = ir_measures.nDCG @ 10, []
+    for grades in (humans, theirs):
+        qrels = {qid: {pid: grades[qid, pid] for pid in passages} for qid in queries}
+        runs = (list(ir_measures.read_trec_run(str(path))) for path in files)
+        means.append([ir_measures.calc_aggregate([measure], qrels, run)[measure] for run in runs])
+    assert everything.systems == 14
+    assert everything.kendall.value == pytest.approx(kendalltau(*means).statistic)
+    assert everything.spearman.value == pytest.approx(spearmanr(*means).statistic)
+    top = np.argsort(-np.array(means[0]), kind="stable")[:10]
+    assert (best.systems, best.which) == (10, "best 10")
+    assert best.kendall.value == pytest.approx(kendalltau(*(np.array(mean)[top] for mean in means)).statistic)
+    with pytest.raises(UsageError, match="at least 3"):
+        compare_systems(*raters, files[:2])
+
+
+def test_a_breakdown_puts_every_pair_into_one_third(labelkit, beir, pool, tmp_path):
+    human = beir / "qrels" / "test.tsv"
+    labelkit("annotate", pool, "-o", tmp_path / "labels", "--engine", "scripted", "--model", "overlap")
+    command = ("agree", tmp_path / "labels", "--human", human, "--json", "--data", beir, "--pool", pool)
+    called = labelkit(*command, "--by", "length", "--by", "overlap", "--by", "language", "--by", "source")
+    assert called.code == 0, called.err
+    found = json.loads(called.out)
+    pairs = found["comparisons"][0]["pairs"]
+    for by in ("length", "overlap", "language"):
+        assert sum(part["comparison"]["pairs"] for part in found["by"] if part["by"] == by) == pairs
+    assert {part["group"] for part in found["by"] if part["by"] == "source"} == {"bm25", "human"}
+    assert labelkit(*command, "--by", "colour").code == 2
+    assert labelkit("agree", tmp_path / "labels", "--human", human, "--by", "length").code == 2
+    assert "no positions" in labelkit(*command, "--by", "position").err
+
+
+def test_positions_of_a_listwise_method_break_down(labelkit, candidates, judge, beir, tmp_path):
+    judge(candidates, tmp_path / "labels", method="relsel")
+    people, selection = raters_of([tmp_path / "labels"], [beir / "qrels" / "test.tsv"])
+    parts = break_down(people, GroupInputs(selection, None, None), "position")
+    assert sum(part.comparison.pairs for part in parts) == compare(people, selection).pairs
+
+
+def test_overlap_is_the_share_of_the_query_s_words():
+    assert overlap("why do cats purr", "Cats purr, and dogs do not") == 0.75
+    assert overlap("?", "anything") == 0
+
+
+@pytest.mark.skipif(not VALIDATION.is_dir(), reason=f"{VALIDATION} is not on this machine")
+def test_two_real_judges_agree_as_published(labelkit, tmp_path):
+    expected = {"gpt-4o": (0.279, 0.298, 0.505), "llama-3-70b": (0.172, 0.257, 0.352)}
+    for name in expected:
+        file = VALIDATION / f"llm.{name}.tsv"
+        assert labelkit("import", file, "-o", tmp_path / name, "--judge", name, "--kind", "llm").code == 0
+    found = agree([tmp_path / name for name in expected], [VALIDATION / "qrels" / "test.tsv"])
+    against_people = {one.judge: one for one in found.comparisons if one.reference_kind == "human"}
+    for name, values in expected.items():
+        one = against_people[name]
+        assert (one.pairs, one.queries, one.failures) == (1731, 5, 0)
+        measured = [one.figures[figure] for figure in ("kappa", "kappa_2", "kappa_quadratic")]
+        assert [figure.value for figure in measured] == pytest.approx(values, abs=0.0005)
+        assert all(figure.low < figure.value < figure.high for figure in measured)
+    assert len(found.comparisons) == 3

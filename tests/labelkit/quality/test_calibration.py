@@ -1,0 +1,289 @@
+"""Calibration on worlds whose probabilities are known, and its arithmetic against scikit-learn and hand values."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss, log_loss
+
+from labelkit.errors import DataError
+from labelkit.quality.agreement_metrics import FIGURES, rated
+from labelkit.quality.calibration.apply import apply_calibration
+from labelkit.quality.calibration.features import Feature, both_views
+from labelkit.quality.calibration.fit import calibrate, expected_calibration_error, reliability
+from labelkit.quality.calibration.fit import log_loss as losses
+from labelkit.quality.calibration.models import MODELS, by_grade, fit, grades_of, predict, read_calibration, with_lines
+from labelkit.quality.prediction_powered import powered
+from labelkit.quality.selection import Chosen, Quota, chances, choose, draw
+from labelkit.storage.labels import read_labels
+
+FEATURES = (Feature("judge", "j"),)
+
+
+def world(count: int, seed: int = 0):
+    """Scores whose true P(grade >= cut) is a logistic function, and grades drawn from it."""
+    draw = np.random.default_rng(seed)
+    scores = draw.normal(size=(count, 1))
+    true = 1 / (1 + np.exp(-(2 * scores - np.array([-1.0, 0.5, 1.5]))))
+    grades = (draw.random((count, 1)) < true).sum(1)
+    return both_views(scores, ["q"] * count), grades, true
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_finds_the_true_probabilities(model):
+    scores, grades, true = world(6000)
+    found = predict(fit(FEATURES, scores, grades, model, relative=False), scores)
+    assert np.abs(found - true).mean() < 0.03
+    assert (np.diff(found, axis=1) <= 1e-12).all()
+    assert by_grade(found).sum(1) == pytest.approx(np.ones(6000))
+    assert (by_grade(found) >= -1e-12).all()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_grades_that_nobody_gave_are_possible_and_rare(model):
+    scores, grades, _ = world(400)
+    found = by_grade(predict(fit(FEATURES, scores, np.minimum(grades, 2), model, relative=False), scores))
+    assert np.isfinite(found).all()
+    assert 0 < found[:, 3].mean() < 0.02
+
+
+def test_a_missing_score_counts_as_the_mean():
+    scores, grades, _ = world(300)
+    fitted = fit(FEATURES, scores, grades, "ordinal", relative=False)
+    missing, mean = np.full((2, 1, 1), np.nan), np.full((2, 1, 1), scores[0].mean())
+    assert predict(fitted, missing) == pytest.approx(predict(fitted, mean))
+
+
+def test_scores_within_queries_have_mean_zero_and_keep_their_gaps():
+    scores = np.array([[1.0], [3.0], [np.nan], [10.0], [20.0]])
+    absolute, relative = both_views(scores, ["a", "a", "a", "b", "b"])
+    assert np.array_equal(absolute, scores, equal_nan=True)
+    assert np.array_equal(relative[:, 0], [-1, 1, np.nan, -5, 5], equal_nan=True)
+
+
+def test_lines_between_grades_never_agree_less_than_equal_shares():
+    scores, grades, _ = world(500)
+    fitted = fit(FEATURES, scores, grades, "ordinal", relative=False)
+    above = predict(fitted, scores)
+    tuned = with_lines(fitted, scores, grades)
+
+    def kappa(given):
+        pairs = rated(["q"] * 500, grades.tolist(), given.tolist(), given.tolist())
+        return FIGURES["kappa"].of(pairs, np.ones(1, dtype=np.int64))
+
+    shares = [np.quantile(above.sum(1), np.mean(grades < cut)) for cut in (1, 2, 3)]
+    equal = (above.sum(1)[:, None] > np.array(shares)).sum(1)
+    assert kappa(grades_of(tuned, above)) >= kappa(equal)
+    assert list(tuned.grade_lines) == sorted(tuned.grade_lines)
+
+
+def test_losses_are_those_of_scikit_learn():
+    draw = np.random.default_rng(1)
+    truth, said = draw.integers(0, 2, 200).astype(float), draw.random(200)
+    assert losses(truth, said).mean() == pytest.approx(log_loss(truth, said))
+    assert ((truth - said) ** 2).mean() == pytest.approx(brier_score_loss(truth, said))
+
+
+def test_calibration_error_by_hand():
+    """Ten pairs said at 0.2 and ten at 0.9; 4 and 9 were relevant: (0.2 + 0) / 2."""
+    said = np.array([0.2] * 10 + [0.9] * 10)
+    truth = np.array([1.0] * 4 + [0.0] * 6 + [1.0] * 9 + [0.0])
+    bins = reliability(truth, said)
+    assert sum(one["pairs"] for one in bins) == 20
+    halves = [np.mean([one["was"] for one in bins if one["said"] < 0.5]), 0.9]
+    assert halves[0] == pytest.approx(0.4)
+    assert expected_calibration_error(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 0
+    assert expected_calibration_error(np.array([0.0, 0.0]), np.array([0.3, 0.3])) == pytest.approx(0.3)
+
+
+@pytest.fixture
+def judged(labelkit, write_beir, write_qrels, tmp_path):
+    """Eight queries with eighteen passages each, judged by the scripted judge, which is right half of the time."""
+    draw = np.random.default_rng(0)
+    places = [(query, place) for query in range(8) for place in range(18)]
+    words = {pair: int(draw.integers(0, 7)) for pair in places}
+    passages = {f"p{q}x{k}": ("", " ".join([f"w{q}x{n}" for n in range(words[q, k])] + ["filler"])) for q, k in places}
+    queries = {f"q{q}": " ".join(f"w{q}x{n}" for n in range(6)) for q in range(8)}
+    grades = {pair: int(np.clip(words[pair] / 2 + draw.normal() / 2, 0, 3)) for pair in places}
+    qrels = {f"q{q}": {f"p{q}x{k}": grades[q, k] for k in range(18)} for q in range(8)}
+    beir = write_beir(tmp_path / "world", passages, queries, qrels)
+    human = beir / "qrels" / "test.tsv"
+    run = tmp_path / "all.run"
+    run.write_text("".join(f"q{q} Q0 p{q}x{k} {k + 1} {99 - k} x\n" for q, k in places))
+    assert labelkit("pool", beir, "-o", tmp_path / "pool", "--bm25", 0, "--run", f"{run}:18").code == 0
+    command = ("annotate", tmp_path / "pool", "-o", tmp_path / "labels", "--engine", "scripted", "--model", "overlap")
+    assert labelkit(*command).code == 0
+    return beir, human, tmp_path / "pool", tmp_path / "labels"
+
+
+def test_held_out_queries_show_what_calibration_gains(judged):
+    beir, human, _, labels = judged
+    fitted = calibrate([labels], human, data=beir, bm25=True)
+    report = fitted.report
+    (before,) = report["before"].values()
+    assert (report["pairs"], report["queries"], report["folds"]) == (144, 8, 8)
+    assert report["after"]["log_loss"]["value"] < before["log_loss"]["value"]
+    assert report["after"]["kappa"]["value"] > before["kappa"]["value"]
+    assert len(report["models_of_folds"]) == 8
+    assert [feature.kind for feature in fitted.features] == ["judge", "bm25"]
+
+
+def test_the_command_writes_reads_and_applies(labelkit, judged, tmp_path):
+    beir, human, _, labels = judged
+    file = tmp_path / "calibration.json"
+    called = labelkit("calibrate", labels, "--human", human, "--data", beir, "--bm25", "-o", file)
+    assert called.code == 0, called.err
+    assert "each query scored by a fit on the others" in called.out
+    assert labelkit("calibrate", labels, "--apply", file, "--data", beir, "-o", tmp_path / "new").code == 0
+    judgements, (judge,), _ = read_labels(tmp_path / "new")
+    assert len(judgements) == 144
+    assert judge.label_grades == (0, 1, 2, 3)
+    assert all(math.isclose(sum(row.probs), 1, abs_tol=1e-9) for row in judgements)
+    agreed = json.loads(labelkit("agree", tmp_path / "new", "--human", human, "--json").out)
+    raw = json.loads(labelkit("agree", labels, "--human", human, "--json").out)
+    kappas = [found["comparisons"][0]["figures"]["kappa"]["value"] for found in (raw, agreed)]
+    assert kappas[1] > kappas[0]
+    mixed = labelkit("mix", "--data", beir, "--llm", tmp_path / "new", "-o", tmp_path / "set", "--llm-positive", 0.6)
+    assert mixed.code == 0, mixed.err
+
+
+def test_what_a_calibration_needs_is_asked_for(labelkit, judged, tmp_path):
+    beir, human, _, labels = judged
+    file = tmp_path / "calibration.json"
+    assert labelkit("calibrate", labels, "--human", human, "--data", beir, "--bm25", "-o", file).code == 0
+    without = labelkit("calibrate", labels, "--apply", file, "-o", tmp_path / "new")
+    assert (without.code, "--data" in without.err) == (2, True)
+    labelkit("import", human, "-o", tmp_path / "other", "--judge", "x")
+    other = labelkit("calibrate", tmp_path / "other", "--apply", file, "-o", tmp_path / "new", "--data", beir)
+    assert (other.code, "needs judge" in other.err) == (2, True)
+    assert labelkit("calibrate", labels, "-o", file).code == 2
+    file.write_text("{}")
+    assert "is no calibration" in labelkit("calibrate", labels, "--apply", file, "-o", tmp_path / "new").err
+    with pytest.raises(DataError, match="does not exist"):
+        read_calibration(tmp_path / "no.json")
+
+
+def test_people_are_fitted_to_and_are_no_feature(labelkit, judged, write_qrels, tmp_path):
+    _, human, _, labels = judged
+    wrong = write_qrels(tmp_path / "wrong.tsv", {"q0": {"p0x0": 3}})
+    assert labelkit("import", wrong, "-o", tmp_path / "people", "--judge", "x", "--kind", "human").code == 0
+    fitted = calibrate([tmp_path / "people", labels], human)
+    assert [feature.kind for feature in fitted.features] == ["judge"]
+    assert (fitted.report["human"], fitted.report["pairs"]) == (str(human), 144)
+
+
+def test_too_few_labels_are_refused_with_their_number(judged, write_qrels, tmp_path):
+    _, _, _, labels = judged
+    few = write_qrels(tmp_path / "few.tsv", {"q0": {f"p0x{k}": k % 2 * 3 for k in range(12)}})
+    with pytest.raises(DataError, match=r"12 labelled pairs \(50 are needed\), 6 of them of grade 2 or 3"):
+        calibrate([labels], few)
+
+
+def test_a_pair_on_which_every_judge_failed_stays_a_failure(labelkit, judged, tmp_path):
+    _, human, pool, _ = judged
+    command = ("annotate", pool, "-o", tmp_path / "garbage", "--engine", "scripted", "--model", "garbage")
+    assert labelkit(*command).code == 0
+    from labelkit.quality.agreement import raters_of
+
+    fitted = calibrate([tmp_path / "garbage"], human)
+    judgements, _ = apply_calibration(fitted, raters_of([tmp_path / "garbage"], []))
+    failed = {(row.query_id, row.passage_id) for row in read_labels(tmp_path / "garbage")[0] if row.grade is None}
+    assert {(row.query_id, row.passage_id) for row in judgements if row.failure} == failed
+    assert failed
+
+
+def population(seed: int):
+    """400 queries of ten pairs: a probability that is right on average in no place, and one label in eight."""
+    draw = np.random.default_rng(seed)
+    pairs = [(f"q{n // 10:03}", f"p{n}") for n in range(4000)]
+    true = draw.beta(0.8, 2, 4000)
+    grades = np.where(draw.random(4000) < true, 3, 0)
+    said = np.clip(true**0.5, 0, 1)
+    rows = np.sort(draw.choice(4000, 500, replace=False))
+    return pairs, grades, said, rows
+
+
+def test_corrected_precision_and_recall_cover_the_truth():
+    inside = {"precision": 0, "recall": 0, "prevalence": 0}
+    for seed in range(25):
+        pairs, grades, said, rows = population(seed)
+        found = powered([pairs[row] for row in rows], grades[rows], said[rows], pairs, said, 0.6, None)
+        taken, relevant = said >= 0.6, grades >= 2
+        truth = {
+            "precision": relevant[taken].mean(),
+            "recall": taken[relevant].mean(),
+            "prevalence": relevant.mean(),
+        }
+        for name, value in truth.items():
+            inside[name] += found[name].low <= value <= found[name].high
+        # What the probabilities claim by themselves is far off.
+        assert said[taken].mean() - truth["precision"] > 0.1
+    assert all(count >= 21 for count in inside.values()), inside
+
+
+def test_with_every_pair_labelled_the_estimate_is_the_count():
+    pairs, grades, said, _ = population(0)
+    found = powered(pairs, grades, said, pairs, said, 0.6, None)
+    taken, relevant = said >= 0.6, grades >= 2
+    assert found["precision"].value == pytest.approx(relevant[taken].mean())
+    assert found["recall"].value == pytest.approx(taken[relevant].mean())
+
+
+def test_a_stratified_draw_is_corrected_by_its_chances():
+    """Four of five labels come from the confident half; weighted, the prevalence is right all the same."""
+    values = []
+    for seed in range(10):
+        pairs, grades, said, _ = population(seed)
+        draw = np.random.default_rng(seed)
+        high = said > np.median(said)
+        chance = np.where(high, 0.4, 0.1)
+        rows = np.flatnonzero(draw.random(4000) < chance)
+        weights = {pairs[row]: 1 / chance[row] for row in rows}
+        found = powered([pairs[row] for row in rows], grades[rows], said[rows], pairs, said, 0.6, weights)
+        values.append(found["prevalence"].value - (grades >= 2).mean())
+    assert abs(np.mean(values)) < 0.01
+
+
+def test_a_random_draw_is_stratified_and_carries_its_chance():
+    believed = {("q", f"p{n:03}"): n / 100 for n in range(100)}
+    chosen = draw(believed, 20, 0)
+    fifths = [int(believed[one.pair] * 100) // 20 for one in chosen]
+    assert [fifths.count(fifth) for fifth in range(5)] == [4] * 5
+    assert {one.score for one in chosen} == {0.2}
+    assert draw(believed, 20, 0) == chosen
+
+
+def test_the_rest_goes_to_what_is_unsure_and_disputed():
+    believed = {("q", f"p{n:02}"): n / 20 for n in range(21)}
+    spread = {("q", "p00"): 0.4, ("q", "p20"): 0.3, ("q", "p10"): 0.1}
+    chosen = choose(believed, spread, Quota(6, 0.0, 0))
+    assert [(one.pair[1], one.reason) for one in chosen] == [
+        ("p00", "select:disputed"),
+        ("p20", "select:disputed"),
+        ("p10", "select:disputed"),
+        ("p09", "select:unsure"),
+        ("p11", "select:unsure"),
+        ("p08", "select:unsure"),
+    ]
+    assert choose(believed, {}, Quota(2, 0.0, 0)) == [
+        Chosen(("q", "p10"), "select:unsure", 0.5),
+        Chosen(("q", "p09"), "select:unsure", 0.45),
+    ]
+
+
+def test_a_selection_is_a_pool_that_another_judge_grades(labelkit, judged, write_qrels, tmp_path):
+    beir, human, pool, labels = judged
+    done = write_qrels(tmp_path / "done.tsv", {"q0": {f"p0x{k}": 0 for k in range(18)}})
+    command = ("select", labels, "--pool", pool, "--budget", 40, "--random-share", 0.5, "--human", done)
+    called = labelkit(*command, "-o", tmp_path / "chosen", "--json")
+    assert called.code == 0, called.err
+    assert sum(json.loads(called.out).values()) == 40
+    assert len(chances(tmp_path / "chosen")) == 20
+    again = ("annotate", tmp_path / "chosen", "-o", tmp_path / "more", "--engine", "scripted", "--model", "overlap")
+    assert labelkit(*again, "--method", "binary").code == 0
+    assert {row.query_id for row in read_labels(tmp_path / "more")[0]}.isdisjoint({"q0"})
+    command = ("calibrate", labels, "--human", human, "--data", beir, "-o", tmp_path / "c.json")
+    assert labelkit(*command, "--selection", tmp_path / "chosen").code == 0
+    assert read_calibration(tmp_path / "c.json").report["estimate"]["labelled"] == 20
+    assert labelkit(*command, "--selection", pool).code == 1

@@ -1,0 +1,350 @@
+"""People's grades: chosen honestly, given blind in a real browser, kept by the journal."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from labelkit.exchange.importing import import_grades
+from labelkit.judging.journal import Journal
+from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
+from labelkit.review.session import by_chance, by_disagreement
+from labelkit.storage.dataset import records_to_table
+from labelkit.storage.folders import writing
+from labelkit.storage.labels import read_labels
+
+EVIL = (
+    "</p><script>document.title = 'broken'</script><img src=x onerror=\"document.title = 'broken'\"> {\"a\": 1} \u202e"
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    passages = [{"_id": f"p{n}", "title": f"Title {n}", "text": f"passage {n} " * 20} for n in range(6)]
+    passages.append({"_id": "evil", "title": "<b>bold</b>", "text": EVIL})
+    queries = [{"_id": f"q{n}", "text": f"what is {n} <i>here</i>"} for n in range(2)]
+    for name, rows in (("corpus", passages), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """Two models on eight pairs; they differ most on (q1, evil)."""
+    pairs = [(f"q{n % 2}", f"p{n // 2}") for n in range(7)] + [("q1", "evil")]
+    judges = [Judge(judge_id=f"m{n}", kind="llm", name=f"model-{n}", label_grades=(0, 1, 2, 3)) for n in (1, 2)]
+    rows = [
+        Judgement(
+            query_id=qid, passage_id=pid, judge_id=judge.judge_id, probs=(0.7, 0.1, 0.1, 0.1), score=0.6,
+            grade=3 if pid == "evil" and judge is judges[0] else 0,
+        )
+        for judge in judges
+        for qid, pid in sorted(pairs)
+    ]  # fmt: skip
+    with writing(tmp_path / "labels", "labels", "test") as draft:
+        draft.write_table("judgements", records_to_table(rows, JUDGEMENT_SCHEMA))
+        draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
+    return tmp_path / "labels"
+
+
+class Session:
+    """A running `labelkit review`."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-m", "labelkit", "review", *map(str, arguments), "--no-browser"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.words = ""
+        while not self.words.startswith("open "):
+            self.words = self.process.stderr.readline()
+            assert self.words, "it ended"
+        self.url = self.words.split()[1]
+
+    def end(self) -> str:
+        words = self.process.stderr.read()
+        assert self.process.wait(30) == 0, words
+        return words
+
+    def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Any:
+        content = None if body is None else json.dumps(body).encode()
+        request = Request(self.url + path, content, {"Content-Type": "application/json", **headers}, method=method)
+        with urlopen(request) as answer:
+            return json.load(answer)
+
+    def status(self, url: str, body: Any = None, **headers: str) -> int:
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            with urlopen(Request(url, content, headers)) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            return error.code
+
+
+@pytest.fixture
+def start(data: Path, labels: Path, tmp_path: Path) -> Iterator[Callable[..., Session]]:
+    running: list[Session] = []
+
+    def run(*more: object) -> Session:
+        running.append(Session(labels, "-o", tmp_path / "anna", "--name", "anna", "--texts", data, *more))
+        return running[-1]
+
+    yield run
+    for session in running:
+        session.process.kill()
+        session.process.wait()
+        session.process.stderr.close()
+
+
+def grades(folder: Path) -> dict[tuple[str, str], int | None]:
+    return {(row.query_id, row.passage_id): row.grade for row in read_labels(folder)[0]}
+
+
+def test_pairs_are_graded_by_keyboard_and_become_human_judgements(start, page, tmp_path):
+    session = start("--pairs", 4)
+    page.goto(session.url)
+    first = page.run("now.query + now.text")
+    page.press("3")
+    page.wait("now.index === 1")
+    assert page.run("now.query + now.text") != first
+    page.press("0")
+    page.wait("now.index === 2")
+    page.press("ArrowLeft")
+    page.wait("now.index === 1 && now.grade === '0'")
+    page.press("1")
+    page.wait("now.index === 2 && now.graded === 2")
+    page.press("ArrowRight")
+    page.wait("now.index === 3")
+    page.press("2")
+    page.wait("now.index === 2 && now.graded === 3")
+    page.run("document.getElementById('grade-0').click()")
+    page.wait("document.getElementById('said').textContent.startsWith('All pairs are graded')")
+    page.press("f")
+    page.wait("document.body.innerText.includes('4 graded pairs are kept')")
+    assert "4 pairs graded by anna" in session.end()
+    judgements, (judge,), manifest = read_labels(tmp_path / "anna")
+    assert sorted(row.grade for row in judgements) == [0, 1, 2, 3]
+    assert (judge.kind, judge.name, judge.prompt_name) == ("human", "anna", "graded")
+    assert manifest["facts"]["review"] == {"by": "random", "seed": 0, "pairs": 4, "of": 8}
+    assert all(url.startswith(session.url) for url in page.requests)
+    assert len(page.requests) > 5
+
+
+def test_the_judges_are_shown_after_the_grade_only_and_lock_it(start, page):
+    session = start("--by", "disagreement")
+    page.goto(session.url)
+    assert page.run("now.text").startswith("</p><script>")
+    assert "model-1" not in page.run("document.documentElement.outerHTML") + json.dumps(page.run("now"))
+    page.press("j")
+    page.wait("document.getElementById('said').textContent === 'grade the pair first'")
+    page.press("2")
+    page.wait("now.index === 1")
+    page.press("ArrowLeft")
+    page.wait("now.index === 0")
+    page.press("j")
+    page.wait("document.getElementById('said').textContent === 'model-1: 3 · model-2: 0'")
+    page.press("0")
+    assert page.run("now.grade") == "2"
+    assert session.status(session.url + "pair/0/grade", {"grade": "0"}) == 409
+    assert session.ask("pair/0")["grade"] == "2"
+
+
+def test_a_text_is_shown_and_never_run(start, page):
+    session = start("--by", "disagreement")
+    page.goto(session.url)
+    assert page.run("document.title") == "labelkit review"
+    assert EVIL in page.run("document.getElementById('text').textContent")
+    assert page.run("document.getElementById('title').textContent") == "<b>bold</b>"
+    assert page.run("document.querySelectorAll('article img, article script, h1 i').length") == 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_both_colour_schemes_can_be_read(start, page, tmp_path, dark):
+    page.goto(start().url)
+    page.picture(tmp_path / "page.png", dark=dark)
+    assert (tmp_path / "page.png").stat().st_size > 5000
+    contrast = page.run(CONTRAST)
+    assert set(contrast) == {"h1", "#text", ".label", "#grade-0", "#tools button"}
+    assert min(contrast.values()) >= 4.5, contrast
+
+
+CONTRAST = """
+(() => {
+  const light = color => {
+    const part = color.match(/[\\d.]+/g).slice(0, 3).map(Number).map(c => c / 255)
+      .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
+  };
+  const ground = node => {
+    for (; node; node = node.parentElement) {
+      const color = getComputedStyle(node).backgroundColor;
+      if (!/, 0\\)$/.test(color)) return color;
+    }
+  };
+  const found = {};
+  for (const name of ["h1", "#text", ".label", "#grade-0", "#tools button"]) {
+    const node = document.querySelector(name);
+    const [a, b] = [light(getComputedStyle(node).color), light(ground(node))];
+    found[name] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  }
+  return found;
+})()
+"""
+"""WCAG contrast of what is read against what it stands on."""
+
+
+def test_a_killed_session_goes_on_with_every_grade(start, tmp_path):
+    session = start()
+    for index in range(3):
+        session.ask(f"pair/{index}/grade", {"grade": str(index)})
+    session.ask("pair/1/show", {})
+    session.process.kill()
+    again = start()
+    assert [again.ask(f"pair/{index}")["grade"] for index in range(4)] == ["0", "1", "2", None]
+    assert again.ask("pair/0")["next"] == 3
+    assert again.status(again.url + "pair/1/grade", {"grade": "3"}) == 409
+    again.ask("pair/0/grade", {"grade": "3"})
+    again.ask("finish", {})
+    again.end()
+    assert sorted(grades(tmp_path / "anna").values()) == [1, 2, 3]
+
+
+def test_strangers_are_not_answered(start):
+    session = start()
+    root = session.url.removesuffix("/").rpartition("/")[0]
+    assert session.status(session.url) == 200
+    assert session.status(f"{root}/") == 404
+    assert session.status(f"{root}/{'x' * 32}/") == 404
+    assert session.status(f"{root}/{'x' * 32}/pair/0") == 404
+    assert session.status(session.url, Host="evil.example") == 404
+    assert session.url.startswith("http://127.0.0.1:")
+
+
+def test_a_wrong_request_changes_nothing(start):
+    session = start()
+    wrong = {
+        "pair/99": (None, 404),
+        "pair/x": (None, 404),
+        "pair/0/grade": ({"grade": "7"}, 400),
+        "pair/1/grade": ({}, 400),
+        "pair/0/show": ({}, 409),
+    }
+    for path, (body, status) in wrong.items():
+        assert session.status(session.url + path, body) == status, path
+    assert session.ask("pair/0")["graded"] == 0
+
+
+def test_the_page_may_load_nothing_from_elsewhere(start):
+    session = start()
+    with urlopen(session.url) as answer:
+        policy = answer.headers["Content-Security-Policy"]
+        content = answer.read().decode()
+    assert policy.startswith("default-src 'none'; connect-src 'self'; style-src 'nonce-")
+    assert "http" not in content.replace("http-equiv", "")
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_a_second_session_on_the_same_folder_is_refused(start, labels, data, tmp_path):
+    start()
+    command = [
+        "-m",
+        "labelkit",
+        "review",
+        labels,
+        "-o",
+        tmp_path / "anna",
+        "--name",
+        "bob",
+        "--texts",
+        data,
+    ]
+    other = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    assert other.returncode == 1
+    assert "is being written by process" in other.stderr
+
+
+def test_agreement_takes_the_grades_as_a_person_s(start, labels, tmp_path):
+    session = start()
+    for index in range(8):
+        session.ask(f"pair/{index}/grade", {"grade": "3" if index < 4 else "0"})
+    session.ask("finish", {})
+    session.end()
+    command = [sys.executable, "-m", "labelkit", "agree", str(labels), str(tmp_path / "anna"), "--json"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    against = [one for one in found["comparisons"] if one["reference_kind"] == "human"]
+    assert {one["judge"] for one in against} == {"model-1", "model-2"}
+    assert {one["reference"] for one in against} == {"anna"}
+
+
+def made(**grades: tuple[int, ...]) -> dict[tuple[str, str], list[Judgement]]:
+    return {
+        ("q", name): [
+            Judgement(query_id="q", passage_id=name, judge_id=str(n), grade=grade) for n, grade in enumerate(given)
+        ]
+        for name, given in grades.items()
+    }  # fmt: skip
+
+
+def test_a_random_order_is_drawn_by_the_seed_and_does_not_depend_on_the_judges():
+    pairs = made(**{f"p{n}": (n % 4,) for n in range(40)})
+    order = by_chance(pairs, 1)
+    assert sorted(order) == sorted(pairs)
+    assert order == by_chance({pair: [] for pair in reversed(pairs)}, 1)
+    assert order != by_chance(pairs, 2)
+    assert order != sorted(pairs)
+    firsts = {by_chance(pairs, seed)[0] for seed in range(200)}
+    assert len(firsts) > 35
+
+
+def test_disagreement_comes_first_then_doubt():
+    pairs = made(same=(2, 2), far=(0, 3), near=(1, 2))
+    assert [name for _, name in by_disagreement(pairs, 0)] == ["far", "near", "same"]
+    sure, unsure = ((0.9, 0.1), (0.6, 0.4))
+    one = {
+        ("q", name): [Judgement(query_id="q", passage_id=name, judge_id="m", grade=0, probs=probs)]
+        for name, probs in (("sure", sure), ("unsure", unsure))
+    }
+    assert [name for _, name in by_disagreement(one, 0)] == ["unsure", "sure"]
+
+
+def test_human_grades_in_the_labels_are_not_reviewed(tmp_path, data):
+    (tmp_path / "g.tsv").write_text("q0 0 p0 1\n")
+    import_grades(tmp_path / "g.tsv", tmp_path / "human", judge_name="h", kind="human", command="test")
+    command = [
+        "-m",
+        "labelkit",
+        "review",
+        tmp_path / "human",
+        "-o",
+        tmp_path / "x",
+        "--name",
+        "a",
+        "--texts",
+        data,
+    ]
+    called = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    assert called.returncode == 1
+    assert "holds no judged pair" in called.stderr
+
+
+def test_the_pool_behind_the_labels_must_be_there(labels, tmp_path):
+    command = ["-m", "labelkit", "review", labels, "-o", tmp_path / "x", "--name", "a"]
+    called = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    assert called.returncode == 2
+    assert "to --texts" in called.stderr
+
+
+def test_the_journal_keeps_every_answer(start, tmp_path):
+    session = start()
+    for grade in ("1", "2"):
+        session.ask("pair/0/grade", {"grade": grade})
+    session.ask("finish", {})
+    session.end()
+    with Journal(tmp_path / "anna") as journal:
+        assert [json.loads(record[2])["text"] for record in journal.records()] == ["1", "2"]

@@ -1,0 +1,260 @@
+"""Measures, rankings and intervals on collections whose answers are known by hand."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from labelkit.corpora.runs import read_run
+from labelkit.errors import DataError, UsageError
+from trainer.retrieval import search as module
+from trainer.retrieval.evaluate import EvalResult, evaluate, halves, load_contender, unjudged_share
+from trainer.retrieval.search import Lengths, limited, load_model, read_collection, read_collections, search
+
+LETTERS = "abcdefgh"
+
+
+def write_bag_of_letters(folder: Path, similarity: Any = "cosine", weights: Sequence[float] = (1.0,) * 8) -> str:
+    """A model that embeds a text as the mean of one axis a letter, so that similarities are known by hand."""
+    vocabulary = {"[UNK]": 0} | {letter: number for number, letter in enumerate(LETTERS, 1)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    axes = torch.cat([torch.zeros(1, 8), torch.diag(torch.tensor(weights))])
+    embedding = StaticEmbedding(tokenizer, embedding_weights=axes)
+    SentenceTransformer(modules=[embedding], similarity_fn_name=similarity).save_pretrained(str(folder))
+    return str(folder)
+
+
+def write_beir(
+    folder: Path,
+    passages: Mapping[str, str],
+    queries: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+) -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", passages), ("queries", queries)):
+        lines = [json.dumps({"_id": key, "title": "", "text": text}) for key, text in texts.items()]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    rows = [f"{query}\t{passage}\t{grade}" for query, graded in qrels.items() for passage, grade in graded.items()]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n")
+    return folder
+
+
+def evaluated(model: str, data: Path, *others: str, **settings: Any) -> EvalResult:
+    contenders = [load_contender(name) for name in (model, *others)]
+    return evaluate(contenders, read_collections([data], "test"), **settings)
+
+
+PASSAGES = {"p1": "a b", "p2": "a c", "p3": "a", "p4": "c", "p5": "d"}
+QUERIES = {"q1": "a b", "q2": "d", "q3": "h"}
+QRELS = {"q1": {"p2": 1, "p3": 2, "p4": 0}, "q2": {"p4": 1}}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_beir(tmp_path / "data", PASSAGES, QUERIES, QRELS)
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> str:
+    return write_bag_of_letters(tmp_path / "bag")
+
+
+def test_the_measures_by_hand(bag: str, data: Path) -> None:
+    """q1 ranks p1 (1.0), p3 (0.71), p2 (0.5); q2 ranks p5 (1.0), then the rest at 0, higher ids first."""
+    result = evaluated(bag, data)
+    (found,) = result.measured
+    ideal, actual = 2 + 1 / math.log2(3), 2 / math.log2(3) + 1 / math.log2(4)
+    assert found.per_query["nDCG@10"] == pytest.approx({"q1": actual / ideal, "q2": 1 / math.log2(3)})
+    assert found.per_query["RR@10"] == {"q1": 0.5, "q2": 0.5}
+    assert found.per_query["AP@100"] == pytest.approx({"q1": (1 / 2 + 2 / 3) / 2, "q2": 0.5})
+    assert found.per_query["R@100"] == {"q1": 1.0, "q2": 1.0}
+    assert found.means["nDCG@10"].mean == pytest.approx((actual / ideal + 1 / math.log2(3)) / 2)
+    assert found.unjudged == pytest.approx(6 / 10), "p1 and p5 of q1, all but p4 of q2"
+    (facts,) = result.collections
+    assert (facts.queries, facts.queries_without_relevant) == (2, 0)
+    assert result.compared == ()
+
+
+def test_a_higher_relevant_grade_leaves_ndcg_and_counts_queries_without_relevant(bag: str, data: Path) -> None:
+    low, high = evaluated(bag, data), evaluated(bag, data, relevant_grade=2, cutoffs=(1, 3))
+    (strict,) = high.measured
+    assert strict.per_query["nDCG@10"] == low.measured[0].per_query["nDCG@10"]
+    assert strict.per_query["RR@10"] == {"q1": 0.5, "q2": 0.0}
+    assert strict.per_query["R@1"] == {"q1": 0.0, "q2": 0.0}
+    assert strict.per_query["R@3"] == {"q1": 1.0, "q2": 0.0}
+    assert high.collections[0].queries_without_relevant == 1
+    assert strict.means["RR@10"].mean == 0.25
+
+
+def test_a_query_whose_relevant_passage_ranks_below_100_has_0(tmp_path: Path, bag: str) -> None:
+    passages = {f"p{n:03d}": "a" for n in range(120)} | {"far": "b"}
+    data = write_beir(tmp_path / "deep", passages, {"q": "a"}, {"q": {"far": 1}})
+    (found,) = evaluated(bag, data).measured
+    assert all(values == {"q": 0.0} for values in found.per_query.values())
+
+
+@pytest.mark.parametrize(("similarity", "expected"), [("cosine", ["x", "y"]), ("dot", ["y", "x"])])
+def test_the_models_own_similarity_ranks(tmp_path: Path, similarity: str, expected: list[str]) -> None:
+    """With `b` ten times as long as `a`, "a b" is (0.5, 5) and "b" is (0, 10).
+
+    The query "a b" has dot 25.25 and cosine 1 with itself, dot 50 and cosine 0.995 with "b".
+    """
+    model = load_model(write_bag_of_letters(tmp_path / "bag", similarity, [1, 10, 1, 1, 1, 1, 1, 1]))
+    data = read_collection(write_beir(tmp_path / "data", {"x": "a b", "y": "b"}, {"q": "a b"}, {"q": {"x": 1}}), "test")
+    assert list(search(model, str(tmp_path / "bag"), data)["q"]) == expected
+
+
+def test_chunks_and_tiles_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(0)
+    texts = {f"p{n:03d}": " ".join(numbers.choice(list(LETTERS), size=4)) for n in range(230)}
+    queries = {f"q{n}": " ".join(numbers.choice(list(LETTERS), size=3)) for n in range(9)}
+    data = read_collection(write_beir(tmp_path / "many", texts, queries, {}.fromkeys(queries, {"p000": 1})), "test")
+    model = load_model(write_bag_of_letters(tmp_path / "bag", weights=[1, 1.3, 1.7, 2.3, 2.9, 3.7, 4.3, 5.3]))
+    whole = search(model, str(tmp_path / "bag"), data)
+    monkeypatch.setattr(module, "CHUNK", 37)
+    monkeypatch.setattr(module, "QUERY_TILE", 2)
+    tiled = search(model, str(tmp_path / "bag"), data)
+    passages = model.encode_document(list(texts.values()), normalize_embeddings=True)
+    for query_id, ranked in whole.items():
+        query = model.encode_query(queries[query_id], normalize_embeddings=True)
+        similar = dict(zip(texts, (passages @ query).tolist(), strict=True))
+        best = sorted(similar.values(), reverse=True)[:100]
+        for run in (ranked, tiled[query_id]):
+            assert [similar[name] for name in run] == pytest.approx(best, abs=1e-6)
+            assert list(run.values()) == pytest.approx(best, abs=1e-6)
+
+
+def test_ties_are_ranked_by_id_downwards_across_chunks(
+    tmp_path: Path, bag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"p{n}" for n in range(9)]
+    data = read_collection(
+        write_beir(tmp_path / "ties", dict.fromkeys(names, "a b"), {"q": "a"}, {"q": {"p0": 1}}), "test"
+    )
+    assert list(search(load_model(bag), bag, data)["q"]) == names[::-1]
+    monkeypatch.setattr(module, "CHUNK", 2)
+    assert list(search(load_model(bag), bag, data)["q"]) == names[::-1]
+
+
+def test_a_passage_with_the_querys_id_stays(tmp_path: Path, bag: str) -> None:
+    data = read_collection(write_beir(tmp_path / "own", {"x": "a", "y": "b"}, {"x": "a"}, {"x": {"y": 1}}), "test")
+    assert list(search(load_model(bag), bag, data)["x"]) == ["x", "y"]
+
+
+@pytest.mark.parametrize("index", ["faiss", "usearch"])
+def test_an_approximate_index_finds_what_exact_search_finds_on_a_small_corpus(
+    tmp_path: Path, bag: str, index: str
+) -> None:
+    pytest.importorskip(index)
+    texts = {f"p{n}": " ".join(LETTERS[k] for k in range(8) if n >> k & 1) for n in range(1, 200)}
+    queries = {f"q{n}": " ".join(LETTERS[n : n + 3]) for n in range(5)}
+    data = read_collection(write_beir(tmp_path / "near", texts, queries, {}.fromkeys(queries, {"p1": 1})), "test")
+    exact, near = (search(load_model(bag), bag, data, index=name, depth=10) for name in ("exact", index))
+    for query_id, ranked in exact.items():
+        assert list(near[query_id].values()) == pytest.approx(list(ranked.values()), abs=1e-5)
+
+
+def test_lengths_hold_for_the_search_alone(tiny_model: Path) -> None:
+    model = load_model(str(tiny_model))
+    with limited(model, 5):
+        assert model.max_seq_length == 5
+    assert model.max_seq_length == 64
+
+
+def test_a_model_compared_with_itself_differs_by_nothing(bag: str, data: Path) -> None:
+    (gap,) = evaluated(bag, data, bag).compared
+    for test in gap.tests.values():
+        assert (test.mean, test.low, test.high, test.p_holm, test.queries_needed) == (0.0, 0.0, 0.0, 1.0, None)
+
+
+def test_the_difference_is_the_first_model_minus_the_other(tmp_path: Path, bag: str, data: Path) -> None:
+    """The other model does not see `a`: for q1 it finds p1 only and ties the rest. For q2 nothing changes."""
+    blind = write_bag_of_letters(tmp_path / "blind", weights=[0, 1, 1, 1, 1, 1, 1, 1])
+    result = evaluated(bag, data, blind)
+    mine, other = result.measured
+    (gap,) = result.compared
+    assert (gap.model, gap.against) == (bag, blind)
+    for name, test in gap.tests.items():
+        deltas = [mine.per_query[name][query] - other.per_query[name][query] for query in ("q1", "q2")]
+        assert test.mean == pytest.approx(sum(deltas) / 2)
+        # Resamples of two queries have three means, and the interval spans them.
+        assert (test.low, test.high) == pytest.approx((min(deltas), max(deltas)))
+    assert gap.tests["RR@10"].mean > 0, "p3 `a` is no longer found by q1"
+
+
+def test_several_collections_their_average_and_their_runs(tmp_path: Path, bag: str, data: Path) -> None:
+    other = write_beir(tmp_path / "other", PASSAGES, QUERIES, {"q1": {"p1": 1}})
+    result = evaluate([load_contender(bag)] * 2, read_collections([data, other], "test"), runs=tmp_path / "runs")
+    first, second, average = result.measured[:3]
+    assert [entry.data for entry in result.measured[:3]] == ["data", "other", "average"]
+    assert second.means["nDCG@10"].mean == 1.0
+    for label, estimate in average.means.items():
+        assert estimate.mean == pytest.approx((first.means[label].mean + second.means[label].mean) / 2)
+        assert estimate.low <= estimate.mean <= estimate.high
+    assert [gap.data for gap in result.compared] == ["data", "other", "average"]
+    (path,) = (tmp_path / "runs").glob("other.*.run")
+    run = read_run(path)
+    assert list(run["q1"]) == ["p1", "p3", "p2", "p5", "p4"]
+    assert run["q1"]["p1"] == pytest.approx(1.0)
+    with pytest.raises(UsageError, match="two of the data folders are called data"):
+        read_collections([data, data], "test")
+
+
+def test_queries_fall_into_halves_by_the_words_they_share_with_their_passages(tmp_path: Path, bag: str) -> None:
+    passages = {"p1": "apple pie", "p2": "pie", "p3": "cake", "p4": "plum tart"}
+    queries = {"q1": "the apple pie", "q2": "apple cake", "q3": "plum"}
+    qrels = {"q1": {"p1": 1, "p2": 1, "p3": 0}, "q2": {"p3": 1}, "q3": {"p1": 0, "p2": 1}}
+    result = evaluated(bag, write_beir(tmp_path / "words", passages, queries, qrels))
+    (facts,) = result.collections
+    assert facts.overlap == {"q1": 0.75, "q2": 0.5, "q3": 0.0}, "`the` is no word of content"
+    assert halves(facts.overlap) == {"low overlap": ["q2", "q3"], "high overlap": ["q1"]}
+    (found,) = result.measured
+    for label, values in found.per_query.items():
+        assert found.by_overlap["low overlap"][label].mean == pytest.approx((values["q2"] + values["q3"]) / 2)
+        assert found.by_overlap["high overlap"][label].mean == pytest.approx(values["q1"])
+    assert halves({"a": 0.5, "b": 0.5}) == {}
+
+
+def test_the_unjudged_share_is_of_ten_ranks() -> None:
+    ranked = {f"p{n}": -float(n) for n in range(20)}
+    assert unjudged_share({"q": {"p0": 0, "p1": 1, "p15": 1}}, {"q": ranked}) == 0.8
+
+
+def test_the_result_goes_through_json(bag: str, data: Path) -> None:
+    result = evaluated(bag, data, bag).to_json()
+    assert json.loads(json.dumps(result))["measured"][0]["means"]["RR@10"]["mean"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        ('{"_id": "p1", "text": "a"}\n{"_id": "p1", "text": "b"}\n', "a passage id stands twice"),
+        ('{"_id": "p9", "text": "a"}\n', "passage id 'p2' is not in corpus.jsonl"),
+        ("", "the corpus is empty"),
+    ],
+)
+def test_a_streamed_corpus_is_checked_too(bag: str, data: Path, corpus: str, message: str) -> None:
+    (data / "corpus.jsonl").write_text(corpus)
+    with pytest.raises(DataError, match=message):
+        search(load_model(bag), bag, read_collection(data, "test"), lengths=Lengths())
+
+
+def test_models_and_data_that_cannot_be_used(tmp_path: Path, bag: str, data: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot load the model '/no/such/model'.*give a model folder"):
+        load_contender("/no/such/model")
+    manhattan = write_bag_of_letters(tmp_path / "manhattan", "manhattan")
+    with pytest.raises(UsageError, match="compares by manhattan similarity; set similarity_fn_name"):
+        load_contender(manhattan)
+    with pytest.raises(DataError, match=r"splits of .*: test"):
+        read_collection(data, "dev")

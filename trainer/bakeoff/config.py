@@ -1,0 +1,90 @@
+"""The settings of a bake-off: a TOML file, or one of those that are shipped, and flags that override it."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from labelkit.errors import UnknownNameError, UsageError
+from trainer.config.fit_config import OBJECTIVE_NAMES, FitConfig, explain, make_config, read_toml
+
+PAPER = ("singlelh", "rand1lh", "jointlh", "summarglh", "lsepair")
+"""The five objectives of arXiv 2602.12727."""
+SHIPPED = Path(str(files("trainer") / "shipped"))
+"""Folder of the settings that come with the trainer."""
+
+
+class BakeoffConfig(BaseModel):
+    """What is compared, and the settings that all runs share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objectives: tuple[str, ...] = Field(default=PAPER, min_length=1)
+    regimes: dict[str, list[str | dict[str, Any]]] = Field(default={"all": ["all"]}, min_length=1)
+    """Name of a regime -> its stages, as in `FitConfig.stages`."""
+    seeds: int = Field(default=3, ge=1)
+    relevant_grade: int = Field(default=1, ge=1)
+    """Lowest grade that RR, AP and Recall call relevant."""
+    keep_models: bool = False
+    """Keep the model of every run; otherwise it is removed once it is measured."""
+    fit: dict[str, Any]
+    """Settings of `FitConfig` that all runs share."""
+
+    @model_validator(mode="after")
+    def _every_run_is_possible(self) -> Self:
+        for name in self.objectives:
+            if name not in OBJECTIVE_NAMES:
+                raise UnknownNameError("objective", name, OBJECTIVE_NAMES)
+        for name in ("objective", "stages", "labels", "seed"):
+            if name in self.fit:
+                raise UsageError(f"fit.{name} is what a bake-off varies; remove it")
+        for regime in self.regimes:
+            if not regime or set(regime) & set("/\\"):
+                raise UsageError(f"the regime name {regime!r} becomes part of a file name; leave out slashes")
+            for objective in self.objectives:
+                self.fit_config(regime, objective, 0)
+        return self
+
+    def fit_config(self, regime: str, objective: str, seed: int) -> FitConfig:
+        """The settings of one run."""
+        settings = {"objective": objective, "stages": self.regimes[regime], "seed": seed}
+        return make_config(self.fit | settings, {}, f"regime {regime}: ")
+
+
+def read_bakeoff(source: str | None, flags: Mapping[str, Any], fit_flags: Mapping[str, Any]) -> BakeoffConfig:
+    """Settings from a TOML file or a shipped one's name, overridden by flags that are not None.
+
+    Raises `UsageError` with the fix.
+    """
+    settings = read_toml(find_config(source)) if source is not None else {}
+    given = {name: value for name, value in flags.items() if value is not None}
+    own = {name: value for name, value in fit_flags.items() if value is not None}
+    fit = dict(settings.get("fit", {}))
+    for one, other in (("epochs", "max_steps"), ("max_steps", "epochs")):
+        if one in own:
+            fit.pop(other, None)
+    try:
+        return BakeoffConfig.model_validate(settings | given | {"fit": fit | own})
+    except ValidationError as error:
+        where = f"{source}: " if source is not None else ""
+        raise UsageError(where + "; ".join(map(explain, error.errors()))) from None
+
+
+def find_config(source: str) -> Path:
+    """A file, or a shipped one by its name."""
+    if Path(source).is_file():
+        return Path(source)
+    names = {path.name: path for path in sorted(SHIPPED.glob("*.toml"))}
+    if source in names:
+        return names[source]
+    raise UsageError(f"there is no settings file {source}; shipped ones: {', '.join(names) or 'none'}")
+
+
+def parse_regimes(texts: Sequence[str] | None) -> dict[str, list[str]] | None:
+    """`llm, human` as a regime of two stages, named by what it is."""
+    if not texts:
+        return None
+    stages = {text: [stage.strip() for stage in text.split(",")] for text in texts}
+    return {" then ".join(each): each for each in stages.values()}

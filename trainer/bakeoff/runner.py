@@ -1,0 +1,168 @@
+"""Which objective, on which labels? Objectives x label regimes x seeds from one dataset, and what can be said of them.
+
+A run that is done is a file of results, so the same command goes on where a killed one stopped, and a run that was
+killed goes on from its checkpoints. Weights are chosen on the dev set alone; the evaluation data decide nothing.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from labelkit.errors import UsageError
+from labelkit.storage import folders
+from labelkit.storage.atomic import write_text
+from trainer.bakeoff.config import BakeoffConfig
+from trainer.data.foreign import our_dataset
+from trainer.data.store import Store, open_store
+from trainer.data.training_sets import make_training_sets
+from trainer.retrieval.evaluate import Contender, EvalResult, PerQuery, evaluate, load_contender
+from trainer.retrieval.search import Collection, Lengths
+from trainer.training.encoder import build_model
+from trainer.training.fit import HARMLESS, fit
+
+log = logging.getLogger(__name__)
+
+UNTRAINED = "untrained"
+
+
+class BakeoffRun(NamedTuple):
+    """One training run of the grid."""
+
+    regime: str
+    objective: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.regime}.{self.objective}.{self.seed}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run gave; that of the untrained model has empty fields."""
+
+    regime: str
+    objective: str
+    seed: int
+    seconds: float
+    steps: int
+    dev: list[list[dict[str, float]]]
+    """The measurements on the dev set of each stage."""
+    values: dict[str, PerQuery]
+    """Collection -> measure -> query id -> value."""
+
+
+def bakeoff(
+    dataset: Path, output: Path, config: BakeoffConfig, collections: Sequence[Collection], command: str
+) -> list[RunResult]:
+    """Do the runs of the grid that are missing in `output`; the results of all of them, the untrained model's first.
+
+    Raises `UsageError` where `output` holds results of other settings or data, and what `fit` and `evaluate` raise.
+    """
+    made = our_dataset(dataset)
+    settings = [config.fit_config(regime, config.objectives[0], 0) for regime in config.regimes]
+    store = open_store(made, settings[0].pool)
+    for each in settings:  # what cannot be trained is said now, and not after hours
+        make_training_sets(store, each)
+    identity = _identity(store, config, collections)
+    (output / "results").mkdir(parents=True, exist_ok=True)
+    results = [_kept(output, UNTRAINED, identity, partial(_untrained, config, collections))]
+    runs = list(grid(config))
+    for number, run in enumerate(runs, start=1):
+        known = _path(output, run.name).is_file()
+        own = identity | {"stages": config.regimes[run.regime]}
+        train = partial(_train, made, output, config, run, collections, command)
+        results.append(_kept(output, run.name, own, train))
+        if not known:
+            log.info(f"{number}/{len(runs)} {run.name}: {results[-1].seconds:.0f} s, {_figures(results[-1])}")
+    return results
+
+
+def grid(config: BakeoffConfig) -> Iterator[BakeoffRun]:
+    """All runs, one seed after the other, so that what is done at any moment is a whole comparison with fewer seeds."""
+    for seed in range(config.seeds):
+        for regime in config.regimes:
+            for objective in config.objectives:
+                yield BakeoffRun(regime, objective, seed)
+
+
+def _train(
+    dataset: Path, output: Path, config: BakeoffConfig, run: BakeoffRun, collections: Sequence[Collection], command: str
+) -> RunResult:
+    settings = config.fit_config(run.regime, run.objective, run.seed)
+    model = output / "models" / run.name
+    report = fit(dataset, model, settings, command, collections=collections)
+    result = RunResult(
+        *run,
+        seconds=report.seconds,
+        steps=report.steps,
+        dev=[stage.dev for stage in report.stages],
+        values=_values(_measure(load_contender(str(model)), config, collections)),
+    )
+    if not config.keep_models:
+        shutil.rmtree(model)
+    return result
+
+
+def _untrained(config: BakeoffConfig, collections: Sequence[Collection]) -> RunResult:
+    """The model as the runs find it, with their pooling and prompts."""
+    settings = config.fit_config(next(iter(config.regimes)), config.objectives[0], 0)
+    model = build_model(settings.model_copy(update={"lora_rank": None}))
+    values = _values(_measure(Contender(UNTRAINED, model), config, collections))
+    return RunResult(UNTRAINED, "", 0, seconds=0.0, steps=0, dev=[], values=values)
+
+
+def _measure(contender: Contender, config: BakeoffConfig, collections: Sequence[Collection]) -> EvalResult:
+    lengths = Lengths(config.fit.get("max_query_length"), config.fit.get("max_passage_length"))
+    return evaluate([contender], collections, relevant_grade=config.relevant_grade, lengths=lengths)
+
+
+def _values(result: EvalResult) -> dict[str, PerQuery]:
+    return {entry.data: entry.per_query for entry in result.measured if entry.per_query}
+
+
+def _kept(output: Path, name: str, identity: dict[str, Any], compute: Callable[[], RunResult]) -> RunResult:
+    """The result of a run, from its file where that is there."""
+    path = _path(output, name)
+    if not path.is_file():
+        document = {"identity": identity, "result": asdict(compute())}
+        write_text(path, json.dumps(document))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in identity.items():
+        if document["identity"].get(key) != value:
+            raise UsageError(
+                f"{path} was made with {key} = {document['identity'].get(key)!r} and not {value!r}; "
+                "choose another output, or remove the file to make it again"
+            )
+    return RunResult(**document["result"])
+
+
+def _path(output: Path, name: str) -> Path:
+    return output / "results" / f"{name}.json"
+
+
+def _identity(store: Store, config: BakeoffConfig, collections: Sequence[Collection]) -> dict[str, Any]:
+    """What all runs of an output folder share. Objectives, regimes and seeds may be added to it."""
+    shared = {name: value for name, value in config.fit.items() if name not in HARMLESS}
+    return {
+        **json.loads(json.dumps(shared)),
+        **store.keys,
+        "relevant_grade": config.relevant_grade,
+        "eval": {one.name: [one.split, *(folders.file_sha256(path) for path in _files(one))] for one in collections},
+    }
+
+
+def _files(collection: Collection) -> list[Path]:
+    names = ("corpus.jsonl", "queries.jsonl", f"qrels/{collection.split}.tsv")
+    return [collection.folder / name for name in names]
+
+
+def _figures(result: RunResult) -> str:
+    means = {name: sum(v["nDCG@10"].values()) / len(v["nDCG@10"]) for name, v in result.values.items()}
+    return ", ".join(f"nDCG@10 {mean:.3f} on {name}" for name, mean in means.items())

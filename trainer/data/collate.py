@@ -1,0 +1,69 @@
+"""Groups -> what the encoder reads: tokens of the queries and of the batch's passages, and the layout of both."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from trainer.objectives.batch import Group, lay_out, passages_of
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Groups -> tokens of the queries (`query_*`) and unique passages (`document_*`), layout under `label`.
+
+    Both are sorted by length, the longest first, so that mini-batches of neighbours hold little padding. The prefixes
+    and `label` are what sentence-transformers' trainer hands on to the loss.
+    """
+
+    preprocess: Callable[..., dict[str, Any]]
+    """`SentenceTransformer.preprocess`."""
+    passages: Mapping[str, str]
+    """Text by id."""
+    query_prompt: str | None
+    passage_prompt: str | None
+    max_query_length: int | None
+    max_passage_length: int | None
+    cached: Callable[[Sequence[str]], dict[str, Any]] | None = None
+    """Passage ids -> what `preprocess` gives for their texts, from tokens made before."""
+
+    def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
+        passage_ids = passages_of(groups)
+        texts = [group.query for group in groups]
+        tokens = self._preprocess("query", texts, self.query_prompt, self.max_query_length)
+        queries, by_query = by_length("query", tokens, len(groups))
+        documents, by_passage = by_length("document", self.passage_tokens(passage_ids), len(passage_ids))
+        layout = lay_out([groups[row] for row in by_query], [passage_ids[row] for row in by_passage])
+        return {**queries, **documents, "label": vars(layout).copy()}
+
+    def passage_tokens(self, passage_ids: Sequence[str]) -> dict[str, Any]:
+        """What the encoder reads for some passages."""
+        if self.cached is not None:
+            return self.cached(passage_ids)
+        return self.passage_text_tokens([self.passages[name] for name in passage_ids])
+
+    def passage_text_tokens(self, texts: list[str]) -> dict[str, Any]:
+        """The same for their texts."""
+        return self._preprocess("document", texts, self.passage_prompt, self.max_passage_length)
+
+    def _preprocess(self, task: str, texts: list[str], prompt: str | None, max_length: int | None) -> dict[str, Any]:
+        limit = {} if max_length is None else {"max_length": max_length}
+        return self.preprocess(texts, prompt=prompt, task=task, **limit)
+
+
+def by_length(task: str, tokens: dict[str, Any], count: int) -> tuple[dict[str, Any], Sequence[int]]:
+    """Features of so many texts with their rows sorted, the longest first, under names that begin with the task; and
+    the old row of each.
+    """
+    attention = tokens.get("attention_mask")
+    order: Sequence[int] = range(count)
+    # Word-vector models have no attention mask: their texts are not padded.
+    if attention is not None and attention.shape[0] == count:
+        longest_first = attention.sum(dim=1).argsort(descending=True, stable=True)
+        tokens = {
+            key: value[longest_first] if isinstance(value, Tensor) and len(value) == count else value
+            for key, value in tokens.items()
+        }
+        order = longest_first.tolist()
+    return {f"{task}_{key}": value for key, value in (tokens | {"task": task}).items()}, order

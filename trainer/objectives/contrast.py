@@ -1,0 +1,299 @@
+"""The contrast engine: from embeddings to what objectives see.
+
+Scores of the positives are few and computed apart. The log-sum-exp over the negatives streams over the passages in
+tiles, forward and, recomputed, backward: memory grows with queries plus passages, never with their product. Across
+processes the passages are gathered with their gradient, each kept once whoever brought it, and every process
+contrasts its own queries with all of them.
+
+Legend of shapes: Q queries and P passages of this process, U unique passages of all processes, M positives a query at
+most, G passages of the largest group, D dimensions, T passages a tile.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import normalize, pad
+
+from trainer.objectives.batch import Batch
+
+TILE_PAIRS = 2**22
+"""Pairs of a query and a passage that are scored at a time: 16 MiB in float32."""
+
+
+class ContrastRules(NamedTuple):
+    """How pairs are scored, and which of them count as negatives."""
+
+    similarity: str = "cosine"
+    """A name of `SIMILARITIES`."""
+    in_batch: bool = True
+    """Passages that nobody judged for a query are its negatives; otherwise only judged negatives are."""
+    margin: float | None = None
+    """Unjudged passages more similar than the query's best positive plus this are taken for missed positives."""
+    ratio: float | None = None
+    """The same with a threshold of this times the best positive's similarity."""
+
+
+class Scores(NamedTuple):
+    """Similarities divided by the temperature, in float32 or wider, and what was masked."""
+
+    pos_scores: Tensor
+    """[Q, M]; what stands under the mask has no meaning."""
+    group_scores: Tensor
+    """[Q, G]; as above."""
+    neg_lse: Tensor
+    """[Q]; -inf for a query without negatives. The score of the hardest negative where that was asked for."""
+    masked_share: Tensor
+    """[]: share of all pairs, a query's own drawn positives left out, that did not act as negatives."""
+    suspected_share: Tensor
+    """[]: share of them that `ContrastRules.margin` or `ContrastRules.ratio` took for missed positives."""
+
+
+def _cosine(embeddings: Tensor) -> Tensor:
+    return normalize(embeddings, dim=-1)
+
+
+def _dot(embeddings: Tensor) -> Tensor:
+    return embeddings
+
+
+SIMILARITIES: dict[str, Callable[[Tensor], Tensor]] = {"cosine": _cosine, "dot": _dot}
+"""Name of a similarity -> what is done to embeddings before their dot product is taken."""
+
+
+def contrast(
+    queries: Tensor,
+    passages: Tensor,
+    batch: Batch,
+    rules: ContrastRules,
+    temperature: float | Tensor,
+    *,
+    against: Literal["all", "hardest", "group"] = "all",
+    tile: int | None = None,
+) -> Scores:
+    """Score the queries `[Q, D]` of a batch against its passages `[P, D]` and those of the other processes.
+
+    Computed in float32 also where the encoder runs in half precision: at temperature 0.05 a bfloat16 score is off by
+    up to 0.06. `against` is that of the objective; with "group" no negatives are scored. `tile` is T; by default
+    `TILE_PAIRS` are scored at a time.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        prepare = SIMILARITIES[rules.similarity]
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        queries = prepare(queries.to(wide)) / temperature
+        passages, place, key = gather_passages(prepare(passages.to(wide)), batch.passage_key)
+        pos_scores, group_scores = (
+            torch.einsum("qd,qmd->qm", queries, passages[place[index]])
+            for index in (batch.pos_index, batch.group_index)
+        )
+        nothing = torch.zeros((), device=queries.device)
+        if against == "group":
+            none = pos_scores.new_full(pos_scores.shape[:1], -torch.inf)
+            return Scores(pos_scores, group_scores, none, nothing, nothing)
+        mask = Mask(
+            excluded=known_pairs(batch.excluded_row, batch.excluded_key, key),
+            judged=known_pairs(batch.judged_row, batch.judged_key, key),
+            ceiling=_ceiling(pos_scores.detach(), batch.pos_mask, rules, temperature),
+            in_batch=rules.in_batch,
+        )
+        tile = tile or max(1, TILE_PAIRS // max(1, len(queries)))
+        neg_lse, hidden, suspected = _AGAINST[against](queries, passages, mask, tile)
+        own = batch.pos_mask.sum()
+        others = (len(queries) * len(passages) - own).clamp(min=1)
+        return Scores(pos_scores, group_scores, neg_lse, (hidden - own) / others, suspected / others)
+
+
+class PositivePairs(NamedTuple):
+    """Some pairs of a query and a passage, sorted by passage."""
+
+    row: Tensor
+    """[E] int64."""
+    column: Tensor
+    """[E] int64."""
+
+    def within(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The pairs whose passage lies in a tile, as an index into the tile."""
+        first, last = torch.searchsorted(self.column, self.column.new_tensor([start, stop])).tolist()
+        return self.row[first:last], self.column[first:last] - start
+
+
+def known_pairs(row: Tensor, key: Tensor, passage_key: Tensor) -> PositivePairs:
+    """Those of the pairs (row `[E]`, key `[E]`) whose passage is among `passage_key` `[U]`."""
+    if not len(passage_key):
+        return PositivePairs(row[:0], row[:0])
+    ordered, order = passage_key.sort()
+    at = torch.searchsorted(ordered, key).clamp(max=len(ordered) - 1)
+    present = ordered[at] == key
+    column, by_column = order[at[present]].sort()
+    return PositivePairs(row[present][by_column], column)
+
+
+class Mask(NamedTuple):
+    """The pairs that may not act as negatives."""
+
+    excluded: PositivePairs
+    judged: PositivePairs
+    ceiling: Tensor | None
+    """[Q]: unjudged passages that score above it are taken for missed positives."""
+    in_batch: bool
+
+    def hide(self, scores: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Set what is masked in a tile `[Q, T]` of scores to -inf; the numbers of masked and of suspected pairs."""
+        stop = start + scores.shape[1]
+        judged, excluded = self.judged.within(start, stop), self.excluded.within(start, stop)
+        suspected = torch.zeros_like(scores, dtype=torch.bool)
+        if self.ceiling is not None:
+            suspected = scores > self.ceiling.unsqueeze(-1)
+            suspected[judged] = False
+            suspected[excluded] = False
+        hidden = suspected if self.in_batch else torch.ones_like(suspected)
+        suspects = suspected.sum()
+        hidden[judged] = False
+        hidden[excluded] = True
+        scores.masked_fill_(hidden, -torch.inf)
+        return hidden.sum(), suspects
+
+
+def gather_passages(passages: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The passages of all processes, each once: embeddings `[U, D]`, where this process's own stand among them `[P]`,
+    keys `[U]`.
+
+    The gradient of a passage is the sum over the processes that contrast it, and goes to the first process that
+    brought it. Ragged: processes may bring different numbers of passages.
+    """
+    if not _distributed():
+        return passages, torch.arange(len(key), device=key.device), key
+    counts = [int(count) for count in _gather(key.new_tensor([len(key)]))]
+    longest = max(counts)
+    short = longest - len(key)
+    everything, every_key = (
+        torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        for parts in (_gather_with_gradient(pad(passages, (0, 0, 0, short))), _gather(pad(key, (0, short))))
+    )
+    unique, inverse = torch.unique(every_key, return_inverse=True)
+    rows = torch.arange(len(every_key), device=key.device)
+    first = torch.full_like(unique, len(every_key)).scatter_reduce(0, inverse, rows, "amin")
+    before = sum(counts[: dist.get_rank()])
+    return everything[first], inverse[before : before + len(key)], unique
+
+
+def mean_over_processes(rows: Tensor, counts: Tensor) -> Tensor:
+    """The part of this process in the mean loss over the rows of all processes that count.
+
+    `rows` `[Q]` are losses, `counts` `[Q]` says which of them count. DistributedDataParallel averages gradients over
+    the processes: so that this gives the gradient of the mean over all rows, also where processes have different
+    numbers of them, each process's sum is divided by the rows of an average process.
+    """
+    rows = torch.where(counts, rows, 0.0)
+    total = counts.sum().to(rows.dtype)
+    processes = 1
+    if _distributed():
+        dist.all_reduce(total)
+        processes = dist.get_world_size()
+    return rows.sum() * processes / total.clamp(min=1)
+
+
+class _Gathered(torch.autograd.Function):
+    """The rows `[R, D]` of each process; the gradient of a row is the sum of what all processes give it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_gather(rows))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        own = torch.empty_like(gradients[0])
+        dist.reduce_scatter(own, [gradient.contiguous() for gradient in gradients])
+        return own
+
+
+class _StreamedLse(torch.autograd.Function):
+    """Log-sum-exp over the unmasked passages of each query, a tile at a time. [Q, D], [U, D] -> [Q], [], []."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, passages: Tensor, mask: Mask, tile: int) -> tuple[Tensor, Tensor, Tensor]:
+        lse = queries.new_full((len(queries),), -torch.inf)
+        hidden, suspected = torch.zeros(2, dtype=torch.int64, device=queries.device).unbind()
+        for start in range(0, len(passages), tile):
+            scores = queries @ passages[start : start + tile].T
+            counts = mask.hide(scores, start)
+            hidden, suspected = hidden + counts[0], suspected + counts[1]
+            lse = torch.logaddexp(lse, scores.logsumexp(dim=-1))
+        ctx.save_for_backward(queries, passages, lse)
+        ctx.mask, ctx.tile = mask, tile
+        ctx.mark_non_differentiable(hidden, suspected)
+        return lse, hidden, suspected
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_lse: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        queries, passages, lse = ctx.saved_tensors
+        # A query without negatives: exp(-inf - 0) is the 0 that its gradient is.
+        lse = torch.where(lse == -torch.inf, 0.0, lse).unsqueeze(-1)
+        grad_queries, grad_passages = torch.zeros_like(queries), torch.empty_like(passages)
+        for start in range(0, len(passages), ctx.tile):
+            tile = passages[start : start + ctx.tile]
+            scores = queries @ tile.T
+            ctx.mask.hide(scores, start)
+            share = scores.sub_(lse).exp_().mul_(grad_lse.unsqueeze(-1))
+            grad_queries.addmm_(share, tile)
+            torch.mm(share.T, queries, out=grad_passages[start : start + ctx.tile])
+        return grad_queries, grad_passages, None, None
+
+
+def _streamed_lse(queries: Tensor, passages: Tensor, mask: Mask, tile: int) -> tuple[Tensor, Tensor, Tensor]:
+    apply: Any = _StreamedLse.apply
+    found: tuple[Tensor, Tensor, Tensor] = apply(queries, passages, mask, tile)
+    return found
+
+
+def _hardest(queries: Tensor, passages: Tensor, mask: Mask, tile: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Score of the highest unmasked passage of each query. [Q, D], [U, D] -> [Q], [], []."""
+    best = queries.new_full((len(queries),), -torch.inf)
+    column = torch.zeros_like(best, dtype=torch.int64)
+    hidden, suspected = torch.zeros(2, dtype=torch.int64, device=queries.device).unbind()
+    with torch.no_grad():
+        for start in range(0, len(passages), tile):
+            scores = queries @ passages[start : start + tile].T
+            counts = mask.hide(scores, start)
+            hidden, suspected = hidden + counts[0], suspected + counts[1]
+            top, at = scores.max(dim=-1)
+            column = torch.where(top > best, at + start, column)
+            best = torch.maximum(best, top)
+    if not len(passages):
+        return best, hidden, suspected
+    scored = torch.einsum("qd,qd->q", queries, passages[column])
+    return torch.where(best == -torch.inf, -torch.inf, scored), hidden, suspected
+
+
+_AGAINST = {"all": _streamed_lse, "hardest": _hardest}
+
+
+def _ceiling(pos_scores: Tensor, pos_mask: Tensor, rules: ContrastRules, temperature: float | Tensor) -> Tensor | None:
+    """[Q]: the score above which an unjudged passage is taken for a missed positive."""
+    if rules.margin is None and rules.ratio is None:
+        return None
+    if not pos_mask.shape[1]:
+        return pos_scores.new_full(pos_scores.shape[:1], torch.inf)
+    best = pos_scores.masked_fill(~pos_mask, -torch.inf).amax(dim=-1)
+    ceiling = best * rules.ratio if rules.ratio is not None else best + (rules.margin or 0.0) / temperature
+    return torch.where(pos_mask.any(dim=-1), ceiling, torch.inf).detach()
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _gather_with_gradient(rows: Tensor) -> list[Tensor]:
+    apply: Any = _Gathered.apply
+    return list(apply(rows))
+
+
+def _gather(rows: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return parts

@@ -1,0 +1,63 @@
+"""What each source of labels asks of the encoder: its loss, its gradient, and whether two sources pull one way."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from trainer.objectives.batch import SOURCE_CODES, Batch
+
+LossOf = Callable[[Tensor, Tensor, Batch], Tensor]
+"""Embeddings of the queries and of the passages, and their layout -> this process's part in the mean loss."""
+
+
+def by_source(
+    loss_of: LossOf, queries: Tensor, passages: Tensor, batch: Batch, sources: Sequence[str]
+) -> dict[str, float]:
+    """Figures of a batch for each source, as if its positives were the only ones (those of the others stay masked).
+
+    `loss_SOURCE` is the mean loss over queries with a positive of the source, `share_SOURCE` its share of the
+    positives, `gradient_SOURCE` the norm of that loss's gradient on all embeddings of the batch, and
+    `cosine_ONE_OTHER` the cosine between two such gradients: below 0 the sources pull the embeddings apart. A source
+    without a positive in the batch has no figures.
+    """
+    figures: dict[str, float] = {}
+    gradients: dict[str, Tensor] = {}
+    total = _sum(batch.pos_mask.sum().float())
+    for source in sources:
+        mask = batch.pos_mask & (batch.pos_source == SOURCE_CODES[source])
+        count = _sum(mask.sum().float())
+        if not count:
+            continue
+        with torch.enable_grad():
+            leaves = [part.detach().requires_grad_() for part in (queries, passages)]
+            loss = loss_of(leaves[0], leaves[1], replace(batch, pos_mask=mask))
+            parts = torch.autograd.grad(loss, leaves)
+        gradients[source] = torch.cat([part.flatten().double() for part in parts])
+        figures[f"loss_{source}"] = float(_sum(loss.detach()) / _processes())
+        figures[f"share_{source}"] = float(count / total)
+        figures[f"gradient_{source}"] = float(_dot(gradients[source], gradients[source]).sqrt()) / _processes()
+    for one, other in combinations(gradients, 2):
+        norms = [_dot(gradients[name], gradients[name]).sqrt() for name in (one, other)]
+        if min(norms) > 0:
+            cosine = _dot(gradients[one], gradients[other]) / (norms[0] * norms[1])
+            figures[f"cosine_{one}_{other}"] = float(cosine)
+    return figures
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Over the embeddings of all processes; each passage's gradient lies with one of them."""
+    return _sum(one @ other)
+
+
+def _sum(value: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -1,0 +1,283 @@
+"""Measure retrievers on BEIR folders, and say how sure the numbers are.
+
+Every measure sees one ranking, in which equal similarities are ranked by passage id, the higher id first, as trec_eval
+does. Queries that the qrels judge without calling anything relevant count with 0, as in trec_eval. The average over
+several collections is the mean of their means, as BEIR has it.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ir_measures
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+from labelkit.corpora.corpus import corpus_rows
+from labelkit.corpora.qrels import Qrels
+from labelkit.corpora.runs import RankedRun
+from trainer.retrieval.search import OWN_LENGTHS, Collection, Lengths, load_model, search
+from trainer.retrieval.significance import Estimate, Test, bootstrap, compare
+
+JUDGED = 10
+"""Ranks of which the unjudged share is said."""
+OVERLAPS = ("low overlap", "high overlap")
+"""Halves of the queries by the share of their words that their relevant passages have too."""
+AVERAGE = "average"
+
+PerQuery = dict[str, dict[str, float]]
+"""Measure -> query id -> value."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on one collection, or the average over all."""
+
+    model: str
+    data: str
+    """Name of the collection, or `AVERAGE`."""
+    means: dict[str, Estimate]
+    """Measure -> estimate."""
+    by_overlap: dict[str, dict[str, Estimate]]
+    """Half of `OVERLAPS` -> measure -> estimate; empty where a half has no queries, and for the average."""
+    unjudged: float | None
+    """Share of the first ten ranks that nobody judged, which count as not relevant."""
+    per_query: PerQuery
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The first model minus another, query by query."""
+
+    model: str
+    against: str
+    data: str
+    tests: dict[str, Test]
+    """Measure -> test; Holm's correction is over all comparisons of the measure."""
+
+
+@dataclass(frozen=True)
+class CollectionFacts:
+    """What was measured on."""
+
+    name: str
+    folder: str
+    split: str
+    queries: int
+    queries_without_relevant: int
+    """Queries that have no passage of `relevant_grade` or above; they stay in every mean."""
+    overlap: dict[str, float]
+    """Query id -> share of its words that its relevant passages have, on average over them."""
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What `evaluate` found; the first model is the one asked about, the others those it is compared with."""
+
+    relevant_grade: int
+    index: str
+    collections: tuple[CollectionFacts, ...]
+    models: tuple[str, ...]
+    measured: tuple[Measured, ...]
+    compared: tuple[Compared, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts and lists, for `json.dumps`."""
+        return asdict(self)
+
+    def of(self, model: str, data: str) -> Measured:
+        """One model on one collection."""
+        return next(entry for entry in self.measured if (entry.model, entry.data) == (model, data))
+
+
+class Contender(NamedTuple):
+    """A model to be measured."""
+
+    name: str
+    encoder: SentenceTransformer
+    kept: str | None = None
+    """The folder it was loaded from, under which its embeddings are kept; None for one that is only in memory."""
+
+
+def load_contender(name: str, *, trust_remote_code: bool = False) -> Contender:
+    """A model from a local folder or the Hub."""
+    return Contender(name, load_model(name, trust_remote_code=trust_remote_code), name)
+
+
+def evaluate(
+    contenders: Sequence[Contender],
+    collections: Sequence[Collection],
+    *,
+    relevant_grade: int = 1,
+    cutoffs: Sequence[int] = (100,),
+    index: str = "exact",
+    lengths: Lengths = OWN_LENGTHS,
+    dimensions: int | None = None,
+    runs: Path | None = None,
+    progress: Callable[[str], None] = lambda words: None,
+) -> EvalResult:
+    """nDCG@10, RR@10, AP and Recall of a model and of those it is compared with, on some collections.
+
+    The first contender is compared with each of the others.
+
+    `relevant_grade` is the lowest grade that RR, AP and Recall call relevant; nDCG takes the grade as its gain.
+    `cutoffs` are those of Recall; the deepest is the depth of AP too. `dimensions` keeps the first so many of an
+    embedding. `runs` is a folder for one TREC run a model and collection.
+    Raises `DataError` for a malformed corpus.
+    """
+    names = tuple(contender.name for contender in contenders)
+    facts = [_facts(collection, relevant_grade) for collection in collections]
+    measured: list[Measured] = []
+    for name, encoder, folder in contenders:
+        encoder.truncate_dim = dimensions
+        kept = folder if dimensions is None else None
+        for collection, fact in zip(collections, facts, strict=True):
+            depth = max(JUDGED, *cutoffs)
+            run = search(encoder, kept, collection, index=index, depth=depth, lengths=lengths)
+            if runs is not None:
+                tag = re.sub(r"[^\w.-]+", "_", name).strip("_")
+                write_run(runs / f"{collection.name}.{tag}.run", run, tag)
+            per_query = measure(collection.qrels, run, relevant_grade, cutoffs)
+            measured.append(_measured(name, collection, fact, run, per_query))
+            progress(f"{name} on {collection.name}: nDCG@10 {measured[-1].means['nDCG@10'].mean:.3f}")
+        if len(collections) > 1:
+            measured.append(_average(name, measured[-len(collections) :]))
+    return EvalResult(
+        relevant_grade=relevant_grade,
+        index=index,
+        collections=tuple(facts),
+        models=names,
+        measured=tuple(measured),
+        compared=tuple(compare_models(measured, names)),
+    )
+
+
+def measures(relevant_grade: int = 1, cutoffs: Sequence[int] = (100,)) -> dict[str, Any]:
+    """Name that people read -> measure of ir_measures."""
+    deepest = max(cutoffs)
+    return {
+        "nDCG@10": ir_measures.nDCG @ 10,
+        "RR@10": ir_measures.RR(rel=relevant_grade) @ 10,
+        f"AP@{deepest}": ir_measures.AP(rel=relevant_grade) @ deepest,
+        **{f"R@{cutoff}": ir_measures.R(rel=relevant_grade) @ cutoff for cutoff in cutoffs},
+    }
+
+
+def measure(qrels: Qrels, run: RankedRun, relevant_grade: int = 1, cutoffs: Sequence[int] = (100,)) -> PerQuery:
+    """Measure -> query id -> value, for every query of the qrels; a query that a measure leaves out has 0."""
+    names = {what: label for label, what in measures(relevant_grade, cutoffs).items()}
+    values = {label: dict.fromkeys(qrels, 0.0) for label in names.values()}
+    ranked = {qid: {name: -float(rank) for rank, name in enumerate(best)} for qid, best in run.items()}
+    for metric in ir_measures.iter_calc(list(names), qrels, ranked):
+        values[names[metric.measure]][metric.query_id] = float(metric.value)
+    return values
+
+
+def compare_models(measured: Sequence[Measured], names: Sequence[str]) -> list[Compared]:
+    """The first model against each of the others, on every collection and on their average."""
+    found = {(entry.model, entry.data): entry for entry in measured}
+    collections = list(dict.fromkeys(entry.data for entry in measured if entry.data != AVERAGE))
+    parts = {name: [name] for name in collections} | ({AVERAGE: collections} if len(collections) > 1 else {})
+    pairs = [(other, data) for other in names[1:] for data in parts]
+    tests: dict[str, list[Test]] = {}
+    for label in measured[0].means if pairs else ():
+        families = [
+            [_gap(found[names[0], part].per_query[label], found[other, part].per_query[label]) for part in parts[data]]
+            for other, data in pairs
+        ]
+        tests[label] = compare(families)
+    return [
+        Compared(names[0], other, data, {label: tests[label][place] for label in tests})
+        for place, (other, data) in enumerate(pairs)
+    ]
+
+
+def write_run(path: Path, run: RankedRun, tag: str) -> None:
+    """A TREC run: query id, Q0, passage id, rank from 1, similarity, tag."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for query_id, best in run.items():
+            for rank, (passage_id, score) in enumerate(best.items(), start=1):
+                file.write(f"{query_id} Q0 {passage_id} {rank} {score!r} {tag}\n")
+
+
+def unjudged_share(qrels: Qrels, run: RankedRun) -> float:
+    """Share of the first ten ranks, over all queries, whose passage nobody judged."""
+    top = [(query_id, name) for query_id, best in run.items() for name in list(best)[:JUDGED]]
+    return sum(name not in qrels[query_id] for query_id, name in top) / max(1, len(top))
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text in lower case, without English stop words."""
+    return frozenset(word for word in re.findall(r"\w+", text.lower()) if word not in ENGLISH_STOP_WORDS)
+
+
+def lexical_overlap(collection: Collection, relevant_grade: int) -> dict[str, float]:
+    """Query id -> share of its words that stand in a relevant passage, on average over those; queries with any."""
+    relevant: dict[str, list[str]] = {}
+    for query_id, graded in collection.qrels.items():
+        for passage_id, grade in graded.items():
+            if grade >= relevant_grade:
+                relevant.setdefault(passage_id, []).append(query_id)
+    asked = {query_id: words(query.text) for query_id, query in collection.queries.items()}
+    shares: dict[str, list[float]] = {}
+    for _, passage_id, title, text in corpus_rows(collection.folder / "corpus.jsonl"):
+        for query_id in relevant.get(passage_id, ()):
+            found = len(asked[query_id] & words(f"{title} {text}")) / max(1, len(asked[query_id]))
+            shares.setdefault(query_id, []).append(found)
+    return {query_id: float(np.mean(each)) for query_id, each in sorted(shares.items())}
+
+
+def halves(overlap: Mapping[str, float]) -> dict[str, list[str]]:
+    """Half of `OVERLAPS` -> its query ids: at or below the median, and above it."""
+    middle = float(np.median(list(overlap.values()))) if overlap else 0.0
+    low = [query_id for query_id, share in overlap.items() if share <= middle]
+    high = [query_id for query_id, share in overlap.items() if share > middle]
+    return dict(zip(OVERLAPS, (low, high), strict=True)) if low and high else {}
+
+
+def _facts(collection: Collection, relevant_grade: int) -> CollectionFacts:
+    return CollectionFacts(
+        name=collection.name,
+        folder=str(collection.folder),
+        split=collection.split,
+        queries=len(collection.qrels),
+        queries_without_relevant=sum(max(graded.values()) < relevant_grade for graded in collection.qrels.values()),
+        overlap=lexical_overlap(collection, relevant_grade),
+    )
+
+
+def _measured(
+    name: str, collection: Collection, fact: CollectionFacts, run: RankedRun, per_query: PerQuery
+) -> Measured:
+    return Measured(
+        model=name,
+        data=collection.name,
+        means={label: bootstrap(_values(values, values)) for label, values in per_query.items()},
+        by_overlap={
+            half: {label: bootstrap(_values(values, ids)) for label, values in per_query.items()}
+            for half, ids in halves(fact.overlap).items()
+        },
+        unjudged=unjudged_share(collection.qrels, run),
+        per_query=per_query,
+    )
+
+
+def _average(name: str, entries: Sequence[Measured]) -> Measured:
+    means = {
+        label: bootstrap(*(_values(entry.per_query[label], entry.per_query[label]) for entry in entries))
+        for label in entries[0].means
+    }
+    return Measured(name, AVERAGE, means, {}, None, {})
+
+
+def _gap(values: Mapping[str, float], others: Mapping[str, float]) -> NDArray[np.float64]:
+    return _values(values, values) - _values(others, values)
+
+
+def _values(values: Mapping[str, float], query_ids: Sequence[str] | Mapping[str, float]) -> NDArray[np.float64]:
+    return np.array([values[query_id] for query_id in query_ids])

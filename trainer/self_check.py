@@ -1,0 +1,383 @@
+"""`trainer verify`: what may not change the loss and its gradient does not, checked on the user's own machine.
+
+A small transformer with random weights embeds ragged random groups in float64, and the engine that training uses
+contrasts them: in tiles, in mini-batches, through the gradient cache, in another order, beside passages that are
+masked, on several processes. Every objective must give the same loss and gradient as without.
+"""
+
+import contextlib
+import multiprocessing
+import random
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from sentence_transformers.util import batch_to_device
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from transformers import BertConfig, BertModel
+
+from trainer.config.fit_config import FitConfig
+from trainer.data.collate import Collator
+from trainer.data.training_sets import inert, share_of
+from trainer.objectives.batch import Batch, Group, Negative, Positive, lay_out, passages_of
+from trainer.objectives.contrast import ContrastRules, contrast
+from trainer.objectives.loss import MultiPositiveLoss
+from trainer.objectives.objectives import OBJECTIVES
+
+EXACT = 1e-10
+"""Largest difference that rounding may make in float64 where sums are taken in another order."""
+PROCESSES = {torch.float64: 1e-12, torch.float32: 1e-6}
+"""The same between numbers of processes."""
+HALF = 1e-5
+"""Largest relative error of a loss whose embeddings, not its scores, were rounded to bfloat16."""
+WORDS = 50
+
+
+class SelfCheck(NamedTuple):
+    """One invariance and how far it was missed."""
+
+    name: str
+    what: str
+    difference: float
+    """Largest difference of a loss or of an entry of its gradient, over all objectives; relative to the largest entry
+    where that is above 1.
+    """
+    allowed: float
+
+    @property
+    def held(self) -> bool:
+        """False also where the difference is nan."""
+        return self.difference <= self.allowed
+
+
+class CheckResult(NamedTuple):
+    """What one computation gave."""
+
+    loss: Tensor
+    """[]"""
+    gradient: Tensor
+    """[N]: everything that was differentiated, flat, on the CPU."""
+
+    def differs(self, other: "CheckResult") -> float:
+        """Largest difference of the two, as in `SelfCheck.difference`; nan where either has one."""
+        mine, others = (torch.cat([one.loss.reshape(1), one.gradient]) for one in (self, other))
+        return float((mine - others).abs().amax() / others.abs().amax().clamp(min=1.0))
+
+
+def verify(device: str) -> Iterator[SelfCheck]:
+    """Run every check on a device (`cpu`, `cuda`, …); several processes run on the CPU unless each has a GPU."""
+    # Tiny matrices gain nothing from threads that wait for each other.
+    torch.set_num_threads(1)
+    groups = random_groups(queries=9, passages=40)
+    for name, check in CHECKS.items():
+        difference, allowed, what = check(groups, torch.device(device))
+        yield SelfCheck(name, what, difference, allowed)
+
+
+def random_groups(queries: int, passages: int) -> list[Group]:
+    """Ragged groups whose passages overlap; one query has no positives and one no negatives. Texts are word numbers."""
+    source = random.Random(0)
+    texts = [" ".join(str(source.randrange(WORDS)) for _ in range(source.randrange(1, 12))) for _ in range(passages)]
+    groups = []
+    for number in range(queries):
+        mixed = source.sample(sorted(set(texts)), 14)
+        positives = tuple(Positive(name, source.uniform(0.2, 2), "llm", source.uniform(0, 3)) for name in mixed[:4])
+        negatives = tuple(Negative(name, source.uniform(-3, 0)) for name in mixed[4:7])
+        group = Group(
+            f"q{number}",
+            " ".join(str(source.randrange(WORDS)) for _ in range(source.randrange(1, 6))),
+            positives[: source.randrange(1, 5)] if number else (),
+            negatives if number != 1 else (),
+            frozenset(mixed[:4]) | frozenset(mixed[8:10]),
+            frozenset(mixed[4:7]) | frozenset(mixed[10:12]),
+        )
+        groups.append(group)
+    return groups
+
+
+class Encoder(nn.Module):
+    """A two-layer BERT of width 32 with mean pooling, in float64; every call makes the same weights.
+
+    Its embeddings are rounded to `dtype`: what an encoder in float32 adds of its own rounding is not the engine's.
+    """
+
+    def __init__(self, dropout: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        torch.manual_seed(0)
+        untyped: Any = BertModel
+        self.bert = untyped(
+            BertConfig(
+                vocab_size=WORDS + 1,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=64,
+                max_position_embeddings=16,
+                hidden_dropout_prob=dropout,
+                attention_probs_dropout_prob=dropout,
+                pad_token_id=WORDS,
+                initializer_range=0.3,
+            ),
+            add_pooling_layer=False,
+        )
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Token numbers [B, L] -> `sentence_embedding` [B, 32]."""
+        shown = features["attention_mask"].unsqueeze(-1)
+        hidden = self.bert(input_ids=features["input_ids"], attention_mask=features["attention_mask"])[0]
+        pooled = (hidden * shown).sum(dim=1) / shown.sum(dim=1)
+        return {"sentence_embedding": pooled.to(self.dtype)}
+
+
+def settings(objective: str, **changed: Any) -> FitConfig:
+    """Settings of a check: everything on that can be."""
+    rules = {} if objective in ("listwise-kl", "margin-mse") else {"false_negative_margin": 0.3}
+    return FitConfig(model="verify", objective=objective, **({"learn_temperature": True} | rules | changed))
+
+
+def compute(
+    groups: Sequence[Group],
+    config: FitConfig,
+    device: torch.device,
+    dtype: torch.dtype = torch.float64,
+    *,
+    dropout: float = 0.0,
+    process: int = 0,
+    processes: int = 1,
+) -> CheckResult:
+    """Loss of a batch and its gradient on all parameters, through the parts that `trainer fit` uses."""
+    model: Any = nn.Sequential(Encoder(dropout, dtype)).to(device, torch.float64)
+    loss_module = MultiPositiveLoss(model, config).to(device, torch.float64)
+    if processes > 1:
+        with warnings.catch_warnings():
+            # torch 2.13 has another name for it, which older releases do not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            loss_module.model = DistributedDataParallel(model, broadcast_buffers=False)
+    share = share_of(groups, process, processes) or [inert(groups[0])]
+    collate = Collator(read_words, {name: name for name in passages_of(share)}, None, None, None, None)
+    batch = collate(share)
+    features = [
+        {key.removeprefix(column): value for key, value in batch.items() if key.startswith(column)}
+        for column in ("query_", "document_")
+    ]
+    torch.manual_seed(1)
+    loss = loss_module([batch_to_device(one, device) for one in features], batch_to_device(batch["label"], device))
+    loss.backward()
+    loss = loss.detach()
+    if processes > 1:
+        dist.all_reduce(loss)
+        loss /= processes
+    parameters = (*model.parameters(), loss_module.log_temperature)
+    return CheckResult(loss.cpu(), torch.cat([gradient_of(one).flatten() for one in parameters]))
+
+
+def gradient_of(tensor: Tensor) -> Tensor:
+    """A gradient on the CPU; zeros where there is none."""
+    return (torch.zeros_like(tensor) if tensor.grad is None else tensor.grad).detach().cpu()
+
+
+def read_words(texts: list[str], **_: Any) -> dict[str, Any]:
+    """Texts of word numbers, padded."""
+    rows = [torch.tensor([int(word) for word in text.split()]) for text in texts]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=WORDS)
+    return {"input_ids": ids, "attention_mask": (ids != WORDS).long()}
+
+
+def check_tiles(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
+    """Tiles of 1, 7 and all passages against the matrix of all pairs at once."""
+    names = passages_of(groups)
+    batch = Batch(**batch_to_device(vars(lay_out(groups, names)), device))
+    generator = torch.Generator().manual_seed(0)
+    queries, passages = (
+        torch.randn(rows, 32, generator=generator, dtype=torch.float64).to(device) for rows in (len(groups), len(names))
+    )
+
+    def differentiate(neg_lse_of: Callable[[Tensor, Tensor], Tensor]) -> CheckResult:
+        inputs = [tensor.clone().requires_grad_() for tensor in (queries, passages)]
+        loss = neg_lse_of(*inputs).sum()
+        torch.autograd.backward(loss)
+        return CheckResult(loss.detach().cpu(), torch.cat([gradient_of(tensor).flatten() for tensor in inputs]))
+
+    def streamed(tile: int, queries: Tensor, passages: Tensor) -> Tensor:
+        return contrast(queries, passages, batch, ContrastRules(), 0.05, tile=tile).neg_lse
+
+    def plain(queries: Tensor, passages: Tensor) -> Tensor:
+        scores = nn.functional.normalize(queries) @ nn.functional.normalize(passages).T / 0.05
+        excluded = [[name in group.excluded for name in names] for group in groups]
+        return scores.masked_fill(torch.tensor(excluded, device=device), -torch.inf).logsumexp(dim=-1)
+
+    expected = differentiate(plain)
+    found = [differentiate(partial(streamed, tile)).differs(expected) for tile in (1, 7, len(names))]
+    return max(found), EXACT, f"tiles of 1, 7 and {len(names)} passages = the whole matrix"
+
+
+def check_mini_batches(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
+    """Mini-batches of few tokens against one batch."""
+    found = _largest(lambda name: (settings(name, mini_batch_tokens=9), settings(name)), groups, groups, device)
+    return found, EXACT, "mini-batches of 9 tokens = one batch"
+
+
+def check_cache(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
+    """The gradient cache against keeping all activations, with dropout."""
+
+    def pair(name: str) -> tuple[FitConfig, FitConfig]:
+        return settings(name, mini_batch_tokens=30, gradient_cache=True), settings(name, mini_batch_tokens=30)
+
+    return _largest(pair, groups, groups, device, dropout=0.1), EXACT, "gradient cache = none, with dropout"
+
+
+def check_order(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
+    """Queries and passages in another order."""
+    turned = [replace(group, negatives=group.negatives[::-1]) for group in reversed(groups)]
+    return _largest(_same, turned, groups, device), EXACT, "queries and passages in another order"
+
+
+def check_masks(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
+    """Passages that are masked for every query, and a query without positives, against their absence."""
+    strangers = [f"{number} {number}" for number in range(5)]
+    masked = [replace(group, excluded=group.excluded | frozenset(strangers)) for group in groups]
+    idle = Group("idle", "1 2 3", (), tuple(Negative(name) for name in strangers), frozenset(), frozenset())
+    return _largest(_same, [*masked, idle], groups, device), EXACT, "5 passages masked for all = absent"
+
+
+def check_degenerate(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
+    """Batches without positives, without negatives, of one query, and at a temperature near 0, are finite."""
+    full = groups[-1]
+    batches = [
+        ([replace(full, positives=())], 0.05),
+        ([replace(full, negatives=())], 0.05),
+        ([replace(full, negatives=(), positives=full.positives[:1])], 0.05),
+        (list(groups), 1e-4),
+    ]
+    worst = 0.0
+    for name in OBJECTIVES:
+        for batch, temperature in batches:
+            found = compute(batch, settings(name, temperature=temperature), device)
+            finite = bool(torch.isfinite(found.loss) and torch.isfinite(found.gradient).all())
+            worst = max(worst, 0.0 if finite else float("inf"))
+    return worst, 0.0, "no positives, no negatives, one query, scores of 10,000: all finite"
+
+
+def check_half(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
+    """Scores of bfloat16 embeddings in the engine's float32 against the same embeddings scored in float64."""
+    names = passages_of(groups)
+    batch = Batch(**batch_to_device(vars(lay_out(groups, names)), device))
+    generator = torch.Generator().manual_seed(0)
+    queries, passages = (
+        torch.randn(rows, 32, generator=generator).to(device, torch.bfloat16) for rows in (len(groups), len(names))
+    )
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        half = contrast(queries, passages, batch, ContrastRules(), 0.05).neg_lse.double()
+    full = contrast(queries.double(), passages.double(), batch, ContrastRules(), 0.05).neg_lse
+    return float(((half - full) / full).abs().amax()), HALF, "bfloat16 embeddings under autocast, scored in float32"
+
+
+def check_processes(
+    groups: Sequence[Group], device: torch.device, *, processes: int, dtype: torch.dtype
+) -> tuple[float, float, str]:
+    """Several processes, each with its part of the batch, against one; with and without the cache."""
+    backend = "nccl" if device.type == "cuda" and torch.cuda.device_count() >= processes else "gloo"
+    # Nine queries, and two: with four processes two of them have none.
+    batches = [list(groups), list(groups[2:4])]
+    # The gradient of a temperature is a sum that cancels: in float32 its rounding alone is above what is allowed.
+    learn = dtype == torch.float64
+    configs = [
+        settings(name, gradient_cache=cache, learn_temperature=learn) for name in OBJECTIVES for cache in (False, True)
+    ]
+    shared = _on_processes(batches, configs, dtype, processes, backend)
+    place = torch.device("cuda:0" if backend == "nccl" else "cpu")
+    alone = [compute(batch, config, place, dtype) for batch in batches for config in configs]
+    worst = max(one.differs(other) for one, other in zip(shared, alone, strict=True))
+    name = str(dtype).removeprefix("torch.")
+    return worst, PROCESSES[dtype], f"{processes} {backend} processes = 1, in {name}, with and without cache"
+
+
+CHECKS: dict[str, Callable[[Sequence[Group], torch.device], tuple[float, float, str]]] = {
+    "tiles": check_tiles,
+    "mini-batches": check_mini_batches,
+    "gradient cache": check_cache,
+    "order": check_order,
+    "masks": check_masks,
+    "degenerate rows": check_degenerate,
+    "half precision": check_half,
+    "2 processes": partial(check_processes, processes=2, dtype=torch.float64),
+    "4 processes": partial(check_processes, processes=4, dtype=torch.float64),
+    "2 processes, float32": partial(check_processes, processes=2, dtype=torch.float32),
+    "4 processes, float32": partial(check_processes, processes=4, dtype=torch.float32),
+}
+"""Name -> groups and device -> largest difference, what is allowed, what was compared."""
+
+
+def _same(objective: str) -> tuple[FitConfig, FitConfig]:
+    return settings(objective), settings(objective)
+
+
+def _largest(
+    configs: Callable[[str], tuple[FitConfig, FitConfig]],
+    changed: Sequence[Group],
+    groups: Sequence[Group],
+    device: torch.device,
+    dropout: float = 0.0,
+) -> float:
+    """Largest difference over the objectives between a changed and the plain computation."""
+    found = []
+    for name in OBJECTIVES:
+        other, plain = configs(name)
+        expected = compute(groups, plain, device, dropout=dropout)
+        found.append(compute(changed, other, device, dropout=dropout).differs(expected))
+    return max(found)
+
+
+def _on_processes(
+    batches: Sequence[list[Group]], configs: Sequence[FitConfig], dtype: torch.dtype, processes: int, backend: str
+) -> list[CheckResult]:
+    """`compute` each batch under each setting, shared by several processes."""
+    # Forked from a server that has imported everything once, and has run nothing yet.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with tempfile.TemporaryDirectory(prefix="trainer-verify-") as folder:
+        workers = [
+            context.Process(
+                target=_take_part, args=(rank, processes, backend, folder, list(batches), list(configs), dtype)
+            )
+            for rank in range(processes)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if any(worker.exitcode for worker in workers):
+            raise RuntimeError(f"a process ended with exit codes {[worker.exitcode for worker in workers]}")
+        found: list[CheckResult] = torch.load(Path(folder) / "found.pt", weights_only=False)
+        return found
+
+
+def _take_part(
+    rank: int,
+    processes: int,
+    backend: str,
+    folder: str,
+    batches: list[list[Group]],
+    configs: list[FitConfig],
+    dtype: torch.dtype,
+) -> None:
+    torch.set_num_threads(1)
+    device = torch.device(f"cuda:{rank}" if backend == "nccl" else "cpu")
+    with contextlib.ExitStack() as stack:
+        dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
+        stack.callback(dist.destroy_process_group)
+        found = [
+            compute(batch, config, device, dtype, process=rank, processes=processes)
+            for batch in batches
+            for config in configs
+        ]
+    if rank == 0:
+        torch.save(found, Path(folder) / "found.pt")

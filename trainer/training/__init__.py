@@ -1,0 +1,5 @@
+"""In: a dataset, settings, a start model.
+
+Out: a model folder with manifest and card.
+Touches: the model folder and its checkpoints.
+"""

@@ -1,0 +1,108 @@
+"""The encoder of a run: loaded, given its pooling, prompts and adapters, and checked against the settings."""
+
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util import batch_to_device
+
+from labelkit.errors import MissingPackageError, UsageError
+from trainer.config.fit_config import FitConfig
+from trainer.retrieval.search import load_model
+
+
+def build_model(config: FitConfig) -> SentenceTransformer:
+    """The encoder that the settings describe, ready to be trained. Raises `UsageError` where it cannot follow them."""
+    model = load_model(config.model, trust_remote_code=config.trust_remote_code)
+    if config.pooling is not None:
+        model = _with_pooling(model, config)
+    for name, prompt in (("query", config.query_prompt), ("document", config.passage_prompt)):
+        if prompt is not None:
+            model.prompts[name] = prompt
+    check_model(model, config)
+    model.similarity_fn_name = config.similarity
+    if isinstance(model[0], Transformer) and model.tokenizer.pad_token is None:
+        model.tokenizer.pad_token = model.tokenizer.eos_token  # decoders come without one
+    if config.lora_rank is not None:
+        _add_adapters(model, config)
+    return model
+
+
+def check_model(model: SentenceTransformer, config: FitConfig) -> None:
+    """Raise `UsageError` where the model cannot do what the settings ask."""
+    if config.precision == "fp16" and model.device.type == "cpu":
+        raise UsageError("precision fp16 needs a GPU; on a CPU use bf16 or float32")
+    if config.precision == "bf16" and model.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UsageError("this GPU does not compute in bf16; set precision to fp16 or float32")
+    limit = model.max_seq_length
+    for name in ("max_query_length", "max_passage_length"):
+        wanted = getattr(config, name)
+        if wanted is not None and limit is not None and wanted > limit:
+            raise UsageError(f"{name} {wanted} is more than the {limit} tokens that {config.model} reads; lower it")
+    if not isinstance(model[0], Transformer):
+        for name in ("max_query_length", "max_passage_length", "lora_rank", "pooling"):
+            if getattr(config, name) is not None:
+                raise UsageError(f"{config.model} is no transformer and has no {name}; remove it")
+    dimensions = model.get_embedding_dimension() or 0
+    if config.matryoshka_dims and max(config.matryoshka_dims) > dimensions:
+        raise UsageError(
+            f"matryoshka_dims {max(config.matryoshka_dims)} is more than the {dimensions} dimensions of "
+            f"{config.model}; lower it"
+        )
+    normalises = any(isinstance(module, Normalize) for module in model)
+    if normalises and config.similarity == "dot" and config.temperature == 1.0:
+        raise UsageError(
+            f"{config.model} normalises its embeddings: dot products lie between -1 and 1, and temperature 1 "
+            "flattens them; set similarity to cosine or temperature to 0.05"
+        )
+
+
+def prompt_of(model: SentenceTransformer, *names: str) -> str | None:
+    """The prompt that `encode_query` or `encode_document` puts before a text."""
+    known = [name for name in (*names, model.default_prompt_name) if name in model.prompts]
+    return model.prompts[known[0]] if known else None
+
+
+def merge_adapters(model: SentenceTransformer) -> None:
+    """Add the adapters to the weights, so that what is saved is an ordinary model."""
+    encoder: Any = model[0]
+    if isinstance(encoder, Transformer) and hasattr(encoder.model, "merge_and_unload"):
+        encoder.model = encoder.model.merge_and_unload()
+
+
+def freeze_unused(model: SentenceTransformer) -> None:
+    """Freeze what no embedding depends on, such as BERT's pooler under mean pooling: processes would wait for its
+    gradients for ever.
+    """
+    features = batch_to_device(model.preprocess(["text"]), model.device)
+    torch.autograd.backward(model(features)["sentence_embedding"].sum())
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+        parameter.grad = None
+
+
+def _with_pooling(model: SentenceTransformer, config: FitConfig) -> SentenceTransformer:
+    """The model with another pooling; what stands behind it, such as a normalisation, stays."""
+    if not isinstance(model[0], Transformer):
+        raise UsageError(f"{config.model} is no transformer and has no pooling; remove it")
+    pooling = Pooling(model[0].get_embedding_dimension(), pooling_mode=config.pooling)
+    behind = [module for module in list(model)[1:] if not isinstance(module, Pooling)]
+    prompts = {name: prompt for name, prompt in model.prompts.items() if prompt is not None}
+    return SentenceTransformer(modules=[model[0], pooling, *behind], prompts=prompts, device=str(model.device))
+
+
+def _add_adapters(model: SentenceTransformer, config: FitConfig) -> None:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise MissingPackageError("peft", "lora") from None
+    targets = config.lora_targets if isinstance(config.lora_targets, str) else list(config.lora_targets)
+    settings = LoraConfig(r=config.lora_rank or 1, lora_alpha=config.lora_alpha, target_modules=targets)
+    encoder: Any = model[0]
+    try:
+        encoder.model = get_peft_model(encoder.model, settings)
+    except ValueError as error:
+        raise UsageError(f"lora_targets {targets!r} name no layer of {config.model}: {error}") from None

@@ -1,0 +1,276 @@
+"""One training run: a dataset and a `FitConfig` become a model folder.
+
+Each stage is a run of sentence-transformers' trainer (`trainer.training.group_trainer`) on the model that the stage
+before left. A run that was killed goes on from its checkpoints when the same command is given again, and computes what
+it would have computed. The result is an ordinary sentence-transformers folder with a manifest and a card. Started by
+`torchrun` or `accelerate launch`, the processes share each batch and compute what one process would.
+"""
+
+import logging
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from sentence_transformers import SentenceTransformer
+from transformers import set_seed
+
+from labelkit.errors import ArtifactError, LabelkitError, MissingPackageError
+from labelkit.storage import folders
+from labelkit.storage.atomic import write_text
+from trainer.config.fit_config import LOGGERS, FitConfig
+from trainer.data.collate import Collator
+from trainer.data.foreign import our_dataset
+from trainer.data.store import Store, open_store
+from trainer.data.token_cache import token_cache
+from trainer.data.training_sets import TrainingSet, make_training_sets
+from trainer.retrieval.evaluate import EvalResult
+from trainer.retrieval.leaks import refuse_leaks
+from trainer.retrieval.search import Collection
+from trainer.training.checkpoints import Checkpoints, read_weights, step_of
+from trainer.training.dev import Dev, make_dev
+from trainer.training.encoder import build_model, freeze_unused, merge_adapters, prompt_of
+from trainer.training.group_trainer import GroupTrainer, Place, processes, steps_of
+from trainer.training.model_card import model_card
+
+log = logging.getLogger(__name__)
+
+KIND = "model"
+PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "numpy", "pyarrow")
+"""Packages whose versions the manifest names."""
+HARMLESS = ("allow_leaks", "workers", "cache_tokens", "checkpoint_minutes", "log_to")
+"""Settings that change no result: a run may go on with other ones."""
+TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
+
+Measure = Callable[[SentenceTransformer], EvalResult]
+"""Measures a finished model, for its card."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage did, in numbers."""
+
+    steps: int
+    seconds: float
+    """Of the last part, where a run was interrupted."""
+    idle_share: float
+    """Share of these seconds in which the training waited for a batch."""
+    losses: list[dict[str, float]]
+    """About a hundred points: the step, means since the point before, and the figures of each source of labels."""
+    counts: dict[str, int]
+    dev: list[dict[str, float]]
+    """Step and value of every measurement on the dev set."""
+
+    def loss_at_ends(self) -> tuple[float, float]:
+        """Mean loss over the first and over the last fifth of the points: single batches differ too much."""
+        losses = [point["loss"] for point in self.losses]
+        fifth = math.ceil(len(losses) / 5)
+        return sum(losses[:fifth]) / fifth, sum(losses[-fifth:]) / fifth
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a run did."""
+
+    stages: tuple[StageReport, ...]
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+
+def fit(
+    dataset: Path,
+    output: Path,
+    config: FitConfig,
+    command: str,
+    evaluation: Measure | None = None,
+    collections: Sequence[Collection] = (),
+) -> FitReport:
+    """Train `config.model` on the dataset folder and write the model to `output`.
+
+    The dataset may be in a format of `labelkit.exchange.formats` too. Raises `ArtifactError` for one that is not whole
+    or an output that stands in the way, `DataError` for one without positives or with queries of `collections` or of
+    the dev set, `UsageError` for settings that the model cannot follow. `command` is what the manifest says was run;
+    what `evaluation` finds goes into the manifest and the card.
+    """
+    state = processes()
+    folders.refuse_foreign(output, KIND)
+    _check_loggers(config)
+    folder = our_dataset(dataset)
+    store = open_store(folder, config.pool)
+    dev = make_dev(config)
+    if not config.allow_leaks:
+        refuse_leaks(folder, store, [*collections, *([dev.collection] if dev else [])])
+    training_sets = make_training_sets(store, config)
+    set_seed(config.seed)  # before loading: a model may bring layers that start at random
+    model = build_model(config)
+    if state.num_processes > 1:
+        freeze_unused(model)
+    checkpoints = Checkpoints(output.with_name(output.name + ".checkpoints"), _identity(store.keys, config))
+    checkpoints.check()
+    try:
+        stages = tuple(_run_stages(model, training_sets, checkpoints, dev))
+    except LabelkitError:  # it would go wrong in the same way again
+        if state.is_main_process:
+            checkpoints.remove()
+        raise
+    if state.is_main_process:
+        merge_adapters(model)
+        with folders.writing(output, KIND, command) as draft:
+            _write_model(draft, output.name, model, dataset, config, stages, store, evaluation)
+            if (checkpoints.folder / "logs").is_dir():
+                shutil.copytree(checkpoints.folder / "logs", draft.path / "logs")
+        checkpoints.remove()
+    return FitReport(stages)
+
+
+def _run_stages(
+    model: SentenceTransformer, training_sets: Sequence[TrainingSet], checkpoints: Checkpoints, dev: Dev | None
+) -> Iterator[StageReport]:
+    """Train the model in place, one stage after the other. Epochs are counted through the stages, so that each draws
+    anew.
+    """
+    epoch = 0
+    for number, training_set in enumerate(training_sets, start=1):
+        yield _run_stage(number, model, training_set, checkpoints, dev, epoch, several=len(training_sets) > 1)
+        steps_an_epoch = math.ceil(len(training_set) / training_set.config.batch_size)
+        epoch += math.ceil(steps_of(training_set.config, len(training_set)) / steps_an_epoch)
+
+
+def _run_stage(
+    number: int,
+    model: SentenceTransformer,
+    training_set: TrainingSet,
+    checkpoints: Checkpoints,
+    dev: Dev | None,
+    first_epoch: int,
+    *,
+    several: bool,
+) -> StageReport:
+    """Train the model in place, or load what the stage left when it was run before."""
+    done = checkpoints.report(number)
+    if done is not None:
+        read_weights(checkpoints.weights(number), model)
+        return StageReport(**done)
+    config, place = training_set.config, Place(checkpoints, number)
+    main = processes().is_main_process
+    with warnings.catch_warnings(), logging_to(checkpoints.folder / "logs" / f"stage-{number}", config):
+        # torch 2.13 has another name for it, which transformers does not use yet.
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        trainer = GroupTrainer(model, training_set, config, make_collator(model, training_set), place, dev, first_epoch)
+        newest = broadcast_object_list([checkpoints.newest(number) if main else None])[0]
+        if newest is not None and main:
+            log.info(f"stage {number} goes on from step {step_of(newest)}")
+        start = time.perf_counter()
+        try:
+            outcome = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        except UnpicklingError:
+            raise ArtifactError(f"{newest} holds more than tensors: it is no checkpoint of ours; remove it") from None
+        seconds = time.perf_counter() - start
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    report = StageReport(
+        steps=outcome.global_step,
+        seconds=seconds,
+        idle_share=trainer.waited / seconds,
+        losses=[{key: value for key, value in entry.items() if key != "epoch"} for entry in history],
+        counts=training_set.counts,
+        dev=trainer.load_best(),
+    )
+    if several and main:
+        checkpoints.finish_stage(number, model, asdict(report))
+    return report
+
+
+def make_collator(model: SentenceTransformer, training_set: TrainingSet) -> Collator:
+    """What turns groups into what the model reads; from tokens made before where that is less work."""
+    config, store = training_set.config, training_set.store
+    plain = Collator(
+        model.preprocess,
+        training_set.passages,
+        query_prompt=prompt_of(model, "query"),
+        passage_prompt=prompt_of(model, "document", "passage", "corpus"),
+        max_query_length=config.max_query_length,
+        max_passage_length=config.max_passage_length,
+    )
+    drawn = steps_of(config, len(training_set)) * config.batch_size * config.group_size
+    if not config.cache_tokens or not store.keys or drawn < len(store.labelled):
+        return plain
+    key = f"{sorted(store.keys.values())} {plain.passage_prompt} {config.max_passage_length} {model.max_seq_length}"
+    return replace(plain, cached=token_cache(store, plain.passage_text_tokens, model.tokenizer, key))
+
+
+@contextmanager
+def logging_to(folder: Path, config: FitConfig) -> Iterator[None]:
+    """Where TensorBoard's files are written, which transformers reads from the environment."""
+    before = os.environ.get(TENSORBOARD)
+    if "tensorboard" in config.log_to:
+        os.environ[TENSORBOARD] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(TENSORBOARD, None)
+        if before is not None:
+            os.environ[TENSORBOARD] = before
+
+
+def _check_loggers(config: FitConfig) -> None:
+    for name in config.log_to:
+        if find_spec(LOGGERS[name]) is None:
+            raise MissingPackageError(LOGGERS[name], name)
+
+
+def inputs_of(store: Store, dataset: Path, config: FitConfig) -> dict[str, str]:
+    """Path of what the run reads, as it was given -> sha256 of its manifest."""
+    paths = {"dataset": dataset, "pool": config.pool}
+    return {str(paths[name]): key for name, key in store.keys.items()}
+
+
+def _identity(keys: Mapping[str, str], config: FitConfig) -> dict[str, Any]:
+    """What decides the result of a run, beside the code."""
+    return {
+        **config.model_dump(mode="json", exclude=set(HARMLESS)),
+        **keys,
+        "processes": processes().num_processes,
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def _write_model(
+    draft: folders.Draft,
+    name: str,
+    model: SentenceTransformer,
+    dataset: Path,
+    config: FitConfig,
+    stages: Sequence[StageReport],
+    store: Store,
+    evaluation: Measure | None,
+) -> None:
+    """Weights, card and facts of the finished model."""
+    model.save_pretrained(str(draft.path), create_model_card=False)
+    result = evaluation(model) if evaluation is not None else None
+    draft.inputs |= inputs_of(store, dataset, config)
+    draft.facts |= {
+        "config": config.model_dump(mode="json"),
+        "packages": {package: version(package) for package in PACKAGES},
+        "stages": [asdict(stage) for stage in stages],
+        "evaluation": result.to_json() if result is not None else None,
+    }
+    card = model_card(name, config, draft.command, str(dataset), store.manifest, stages, result)
+    write_text(draft.path / "README.md", card)

@@ -1,0 +1,315 @@
+"""sentence-transformers' trainer on groups instead of columns of text, for one stage of a run."""
+
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import broadcast_object_list
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from labelkit.errors import LabelkitError
+from labelkit.storage import folders
+from labelkit.storage.atomic import write_text
+from trainer.config.fit_config import TEMPERATURE_RATE, FitConfig
+from trainer.data.collate import Collator
+from trainer.data.training_sets import BatchOrder, TrainingSet
+from trainer.objectives import loss
+from trainer.training import checkpoints as kept
+from trainer.training.dev import Dev
+
+LOGGED_POINTS = 100
+"""Losses logged a stage, about."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage keeps what it writes."""
+
+    checkpoints: kept.Checkpoints
+    number: int
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoints of the stage."""
+        return self.checkpoints.stage(self.number)
+
+
+class GroupTrainer(SentenceTransformerTrainer):
+    """One stage: its groups, its schedule, its checkpoints."""
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        training_set: TrainingSet,
+        config: FitConfig,
+        collator: Collator,
+        place: Place,
+        dev: Dev | None,
+        first_epoch: int = 0,
+    ) -> None:
+        self.training_set = training_set
+        self.workers = config.workers
+        state = processes()
+        self.order = BatchOrder(
+            training_set.keys, config.batch_size, config.seed, first_epoch, state.process_index, state.num_processes
+        )
+        self.multi_positive = loss.MultiPositiveLoss(model, config)
+        self.waited = 0.0
+        """Seconds in which the training waited for a batch."""
+        self.dev = DevCheck(dev, config, place, len(self.order)) if dev is not None else None
+        groups: Any = training_set
+        untyped: Any = collator
+        super().__init__(
+            model=model,
+            args=_arguments(config, len(training_set), place),
+            train_dataset=groups,
+            data_collator=untyped,
+            loss=self.multi_positive,
+            callbacks=[
+                ProgressLine(f"stage {place.number}" if place.number > 1 else None),
+                Watch(self.multi_positive, tuple(training_set.selected)),
+                *([self.dev] if self.dev is not None else []),
+                Saver(config.checkpoint_minutes, place),
+            ],
+        )
+        self.remove_callback(PrinterCallback)
+
+    def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
+        """Groups have no columns to look at."""
+        return dataset
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Its statistics want columns of text; what was trained on stands in the manifest."""
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Weight decay would pull a learnt temperature towards 1."""
+        names: list[str] = super().get_decay_parameter_names(model)
+        return [name for name in names if name != "log_temperature"]
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This process's part of the batches; their indices carry the epoch, the seed decides their order."""
+        loader: DataLoader[Any] = DataLoader(
+            self.training_set,
+            batch_sampler=self.order,
+            collate_fn=self.data_collator,
+            num_workers=self.workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        # The order has cut each batch into the parts of the processes already.
+        prepared: DataLoader[Any] = prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
+        return prepared
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """Time how long the training waits for them."""
+        start = time.perf_counter()
+        batches = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.waited += time.perf_counter() - start
+        return batches
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the loss module's own figures to a logged loss; stop a run that has diverged."""
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise LabelkitError(
+                    f"the loss is {logs['loss']} at step {self.state.global_step}; "
+                    "lower learning_rate or raise temperature"
+                )
+            means = self.accelerator.reduce(torch.stack(self.multi_positive.logged).mean(dim=0), "mean")
+            logs = logs | dict(zip(loss.LOGGED, means.tolist(), strict=True)) | self.multi_positive.figures
+            self.multi_positive.logged.clear()
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The weights and the temperature: all that a stage changes."""
+        facts = {"log_temperature": repr(self.multi_positive.log_temperature.item())}
+        kept.write_weights(Path(str(output_dir)) / kept.WEIGHTS, self.model, facts)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        facts = kept.read_weights(Path(resume_from_checkpoint) / kept.WEIGHTS, self.model)
+        self.multi_positive.log_temperature.data.fill_(float(facts["log_temperature"]))
+
+    def load_best(self) -> list[dict[str, float]]:
+        """Go back to the weights that were best on the dev set, if there is one; what was measured there."""
+        if self.dev is None:
+            return []
+        kept.read_weights(self.dev.best, self.model)
+        return self.dev.values
+
+
+class Watch(TrainerCallback):
+    """Has the loss look at the sources of labels in the last batch before a logged point."""
+
+    def __init__(self, module: loss.MultiPositiveLoss, sources: tuple[str, ...]) -> None:
+        self.module = module
+        several = len(sources) > 1 and module.objective.against != "group"
+        self.sources = sources if several else ()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        due = (state.global_step + 1) % args.logging_steps == 0
+        self.module.watched = self.sources if due else ()
+
+
+class DevCheck(TrainerCallback):
+    """Measures every epoch on the dev set, keeps the best weights, and ends a stage that gains nothing any more."""
+
+    def __init__(self, dev: Dev, config: FitConfig, place: Place, steps_an_epoch: int) -> None:
+        self.dev = dev
+        self.patience = config.patience
+        self.place = place
+        self.every = steps_an_epoch
+        self.values: list[dict[str, float]] = []
+
+    @property
+    def path(self) -> Path:
+        """What was measured so far."""
+        return self.place.folder / "dev.json"
+
+    @property
+    def best(self) -> Path:
+        """The best weights."""
+        return self.place.folder / "best.safetensors"
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step and self.path.is_file():
+            known = json.loads(self.path.read_text(encoding="utf-8"))
+            self.values = [value for value in known if value["step"] <= state.global_step]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # At the last step of an epoch and not at its end: a checkpoint of that step is taken after this.
+        if state.global_step % self.every and state.global_step < state.max_steps:
+            return
+        best = max((value["value"] for value in self.values), default=-math.inf)
+        value = broadcast_object_list([self.dev(kwargs["model"]) if state.is_world_process_zero else 0.0])[0]
+        self.values.append({"step": state.global_step, "value": value})
+        if state.is_world_process_zero:
+            self.place.checkpoints.prepare()
+            if value > best:
+                kept.write_weights(self.best, kwargs["model"], {})
+            write_text(self.path, json.dumps(self.values))
+        order = [value["value"] for value in self.values]
+        since = len(order) - 1 - order.index(max(order))
+        if self.patience is not None and since >= self.patience:
+            control.should_training_stop = True
+
+
+class Saver(TrainerCallback):
+    """Has a checkpoint taken every so many minutes, at a step whose loss has just been logged: the sums between two
+    logged points are in no checkpoint.
+    """
+
+    def __init__(self, minutes: float, place: Place) -> None:
+        self.seconds = 60 * minutes
+        self.place = place
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % args.logging_steps:
+            return
+        due = time.monotonic() - self.last >= self.seconds and state.global_step < state.max_steps
+        control.should_save = broadcast_object_list([due])[0]
+        if control.should_save:
+            self.last = time.monotonic()
+            if state.is_world_process_zero:
+                self.place.checkpoints.prepare()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            folder = self.place.folder / f"checkpoint-{state.global_step}"
+            folders.write_manifest(folder, kept.KIND, "trainer fit", inputs={}, rows={}, facts={})
+
+
+class ProgressLine(TrainerCallback):
+    """Step, time left and loss on standard error; the stock bar writes its losses to standard output."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        silent = not state.is_world_process_zero
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.name,
+            unit="step",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            disable=silent,
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", masked=f"{logs['masked_share']:.1%}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()
+
+
+def processes() -> PartialState:
+    """The processes that `torchrun` or `accelerate launch` started, or the only one."""
+    return PartialState(cpu=_share_the_cpu())
+
+
+def _share_the_cpu() -> bool:
+    """Several processes without CUDA: accelerate must be told, or each would train for itself."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+
+
+def steps_of(config: FitConfig, queries: int) -> int:
+    """Steps of a stage."""
+    return config.max_steps or (config.epochs or 1) * math.ceil(queries / config.batch_size)
+
+
+def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransformerTrainingArguments:
+    steps = steps_of(config, queries)
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(place.folder),
+        max_steps=steps,
+        use_cpu=processes().device.type == "cpu",
+        bf16=config.precision == "bf16",
+        fp16=config.precision == "fp16",
+        gradient_checkpointing=config.gradient_checkpointing,
+        torch_compile=config.compile,
+        ddp_broadcast_buffers=False,  # processes embed in different numbers of mini-batches
+        ddp_find_unused_parameters=False,
+        dataloader_drop_last=processes().num_processes > 1,  # the trainer insists; BatchOrder leaves nothing to drop
+        learning_rate_mapping=(
+            {"log_temperature": config.learning_rate * TEMPERATURE_RATE} if config.learn_temperature else {}
+        ),
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup_steps=math.ceil(config.warmup_ratio * steps),
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_strategy="no",  # see Saver
+        save_total_limit=2,
+        report_to=list(config.log_to) or "none",
+        disable_tqdm=True,  # its bar prints losses to standard output; see ProgressLine
+        logging_strategy="steps",
+        logging_steps=max(1, steps // LOGGED_POINTS),
+        logging_nan_inf_filter=False,
+    )

@@ -1,0 +1,103 @@
+"""README.md of a trained model: what it is, what it learnt from, how good it is, how to make it again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config.fit_config import FitConfig
+from trainer.retrieval.significance import show_p
+
+if TYPE_CHECKING:
+    from trainer.retrieval.evaluate import EvalResult
+    from trainer.training.fit import StageReport
+
+
+def model_card(
+    name: str,
+    config: FitConfig,
+    command: str,
+    dataset: str,
+    manifest: dict[str, Any],
+    stages: "Sequence[StageReport]",
+    evaluation: "EvalResult | None",
+) -> str:
+    """The card as Markdown with the Hub's metadata block. `dataset` and `manifest` are those of the training data."""
+    base = "" if Path(config.model).exists() else f"base_model: {config.model}\n"
+    objectives = ", ".join(dict.fromkeys(stage.objective for stage in config.stage_configs()))
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, dense-retrieval, multi-positive, {objectives}]
+{base}---
+
+# {name}
+
+A dense retriever, fine-tuned from `{config.model}` with {objectives}.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}")
+scores = model.similarity(model.encode_query(["a query"]), model.encode_document(["a passage"]))
+```
+
+## What it learnt from
+
+{_provenance(Path(dataset).name, manifest)}
+
+| stage | labels | objective | queries | steps | loss, first and last fifth |
+|---|---|---|---|---|---|
+{_stages(config, stages)}
+{_evaluation(evaluation)}
+## To make it again
+
+    {command}
+
+The whole configuration, package versions, losses, the figures of each source of labels, and the checksum of the
+dataset stand in `manifest.json`.
+"""
+
+
+def _provenance(name: str, manifest: dict[str, Any]) -> str:
+    facts = manifest.get("facts", {})
+    lines = [f"The dataset `{name}`, {manifest['rows']['train']:,} queries, made by `{manifest['command']}`."]
+    per_query = facts.get("positives_per_query") or {}
+    if per_query:
+        total = sum(per_query.values()) or 1.0
+        lines.append("Positives a query by source of the label:")
+        lines += [f"- {source}: {each:.2f} ({each / total:.0%})" for source, each in sorted(per_query.items())]
+    return "\n".join(lines)
+
+
+def _stages(config: FitConfig, stages: "Sequence[StageReport]") -> str:
+    rows = []
+    for number, (settings, stage) in enumerate(zip(config.stage_configs(), stages, strict=True), start=1):
+        trained_on = stage.counts["queries"] - stage.counts["queries_left_out"]
+        first, last = stage.loss_at_ends()
+        rows.append(
+            f"| {number} | {settings.labels} | {settings.objective} | {trained_on:,} | {stage.steps:,} "
+            f"| {first:.4f}, {last:.4f} |"
+        )
+    return "\n".join(rows)
+
+
+def _evaluation(result: "EvalResult | None") -> str:
+    if result is None:
+        return ""
+    about = "; p-values after Holm's correction" if result.compared else ""
+    lines = ["", "## Evaluation", "", f"Mean and 95% bootstrap interval over queries{about}.", ""]
+    first = result.measured[0].means
+    lines += [f"| model | data | {' | '.join(first)} |", f"|---|---|{'---|' * len(first)}"]
+    for entry in result.measured:
+        cells = " | ".join(f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in entry.means.values())
+        lines.append(f"| {_short(entry.model, result)} | {entry.data} | {cells} |")
+    for gap in result.compared:
+        cells = " | ".join(
+            f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}], {show_p(t.p_holm)}" for t in gap.tests.values()
+        )
+        lines.append(f"| difference to {_short(gap.against, result)} | {gap.data} | {cells} |")
+    return "\n".join([*lines, ""])
+
+
+def _short(model: str, result: "EvalResult") -> str:
+    return "this model" if model == result.models[0] else Path(model).name
