@@ -35,7 +35,7 @@ from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.dataset import write_tables
 from trainer.bakeoff.config import PAPER, BakeoffConfig
-from trainer.bakeoff.report import load_plotting, write_report
+from trainer.bakeoff.report import write_report
 from trainer.bakeoff.runner import RunResult, bakeoff
 from trainer.retrieval.search import read_collection
 
@@ -78,7 +78,6 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a passage, in training and measuring")
     parser.add_argument("--precision", default="float32", help="of the training: float32, bf16 or fp16")
     given = parser.parse_args()
-    load_plotting()
     length = {"max_steps": given.max_steps} if given.max_steps else {"epochs": given.epochs}
     settings = {
         **length,

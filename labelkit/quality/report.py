@@ -15,6 +15,7 @@ from labelkit.quality import report_sections
 from labelkit.quality.agreement import Rater, agree_raters, raters_of
 from labelkit.quality.bias import BiasInputs, ballots_of, biases_of, check_texts, grades_by, people_apart, texts_of
 from labelkit.records import Judge, Judgement
+from labelkit.statistics.charts import STYLE
 from labelkit.storage.atomic import write_text
 from labelkit.storage.dataset import KIND as DATASET
 from labelkit.storage.dataset import read_audit
@@ -86,6 +87,7 @@ def report(
             "title": f"How far to trust {named}",
             "subtitle": f"{labelled:,} judgements by {len(judging)} judges, {len(grades):,} pairs graded by people",
             "contents": contents,
+            "chart_style": STYLE,
             "commands": commands_of(folders, human, data),
             "command": command,
             "version": __version__,

@@ -14,8 +14,8 @@ from labelkit.quality.agreement import Agreement, Comparison, Rater
 from labelkit.quality.agreement_metrics import FIGURES, GRADES
 from labelkit.quality.bias import Biases
 from labelkit.quality.calibration.models import read_calibration
-from labelkit.quality.charts import Interval, bars, curve, grid, intervals
 from labelkit.quality.selection import belief_of
+from labelkit.statistics.charts import COLOURS, NAMES, Interval, bars, curve, grid, intervals
 from labelkit.statistics.intervals import FEW_QUERIES, Estimate
 from labelkit.storage import folders
 
@@ -161,7 +161,7 @@ def bias_section(found: Biases, graded: bool) -> dict[str, Any]:
     for name in dict.fromkeys(one.name for one in found.effects):
         mine = [one for one in found.effects if one.name == name]
         lines = {short(one.judge_id, one.judge): [(at["property"], at["score"]) for at in one.curve] for one in mine}
-        key = "; ".join(f"{['blue', 'orange', 'green', 'violet'][n % 4]}: {judge}" for n, judge in enumerate(lines))
+        key = "; ".join(f"{NAMES[n % COLOURS]}: {judge}" for n, judge in enumerate(lines))
         charts.append(
             {
                 "svg": curve(lines, name, "score above equals", f"Score by {name}", diagonal=False),

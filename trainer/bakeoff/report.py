@@ -1,14 +1,15 @@
-"""The report of a bake-off: `README.md`, `report.html` with everything in it, `table.json`, and plots as PNG."""
+"""The report of a bake-off: `README.md`, `report.html` with everything in it, `table.json`, and charts as SVG."""
 
-import base64
-import html
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from labelkit.errors import MissingPackageError
+from markupsafe import Markup
+
+from labelkit.statistics import charts
+from labelkit.statistics.charts import Interval, curve, intervals
 from labelkit.storage.atomic import write_text
 from trainer.bakeoff.comparison import BakeoffVerdict, Gap, compare_objectives, compare_regimes, recommendation, verdict
 from trainer.bakeoff.runner import UNTRAINED, RunResult
@@ -21,21 +22,24 @@ STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100% } td, th { padding: .3rem .6rem; text-align: left }
-tr + tr { border-top: 1px solid #8884 } img { max-width: 100%; background: white; border-radius: 6px }
-pre { overflow-x: auto }
+tr + tr { border-top: 1px solid #8884 } pre { overflow-x: auto }
+.key { display: inline-block; width: .8em; height: .8em; border-radius: 50% }
 """
-
-
-def load_plotting() -> Any:
-    """matplotlib, drawing into files. Raises `MissingPackageError`."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise MissingPackageError("matplotlib", "plots") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}"><title>{{ title }}</title>
+<style>{{ charts }}{{ style }}</style><body><h1>{{ title }}</h1>
+{% for line in words %}<p>{{ line }}</p>
+{% endfor %}
+<table><tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{{ means }}
+{% for regime, chart in dev.items() %}<h2>{{ regime }}</h2>{{ chart }}
+{% endfor %}
+{% if dev %}<p>{% for name in objectives %}<span class="key s{{ loop.index0 % colours }}"></span> {{ name }}
+{% endfor %}</p>{% endif %}
+<pre>{{ command }}</pre></body></html>
+"""
 
 
 def write_report(output: Path, results: Sequence[RunResult], title: str, command: str) -> list[str]:
@@ -44,13 +48,14 @@ def write_report(output: Path, results: Sequence[RunResult], title: str, command
     first = found[MEASURES[0]]
     words = recommendation(first) + regime_words(first) + objective_words(first)
     rows = table_rows(found)
-    images = {"means.png": _plot_means(first, output / "means.png")}
-    if any(points for result in results for points in result.dev):
-        images["dev.png"] = _plot_dev(results, output / "dev.png")
+    means, dev = means_chart(first), dev_charts(results)
+    images = {"means.svg": means} | {f"dev-{number}.svg": chart for number, chart in enumerate(dev.values(), 1)}
+    for name, chart in images.items():
+        write_text(output / name, charts.standalone(chart))
     facts = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
     write_text(output / "table.json", json.dumps({"table": facts, "recommendation": words}, indent=2) + "\n")
     write_text(output / "README.md", _markdown(title, words, rows, images, command))
-    write_text(output / "report.html", _page(title, words, rows, images, command))
+    write_text(output / "report.html", _page(title, words, rows, means, dev, command))
     return words
 
 
@@ -100,78 +105,54 @@ def _gap_words(gap: Gap, name: str) -> str:
     return f"- against '{name}' {e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], {show_p(gap.p_holm)}{told}"
 
 
-def _plot_means(found: BakeoffVerdict, path: Path) -> Path:
-    """Every cell's mean and interval, a colour a regime."""
-    plt = load_plotting()
-    cells = [cell for cell in found.cells if cell.regime != UNTRAINED][::-1]
-    regimes = sorted({cell.regime for cell in cells})
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.32 * len(cells)), layout="constrained")
-    for place, cell in enumerate(cells):
-        colour = f"C{regimes.index(cell.regime)}"
-        axes.plot([cell.mean.low, cell.mean.high], [place, place], color=colour)
-        axes.plot(cell.mean.mean, place, "o", color=colour, label=cell.regime)
-    for cell in found.cells:
-        if cell.regime == UNTRAINED:
-            axes.axvline(cell.mean.mean, color="grey", linestyle=":", label=UNTRAINED)
-    axes.set_yticks(range(len(cells)), [cell.objective for cell in cells])
-    axes.set_xlabel(f"{found.measure}, 95% interval over queries and seeds")
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(handles.values(), handles.keys(), frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.set_ylim(-0.6, len(cells) - 0.4)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
+def means_chart(found: BakeoffVerdict) -> Markup:
+    """The mean of every cell with its interval."""
+    rows = [Interval(cell.name, cell.mean.mean, cell.mean.low, cell.mean.high) for cell in found.cells]
+    low, high = min(cell.mean.low for cell in found.cells), max(cell.mean.high for cell in found.cells)
+    title = f"{found.measure}, 95% interval over queries and seeds"
+    return intervals(rows, math.floor(low * 20) / 20, math.ceil(high * 20) / 20, title)
 
 
-def _plot_dev(results: Sequence[RunResult], path: Path) -> Path:
-    """The dev curve of every run; stages one after the other."""
-    plt = load_plotting()
-    regimes = sorted({result.regime for result in results if result.dev})
-    figure, panels = plt.subplots(
-        1, len(regimes), figsize=(4 * len(regimes), 3), sharey=True, squeeze=False, layout="constrained"
-    )
-    objectives = sorted({result.objective for result in results if result.dev})
-    for result in results:
-        if not result.dev:
-            continue
-        steps: list[float] = []
-        for points in result.dev:
-            start = steps[-1] if steps else 0.0
-            steps += [start + point["step"] for point in points]
-        values = [point["value"] for points in result.dev for point in points]
-        colour = f"C{objectives.index(result.objective)}"
-        panel = panels[0][regimes.index(result.regime)]
-        panel.plot(steps, values, ".-", color=colour, alpha=0.7, label=result.objective if not result.seed else None)
-        panel.set_title(result.regime, fontsize="small")
-        panel.set_xlabel("step")
-    panels[0][0].set_ylabel("nDCG@10 on dev")
-    panels[0][0].legend(frameon=False, fontsize="x-small")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
+def dev_charts(results: Sequence[RunResult]) -> dict[str, Markup]:
+    """Regime -> the dev measure by training step, a line for each objective: the mean over its seeds."""
+    charts = {}
+    for regime in sorted({result.regime for result in results if result.dev}):
+        lines: dict[str, dict[float, list[float]]] = {}
+        for result in results:
+            if result.regime == regime:
+                for step, value in dev_points(result):
+                    lines.setdefault(result.objective, {}).setdefault(step, []).append(value)
+        means = {
+            objective: [(step, sum(values) / len(values)) for step, values in sorted(points.items())]
+            for objective, points in sorted(lines.items())
+        }
+        charts[regime] = curve(means, "step", "nDCG@10 on dev", f"Dev curve on the labels {regime}", diagonal=False)
+    return charts
 
 
-def _markdown(title: str, words: Sequence[str], rows: list[list[str]], images: dict[str, Path], command: str) -> str:
+def dev_points(result: RunResult) -> Iterator[tuple[float, float]]:
+    """(step, value) of every dev measurement of a run; the steps of a later stage follow those of the one before."""
+    start = 0.0
+    for points in result.dev:
+        for point in points:
+            yield start + point["step"], point["value"]
+        start += points[-1]["step"] if points else 0.0
+
+
+def _markdown(title: str, words: Sequence[str], rows: list[list[str]], images: Iterable[str], command: str) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
     shown = "\n".join(f"![{name}]({name})" for name in images)
     return "\n\n".join([f"# {title}", "\n".join(words), table, shown, f"Made by:\n\n    {command}", ""])
 
 
-def _page(title: str, words: Sequence[str], rows: list[list[str]], images: dict[str, Path], command: str) -> str:
+def _page(
+    title: str, words: Sequence[str], rows: list[list[str]], means: Markup, dev: Mapping[str, Markup], command: str
+) -> str:
     """One page that needs no other file."""
-    head, *body = [[html.escape(cell) for cell in row] for row in rows]
-    lines = [f"<tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>"]
-    lines += [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body]
-    pictures = "\n".join(
-        f'<p><img alt="{name}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"></p>'
-        for name, path in images.items()
-    )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style><body><h1>{html.escape(title)}</h1>\n"
-        + "\n".join(f"<p>{html.escape(line)}</p>" for line in words)
-        + "\n<table>\n"
-        + "\n".join(lines)
-        + f"\n</table>\n{pictures}\n<pre>{html.escape(command)}</pre></body></html>\n"
-    )
+    from jinja2 import Environment
+
+    objectives = sorted({row[rows[0].index("objective")] for row in rows[1:]} - {UNTRAINED})
+    return Environment(autoescape=True, trim_blocks=True).from_string(PAGE).render(
+        title=title, words=words, head=rows[0], rows=rows[1:], means=means, dev=dev, command=command,
+        objectives=objectives, policy=POLICY, style=STYLE, charts=charts.STYLE, colours=charts.COLOURS,
+    )  # fmt: skip

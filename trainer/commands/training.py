@@ -149,18 +149,17 @@ def bakeoff(
     fit_flags |= {"allow_leaks": allow_leaks}
     settings = read_bakeoff(config, own, fit_flags)
     load_training_packages()
-    from trainer.bakeoff.report import load_plotting, write_report
+    from trainer.bakeoff.report import write_report
     from trainer.bakeoff.runner import bakeoff as run
     from trainer.retrieval.search import read_collections
 
-    load_plotting()  # its absence should not be found out at the end
     collections = read_collections([Path(folder) for folder in evaluate], split)
     command = console.command_line("trainer")
     results = run(dataset, output, settings, collections, command)
     title = f"{dataset.name}, measured on {', '.join(one.name for one in collections)}"
     for line in write_report(output, results, title, command):
         console.say(line)
-    console.say(f"table and plots: {output / 'report.html'}")
+    console.say(f"table and charts: {output / 'report.html'}")
 
 
 def suspects(

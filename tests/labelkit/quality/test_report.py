@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from labelkit.quality.charts import Interval, bars, curve, grid, intervals
+from labelkit.statistics.charts import Interval, bars, curve, grid, intervals
 
 VOID = {"meta", "br"}
 

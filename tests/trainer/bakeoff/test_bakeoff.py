@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,9 +15,8 @@ from trainer.bakeoff.config import BakeoffConfig, find_config, parse_regimes, re
 from trainer.bakeoff.report import objective_words, table_rows
 from trainer.bakeoff.runner import UNTRAINED, RunResult, grid
 
-from .conftest import call
+from ..conftest import call
 
-pytest.importorskip("matplotlib")
 QUERIES = 200
 
 
@@ -39,11 +39,13 @@ def test_a_grid_is_run_reported_and_resumed(
     cells = {(row["labels"], row["objective"]) for row in table}
     labels = ("human", "llm then human")
     assert cells == {(UNTRAINED, "")} | {(one, objective) for one in labels for objective in ("singlelh", "lsepair")}
-    for name in ("means.png", "dev.png"):
-        assert (output / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("means.svg", "dev-1.svg"):
+        drawn = ElementTree.parse(output / name).getroot()
+        assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+        assert len(drawn.findall(".//{*}circle")) >= 2
         assert f"![{name}]({name})" in (output / "README.md").read_text()
     page = (output / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("<svg ") >= 2
     assert 'src="http' not in page
     assert not list((output / "models").iterdir()), "a model is removed once it is measured"
 

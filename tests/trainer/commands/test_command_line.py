@@ -9,7 +9,7 @@ import pytest
 from trainer.commands.measuring import short_names
 from trainer.commands.packages import TRAINING_PACKAGES
 
-from .conftest import call
+from ..conftest import call
 
 
 def test_fit_then_eval(

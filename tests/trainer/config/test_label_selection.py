@@ -16,7 +16,7 @@ from trainer.data.store import Store, make_store
 from trainer.data.training_sets import TrainingSet
 from trainer.objectives.batch import Group
 
-from .conftest import label, passage
+from ..conftest import label, passage
 
 
 def config(**settings: Any) -> FitConfig:

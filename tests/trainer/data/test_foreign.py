@@ -14,7 +14,7 @@ from trainer.config.fit_config import FitConfig
 from trainer.data.foreign import our_dataset
 from trainer.training.fit import fit
 
-from .conftest import WORDS
+from ..conftest import WORDS
 
 TEVATRON = [
     {

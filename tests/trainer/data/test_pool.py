@@ -19,7 +19,7 @@ from trainer.data.store import open_store
 from trainer.data.training_sets import TrainingSet
 from trainer.training.fit import fit
 
-from .conftest import WriteDataset, example, label, passage
+from ..conftest import WriteDataset, example, label, passage
 
 
 def write_pool(folder: Path, pooled: Mapping[str, str]) -> Path:

@@ -21,7 +21,7 @@ from trainer.data.training_sets import TrainingSet
 from trainer.objectives.batch import key_of
 from trainer.training.fit import make_collator
 
-from .conftest import WriteDataset, example, passage
+from ..conftest import WriteDataset, example, passage
 
 
 def test_the_store_gives_the_examples_and_texts_of_the_dataset(toy_dataset: Path) -> None:

@@ -19,7 +19,7 @@ from trainer.config.fit_config import FitConfig
 from trainer.retrieval.search import load_model
 from trainer.training.fit import FitReport, fit
 
-from .conftest import WORDS, Trap
+from ..conftest import WORDS, Trap
 
 
 def train(model: Path, dataset: Path, output: Path, **settings: Any) -> FitReport:

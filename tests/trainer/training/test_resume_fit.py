@@ -18,7 +18,7 @@ from trainer.config.fit_config import FitConfig
 from trainer.training.checkpoints import Checkpoints, step_of
 from trainer.training.fit import fit
 
-from .conftest import Trap
+from ..conftest import Trap
 
 KILLS = 20
 

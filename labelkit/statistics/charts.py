@@ -1,6 +1,6 @@
-"""Small charts as SVG for the report. Colours come from the page's style, so that they follow light and dark.
+"""Small charts as SVG. Colours come from `STYLE`, so that they follow the reader's light or dark scheme.
 
-A finished chart is `Markup`: the report shows it as it is because of its type, and escapes every plain string.
+A finished chart is `Markup`: a page shows it unescaped because of its type, and escapes every plain string.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,35 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+COLOURS = 6
+"""Number of line colours; a seventh line has the colour of the first."""
+NAMES = ("blue", "orange", "green", "violet", "ochre", "teal")
+LIGHT = ["#2166ac", "#c2571a", "#3a8f4d", "#8e4fa8", "#8a6d00", "#007f86"]
+DARK = ["#6fb1e8", "#f0965a", "#7ccf8f", "#c79ade", "#d8bd4e", "#5fd0d6"]
+
+
+def _colours(values: Sequence[str]) -> str:
+    return " ".join(f"--s{number}: {value};" for number, value in enumerate(values))
+
+
+STYLE = Markup(
+    f""":root {{ --ink: #1c2430; --soft: #5b6675; --line: #d5dbe3; {_colours(LIGHT)} }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e3e8ef; --soft: #9aa6b5; --line: #37414e; {_colours(DARK)} }} }}
+@media print {{ :root {{ --ink: #000; --soft: #444; --line: #bbb; {_colours(LIGHT)} }} }}
+svg {{ max-width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: var(--ink); }}
+@media screen {{ .wide svg {{ max-width: none; }} }}
+svg .small {{ font-size: 11px; fill: var(--soft); }} svg .middle {{ text-anchor: middle; }}
+svg .end {{ text-anchor: end; }} svg .bar, svg .cell {{ fill: var(--s0); }} svg .cell + .small {{ fill: var(--ink); }}
+svg .axis {{ fill: none; stroke: var(--line); }} svg .faint {{ stroke: var(--line); stroke-dasharray: 4 3; }}
+svg .whisker {{ stroke: var(--s0); stroke-width: 2; }} svg .line {{ fill: none; stroke-width: 2; }}
+"""
+    + "\n".join(
+        f"svg .line.s{n} {{ stroke: var(--s{n}); }} svg .dot.s{n} {{ fill: var(--s{n}); }} "
+        f".key.s{n} {{ background: var(--s{n}); }}"
+        for n in range(COLOURS)
+    )
+)
+"""Style sheet of the charts, for a page that shows them."""
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
 ROW = 24
@@ -62,8 +91,10 @@ def curve(series: Series, x_label: str, y_label: str, title: str, *, diagonal: b
     for number, (name, line) in enumerate(series.items()):
         spots = [place(x, y) for x, y in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-        parts.append(f'<polyline class="line s{number % 4}" points="{path}"><title>{escape(name)}</title></polyline>')
-        parts += [f'<circle class="dot s{number % 4}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in spots]
+        parts.append(
+            f'<polyline class="line s{number % COLOURS}" points="{path}"><title>{escape(name)}</title></polyline>'
+        )
+        parts += [f'<circle class="dot s{number % COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in spots]
     for value in (x_low, x_high):
         parts.append(text(place(value, y_low)[0], HEIGHT - BOTTOM + 14, f"{value:.2g}", "small middle"))
     for value in (y_low, y_high):
@@ -165,3 +196,9 @@ def figure(body: str, title: str, width: float, height: float) -> Markup:
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>{body}</svg>"
     )
+
+
+def standalone(chart: Markup) -> str:
+    """A chart as an SVG file of its own."""
+    head, _, rest = str(chart).partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{rest}\n'
