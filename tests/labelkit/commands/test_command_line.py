@@ -213,7 +213,7 @@ def test_nothing_to_do_is_refused(labelkit, beir, tmp_path):
 
 @pytest.mark.parametrize("program", ["labelkit", "trainer"])
 def test_an_unknown_option_ends_with_2(program):
-    done = subprocess.run([sys.executable, "-m", f"{program}.cli", "--nope"], cwd=REPOSITORY, capture_output=True)
+    done = subprocess.run([sys.executable, "-m", program, "--nope"], cwd=REPOSITORY, capture_output=True)
     assert done.returncode == 2
 
 
@@ -222,9 +222,8 @@ def test_an_output_under_a_file_is_one_line(labelkit, beir, pool, tmp_path):
     taken.write_text("a file")
     for output in (taken, taken / "inside"):
         assert_refused(labelkit("pool", beir, "-o", output), 1, str(taken))
-        called = labelkit("annotate", pool, "-o", output, "--engine", "scripted", "--model", "overlap")
-        assert called.code in (1, 2)
-        assert called.err.startswith("error: ")
+        command = ("annotate", pool, "-o", output, "--engine", "scripted", "--model", "overlap")
+        assert_refused(labelkit(*command), 1, str(taken))
     assert taken.read_text() == "a file"
 
 
@@ -253,7 +252,7 @@ def test_another_beir_folder_never_meets_the_pool_of_the_first(labelkit, beir, w
 def test_ctrl_c_says_how_to_go_on(beir, tmp_path):
     # A shell that starts the tests in the background has SIGINT ignored; the child wants Python's own handler.
     handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    waiting = "from labelkit import console; console.run(lambda: input(print('ready', flush=True) or ''))"
+    waiting = "from labelkit.commands import console; console.run(lambda: input(print('ready', flush=True) or ''))"
     child = subprocess.Popen(
         [sys.executable, "-c", f"{handler}; {waiting}"],
         cwd=REPOSITORY,

@@ -59,7 +59,7 @@ def pool(tmp_path_factory, write_beir):
 
 @pytest.fixture(scope="module")
 def local(pool, annotated):
-    judgements = annotated(pool, pool.with_name("local"), "--model", JUDGE, "--dtype", "float32")
+    judgements = annotated(pool, pool.with_name("local"), "--model", JUDGE, "--dtype", "bfloat16")
     assert set(judgements) == set(PASSAGES)
     return judgements
 
@@ -80,7 +80,7 @@ def test_the_judge_prefers_answers_to_passages_on_other_subjects(local):
 @pytest.mark.vllm
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_vllm_offline_says_what_engine_local_says(local, pool, annotated):
-    options = ("--engine", "vllm", "--model", JUDGE, "--dtype", "float32", "--max-model-len", MAX_LEN)
+    options = ("--engine", "vllm", "--model", JUDGE, "--dtype", "bfloat16", "--max-model-len", MAX_LEN)
     assert_same(local, annotated(pool, pool.with_name("offline"), *options))
 
 

@@ -85,11 +85,11 @@ def test_a_killed_writer_leaves_the_old_artifact_as_it_was(tmp_path):
 SWAPPED = """
 import os, signal
 from labelkit.storage import folders
-exchange = exchange
+exchange = folders.exchange
 def exchange_and_die(one, other):
     exchange(one, other)
     os.kill(os.getpid(), signal.SIGKILL)
-exchange = exchange_and_die
+folders.exchange = exchange_and_die
 """
 
 
