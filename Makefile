@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = false
 # pip compiles nothing: what is imported is compiled once, and must be kept for the next process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test soak check format models system clean
+.PHONY: demo test test-fast soak check format models system clean
 
 demo: models
 	$(BIN)/python examples/pydocs/demo.py --work build/demo
@@ -18,6 +18,10 @@ test: models system $(VENV)/.vllm
 	LABELKIT_JUDGE=$$($(BIN)/python examples/models.py judge) \
 	LABELKIT_ENCODER=$$($(BIN)/python examples/models.py encoder) \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# What needs no model, browser, cluster or other process: under a minute.
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
 # All promises of docs/reliability.md with their full numbers; about half an hour.
 soak: system $(VENV)/.dev
