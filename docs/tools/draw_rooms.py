@@ -2,7 +2,7 @@
 
     python docs/tools/draw_rooms.py
 
-The order of the rooms and the reading of imports are those of tests/test_rooms.py; the words are the docstrings of the
+tests/test_rooms.py defines the order of the rooms and how imports are read; the texts are the docstrings of the
 rooms. A test fails while the committed files differ from what this script writes.
 """
 
@@ -112,7 +112,7 @@ def row_of(
 
 
 def page(rooms: list[Room], text: str) -> str:
-    """The architecture page with its tables of rooms written anew."""
+    """The architecture page with new tables of rooms."""
     for package in INK:
         lines = ["| room | comes in | goes out | may touch |", "|---|---|---|---|"]
         for room in rooms:
