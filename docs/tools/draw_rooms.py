@@ -1,4 +1,4 @@
-"""Draw the rooms and their imports from the code: docs/rooms.svg, and the tables of rooms in docs/architecture.md.
+"""Draw the rooms from the code: their imports in docs/rooms.svg, rooms and records as tables in docs/architecture.md.
 
     python docs/tools/draw_rooms.py
 
@@ -20,6 +20,8 @@ DRAWING = REPOSITORY / "docs" / "rooms.svg"
 PAGE = REPOSITORY / "docs" / "architecture.md"
 ROW, LANE, LEFT, TOP, HEAD = 26, 22, 124, 16, 30
 """Pixels: height of a row, width of a lane, width of the names, upper margin, height of a package's heading."""
+RECORDS = ("Query", "Passage", "Candidate", "Judge", "Judgement", "Label", "Example")
+"""Records of labelkit.records in the order of the path of data."""
 INK = {"labelkit": "#3f51b5", "trainer": "#00796b"}
 
 
@@ -112,7 +114,8 @@ def row_of(
 
 
 def page(rooms: list[Room], text: str) -> str:
-    """The architecture page with new tables of rooms."""
+    """The architecture page with new tables of records and rooms."""
+    text = between(text, "<!-- records: written by draw_rooms.py -->", "<!-- end of records -->", record_table(rooms))
     for package in INK:
         lines = ["| room | comes in | goes out | may touch |", "|---|---|---|---|"]
         for room in rooms:
@@ -120,10 +123,44 @@ def page(rooms: list[Room], text: str) -> str:
                 cells = (room.words.get(part, "").rstrip(".") for part in ("In", "Out", "Touches"))
                 lines.append(f"| `{room.name}` | " + " | ".join(cells) + " |")
         start, end = f"<!-- rooms of {package}: written by draw_rooms.py -->", f"<!-- end of {package} -->"
-        before, _, rest = text.partition(start)
-        _, _, after = rest.partition(end)
-        text = "\n".join([before + start, "", *lines, "", end]) + after
+        text = between(text, start, end, lines)
     return text
+
+
+def record_table(rooms: list[Room]) -> list[str]:
+    """A row for each record on the path: the rooms that construct it and the rooms that import it."""
+    stated = load(REPOSITORY / "tests" / "test_rooms.py")
+    made: dict[str, set[tuple[str, str]]] = {name: set() for name in RECORDS}
+    used: dict[str, set[tuple[str, str]]] = {name: set() for name in RECORDS}
+    for path in stated.MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in made:
+                made[node.func.id].add(stated.room_of(path))
+        for full in stated.imported(path):
+            module, _, name = full.rpartition(".")
+            if module == "labelkit.records" and name in used:
+                used[name].add(stated.room_of(path))
+    lines = ["| record | constructed in | used in |", "|---|---|---|"]
+    for name in RECORDS:
+        cells = [
+            ", ".join(
+                room.name if room.package == "labelkit" else f"trainer.{room.name}"
+                for room in rooms
+                if (room.package, room.name) in found
+            )
+            for found in (made[name], used[name])
+        ]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def between(text: str, start: str, end: str, lines: list[str]) -> str:
+    """The text with these lines between two marks."""
+    before, found, rest = text.partition(start)
+    if not found or end not in rest:
+        raise ValueError(f"{PAGE} has no {start} or no {end}")
+    return "\n".join([before + start, "", *lines, "", end]) + rest.partition(end)[2]
 
 
 if __name__ == "__main__":
