@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = false
 # pip compiles nothing: what is imported is compiled once, and must be kept for the next process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast soak check format models system clean
+.PHONY: demo test test-fast coverage soak check docs format models system clean
 
 demo: models
 	$(BIN)/python examples/pydocs/demo.py --work build/demo
@@ -23,6 +23,10 @@ test: models system $(VENV)/.vllm
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
+# The tests, with the coverage of both packages printed at the end; processes that tests start are counted too.
+coverage: export PYTEST_ADDOPTS = --cov --cov-report=term
+coverage: test
+
 # All promises of docs/reliability.md with their full numbers; about half an hour.
 soak: system $(VENV)/.dev
 	$(BIN)/python tests/faults/soak.py
@@ -31,6 +35,13 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+# The site in build/site. A link that leads nowhere, or a page outside the navigation, fails the build.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.dev
+	$(BIN)/python docs/tools/draw_rooms.py
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -55,7 +66,7 @@ $(VENV)/.base: pyproject.toml requirements/constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PIP) --editable '.[ann,audit,crowd,hub,lora,openai,ray,report,review,s3,tensorboard,dev]'
+	$(PIP) --editable '.[ann,audit,crowd,hub,lora,openai,ray,report,review,s3,tensorboard,docs,dev]'
 	touch $@
 
 # The CPU build of vLLM names torchvision, torchaudio and torchcodec, which have no CPU build and are not needed for
