@@ -98,7 +98,12 @@ PROMISES = (
             "engines/test_client.py::test_a_certificate_that_nobody_signed_is_trusted_with_a_flag_alone",
         ),
     ),
-    Promise(20, "hostile text byte for byte, or set aside with its line", None, ("corpora/test_tidy.py", "corpora/test_beir.py")),
+    Promise(
+        20,
+        "hostile text byte for byte, or set aside with its line",
+        None,
+        ("corpora/test_tidy.py", "corpora/test_beir.py"),
+    ),
     Promise(21, "labels replay from provenance", checks.replays, ("datasets/test_replay.py",)),
 )
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit.engines import Settings, transport
+from labelkit.engines import Settings, client
 from labelkit.errors import LabelkitError
 from labelkit.judging import annotate as annotation
 from labelkit.judging.budget import Caps
@@ -34,7 +34,7 @@ from labelkit.pooling.pool import Pool, Recipe, make_pool, read_pool
 
 CONCURRENCY = 64
 # Faults by the hundred: what is shown does not depend on how long a pause is.
-transport.FIRST_PAUSE, transport.LONGEST_PAUSE = 0.01, 0.1
+client.FIRST_PAUSE, client.LONGEST_PAUSE = 0.01, 0.1
 Plan = Callable[[int, dict[str, Any]], str | None]
 """(number of the request, its body) -> the name of a fault, or None for an answer."""
 

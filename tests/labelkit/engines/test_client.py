@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from labelkit.engines import Settings, open_engine, transport
+from labelkit.engines import Settings, client, concurrency, http, open_engine
 from labelkit.errors import EngineError, UsageError
 from labelkit.judging.reply_parser import Failure, read_label
 
@@ -26,7 +26,7 @@ LABELS = ("0", "1", "2", "3")
 @pytest.fixture
 def fleet(server, ask, monkeypatch):
     """Ask several addresses for these passages; replies by passage."""
-    monkeypatch.setattr(transport, "SILENT", 3)
+    monkeypatch.setattr(concurrency, "SILENT", 3)
 
     def run(urls, passages, concurrency=8):
         engine = open_engine("openai", Settings("m", base_urls=tuple(urls), concurrency=concurrency))
@@ -79,7 +79,7 @@ def raw():
 def test_a_dripping_server_costs_the_deadline_and_the_others_keep_their_rate(
     fleet, server, raw, monkeypatch, completion, Answer, passage_of
 ):
-    monkeypatch.setattr(transport, "CALL_SECONDS", 3.0)
+    monkeypatch.setattr(client, "CALL_SECONDS", 3.0)
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
     dripping = raw(lambda: itertools.chain([head], itertools.repeat(b" ")), 0.1)
     server.script = lambda body: Answer(completion("1"))
@@ -96,7 +96,7 @@ def test_a_dripping_server_costs_the_deadline_and_the_others_keep_their_rate(
 def test_a_packed_bomb_is_refused_without_growing(answer_all, server, completion, Answer, passage_of, encoding):
     packer = zlib.compressobj(1, wbits=31 if encoding == "gzip" else 15)
     packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
-    assert len(packed) < transport.BODY_BYTES
+    assert len(packed) < http.BODY_BYTES
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     server.script = lambda body: (
         Answer(packed, headers={"Content-Encoding": encoding})
@@ -134,25 +134,25 @@ def test_a_packed_answer_is_read_and_one_that_ends_early_is_asked_again(answer_a
     ],
 )
 def test_retry_after_is_seconds(header, low, high):
-    assert low <= transport.seconds_to_wait(header) <= high
+    assert low <= http.seconds_to_wait(header) <= high
 
 
 @pytest.mark.parametrize(("hours", "low", "high"), [(1, 3500, 3600), (-1, 0, 0)])
 def test_retry_after_may_be_a_date(hours, low, high):
     header = format_datetime(datetime.now(UTC) + timedelta(hours=hours), usegmt=True)
-    assert low <= transport.seconds_to_wait(header) <= high
+    assert low <= http.seconds_to_wait(header) <= high
 
 
 @pytest.mark.parametrize("header", [None, "", "soon", "Mon, 99 Foo 2020", "1e", "١"])
 def test_a_retry_after_that_is_neither_is_none(header):
-    assert transport.seconds_to_wait(header) in (None, 1.0)
+    assert http.seconds_to_wait(header) in (None, 1.0)
 
 
 def test_a_wait_longer_than_the_deadline_is_not_begun(answer_all, server, Answer):
     server.script = lambda body: Answer({"error": "full"}, 429, {"Retry-After": "4000"})
     began = time.monotonic()
     assert answer_all("a")["a"].error.startswith("RateLimitError: status 429")
-    assert time.monotonic() - began < transport.CALL_SECONDS / 4
+    assert time.monotonic() - began < client.CALL_SECONDS / 4
     assert len(server.ledger) == 1
 
 
@@ -176,7 +176,7 @@ def test_refusals_halve_what_is_under_way_and_answers_raise_it_again(answer_all,
 
 
 def test_the_window_halves_once_a_round_and_grows_by_one():
-    server = transport.Server("http://127.0.0.1/v1", 64)
+    server = concurrency.Server("http://127.0.0.1/v1", 64)
     server.busy = 64
     server.refused(sent=1.0, now=2.0)
     for sent in (1.0, 1.5, 1.9):
@@ -215,7 +215,7 @@ def test_a_server_that_is_down_is_left_out_and_said(fleet, server, completion, A
 
 
 def test_a_server_that_comes_back_is_used_again_and_said(fleet, server, other, completion, Answer, capsys, monkeypatch):
-    monkeypatch.setattr(transport, "OUT_SECONDS", 0.1)
+    monkeypatch.setattr(concurrency, "OUT_SECONDS", 0.1)
     health = itertools.chain(itertools.repeat(503, 6), itertools.repeat(200))
 
     def slow(body):

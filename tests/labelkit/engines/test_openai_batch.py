@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from labelkit.engines import Message, Request, Settings, open_engine, openai_batch, transport
+from labelkit.engines import Message, Request, Settings, client, open_engine, openai_batch
 from labelkit.errors import EngineError, NotYetError, UsageError
 from labelkit.judging.journal import Journal
 
@@ -127,7 +127,7 @@ def public(batch):
 def batches(completion, monkeypatch):
     for variable in ("OPENAI_API_KEY", "LABELKIT_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(transport, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr("labelkit.engines.batch_services.FIRST_PAUSE", 0.001)
     monkeypatch.setattr(openai_batch, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(openai_batch, "LATE_SECONDS", 0.0)
