@@ -94,7 +94,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Count the calls, tokens, money and time of an annotation. Nothing is sent."""
-    from labelkit.engines import Settings
+    from labelkit.engines import Settings, traits_of
     from labelkit.judging.defences import defences_of
     from labelkit.judging.methods import method_named
     from labelkit.judging.plan import lines
@@ -114,7 +114,7 @@ def plan(
         limit=limit,
         reading=Reading(passage_tokens, passage_words, permutations, votes, defences=defences),
         tokenizer=tokenizer,
-        price=price_of(model, engine, prices),
+        price=price_of(model, prices, batch=traits_of(engine).batch),
         rate=rate,
     )
     print(json.dumps(made._asdict(), indent=2) if as_json else "\n".join(lines(made, model)))
@@ -266,6 +266,8 @@ def finished(outcome: "Outcome", output: Path) -> "Outcome":
         f"already there, {outcome.cached} replies from the cache, {failed} failed, {outcome.cut_passages} passages cut"
     )
     say_reasons(outcome.failures)
+    if outcome.unscored:
+        console.say(f"  {outcome.unscored} x a grade without a score: no log-probabilities that tell the labels apart")
     if outcome.pending:
         raise BudgetError(
             f"{outcome.pending} of {outcome.pairs} pairs are not judged: the caps allow no more requests; raise "
