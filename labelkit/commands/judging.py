@@ -33,12 +33,16 @@ from labelkit.commands.options import (
     VotesOption,
     here,
 )
+from labelkit.commands.parameters import SEEDS
 from labelkit.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:
     from labelkit.judging.annotate import Outcome
     from labelkit.pooling.pool import Pool
     from labelkit.quality.cascade import Cascade
+
+MOST_USD = 1e9
+"""A cap above this is none."""
 
 
 def pool(
@@ -146,10 +150,11 @@ def annotate(
     tokenizer: Tokenizer = None,
     permutations: Permutations = 1,
     votes: VotesOption = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first order or vote; the next ones follow.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Of the first order or vote; the next ones follow.")] = 0,
     defence: Defence = None,
     max_usd: Annotated[
-        float | None, typer.Option(min=0, help="Spend at most so many US dollars on this folder, in all its runs.")
+        float | None,
+        typer.Option(min=0, max=MOST_USD, help="Spend at most so many US dollars on this folder, in all its runs."),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=0, help="The same in tokens, prompts and answers together.")
@@ -178,7 +183,7 @@ def annotate(
     ] = False,
     cascade: Annotated[str | None, typer.Option(help="A stronger model, for what --model is unsure of.")] = None,
     cascade_share: Annotated[
-        float, typer.Option(help="Share of the pairs that it judges; a quarter of it is drawn at random.")
+        float, typer.Option(min=0, max=1, help="Share of the pairs that it judges; a quarter of it is drawn at random.")
     ] = 0.2,
     cascade_engine: Annotated[str | None, typer.Option(help="Its engine; default: --engine.")] = None,
     cascade_base_url: Annotated[list[str] | None, typer.Option(help="Its address; default: --base-url.")] = None,

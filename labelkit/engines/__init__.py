@@ -81,6 +81,12 @@ def storable(value: Any) -> Any:
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
+def all_finite(logprobs: Any) -> Any:
+    """Return log-probabilities as they are; None where one of them is NaN or infinite, for JSON would lose it."""
+    numbers = logprobs.values() if isinstance(logprobs, dict) else ()
+    return None if any(isinstance(value, float) and not math.isfinite(value) for value in numbers) else logprobs
+
+
 Count = Annotated[int | None, BeforeValidator(token_count)]
 Text = Annotated[str, BeforeValidator(storable)]
 
@@ -93,7 +99,7 @@ class Reply(Record):
 
     key: str
     text: Text | None = None
-    label_logprobs: dict[str, float] | None = None
+    label_logprobs: Annotated[dict[str, float] | None, BeforeValidator(all_finite)] = None
     """Natural log-probability of each label as the first token of the answer, over the whole vocabulary, not
     renormalised. None where the engine gives no log-probabilities.
     """

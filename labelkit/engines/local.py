@@ -6,6 +6,7 @@ repeated for a batch of passages, of which only the last position reaches the vo
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
@@ -155,6 +156,9 @@ class LocalEngine(Engine):
     def _reply(self, request: Request, prompt_tokens: int, logprobs: Any) -> Reply:
         tokens = first_label_tokens(self._tokenizer, request.labels)
         label_logprobs = {label: float(logprobs[token]) for label, token in tokens.items()}
+        if not all(map(math.isfinite, label_logprobs.values())):
+            error = "the model computes no finite probabilities here; another --dtype may, such as float32"
+            return Reply(key=request.key, error=error, prompt_tokens=prompt_tokens, completion_tokens=1)
         return Reply(
             key=request.key,
             text=choose(label_logprobs, request),
