@@ -147,7 +147,17 @@ def test_the_batch_api_has_its_share(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["[m]\nprompt = -1\ncompletion = 1", "[m]\nprompt = 1", "prompt = 1", "[m]\nprompt = inf\ncompletion = 1", "[m"],
+    [
+        *[
+            "[m]\nprompt = -1\ncompletion = 1",
+            "[m]\nprompt = 1",
+            "prompt = 1",
+            "[m]\nprompt = inf\ncompletion = 1",
+            "[m",
+        ],
+        *["[m]\nprompt = nan\ncompletion = 1", "[m]\nprompt = 1\ncompletion = 1\nbatch = nan"],
+        "[m]\nprompt = 1e300\ncompletion = 1",
+    ],
 )
 def test_a_wrong_price_file_is_named(tmp_path, content):
     (tmp_path / "prices.toml").write_text(content)
