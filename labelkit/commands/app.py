@@ -5,6 +5,7 @@ from collections.abc import Callable
 import typer
 
 from labelkit.commands import console, datasets, exchange, judging, quality, storage
+from labelkit.commands.parameters import Command
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "pool": judging.pool,
@@ -39,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=Command)(command)
 
 
 def main() -> None:

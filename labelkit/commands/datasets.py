@@ -9,6 +9,7 @@ import typer
 
 from labelkit.commands import console
 from labelkit.commands.options import DatasetFolder, Json, NoVerify, Output, PositiveGrade, here
+from labelkit.commands.parameters import SEEDS
 from labelkit.datasets.policies import MixRules, explained
 from labelkit.errors import UsageError
 
@@ -50,7 +51,7 @@ def mix(
     human_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Use human labels for this share of the queries that have any.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the draw of those queries.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Of the draw of those queries.")] = 0,
     max_positives: Annotated[
         int | None, typer.Option(min=1, help="Keep so many positives a query, best first; the rest is ignored.")
     ] = None,

@@ -7,6 +7,7 @@ import typer
 
 from labelkit.commands import console
 from labelkit.commands.options import DatasetFolder, NoVerify, Output, PositiveGrade, here
+from labelkit.commands.parameters import SEEDS
 from labelkit.errors import UnknownNameError, UsageError
 
 FORMAT_NAMES = (
@@ -130,8 +131,8 @@ def review(
         typer.Option(help="random, for an honest agreement, or disagreement: the pairs most in doubt, to repair them."),
     ] = "random",
     pairs: Annotated[int, typer.Option(min=1, help="How many to grade.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
-    port: Annotated[int, typer.Option(min=0, help="On 127.0.0.1; 0 takes a free one.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Of the draw.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On 127.0.0.1; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """Grade pairs by keyboard in a local page, blind to the judges. The same command again goes on."""

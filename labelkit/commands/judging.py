@@ -33,12 +33,16 @@ from labelkit.commands.options import (
     VotesOption,
     here,
 )
+from labelkit.commands.parameters import SEEDS
 from labelkit.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:
     from labelkit.judging.annotate import Outcome
     from labelkit.pooling.pool import Pool
     from labelkit.quality.cascade import Cascade
+
+MOST_USD = 1e9
+"""A cap above this is none."""
 
 
 def pool(
@@ -94,7 +98,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Count the calls, tokens, money and time of an annotation. Nothing is sent."""
-    from labelkit.engines import Settings
+    from labelkit.engines import Settings, traits_of
     from labelkit.judging.defences import defences_of
     from labelkit.judging.methods import method_named
     from labelkit.judging.plan import lines
@@ -114,7 +118,7 @@ def plan(
         limit=limit,
         reading=Reading(passage_tokens, passage_words, permutations, votes, defences=defences),
         tokenizer=tokenizer,
-        price=price_of(model, engine, prices),
+        price=price_of(model, prices, batch=traits_of(engine).batch),
         rate=rate,
     )
     print(json.dumps(made._asdict(), indent=2) if as_json else "\n".join(lines(made, model)))
@@ -146,10 +150,11 @@ def annotate(
     tokenizer: Tokenizer = None,
     permutations: Permutations = 1,
     votes: VotesOption = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first order or vote; the next ones follow.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Of the first order or vote; the next ones follow.")] = 0,
     defence: Defence = None,
     max_usd: Annotated[
-        float | None, typer.Option(min=0, help="Spend at most so many US dollars on this folder, in all its runs.")
+        float | None,
+        typer.Option(min=0, max=MOST_USD, help="Spend at most so many US dollars on this folder, in all its runs."),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=0, help="The same in tokens, prompts and answers together.")
@@ -178,7 +183,7 @@ def annotate(
     ] = False,
     cascade: Annotated[str | None, typer.Option(help="A stronger model, for what --model is unsure of.")] = None,
     cascade_share: Annotated[
-        float, typer.Option(help="Share of the pairs that it judges; a quarter of it is drawn at random.")
+        float, typer.Option(min=0, max=1, help="Share of the pairs that it judges; a quarter of it is drawn at random.")
     ] = 0.2,
     cascade_engine: Annotated[str | None, typer.Option(help="Its engine; default: --engine.")] = None,
     cascade_base_url: Annotated[list[str] | None, typer.Option(help="Its address; default: --base-url.")] = None,
@@ -266,6 +271,8 @@ def finished(outcome: "Outcome", output: Path) -> "Outcome":
         f"already there, {outcome.cached} replies from the cache, {failed} failed, {outcome.cut_passages} passages cut"
     )
     say_reasons(outcome.failures)
+    if outcome.unscored:
+        console.say(f"  {outcome.unscored} x a grade without a score: no log-probabilities that tell the labels apart")
     if outcome.pending:
         raise BudgetError(
             f"{outcome.pending} of {outcome.pairs} pairs are not judged: the caps allow no more requests; raise "

@@ -8,6 +8,7 @@ import typer
 
 from labelkit.commands import console
 from labelkit.commands.options import MODEL, EngineName, Json, Output, Revision, Tokenizer
+from labelkit.commands.parameters import SEEDS
 from labelkit.errors import UnknownNameError, UsageError
 
 DEFENCES = ("none", "strip", "strip,second-look")
@@ -68,7 +69,7 @@ def redteam(
     ] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack class; default: all.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of human grade 0 to attack.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw of pairs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Of the draw of pairs.")] = 0,
     revision: Revision = None,
     base_url: Annotated[list[str] | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
     tokenizer: Tokenizer = None,
@@ -155,7 +156,7 @@ def select(
     human: Annotated[Path | None, typer.Option(help="Human qrels: pairs that they grade are left out.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="Calibration that says how sure the judges are.")] = None,
     data: Annotated[Path | None, typer.Option(help="BEIR folder, where the calibration uses retrieval scores.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random share.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Of the random share.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Choose the pairs worth a person's or a stronger judge's time, as a pool: unsure, disputed, and a random share."""

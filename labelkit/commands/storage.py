@@ -8,6 +8,7 @@ import typer
 
 from labelkit.commands import console
 from labelkit.commands.options import Json, Output, here
+from labelkit.commands.parameters import SEEDS
 from labelkit.errors import ArtifactError
 
 
@@ -35,7 +36,7 @@ def verify(
 def replay(
     folder: Annotated[Path, typer.Argument(help="Labels folder or dataset.")],
     sample: Annotated[int, typer.Option(min=1, help="Labels to replay, drawn at random.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Of the draw.")] = 0,
     pool: Annotated[
         Path | None, typer.Option(help="Pool of a labels folder, if not where it was when they were made.")
     ] = None,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
-from labelkit.engines import Message, Reply
+from labelkit.engines import Message, Reply, traits_of
 from labelkit.engines.tokenizers import FileTokens, Tokens, Words
 from labelkit.errors import LabelkitError
 from labelkit.judging.defences import strip
@@ -160,5 +160,5 @@ def cuts(passages: Sequence[str], reading: Reading, engine: str | None, tokenize
 def tokens_named(engine: str | None, tokenizer: str) -> Tokens | None:
     """The tokenizer of a judge; None where it is gone, which is asked but once."""
     with suppress(LabelkitError):
-        return Words() if engine == "scripted" else FileTokens(tokenizer)
+        return Words() if engine and traits_of(engine).words else FileTokens(tokenizer)
     return None

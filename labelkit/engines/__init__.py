@@ -10,13 +10,18 @@ In: requests. Out: replies. Touches: GPUs, model files, servers and clusters.
 import importlib
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+
+from pydantic import BeforeValidator
 
 from labelkit.errors import UnknownNameError
 from labelkit.records import Record
+
+if TYPE_CHECKING:
+    from labelkit.engines.tokenizers import Tokens
 
 ENGINES = {
     "local": "labelkit.engines.local",
@@ -26,10 +31,12 @@ ENGINES = {
     "scripted": "labelkit.engines.scripted",
     "vllm": "labelkit.engines.vllm",
 }
-"""Name of an engine -> module whose `open_engine(settings)` starts it."""
+"""Name of an engine -> its module, which has `open_engine(settings)` and the `Traits` of the engine as `TRAITS`."""
 
 LABEL_TOKENS = 8
 """Enough for any label; an answer that goes on is no label."""
+MOST_TOKENS = 10**9
+"""No prompt and no answer has more: a larger count is no count."""
 LOWEST = -9999.0
 """Log-probability of what cannot come, as vLLM's server writes it: JSON has no infinity."""
 
@@ -59,26 +66,58 @@ class Request(NamedTuple):
     """Of the draw, where the engine takes one."""
 
 
+def token_count(value: Any) -> int | None:
+    """Convert a count of tokens as somebody states it: a whole number from 0 to `MOST_TOKENS`, else None.
+
+    JSON has one type of number: 40.0 is 40. Text, fractions, negative and non-finite numbers are no counts.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
+        return None
+    return int(value) if int(value) == value else None
+
+
+def storable(value: Any) -> Any:
+    """Write lone surrogates in a text as escapes, for UTF-8 holds none; anything else stays as it is."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def all_finite(logprobs: Any) -> Any:
+    """Return log-probabilities as they are; None where one of them is NaN or infinite, for JSON would lose it."""
+    numbers = logprobs.values() if isinstance(logprobs, dict) else ()
+    return None if any(isinstance(value, float) and not math.isfinite(value) for value in numbers) else logprobs
+
+
+Count = Annotated[int | None, BeforeValidator(token_count)]
+Text = Annotated[str, BeforeValidator(storable)]
+
+
 class Reply(Record):
-    """What came back, before anybody reads a grade out of it."""
+    """What came back, before anybody reads a grade out of it.
+
+    No text and no count of a server makes it invalid: a text is storable, and a count that cannot be one is None.
+    """
 
     key: str
-    text: str | None = None
-    label_logprobs: dict[str, float] | None = None
+    text: Text | None = None
+    label_logprobs: Annotated[dict[str, float] | None, BeforeValidator(all_finite)] = None
     """Natural log-probability of each label as the first token of the answer, over the whole vocabulary, not
     renormalised. None where the engine gives no log-probabilities.
     """
     masked: bool = False
     """The probabilities are among the labels alone: how much the model wanted to say something else is lost."""
-    finish_reason: str | None = None
-    error: str | None = None
+    finish_reason: Text | None = None
+    error: Text | None = None
     """Why there is no answer: the request was refused, too long, timed out."""
     tries: int = 1
     """Times that the request may have been billed: sent, and not refused."""
-    model: str | None = None
-    fingerprint: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    model: Text | None = None
+    fingerprint: Text | None = None
+    prompt_tokens: Count = None
+    """Tokens of the prompt as the engine counted them; None where it did not, or stated an impossible number."""
+    completion_tokens: Count = None
+    """Tokens of the answer, as above."""
+    raw: Text | None = None
+    """Body of the answer as the server sent it, kept where the other fields do not hold all that it says."""
 
 
 class Settings(NamedTuple):
@@ -120,6 +159,23 @@ class Settings(NamedTuple):
         return folder.resolve().name if folder.is_dir() else self.model
 
 
+class Traits(NamedTuple):
+    """What is known of an engine before it is opened."""
+
+    tokens: Callable[[Settings, str | None], "Tokens | None"]
+    """(settings, tokenizer that the user names) -> the judge's tokenizer; None where nobody names that of a server."""
+    context: Callable[[Settings], int | None]
+    """Settings -> tokens that a prompt and its answer may have together; None where only the server knows."""
+    tries: int = 1
+    """The most times that one request may be sent and billed."""
+    batch: bool = False
+    """Requests are submitted now, at the provider's batch price, and collected later: what an earlier run submitted is
+    not submitted again.
+    """
+    words: bool = False
+    """It counts words, not tokens."""
+
+
 class EngineFacts(NamedTuple):
     """What provenance keeps of an engine: these fields become those of the `Judge`."""
 
@@ -157,11 +213,20 @@ class Engine(Protocol):
 
 def open_engine(name: str, settings: Settings) -> Engine:
     """Start the engine `name`. Raises `UsageError` for a wrong setting and `EngineError` where the model cannot run."""
+    engine: Engine = _module_of(name).open_engine(settings)
+    return engine
+
+
+def traits_of(name: str) -> Traits:
+    """Return what is known of the engine `name`. Raises `UnknownNameError`."""
+    traits: Traits = _module_of(name).TRAITS
+    return traits
+
+
+def _module_of(name: str) -> Any:
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ENGINES)
-    module: Any = importlib.import_module(ENGINES[name])
-    engine: Engine = module.open_engine(settings)
-    return engine
+    return importlib.import_module(ENGINES[name])
 
 
 def choose(logprobs: dict[str, float], request: Request) -> str:

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-import random
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from labelkit.engines import Settings
 from labelkit.engines.client import FIRST_PAUSE, TRIES, Client
+from labelkit.engines.completions import MALFORMED, word
 from labelkit.engines.http import CallError, DeadlineError, NotFoundError, RetriedError, spoken
 from labelkit.engines.openai import OPENAI_URL
 from labelkit.errors import EngineError, MissingPackageError, UsageError
@@ -93,7 +93,7 @@ class Api:
             return self._runner.run(work)
         except CallError as error:
             raise EngineError(f"the batch API does not work: {spoken(error)}") from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except MALFORMED as error:
             raise EngineError(f"the batch API sends what is no batch: {spoken(error)}") from None
 
     async def _submit(self, name: str, at: float, content: bytes) -> str:
@@ -116,8 +116,7 @@ class Api:
                 return text(json.loads(await self._client.once("POST", "/batches", json.dumps(order).encode()))["id"])
             except (RetriedError, DeadlineError) as error:
                 # The order may have arrived all the same: it is looked for before it is given again.
-                wait = error.wait if isinstance(error, RetriedError) else None
-                await asyncio.sleep(random.uniform(0, FIRST_PAUSE * 2**number) if wait is None else wait)
+                await self._client.wait(error, FIRST_PAUSE * 2**number)
                 if found := await self._find(name, at):
                     return found
                 last = error
@@ -146,7 +145,7 @@ class Api:
             if batch.get(field):
                 lines += await self._lines(f"/files/{batch[field]}/content")
         errors = (batch.get("errors") or {}).get("data") or [{}]
-        return Ended(text(batch["status"]), lines, errors[0].get("code"), errors[0].get("message"))
+        return Ended(text(batch["status"]), lines, *(word(errors[0].get(name)) for name in ("code", "message")))
 
     async def _lines(self, path: str) -> list[bytes]:
         content = await self._client.call("GET", path, most=OUTPUT_BYTES, seconds=TRANSFER_SECONDS)

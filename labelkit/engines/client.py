@@ -10,12 +10,13 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from labelkit.engines.concurrency import Server
 from labelkit.engines.http import (
     BODY_BYTES,
     APIConnectionError,
+    CallError,
     DeadlineError,
     RateLimitError,
     RetriedError,
@@ -23,13 +24,11 @@ from labelkit.engines.http import (
     checked_url,
     decoded,
     read_body,
+    refuse_error,
     status_error,
 )
 from labelkit.errors import EngineError
 from labelkit.storage.credentials import SHORTEST_SECRET
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +37,22 @@ CALL_SECONDS = 300.0
 CONNECT_SECONDS = 20.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before the first retry and the most between two; the pause doubles and is drawn at random below that."""
+LONGEST_WAIT = 60.0
+"""The most seconds that a server's Retry-After is obeyed: one that asks for more is asked again after this long."""
 TRIES = 8
 """Tries of a call that meet a fault of server or connection; a 429 is no fault and is waited out until the deadline."""
+
+
+def asked_by(error: CallError) -> float | None:
+    """Return the seconds that a server asked to wait; None where it did not."""
+    return error.wait if isinstance(error, RetriedError) else None
+
+
+def seconds_before_retry(error: CallError, pause: float) -> float:
+    """Return the seconds to wait before a request is sent again: our own pause, drawn between 0 and `pause`, or the
+    server's Retry-After up to `LONGEST_WAIT` where that is longer.
+    """
+    return max(random.uniform(0, min(pause, LONGEST_PAUSE)), min(asked_by(error) or 0.0, LONGEST_WAIT))
 
 
 class Client:
@@ -102,6 +115,12 @@ class Client:
         except TimeoutError:
             raise DeadlineError(f"no answer within {CALL_SECONDS:.0f} s") from None
 
+    async def wait(self, error: CallError, pause: float) -> None:
+        """Wait before a request that met an error is given again (see `seconds_before_retry`), and report it."""
+        seconds = seconds_before_retry(error, pause)
+        self._servers[0].waits(seconds, asked_by(error), error, asyncio.get_running_loop().time())
+        await asyncio.sleep(seconds)
+
     async def _retried(
         self,
         method: str,
@@ -128,9 +147,10 @@ class Client:
                     else:
                         faults.append(str(error))
                         server.failed(error, loop.time(), others=len(self._servers) > 1)
-                    wait = random.uniform(0, pause) if error.wait is None else error.wait
+                    wait = seconds_before_retry(error, pause)
                     if len(faults) >= TRIES or loop.time() + wait > deadline:
                         raise
+                    server.waits(wait, error.wait, error, loop.time())
                 except asyncio.CancelledError:
                     if timer.expired():
                         server.failed("no answer in time", loop.time(), others=len(self._servers) > 1)
@@ -171,6 +191,8 @@ class Client:
                 body = blotted(body, server.key, least=1 if failed else SHORTEST_SECRET)
                 if failed:
                     raise status_error(response.status, response.headers.get("Retry-After"), body)
+                if isinstance(content, bytes):
+                    refuse_error(body)
                 return body
         except aiohttp.ClientSSLError as error:
             raise EngineError(

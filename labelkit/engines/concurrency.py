@@ -14,6 +14,8 @@ SILENT = 5
 
 OUT_SECONDS = 60.0
 """After that long it gets another request."""
+SAID_SECONDS = 5.0
+"""A wait of at least this many seconds is reported, one at a time for each server."""
 
 
 class Server:
@@ -33,6 +35,7 @@ class Server:
         self._ceiling = float(ceiling)
         self._cut_at = 0.0
         self._faults = 0
+        self._waited_until = 0.0
 
     def answered(self) -> None:
         """One more at once for every round of answers."""
@@ -55,3 +58,12 @@ class Server:
                 why = " ".join(str(reason).split())
                 log.info(f"{self.url} does not answer ({why}): left out, tried again every {OUT_SECONDS:.0f} s")
             self.out_until, self.limit = now + OUT_SECONDS, 1.0
+
+    def waits(self, seconds: float, asked: float | None, reason: object, now: float) -> None:
+        """Report for whom, why and how long a request waits before it is sent again, and what the server asked for."""
+        if seconds < SAID_SECONDS or now < self._waited_until:
+            return
+        self._waited_until = now + seconds
+        longer = f", not the {asked:.0f} s that it asks for" if asked is not None and asked > seconds + 1 else ""
+        why = " ".join(str(reason).split())
+        log.info(f"waiting {seconds:.0f} s for {self.url}{longer} ({why})")

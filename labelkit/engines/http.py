@@ -1,9 +1,11 @@
 """HTTP answers: the errors that stand for a status, the size that is read, and addresses that requests may go to."""
 
+import json
+import math
 import zlib
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from labelkit.errors import UsageError
@@ -127,17 +129,50 @@ def status_error(status: int, retry_after: str | None, body: bytes) -> CallError
     return STATUS_ERRORS.get(status, APIStatusError)(reason)
 
 
-def seconds_to_wait(retry_after: str | None) -> float | None:
-    """Retry-After in seconds, whether it is a number or a date (RFC 9110, section 10.2.3); None where it is neither."""
-    try:
-        return max(0.0, float(retry_after or "none"))
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(retry_after or "")
-        return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError, OverflowError):
+def error_inside(answer: Any) -> CallError | None:
+    """Return the error that a gateway sends with status 200 in the place of an answer, by its own code.
+
+    `answer`: parsed JSON. None where it has choices, or no error.
+    """
+    if not isinstance(answer, dict) or answer.get("choices") or not (error := answer.get("error")):
         return None
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    body = json.dumps(error, ensure_ascii=False).encode(errors="backslashreplace")
+    if len(code) == 3 and code.isdecimal() and "400" <= code <= "599":
+        return status_error(int(code), None, body)
+    return APIStatusError(f"status 200 with an error: {body[:REASON_LENGTH].decode(errors='replace')}")
+
+
+def refuse_error(body: bytes) -> None:
+    """Raise the `CallError` in the place of an answer, where a body holds one."""
+    if b'"error"' not in body:
+        return
+    try:
+        error = error_inside(json.loads(body))
+    except (ValueError, RecursionError):
+        return
+    if error is not None:
+        raise error
+
+
+def seconds_to_wait(retry_after: str | None) -> float | None:
+    """Retry-After in seconds, whether it is a number or a date (RFC 9110, section 10.2.3); None where it is neither.
+
+    A negative number and a date in the past are 0; NaN and infinity are no numbers.
+    """
+    try:
+        seconds = float(retry_after or "none")
+    except ValueError:
+        seconds = seconds_until(retry_after or "")
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def seconds_until(date: str) -> float:
+    """Seconds from now until a date as mails and HTTP write it; NaN where it is none."""
+    try:
+        return (parsedate_to_datetime(date).astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return math.nan
 
 
 def checked_url(url: str, *, insecure: bool) -> str:

@@ -6,6 +6,7 @@ repeated for a batch of passages, of which only the last position reaches the vo
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
@@ -13,7 +14,8 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
-from labelkit.engines import Engine, EngineFacts, Message, Reply, Request, Settings, choose
+from labelkit.engines import Engine, EngineFacts, Message, Reply, Request, Settings, Traits, choose
+from labelkit.engines.tokenizers import model_tokens
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
 from labelkit.pooling.model_loading import hide_loading_bars
 from labelkit.pooling.model_safety import refuse_code
@@ -22,6 +24,23 @@ from labelkit.storage import folders
 ROWS = 16
 """Pairs a forward pass, where the settings name no other number; padding there is none."""
 DTYPES = ("bfloat16", "float16", "float32")
+
+
+def context_of(settings: Settings) -> int:
+    """Tokens that a prompt and its answer may have together: as told, else by the model's configuration."""
+    from transformers import AutoConfig
+
+    if settings.max_model_len:
+        return settings.max_model_len
+    try:
+        config: Any = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
+    except Exception as error:  # whatever a damaged folder makes the loaders raise
+        raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
+    length: int = config.max_position_embeddings
+    return length
+
+
+TRAITS = Traits(model_tokens, context_of)
 
 
 def open_engine(settings: Settings) -> "LocalEngine":
@@ -137,6 +156,9 @@ class LocalEngine(Engine):
     def _reply(self, request: Request, prompt_tokens: int, logprobs: Any) -> Reply:
         tokens = first_label_tokens(self._tokenizer, request.labels)
         label_logprobs = {label: float(logprobs[token]) for label, token in tokens.items()}
+        if not all(map(math.isfinite, label_logprobs.values())):
+            error = "the model computes no finite probabilities here; another --dtype may, such as float32"
+            return Reply(key=request.key, error=error, prompt_tokens=prompt_tokens, completion_tokens=1)
         return Reply(
             key=request.key,
             text=choose(label_logprobs, request),
@@ -204,18 +226,6 @@ def _tokenizer_of(model: str, revision: str | None) -> Any:
         return tokenizer
     except Exception as error:  # whatever a damaged folder makes the loaders raise
         raise EngineError(f"model {model!r} cannot be loaded: {first_line(error)}") from error
-
-
-def model_context(settings: Settings) -> int:
-    """Tokens that a model can attend to, by its configuration."""
-    from transformers import AutoConfig
-
-    try:
-        config: Any = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
-    except Exception as error:  # whatever a damaged folder makes the loaders raise
-        raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
-    length: int = config.max_position_embeddings
-    return length
 
 
 def _load_model(settings: Settings, dtype: str) -> Any:

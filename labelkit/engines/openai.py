@@ -10,22 +10,21 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from labelkit.engines import LOWEST, Engine, EngineFacts, Reply, Request, Settings
-from labelkit.engines.client import Client
+from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Traits
+from labelkit.engines.client import TRIES, Client
+from labelkit.engines.completions import ScoreWatch, read_answer
 from labelkit.engines.http import AuthenticationError, BadRequestError, CallError, RetriedError, spoken
 from labelkit.engines.in_flight import flow
+from labelkit.engines.tokenizers import file_tokens, stated_context
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 from labelkit.storage.credentials import PLACES
 
 log = logging.getLogger(__name__)
 
+TRAITS = Traits(file_tokens, stated_context, tries=TRIES)
 CONCURRENCY = 32
 OPENAI_URL = "https://api.openai.com/v1"
 TOP_LOGPROBS = 20
-SLACK = 1e-3
-"""A log-probability may be above 0 by rounding, not by more."""
-MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)
-"""What reading a reply raises that is no chat completion: HTML with status 200, wrong types, half a body."""
 
 
 def open_engine(settings: Settings) -> "OpenAIEngine":
@@ -53,6 +52,7 @@ class OpenAIEngine(Engine):
             settings.base_urls or (OPENAI_URL,), ceiling=self._concurrency, insecure=settings.insecure
         )
         self._options: tuple[Options, ...] = (constrained, with_logprobs, plain)
+        self._scores = ScoreWatch()
         self._proven: set[frozenset[str]] = {frozenset()}
         """Combinations of options that a request has gone through with, or without."""
         self.facts = EngineFacts(
@@ -84,7 +84,7 @@ class OpenAIEngine(Engine):
             return await self._call(request, faults)
         except AuthenticationError as error:
             raise EngineError(f"the server refuses the key in {PLACES}: {spoken(error)}") from None
-        except (CallError, *MALFORMED) as error:
+        except CallError as error:
             # The last try of a call that failed by its faults is one of them.
             tries = max(1, len(faults) + (not isinstance(error, RetriedError)))
             return Reply(key=request.key, error=spoken(error), tries=tries)
@@ -108,7 +108,10 @@ class OpenAIEngine(Engine):
                 if wanted in self._proven:
                     break
                 continue
-            reply = read_completion(json.loads(answer), request).model_copy(update={"tries": 1 + len(faults)})
+            reply = read_answer(answer, request).model_copy(update={"tries": 1 + len(faults)})
+            if reply.error is not None:
+                return reply
+            self._scores.see(reply, request)
             if number:
                 log.info(
                     f"the server refuses {self._options[0].__name__} answers; going on {self._options[number].__name__}"
@@ -146,71 +149,3 @@ def with_logprobs(request: Request) -> dict[str, Any]:
 def plain(request: Request) -> dict[str, Any]:
     """Text only: grades without scores."""
     return {}
-
-
-def read_completion(completion: Any, request: Request) -> Reply:
-    """A completion as a reply. Servers send anything with status 200: what is missing stays None and fails in the
-    parser, what is of a wrong type raises one of `MALFORMED`.
-    """
-    usage = completion.get("usage") or {}
-    fields = {
-        "key": request.key,
-        "model": completion.get("model"),
-        "fingerprint": completion.get("system_fingerprint"),
-        "prompt_tokens": usage.get("prompt_tokens"),
-        "completion_tokens": usage.get("completion_tokens"),
-    }
-    if not completion.get("choices"):
-        return Reply(**fields)
-    choice = completion["choices"][0]
-    text = choice["message"].get("content")
-    logprobs, masked = label_logprobs(choice.get("logprobs"), text, request.labels)
-    return Reply(
-        **fields,
-        text=text if text is None else printable(text),
-        finish_reason=choice.get("finish_reason"),
-        label_logprobs=logprobs,
-        masked=masked,
-    )
-
-
-def label_logprobs(logprobs: Any, text: str | None, labels: tuple[str, ...]) -> tuple[dict[str, float] | None, bool]:
-    """Log-probability of each label at the first token of the answer, and whether all other tokens were masked away.
-
-    A label outside the list gets the lowest value in it, which is its upper bound; None where no label has one.
-    """
-    if not logprobs or not logprobs.get("content") or not text:
-        return None, False
-    first = answer_token(logprobs["content"], text)
-    if first is None:
-        return None, False
-    listed: dict[str, float] = {}
-    for entry in first["top_logprobs"]:
-        if not entry["logprob"] <= SLACK:
-            raise ValueError(f"log-probability {entry['logprob']} of {entry['token']!r}")
-        token, value = entry["token"].strip(), max(float(entry["logprob"]), LOWEST)
-        listed[token] = max(value, listed.get(token, LOWEST))
-    others = [value for token, value in listed.items() if token not in labels]
-    if max((listed.get(label, LOWEST) for label in labels), default=LOWEST) == LOWEST:
-        return None, False
-    lowest = min(listed.values())
-    return {label: listed.get(label, lowest) for label in labels}, bool(others) and max(others) == LOWEST
-
-
-def answer_token(tokens: Any, text: str) -> Any:
-    """The token with which the answer begins: the last from where on the tokens spell it.
-
-    Reasoning stands before it and an end token may stand behind it. None where the tokens never spell the answer.
-    """
-    spelled = ""
-    for token in reversed(tokens):
-        spelled = token["token"] + spelled
-        if spelled.lstrip().startswith(text.strip()):
-            return token
-    return None
-
-
-def printable(text: str) -> str:
-    """Text as UTF-8 can hold it. Raises `UnicodeEncodeError` for a lone surrogate, which no model means to say."""
-    text.encode()
-    return text

@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings
+from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Traits
 from labelkit.engines.batch_services import Api, Ended, Files, Service
-from labelkit.engines.http import REASON_LENGTH, RETRIED_STATUS
-from labelkit.engines.openai import MALFORMED, chat_body, constrained, read_completion, with_logprobs
+from labelkit.engines.completions import ScoreWatch, read_completion
+from labelkit.engines.http import REASON_LENGTH, RETRIED_STATUS, RetriedError, error_inside
+from labelkit.engines.openai import chat_body, constrained, with_logprobs
+from labelkit.engines.tokenizers import file_tokens, stated_context
 from labelkit.errors import EngineError, JournalError, NotYetError, UsageError
 
 log = logging.getLogger(__name__)
 
+TRAITS = Traits(file_tokens, stated_context, batch=True)
 REQUESTS, FILE_BYTES = 50_000, 200_000_000
 """The most that a file may hold."""
 POLL_SECONDS = 30.0
@@ -67,6 +70,7 @@ class BatchEngine(Engine):
         self._service: Service = Api(settings) if directory is None else Files(settings, directory)
         # A server refuses the whole batch for an option that it does not know; `vllm run-batch` knows them all.
         self._options = with_logprobs if directory is None else constrained
+        self._scores = ScoreWatch()
         self.facts = EngineFacts("openai-batch", self._service.version, revision=settings.revision)
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
@@ -154,6 +158,7 @@ class BatchEngine(Engine):
             if key in mine and key in pending:
                 reply = read_reply(row, pending[key])
                 if reply is not None:
+                    self._scores.see(reply, pending[key])
                     yield reply
                     del pending[key]
             elif key not in batch.keys:
@@ -246,14 +251,20 @@ def read_row(line: bytes) -> tuple[str | None, dict[str, Any]]:
 
 def read_reply(row: dict[str, Any], request: Request) -> Reply | None:
     """The reply in a line; None where the request is to be asked again: it expired or met a fault of the server."""
-    try:
-        response = row.get("response") or {}
-        status = response.get("status_code")
-        if status == 200:
-            return read_completion(response["body"], request)
-        if status is None or status in RETRIED_STATUS or status >= 500:
+    response = row.get("response")
+    response = response if isinstance(response, dict) else {}
+    status, body = status_in(response.get("status_code")), response.get("body")
+    if status // 100 != 2:
+        # A line without a status, or with 0, has its error beside the response, where it has any.
+        if not status or status in RETRIED_STATUS or status >= 500:
             return None
-        reason = " ".join(f"status {status}: {row.get('error') or response.get('body')}".split())
-    except MALFORMED as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return Reply(key=request.key, error=reason[:REASON_LENGTH].encode(errors="backslashreplace").decode())
+        reason = " ".join(f"status {status}: {row.get('error') or body}".split())
+        return Reply(key=request.key, error=reason[:REASON_LENGTH])
+    if isinstance(error_inside(body), RetriedError):
+        return None
+    return read_completion(body, json.dumps(body), request)
+
+
+def status_in(value: Any) -> int:
+    """An HTTP status as a number or its digits; 0 where it is neither."""
+    return int(value) if isinstance(value, int | str) and len(str(value)) == 3 and str(value).isdecimal() else 0

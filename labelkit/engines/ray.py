@@ -14,17 +14,38 @@ from contextlib import ExitStack, redirect_stdout
 from itertools import islice
 from typing import Any
 
-from labelkit.engines import Engine, Reply, Request, Settings
+from labelkit.engines import Engine, Reply, Request, Settings, Traits, traits_of
 from labelkit.engines import open_engine as open_named
+from labelkit.engines.tokenizers import Tokens
 from labelkit.errors import EngineError, LabelkitError, MissingPackageError, UnknownNameError, first_line
 
 WORKER_ENGINES = ("local", "scripted", "vllm")
+WORKER_ENGINE = "vllm"
+"""The engine of the workers where the settings name none."""
 BLOCK = 256
 """Requests a block, where the settings name no other number: what a worker that dies has to do again."""
 PORTION = 200_000
 """Requests in Ray's object store at a time; the workers load their models anew for each portion."""
 BLOCK_TRIES, WORKER_RESTARTS = 4, 16
 """A block that ends so many workers, or a worker that dies so often, stops the run."""
+
+
+def tokens_of(settings: Settings, tokenizer: str | None) -> Tokens | None:
+    """Return the tokenizer of the workers' engine."""
+    return worker_traits(settings).tokens(settings, tokenizer)
+
+
+def context_of(settings: Settings) -> int | None:
+    """Return the context of the workers' engine, in tokens."""
+    return worker_traits(settings).context(settings)
+
+
+def worker_traits(settings: Settings) -> Traits:
+    """Return what is known of the workers' engine."""
+    return traits_of(settings.worker_engine or WORKER_ENGINE)
+
+
+TRAITS = Traits(tokens_of, context_of)
 
 
 def open_engine(settings: Settings) -> "RayEngine":
@@ -123,7 +144,7 @@ class RayEngine(Engine):
 
         cluster: Any = ray
         found = int(cluster.cluster_resources().get("GPU", 0))
-        if not found or self._name == "scripted":
+        if not found or traits_of(self._name).words:
             return 0, self._settings.workers or 1
         each = self._settings.tensor_parallel * self._settings.data_parallel
         return each, self._settings.workers or max(1, found // each)

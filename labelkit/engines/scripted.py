@@ -11,9 +11,11 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
-from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, choose
+from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Traits, choose
+from labelkit.engines.tokenizers import stated_context, words
 from labelkit.errors import UnknownNameError, UsageError
 
+TRAITS = Traits(words, stated_context, words=True)
 SCRIPTS = ("overlap", "garbage")
 
 
@@ -46,7 +48,11 @@ class ScriptedEngine(Engine):
         prompt = request.messages[-1].content
         tokens = len(prompt.split())
         if self._script == "garbage" and hashlib.sha256(request.key.encode()).digest()[0] % 3 == 0:
-            return Reply(key=request.key, text="I would say 3/10", finish_reason="stop", prompt_tokens=tokens)
+            text = "I would say 3/10"
+            written = len(text.split())
+            return Reply(
+                key=request.key, text=text, finish_reason="stop", prompt_tokens=tokens, completion_tokens=written
+            )
         if not request.labels:
             text = _list(prompt, request.pattern)
             return Reply(

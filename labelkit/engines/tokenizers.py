@@ -14,6 +14,8 @@ from labelkit.errors import EngineError, MissingPackageError, UsageError, first_
 
 TURN_TOKENS = 8
 """Allowed for the marks around a chat turn where no chat template is at hand to count them."""
+WORST_TURN_TOKENS = 16
+"""The most that a chat template is taken to add to a turn where the server alone knows it."""
 
 
 class Tokens(Protocol):
@@ -34,6 +36,11 @@ class Words:
 
     def prompt(self, messages: Sequence[Message]) -> int:
         return sum(len(self.ends(message.content)) for message in messages)
+
+
+def words(settings: Settings, tokenizer: str | None) -> Tokens:
+    """Return the words of a judge that counts no tokens."""
+    return Words()
 
 
 class ChatTokens:
@@ -78,32 +85,30 @@ def _ends(tokenizer: Any, text: str) -> list[int]:
     return [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
 
 
-def tokens_of(engine: str, settings: Settings, tokenizer: str | None) -> Tokens | None:
-    """The tokenizer of a judge; None for a server whose tokenizer the user does not name."""
-    if engine == "scripted":
-        return Words()
-    if engine in ("openai", "openai-batch"):
-        return FileTokens(tokenizer) if tokenizer else None
+def file_tokens(settings: Settings, tokenizer: str | None) -> Tokens | None:
+    """Return the tokenizer that the user names for a model behind a server."""
+    return FileTokens(tokenizer) if tokenizer else None
+
+
+def model_tokens(settings: Settings, tokenizer: str | None) -> Tokens:
+    """Return the tokenizer of a model that runs here. Raises `UsageError` where the user names another."""
     if tokenizer:
-        raise UsageError(f"engine {engine} has the model's own tokenizer: it takes no --tokenizer")
+        raise UsageError("a model that runs here has its own tokenizer: it takes no --tokenizer")
     from labelkit.engines.local import load_tokenizer
 
     return ChatTokens(load_tokenizer(settings))
 
 
-def context_of(engine: str, settings: Settings) -> int | None:
-    """Tokens that a prompt and its answer may have together; None where only the server knows."""
-    if settings.max_model_len or engine in ("scripted", "openai", "openai-batch"):
-        return settings.max_model_len
-    if engine == "local":
-        from labelkit.engines.local import model_context
-
-        return model_context(settings)
-    from labelkit.engines.vllm import MAX_MODEL_LEN
-
-    return MAX_MODEL_LEN
+def stated_context(settings: Settings) -> int | None:
+    """Return the context that the user states for a server."""
+    return settings.max_model_len
 
 
 def bound(text: str) -> int:
     """The most tokens that a text can have without a tokenizer at hand: one a byte (byte-level vocabularies)."""
     return len(text.encode())
+
+
+def most_prompt_tokens(messages: Sequence[Message]) -> int:
+    """Return the most tokens that a prompt can have under any tokenizer and chat template."""
+    return sum(bound(message.content) + WORST_TURN_TOKENS for message in messages) + WORST_TURN_TOKENS

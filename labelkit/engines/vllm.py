@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from labelkit.engines import LOWEST, Engine, Reply, Request, Settings
+from labelkit.engines import LOWEST, Engine, Reply, Request, Settings, Traits
 from labelkit.engines.in_flight import flow
 from labelkit.engines.local import (
     default_dtype,
@@ -23,6 +23,7 @@ from labelkit.engines.local import (
     model_facts,
     over_long,
 )
+from labelkit.engines.tokenizers import model_tokens
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
 from labelkit.pooling.model_safety import refuse_code
 
@@ -35,6 +36,14 @@ THINKING_TOKENS = 2048
 MAX_MODEL_LEN = 4096
 TOP_LOGPROBS = 20
 """The most that vLLM returns by default; the mask leaves the labels alone among them."""
+
+
+def context_of(settings: Settings) -> int:
+    """Tokens that a prompt and its answer may have together."""
+    return settings.max_model_len or MAX_MODEL_LEN
+
+
+TRAITS = Traits(model_tokens, context_of)
 
 
 def open_engine(settings: Settings) -> "VllmEngine":
@@ -52,7 +61,7 @@ class VllmEngine(Engine):
         refuse_code(settings.model, trusted=settings.trust_remote_code)
         self._tokenizer = load_tokenizer(settings)
         self._dtype = settings.dtype or default_dtype()
-        self._limit = settings.max_model_len or MAX_MODEL_LEN
+        self._limit = context_of(settings)
         self._label_tokens = lru_cache(partial(first_label_tokens, self._tokenizer))
         self._longest_label = lru_cache(partial(longest_label, self._tokenizer))
         self._text = lru_cache(lambda ids: self._tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit.engines import EngineFacts, Reply, Settings, open_engine
-from labelkit.engines.tokenizers import context_of, tokens_of
+from labelkit.engines import EngineFacts, Reply, Settings, open_engine, traits_of
 from labelkit.errors import UsageError
 from labelkit.judging.budget import Budget, Caps, check_price
 from labelkit.judging.journal import FILE as JOURNAL_FILE
@@ -46,6 +45,8 @@ class Outcome(NamedTuple):
     """Pairs that are not judged, because the budget allowed no more."""
     failures: dict[str, int]
     """Reason -> pairs without a grade."""
+    unscored: int
+    """Pairs with a grade and no score: the server gave no log-probabilities that tell the labels apart."""
     seconds: float
     cut_passages: int
     tokens: int
@@ -85,15 +86,16 @@ def annotate(
     method = method_named(method_name)
     prompt = prompt_for(method_name, prompt_name)
     refuse_other_labels(folder)
-    price = price_of(settings.model, engine_name, prices)
+    traits = traits_of(engine_name)
+    price = price_of(settings.model, prices, batch=traits.batch)
     check_price(price, caps, settings.model)
     engine = open_engine(engine_name, settings._replace(folder=folder))
     engine.check_labels(prompt.label_texts)
-    tokens = tokens_of(engine.facts.engine, settings, tokenizer)
+    tokens = traits.tokens(settings, tokenizer)
     reading = complete(reading, method, tokens)
     judge = make_judge(engine.facts, settings, method, prompt, reading, tokenizer)
     tasks = Tasks(read_texts(pool, limit, reading, tokens), prompt, method, reading, digest(identity_of(judge)))
-    work = tasks.make(pool, limit, tokens, context_of(engine.facts.engine, settings) if method.listwise else None)
+    work = tasks.make(pool, limit, tokens, traits.context(settings) if method.listwise else None)
     with Journal(folder) as journal:
         folders.begin(folder, KIND, command)
         asked = asked_of(judge.judge_id, work.tasks, listwise=method.listwise)
@@ -104,7 +106,7 @@ def annotate(
         drift = ModelChange(earlier(journal, work.tasks, replies) if watched else (), watched=watched)
         if retry_failed:
             replies.forget_failed(work.tasks, method, prompt)
-        budget = Budget(journal, price, tokens, caps, engine_name)
+        budget = Budget(journal, caps, price=price, tokens=tokens, traits=traits)
         run = Scheduler(tasks, method, prompt, replies, journal, budget, progress)
         run.start(work.tasks)
         try:
@@ -125,6 +127,7 @@ def annotate(
         cached=run.cached,
         pending=len(pairs) - mine.judged,
         failures=mine.failures,
+        unscored=mine.unscored,
         seconds=run.progress.seconds,
         cut_passages=work.facts["cut_passages"],
         tokens=budget.tokens,

@@ -6,22 +6,15 @@ across kills and resumes.
 """
 
 import logging
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from labelkit.engines import Message, Reply, Request
-from labelkit.engines.client import TRIES as HTTP_TRIES
-from labelkit.engines.tokenizers import FileTokens, Tokens, bound
+from labelkit.engines import Reply, Request, Traits
+from labelkit.engines.tokenizers import FileTokens, Tokens, bound, most_prompt_tokens
 from labelkit.errors import UsageError
 from labelkit.judging.journal import Charge, Journal
 from labelkit.judging.prices import Price
 
 log = logging.getLogger(__name__)
-
-TRIES = {"openai": HTTP_TRIES}
-"""Times that an engine may send a request before it gives up, where that is more than once."""
-WORST_TURN_TOKENS = 16
-"""The most that a chat template is taken to add to a turn where the server alone knows it."""
 
 
 class Caps(NamedTuple):
@@ -34,16 +27,19 @@ class Caps(NamedTuple):
 class Budget:
     """What was spent and what may still be. Without caps it only counts."""
 
-    def __init__(self, journal: Journal, price: Price | None, tokens: Tokens | None, caps: Caps, engine: str) -> None:
-        """`tokens` is the judge's own tokenizer where labelkit renders the prompts itself."""
+    def __init__(
+        self, journal: Journal, caps: Caps, *, price: Price | None, tokens: Tokens | None, traits: Traits
+    ) -> None:
         self._journal = journal
-        self._price = price
-        self._tokens = None if isinstance(tokens, FileTokens) else tokens
         self._caps = caps
-        self._tries = TRIES.get(engine, 1)
+        self._price = price
+        self._tokens = tokens
+        self._tries = traits.tries
+        self._sent: dict[str, Request] = {}
+        """Requests under way, by key."""
         self._aside: dict[str, Charge] = {}
-        if engine == "openai-batch":
-            # A batch that was submitted is collected, not submitted again.
+        self._told = False
+        if traits.batch:
             self._aside = journal.aside()
         else:
             journal.write_off()
@@ -56,35 +52,66 @@ class Budget:
 
     def reserve(self, request: Request) -> bool:
         """Set the worst case of a request aside, all its tries included; False where it does not fit any more."""
-        if self._caps == Caps() or request.key in self._aside:
-            return True
-        prompt = worst_prompt(request.messages, self._tokens)
-        worst = self._cost(prompt, request.max_tokens, times=self._tries)
-        if self._caps.tokens is not None and self.tokens + worst.tokens > self._caps.tokens:
-            return False
-        if self._caps.usd is not None and self.usd + (worst.usd or 0) > self._caps.usd:
-            return False
-        self._journal.reserve(request.key, worst)
-        self._aside[request.key] = worst
-        self._add(worst)
+        if self._caps != Caps() and request.key not in self._aside:
+            worst = self._cost(self._worst_prompt(request), request.max_tokens, times=self._tries)
+            if self._caps.tokens is not None and self.tokens + worst.tokens > self._caps.tokens:
+                return False
+            if self._caps.usd is not None and self.usd + (worst.usd or 0) > self._caps.usd:
+                return False
+            self._journal.reserve(request.key, worst)
+            self._aside[request.key] = worst
+            self._add(worst)
+        self._sent[request.key] = request
         return True
 
     def charge(self, reply: Reply) -> Charge:
         """What a reply cost, in the place of what was set aside for it.
 
-        A reply without a count of its tokens (a timeout, a broken connection) costs all that was set aside; a try that
-        met a fault may have been billed and costs its part of that.
+        An answer costs the tokens that the engine counted, or our own count where it counted none. A try without an
+        answer (a timeout, a broken connection) may have been billed and costs its part of what was set aside.
         """
-        cost = self._cost(reply.prompt_tokens or 0, reply.completion_tokens or 0)
+        request = self._sent.pop(reply.key, None)
+        answered = reply.error is None
+        cost = self._answer_cost(reply, request) if answered else self._cost(0, 0)
         aside = self._aside.pop(reply.key, None)
         if aside is not None:
             self._add(Charge(-aside.tokens, None if aside.usd is None else -aside.usd))
-            faults = self._tries if reply.prompt_tokens is None else reply.tries - 1
-            part = min(1, faults / self._tries)
+            part = min(1, (reply.tries - answered) / self._tries)
             usd = None if cost.usd is None else cost.usd + part * (aside.usd or 0)
             cost = Charge(cost.tokens + round(part * aside.tokens), usd)
         self._add(cost)
         return cost
+
+    def _answer_cost(self, reply: Reply, request: Request | None) -> Charge:
+        """What an answer cost without the tries before it."""
+        prompt, written = reply.prompt_tokens, reply.completion_tokens
+        if request is not None and (prompt is None or written is None):
+            prompt = self._prompt(request) if prompt is None else prompt
+            written = self._written(reply, request) if written is None else written
+            self._tell()
+        return self._cost(prompt or 0, written or 0)
+
+    def _prompt(self, request: Request) -> int:
+        """Count the tokens of a prompt: by the tokenizer where there is one, else at their upper bound."""
+        return self._tokens.prompt(request.messages) if self._tokens else most_prompt_tokens(request.messages)
+
+    def _worst_prompt(self, request: Request) -> int:
+        """The most tokens that a prompt can have; a tokenizer without the model's chat template does not know it."""
+        known = self._tokens is not None and not isinstance(self._tokens, FileTokens)
+        return self._prompt(request) if known else most_prompt_tokens(request.messages)
+
+    def _written(self, reply: Reply, request: Request) -> int:
+        """Count the tokens of an answer and its end; one without text may have used up all that it was allowed."""
+        if reply.text is None:
+            return request.max_tokens
+        return 1 + (len(self._tokens.ends(reply.text)) if self._tokens else bound(reply.text))
+
+    def _tell(self) -> None:
+        """Say once that the engine's counts cannot be charged, and what is charged instead."""
+        if not self._told:
+            how = "by --tokenizer" if self._tokens else "as one a byte, an upper bound; --tokenizer counts better"
+            log.info(f"the judge states no token counts that fit its prompts and answers: labelkit counts them {how}")
+        self._told = True
 
     def _cost(self, prompt: int, completion: int, times: int = 1) -> Charge:
         usd = times * self._price.usd(prompt, completion) if self._price else None
@@ -93,14 +120,6 @@ class Budget:
     def _add(self, charge: Charge) -> None:
         self.tokens += charge.tokens
         self.usd += charge.usd or 0.0
-
-
-def worst_prompt(messages: Sequence[Message], tokens: Tokens | None) -> int:
-    """The most tokens that a prompt can have: counted where the judge's own tokenizer and template are at hand, else a
-    token a byte."""
-    if tokens is not None:
-        return tokens.prompt(messages)
-    return sum(bound(message.content) + WORST_TURN_TOKENS for message in messages) + WORST_TURN_TOKENS
 
 
 def check_price(price: Price | None, caps: Caps, model: str) -> None:

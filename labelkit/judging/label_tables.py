@@ -24,17 +24,21 @@ from labelkit.storage.labels import KIND
 
 
 class Tally:
-    """Counts judgements as they are written: all of them, or those of the triples (judge, query, passage) given."""
+    """Counts judgements as they are written: all of them, or those of the triples (judge, query, passage) given.
+
+    `judged` have a state, `unscored` of them a grade and no score.
+    """
 
     def __init__(self, mine: set[tuple[str, str, str]] | None = None) -> None:
         self._mine = mine
         self._reasons: Counter[str] = Counter()
-        self.judged = 0
+        self.judged = self.unscored = 0
 
     def add(self, row: Judgement) -> None:
         """One more judgement."""
         if self._mine is None or (row.judge_id, row.query_id, row.passage_id) in self._mine:
             self.judged += 1
+            self.unscored += row.grade is not None and row.score is None
             if row.failure is not None:
                 # The kind of a reason stands before its first colon or quote.
                 self._reasons[row.failure.split(":", 1)[0].split(" in '", 1)[0].split(' in "', 1)[0]] += 1
@@ -89,7 +93,7 @@ def finalise(
         command,
         inputs=inputs,
         rows={"judgements": judgements.count, "ballots": ballots.count, "judges": len(judges)},
-        facts={**facts, "failures": every.failures, "pending": pairs - every.judged},
+        facts={**facts, "failures": every.failures, "pending": pairs - every.judged, "without_score": every.unscored},
         files=["judgements.parquet", "ballots.parquet", "judges.parquet"],
     )
     return tally

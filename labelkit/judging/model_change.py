@@ -26,7 +26,7 @@ class ModelChange:
         """Compare a reply; one that does not say who made it is no change."""
         for field in FIELDS:
             value: str | None = getattr(reply, field)
-            if self._watched and value is not None and value != self._first.setdefault(field, value):
+            if self._watched and value and value != self._first.setdefault(field, value):
                 self._found = self._found or f"{field} {self._first[field]!r} became {value!r}"
 
     def until(self, requests: Iterable[Request]) -> Iterator[Request]:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from labelkit.engines import Reply, Request, Settings
-from labelkit.engines.tokenizers import Tokens, context_of, tokens_of
-from labelkit.judging.budget import worst_prompt
+from labelkit.engines import Reply, Request, Settings, traits_of
+from labelkit.engines.tokenizers import Tokens, most_prompt_tokens
 from labelkit.judging.methods import Method, method_named
 from labelkit.judging.methods.steps import Ask
 from labelkit.judging.prices import Price
@@ -62,15 +61,16 @@ def plan(
 ) -> Plan:
     """Count what `annotate` would ask with the same options. `rate`: calls a second."""
     method, prompt = method_named(method_name), prompt_for(method_name, prompt_name)
-    tokens = tokens_of(engine_name, settings, tokenizer)
+    traits = traits_of(engine_name)
+    tokens = traits.tokens(settings, tokenizer)
     reading = complete(reading, method, tokens)
     tasks = Tasks(read_texts(pool, limit, reading, tokens), prompt, method, reading, "")
-    work = tasks.make(pool, limit, tokens, context_of(engine_name, settings) if method.listwise else None)
+    work = tasks.make(pool, limit, tokens, traits.context(settings) if method.listwise else None)
     first = rest = calls = completion = shared = 0
     before = ""
     for task in work.tasks:
         for number, request in enumerate(largest(task, tasks, method, prompt)):
-            size = tokens.prompt(request.messages) if tokens else worst_prompt(request.messages, None)
+            size = tokens.prompt(request.messages) if tokens else most_prompt_tokens(request.messages)
             calls, completion = calls + 1, completion + request.max_tokens
             if number:
                 rest += size

@@ -17,6 +17,27 @@ NONE = "none"
 """The selection of no passage: said, not left out."""
 IDENTIFIER = r"\[[1-9][0-9]{0,3}\]"
 SELECTION = re.compile(rf"{IDENTIFIER}(?:[ \t\r\n]*[,;]?[ \t\r\n]*{IDENTIFIER})*")
+CUT_OFF = ("length", "maxtokens", "maxoutputtokens", "tokenlimit", "context")
+"""Words in the finish reasons of an answer that ran out of tokens, in the spellings of vendors and servers."""
+NO_END = (
+    *(
+        "filter",
+        "safety",
+        "toxic",
+        "refus",
+        "block",
+        "prohibited",
+        "recitation",
+        "spii",
+        "guardrail",
+        "armor",
+        "policy",
+    ),
+    *("error", "abort", "cancel", "timeout", "interrupt", "insufficient", "incomplete", "malformed", "fail"),
+)
+"""Words in the finish reasons of an answer that was withheld or broke off. All other reasons are a normal end: every
+vendor has its own word for that.
+"""
 RANKING = re.compile(rf"{IDENTIFIER}(?:[ \t\r\n]*[>,;]?[ \t\r\n]*{IDENTIFIER})*")
 
 
@@ -39,7 +60,7 @@ def read_label(reply: Reply, labels: Sequence[str]) -> str | Failure:
     answer = normalise(text)
     for label in labels:
         # A server that constrains to one token stops for "length" right behind a complete label.
-        if answer == normalise(label) and reply.finish_reason in ("stop", "length", None):
+        if answer == normalise(label) and not says(reply.finish_reason, NO_END):
             return label
     return ended(reply, text) or Failure(f"no label in {text[:60]!r}" if answer else "empty answer")
 
@@ -101,10 +122,16 @@ def answer_text(reply: Reply) -> str | Failure:
 
 
 def ended(reply: Reply, text: str) -> Failure | None:
-    """The failure of a reply that was cut off."""
-    if reply.finish_reason in ("stop", None):
+    """The failure of a reply that was cut off, withheld or broken off."""
+    if not says(reply.finish_reason, CUT_OFF + NO_END):
         return None
     return Failure(f"cut off: finish_reason {reply.finish_reason}, answer {text[:60]!r}")
+
+
+def says(finish_reason: str | None, words: Sequence[str]) -> bool:
+    """Whether a finish reason holds any of these words, in any spelling."""
+    reason = re.sub(r"[^a-z]", "", (finish_reason or "").lower())
+    return any(word in reason for word in words)
 
 
 def listed(reply: Reply, size: int, syntax: re.Pattern[str]) -> list[int] | Failure:

@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import NamedTuple, Protocol
 
 from labelkit.engines import Reply
+from labelkit.engines.completions import read_again
 from labelkit.judging.methods import Method
 from labelkit.judging.methods.steps import Ask, Verdict
 from labelkit.judging.prompts import Prompt
@@ -49,6 +50,7 @@ def advance(task: Task, method: Method, prompt: Prompt, replies: Replies) -> Wai
     ask, key = next(steps), task.key
     taken: list[Reply] = []
     while reply := replies.get(key):
+        reply = read_again(reply, ask.labels)
         taken.append(reply)
         try:
             ask = steps.send(reply)

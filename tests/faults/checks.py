@@ -1,11 +1,13 @@
 """The checks: each does its trials in an empty folder, few or all of them, and returns what went wrong."""
 
+import copy
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +19,10 @@ from labelkit.datasets import mix as mixing
 from labelkit.datasets.inputs import Inputs
 from labelkit.datasets.policies import MixRules
 from labelkit.datasets.replay import replay
-from labelkit.engines import Reply, Settings
+from labelkit.engines import Message, Reply, Request, Settings, client, open_engine
 from labelkit.errors import LabelkitError
 from labelkit.exchange.hub import SECRETS, holds
-from labelkit.judging.annotate import annotate
+from labelkit.judging.annotate import annotate, reparse
 from labelkit.judging.journal import FILE, Journal
 from labelkit.pooling.pool import read_pool
 from labelkit.storage import dataset
@@ -332,6 +334,134 @@ def secrets(work: Path, full: bool) -> Outcome:
     checkpoints = sum("model.checkpoints" in path.parts for path in files)
     wrong += [] if checkpoints else ["no checkpoint was looked into"]
     return Outcome(len(files), wrong, f"{len(keys)} keys looked for, {checkpoints} files of checkpoints among it")
+
+
+WAITS = ("0", "-1", "-1e9", "0.000001", "Mon, 01 Jan 2001 00:00:00 GMT", "NaN", "Infinity", "1e999", "soon", "0, 0")
+"""Values of Retry-After that ask for nothing."""
+
+
+def refused(header: str | None, pairs: int) -> int:
+    """Requests that a server gets which answers 429 with this Retry-After to all but the first request."""
+    told = b"" if header is None else f"Retry-After: {header}\r\n".encode()
+    server = rig.Server(lambda number, body: rig.Sent(b"{}", 429, told) if number > 1 else None)
+    engine = open_engine("openai", Settings("m", base_urls=(server.url,), concurrency=pairs))
+    list(engine.run(Request(str(n), "q", (Message("user", f"grade {n}"),), ("0", "1")) for n in range(pairs + 1)))
+    server.close()
+    return server.arrived - 1
+
+
+def retry_after(work: Path, full: bool) -> Outcome:
+    """Requests in a time under a 429 with each kind of Retry-After, against those that our own backoff sends."""
+    seconds, pairs, sent = 10.0 if full else 3.0, 8, {}
+
+    def one(header: str | None) -> None:
+        sent[header] = refused(header, pairs)
+
+    threads = [threading.Thread(target=one, args=(header,)) for header in (None, *WAITS, "1e9")]
+    pauses = {"FIRST_PAUSE": 0.5, "LONGEST_PAUSE": 30.0, "LONGEST_WAIT": 1.0}
+    with rig.constants(client, CALL_SECONDS=seconds, **pauses):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    own, longest = sent[None], sent["1e9"]
+    wrong = [
+        f"Retry-After {header!r}: {sent.get(header)} requests" for header in WAITS if not 0 < sent[header] <= 2 * own
+    ]
+    if not pairs * (seconds - 2) <= longest <= pairs * (seconds + 1):
+        wrong.append(f"a wait of 1e9 s, at most 1 s: {longest} requests")
+    return Outcome(len(sent), wrong, f"{pairs} pairs in {seconds:.0f} s: our own backoff sends {own} requests, {sent}")
+
+
+COUNTS = (0, 1, -1, -1e6, -(2**63), 1e30, 2**63, 10**400, 0.5, "x", "40", None, float("nan"), float("inf"), [40], {})
+"""Tokens as lying servers state them."""
+
+
+def lying_counts(work: Path, full: bool) -> Outcome:
+    """A cap under counts that cannot be, and kills."""
+    runs, wrong, most = 50 if full else 2, [], 0.0
+    rig.make_pairs(work, 500)
+    for number in range(runs):
+        chance = random.Random(f"26 {number}")
+
+        def lie(arrived: int, body: dict, chance: random.Random = chance) -> rig.Sent:
+            usage = {name: chance.choice(COUNTS) for name in ("prompt_tokens", "completion_tokens")}
+            whole = rig.completion(body, usage=chance.choice([usage, usage, usage, None, [], "many"]))
+            return rig.Sent(json.dumps(whole).encode())
+
+        server, cap = rig.Server(lie), chance.randint(60_000, 200_000)
+        job = rig.Job(work / "pool-500", work / f"labels-{number}", server.url, work / f"told-{number}", 4, cap)
+        for _ in range(chance.randint(0, 1)):
+            rig.killed_at(server, job, chance.randint(1, 20), chance)
+        codes, sent = [finish(job)], server.arrived
+        codes.append(finish(job))
+        most = max(most, server.billed / cap)
+        wrong += [f"run {number}: {server.billed} tokens billed, the cap was {cap}"] if server.billed > cap else []
+        wrong += [f"run {number}: ended with {codes}"] if codes != [1, 1] else []
+        wrong += [f"run {number}: {server.arrived - sent} requests after its cap"] if server.arrived > sent else []
+        wrong += [f"run {number}: it stopped after {sent} requests"] if sent < 10 else []
+        server.close()
+        shutil.rmtree(job.folder)
+    return Outcome(runs, wrong, f"all runs ended at their cap; at most {most:.0%} of one was billed")
+
+
+ODD = (None, True, 0, -1, 7, 1e30, "", "x", "-1", "\ud800", [], [None], {}, {"text": "3"}, [{"type": "thinking"}], [51])
+"""Values of a type or form that does not belong there."""
+
+
+def odd_answer(body: dict, chance: random.Random) -> tuple[dict, bool]:
+    """The right answer with up to three odd details, and whether its text and its end are as they were."""
+    entry = {"token": rig.grade_of(body["messages"]), "logprob": -0.1}
+    whole = rig.completion(body, id=chance.random())
+    whole["choices"][0]["logprobs"] = {"content": [entry | {"top_logprobs": [dict(entry)]}]}
+    good = copy.deepcopy(whole)
+    for _ in range(chance.randint(1, 3)):
+        place: object = whole
+        while isinstance(place, dict | list) and place:
+            step = chance.choice(list(place)) if isinstance(place, dict) else chance.randrange(len(place))
+            inner = place[step]
+            if step != "id" and (chance.random() < 0.4 or not isinstance(inner, dict | list) or not inner):
+                place[step] = copy.deepcopy(chance.choice(ODD))
+                break
+            place = inner
+    try:
+        choice = whole["choices"][0]
+        intact = choice["message"]["content"] == good["choices"][0]["message"]["content"]
+    except (LookupError, TypeError):
+        intact = False
+    return whole, intact
+
+
+def odd_shapes(work: Path, full: bool) -> Outcome:
+    """Paid answers of any shape: each in the journal, none a traceback, no grade lost or invented."""
+    pairs, sent, wrong = 10_000 if full else 500, {}, []
+    pool, chance, lock = rig.make_pairs(work, pairs), random.Random(30), threading.Lock()
+
+    def odd(arrived: int, body: dict) -> rig.Sent:
+        with lock:
+            whole, intact = odd_answer(body, chance)
+        content = json.dumps(whole)
+        sent[content] = intact
+        return rig.Sent(content.encode())
+
+    server = rig.Server(odd)
+    settings = Settings("m", base_urls=(server.url,), concurrency=rig.CONCURRENCY)
+    run = {"method_name": "graded", "prompt_name": None, "limit": None, "command": "rig", "allow_drift": True}
+    outcome = annotate(pool, work / "labels", engine_name="openai", settings=settings, **run)
+    server.close()
+    kept = [json.loads(reply) for reply in rig.replies_in(work / "labels").values()]
+    bodies = {reply["raw"] for reply in kept if "raw" in reply}
+    texts = [content for content in sent if content not in bodies]
+    lost = [content for content in texts if not sent[content]]
+    wrong += [f"{len(kept)} replies in the journal, {len(sent)} answers were sent"] if len(kept) != len(sent) else []
+    wrong += [f"not kept: {content}" for content in lost[:5]]
+    judged = read_labels(work / "labels")[0]
+    graded = sum(row.grade is not None for row in judged)
+    if graded != sum(sent.values()):
+        wrong.append(f"{graded} pairs graded, {sum(sent.values())} answers state a grade")
+    again = sum(reparse(pool, work / "labels", "rig").values())
+    wrong += [f"{again} failures when read again"] if again != sum(outcome.failures.values()) else []
+    return Outcome(len(sent), wrong, f"{len(bodies)} bodies kept as they came, {graded} pairs graded")
 
 
 def replays(work: Path, full: bool) -> Outcome:

@@ -105,6 +105,24 @@ PROMISES = (
         ("corpora/test_tidy.py", "corpora/test_beir.py"),
     ),
     Promise(21, "labels replay from provenance", checks.replays, ("datasets/test_replay.py",)),
+    Promise(
+        25,
+        "Retry-After of any kind: at most our own backoff's requests, at most a stated wait",
+        checks.retry_after,
+        ("engines/test_retry_after.py",),
+    ),
+    Promise(
+        26,
+        "whatever a server says of its tokens, the cap holds by our own count",
+        checks.lying_counts,
+        ("engines/test_paid_answers.py",),
+    ),
+    Promise(
+        30,
+        "an answer that was paid for is kept, whatever its shape",
+        checks.odd_shapes,
+        ("engines/test_completions.py",),
+    ),
 )
 
 

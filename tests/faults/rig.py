@@ -35,8 +35,18 @@ from labelkit.pooling.pool import Pool, Recipe, make_pool, read_pool
 CONCURRENCY = 64
 # Faults by the hundred: what is shown does not depend on how long a pause is.
 client.FIRST_PAUSE, client.LONGEST_PAUSE = 0.01, 0.1
-Plan = Callable[[int, dict[str, Any]], str | None]
-"""(number of the request, its body) -> the name of a fault, or None for an answer."""
+
+
+class Sent(NamedTuple):
+    """An answer of any kind, byte for byte."""
+
+    content: bytes
+    status: int = 200
+    headers: bytes = b""
+
+
+Plan = Callable[[int, dict[str, Any]], str | Sent | None]
+"""(number of the request, its body) -> the name of a fault, an answer of any kind, or None for a good answer."""
 
 
 def grade_of(messages: list[dict[str, str]]) -> str:
@@ -87,6 +97,10 @@ class Server:
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         ready.set()
         self._loop.run_forever()
+        talks = asyncio.all_tasks(self._loop)
+        for talk in talks:
+            talk.cancel()
+        self._loop.run_until_complete(asyncio.gather(*talks, return_exceptions=True))
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -97,10 +111,12 @@ class Server:
                 body = json.loads(await reader.readexactly(length))
                 self.arrived += 1
                 fault = self.plan(self.arrived, body)
-                self.ledger[fault or "answered"] += 1
+                answered = isinstance(fault, Sent) and fault.status == 200
+                refused = fault == "429" or (isinstance(fault, Sent) and fault.status == 429)
+                self.ledger["answered" if answered or not fault else str(fault)] += 1
                 self.asked[hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()] += 1
                 words = sum(len(turn["content"].split()) for turn in body["messages"])
-                self.billed += 0 if fault == "429" else words + (body["max_tokens"] if fault else 1)
+                self.billed += 0 if refused else words + (body["max_tokens"] if fault and not answered else 1)
                 self.on_arrival(self.arrived)
                 if self.latency:
                     await asyncio.sleep(self.latency)
@@ -109,8 +125,11 @@ class Server:
                 await writer.drain()
         writer.close()
 
-    def _answer(self, writer: asyncio.StreamWriter, body: dict[str, Any], fault: str | None) -> bool:
+    def _answer(self, writer: asyncio.StreamWriter, body: dict[str, Any], fault: str | Sent | None) -> bool:
         """Send what the fault makes of the answer; whether the connection stays."""
+        if isinstance(fault, Sent):
+            self._write(writer, fault)
+            return True
         whole = json.dumps(completion(body)).encode()
         sent = {
             None: (200, whole, b""),
@@ -127,9 +146,14 @@ class Server:
             writer.transport.abort()
             return False
         status, content, headers = sent[fault]
-        head = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % (status, len(content))
-        writer.write(head + headers + b"\r\n" + (content[: len(content) // 2] if fault == "truncated" else content))
+        self._write(writer, Sent(content, status, headers), half=fault == "truncated")
         return fault != "truncated"
+
+    def _write(self, writer: asyncio.StreamWriter, sent: Sent, *, half: bool = False) -> None:
+        """Send an answer, or half of its body."""
+        size = len(sent.content)
+        head = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % (sent.status, size)
+        writer.write(head + sent.headers + b"\r\n" + sent.content[: size // 2 if half else size])
 
 
 @functools.cache
@@ -259,6 +283,19 @@ def killed_at(server: Server, job: Job, arrivals: int, chance: random.Random) ->
     kill(process)
     code: int | None = process.exitcode
     return code
+
+
+@contextlib.contextmanager
+def constants(module: Any, **values: Any) -> Iterator[None]:
+    """Other values of a module's constants while the block runs."""
+    before = {name: getattr(module, name) for name in values}
+    for name, value in values.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
 
 
 def keys_in(path: Path) -> list[str]:

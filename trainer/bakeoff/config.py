@@ -19,7 +19,7 @@ SHIPPED = Path(str(files("trainer") / "shipped"))
 class BakeoffConfig(BaseModel):
     """What is compared, and the settings that all runs share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     objectives: tuple[str, ...] = Field(default=PAPER, min_length=1)
     regimes: dict[str, list[str | dict[str, Any]]] = Field(default={"all": ["all"]}, min_length=1)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import typer
 
 from labelkit.commands import console
+from labelkit.commands.parameters import Command
 from trainer.commands import measuring, training
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: loading rich costs 0.2 s
 )
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=Command)(command)
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
     compare: Annotated[list[str] | None, typer.Option(help="Another model; may be given several times.")] = None,
     relevant_grade: Annotated[int, typer.Option(min=1, help="Lowest grade that RR, AP and R call relevant.")] = 1,
-    cutoffs: Annotated[list[int] | None, typer.Option("--recall", help="Cutoff of Recall. Default 100.")] = None,
+    cutoffs: Annotated[list[int] | None, typer.Option("--recall", min=1, help="Cutoff of Recall. Default 100.")] = None,
     index: Annotated[str, typer.Option(help="exact, or approximate: faiss, usearch.")] = "exact",
-    max_query_length: Annotated[int | None, typer.Option(help="Tokens; default: the model's limit.")] = None,
-    max_passage_length: Annotated[int | None, typer.Option(help="Tokens; default: the model's limit.")] = None,
-    dimensions: Annotated[int | None, typer.Option(help="Keep the first so many of an embedding.")] = None,
+    max_query_length: Annotated[int | None, typer.Option(min=3, help="Tokens; default: the model's limit.")] = None,
+    max_passage_length: Annotated[int | None, typer.Option(min=3, help="Tokens; default: the model's limit.")] = None,
+    dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first so many of an embedding.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder for a TREC run a model and collection.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")

@@ -62,7 +62,7 @@ OF_A_STAGE = (
 class FitConfig(BaseModel):
     """Everything that decides what a run computes, beside the dataset."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     """A sentence-transformers or transformers model: a local folder or a name on the Hugging Face Hub."""
@@ -121,25 +121,25 @@ class FitConfig(BaseModel):
     """Positives drawn for a query at most. SingleLH and Rand1LH use one."""
     positives: Literal["new", "best", "grade"] | None = None
     """Which ones: drawn anew each epoch (the default), the best ones, or drawn anew in proportion to the grade."""
-    learning_rate: float = Field(default=2e-5, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=2e-5, gt=0)
     """Peak of a linear schedule that ends at 0."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises from 0."""
-    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    temperature: float = Field(default=TEMPERATURES["cosine"], gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.01, ge=0)
+    temperature: float = Field(default=TEMPERATURES["cosine"], gt=0)
     """What similarities are divided by. Where it is not set, the similarity's own of `TEMPERATURES`."""
     learn_temperature: bool = False
     """Learn the temperature too, at `TEMPERATURE_RATE` times the learning rate."""
     similarity: Literal["cosine", "dot"] = "cosine"
     in_batch_negatives: bool = True
     """Passages of a batch that nobody judged for a query are its negatives; otherwise only judged ones are."""
-    false_negative_margin: float | None = Field(default=None, allow_inf_nan=False)
+    false_negative_margin: float | None = None
     """Unjudged passages more similar to the query than its best positive plus this are no negatives: they are taken
     for positives that were missed.
     """
-    false_negative_ratio: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    false_negative_ratio: float | None = Field(default=None, gt=0)
     """The same, more similar than this times the best positive's similarity; 0.95 in arXiv 2407.15831."""
-    source_weights: dict[Literal["human", "llm", "imported"], Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    source_weights: dict[Literal["human", "llm", "imported"], Annotated[float, Field(gt=0)]] = {}
     """Weights of positives by source, which multiply those of the dataset; 1 where none is set."""
     weight_by_probability: bool = False
     """Multiply the weight of a positive by the probability that its judge gave it, where it gave one."""
@@ -171,7 +171,7 @@ class FitConfig(BaseModel):
     """
     patience: int | None = Field(default=None, ge=1)
     """End a stage when so many epochs in a row were no better on `dev`."""
-    checkpoint_minutes: float = Field(default=10.0, ge=0, allow_inf_nan=False)
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
     """How much work a killed run may lose. 0: after every logged step."""
     log_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where the losses are logged too; files of tensorboard lie in the model's folder."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from labelkit.commands.console import show_log
 from labelkit.engines import Message, Reply, Request, Settings, open_engine
 from labelkit.records import Judgement
 from labelkit.storage.labels import read_labels
@@ -25,6 +26,12 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 WORDS = "grade the passage for this query from zero to three cats sleep in the day tea water mail carrier dogs"
+
+
+@pytest.fixture(autouse=True)
+def reports_on_screen() -> None:
+    """Reports of the library go to standard error, as under the command line."""
+    show_log()
 
 
 @pytest.fixture(scope="session")

@@ -236,3 +236,15 @@ def test_the_common_prefix_of_rows():
 def test_provenance_names_a_local_folder_and_not_its_path(tiny_qwen):
     assert Settings(f"{tiny_qwen}/").called == engine_for(tiny_qwen).facts.model_answered == Path(tiny_qwen).name
     assert Settings("Qwen/Qwen2.5-7B-Instruct").called == "Qwen/Qwen2.5-7B-Instruct"
+
+
+def test_a_model_that_computes_no_numbers_gives_no_grades(tiny_qwen, ask, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_qwen, tmp_path / "broken")
+    weights = load_file(tiny_qwen / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    replies = list(engine_for(tmp_path / "broken").run([ask("tea", "cats"), ask("tea", "dogs")]))
+    assert [reply.text for reply in replies] == [None, None]
+    assert all("no finite probabilities here; another --dtype may" in reply.error for reply in replies)

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from labelkit.engines import Message, Request, Settings, client, open_engine, openai_batch
+from labelkit.engines.tokenizers import most_prompt_tokens
 from labelkit.errors import EngineError, NotYetError, UsageError
 from labelkit.judging.journal import Journal
 
@@ -241,16 +242,56 @@ def test_a_bad_row_fails_alone(run, batches, completion):
     whole = batches.answer
     rows = {
         "k0": {"response": {"status_code": 400, "body": {"error": {"message": "too long"}}}, "error": None},
-        "k1": {"response": {"status_code": 200, "body": {"choices": 7}}, "error": None},
-        "k2": {"response": {"status_code": 200, "body": completion("3\ud800")}, "error": None},
-        "k3": {"response": {"status_code": "200", "body": "3"}, "error": None},
+        "k1": {"response": {"status_code": 200, "body": {"error": {"code": 400, "message": "no"}}}, "error": None},
+        "k2": {"response": {"status_code": "200", "body": "3"}, "error": None},
     }
     batches.answer = lambda row: rows.get(row["custom_id"]) or whole(row)
     replies = run(6)
     assert all(replies[key].error is not None and replies[key].text is None for key in rows)
     assert "too long" in replies["k0"].error
-    assert {replies[key].text for key in ("k4", "k5")} == {"1"}
+    assert {replies[key].text for key in ("k3", "k4", "k5")} == {"1"}
     assert len(batches.orders) == 1
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": -1e6, "completion_tokens": 0}, {"prompt_tokens": 1e30, "completion_tokens": "x"}, None]
+)
+def test_a_batch_that_lies_about_tokens_is_charged_by_our_own_count(
+    batches, completion, labelkit, pool, tmp_path, usage
+):
+    batches.answer = lambda row: {"response": {"status_code": 200, "body": completion("1", usage=usage)}}
+    command = ["annotate", pool, "-o", tmp_path / "labels", "--engine", "openai-batch", "--model", "m"]
+    command += ["--base-url", batches.url, "--wait", "--json", "--max-tokens", 10**6]
+    called = labelkit(*command)
+    assert called.code == 0, called.err
+    outcome = json.loads(called.out)
+    bodies = [row["body"] for batch in batches.batches.values() for row in batch["rows"]]
+    own = sum(most_prompt_tokens([Message(**turn) for turn in body["messages"]]) + 2 for body in bodies)
+    assert (outcome["tokens"], outcome["failures"]) == (own, {})
+    with Journal(tmp_path / "labels") as journal:
+        assert journal.aside() == {}
+
+
+@pytest.mark.parametrize("answer", [{"data": [], "has_more": True}, {"data": 5}, [1], {"data": [None]}])
+def test_a_list_of_batches_of_another_shape_is_one_line(run, batches, answer, monkeypatch):
+    batches.on_order = lambda batch: 500
+    handler = batches._http.RequestHandlerClass
+    get = handler.do_GET
+    monkeypatch.setattr(
+        handler, "do_GET", lambda self: self.send(answer) if self.path.startswith("/v1/batches?") else get(self)
+    )
+    with pytest.raises(EngineError, match="the batch API sends what is no batch"):
+        run(2)
+
+
+def test_an_end_without_words_is_said(run, batches, capsys):
+    def odd(batch):
+        batch["errors"] = {"data": [{"code": 7, "message": {"text": "no"}}]}
+        return "expired"
+
+    batches.status = odd
+    assert len(run(2)) == 2
+    assert "expired, 2 of 2 answered" in capsys.readouterr().err
 
 
 def test_a_request_that_no_batch_answers_is_given_up(run, batches):

@@ -29,13 +29,13 @@ NO_ANSWER = {
     "null content": {"choices": [CHOICE | {"message": {"role": "assistant", "content": None}}]},
     "empty content": {"choices": [CHOICE | {"message": {"role": "assistant", "content": ""}}]},
     "a number as content": {"choices": [CHOICE | {"message": {"content": 3}}]},
-    "content parts": {"choices": [CHOICE | {"message": {"content": [{"type": "text", "text": "3"}]}}]},
+    "thinking parts": {"choices": [CHOICE | {"message": {"content": [{"type": "thinking", "text": "3"}]}}]},
     "a lone surrogate": {"choices": [CHOICE | {"message": {"content": "3\ud800"}}]},
     "a refusal": {"choices": [CHOICE | {"message": {"content": None, "refusal": "no"}}]},
     "reasoning only": {"choices": [CHOICE | {"message": {"content": None, "reasoning_content": "3"}}]},
-    "a tool call": {"choices": [CHOICE | {"finish_reason": "tool_calls"}]},
     "filtered content": {"choices": [CHOICE | {"finish_reason": "content_filter"}]},
-    "a number as finish reason": {"choices": [CHOICE | {"finish_reason": 7}]},
+    "a refused prompt": {"choices": [CHOICE | {"finish_reason": "PROHIBITED_CONTENT"}]},
+    "a broken model": {"choices": [CHOICE | {"finish_reason": "insufficient_system_resource"}]},
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from labelkit.engines import Message, Reply, Request
+from labelkit.engines import Message, Reply, Request, traits_of
 from labelkit.engines.tokenizers import Words
 from labelkit.errors import JournalError, UsageError
 from labelkit.judging.budget import Budget, Caps
@@ -31,7 +31,13 @@ def request(key, words=10, max_tokens=5):
 
 def test_the_worst_case_is_set_aside_and_gives_way_to_what_was_counted(tmp_path):
     with Journal(tmp_path) as journal:
-        budget = Budget(journal, Price(prompt=1e6, completion=1e6), Words(), Caps(tokens=40), "scripted")
+        budget = Budget(
+            journal,
+            Caps(tokens=40),
+            price=Price(prompt=1e6, completion=1e6),
+            tokens=Words(),
+            traits=traits_of("scripted"),
+        )
         assert budget.reserve(request("a"))
         assert budget.reserve(request("b"))
         assert not budget.reserve(request("c"))
@@ -44,14 +50,16 @@ def test_the_worst_case_is_set_aside_and_gives_way_to_what_was_counted(tmp_path)
         journal.append([lost], [budget.charge(lost)])
         assert budget.tokens == 26  # a timeout counts as spent
     with Journal(tmp_path) as journal:
-        assert Budget(journal, None, Words(), Caps(), "scripted").tokens == 26
+        assert Budget(journal, Caps(), price=None, tokens=Words(), traits=traits_of("scripted")).tokens == 26
 
 
 def test_what_a_killed_run_set_aside_stays_spent(tmp_path):
     with Journal(tmp_path) as journal:
-        assert Budget(journal, None, Words(), Caps(tokens=100), "scripted").reserve(request("a"))
+        assert Budget(journal, Caps(tokens=100), price=None, tokens=Words(), traits=traits_of("scripted")).reserve(
+            request("a")
+        )
     with Journal(tmp_path) as journal:
-        again = Budget(journal, None, Words(), Caps(tokens=100), "scripted")
+        again = Budget(journal, Caps(tokens=100), price=None, tokens=Words(), traits=traits_of("scripted"))
         assert again.reserve(request("a"))
         assert again.tokens == 30
         reply = Reply(key="a", text="x", prompt_tokens=10, completion_tokens=1)
@@ -62,14 +70,14 @@ def test_what_a_killed_run_set_aside_stays_spent(tmp_path):
 def test_a_submitted_batch_is_not_set_aside_twice(tmp_path):
     for _ in range(2):
         with Journal(tmp_path) as journal:
-            budget = Budget(journal, None, Words(), Caps(tokens=100), "openai-batch")
+            budget = Budget(journal, Caps(tokens=100), price=None, tokens=Words(), traits=traits_of("openai-batch"))
             assert budget.reserve(request("a"))
             assert budget.tokens == 15
 
 
 def test_faults_that_may_have_been_billed_are_counted(tmp_path):
     with Journal(tmp_path) as journal:
-        budget = Budget(journal, None, Words(), Caps(tokens=1000), "openai")
+        budget = Budget(journal, Caps(tokens=1000), price=None, tokens=Words(), traits=traits_of("openai"))
         assert budget.reserve(request("a"))
         worst = budget.tokens
         budget.charge(Reply(key="a", text="x", prompt_tokens=10, completion_tokens=1, tries=3))
@@ -78,11 +86,13 @@ def test_faults_that_may_have_been_billed_are_counted(tmp_path):
 
 def test_a_damaged_charge_is_never_read_as_another(tmp_path):
     with Journal(tmp_path) as journal:
-        Budget(journal, None, Words(), Caps(tokens=100), "scripted").reserve(request("a"))
+        Budget(journal, Caps(tokens=100), price=None, tokens=Words(), traits=traits_of("scripted")).reserve(
+            request("a")
+        )
     with sqlite3.connect(tmp_path / "journal.sqlite") as db:
         db.execute("UPDATE aside SET tokens = 1")
     with Journal(tmp_path) as journal, pytest.raises(JournalError, match="damaged"):
-        Budget(journal, None, Words(), Caps(), "scripted")
+        Budget(journal, Caps(), price=None, tokens=Words(), traits=traits_of("scripted"))
 
 
 def test_a_cap_in_dollars_needs_a_price(judge, candidates, tmp_path):

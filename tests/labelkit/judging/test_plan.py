@@ -139,17 +139,27 @@ def test_the_command_says_what_is_unknown(labelkit, pool):
 def test_the_batch_api_has_its_share(tmp_path):
     file = tmp_path / "prices.toml"
     file.write_text('["m/x"]\nprompt = 2\ncompletion = 8\nbatch = 0.5\n')
-    assert price_of("m/x", "openai", file).usd(1_000_000, 500_000) == 6
-    assert price_of("m/x", "openai-batch", file).usd(1_000_000, 500_000) == 3
-    assert price_of("other", "openai", file) is None
-    assert price_of("gpt-4o-mini", "openai", None) is not None
+    assert price_of("m/x", file, batch=False).usd(1_000_000, 500_000) == 6
+    assert price_of("m/x", file, batch=True).usd(1_000_000, 500_000) == 3
+    assert price_of("other", file, batch=False) is None
+    assert price_of("gpt-4o-mini", None, batch=False) is not None
 
 
 @pytest.mark.parametrize(
     "content",
-    ["[m]\nprompt = -1\ncompletion = 1", "[m]\nprompt = 1", "prompt = 1", "[m]\nprompt = inf\ncompletion = 1", "[m"],
+    [
+        *[
+            "[m]\nprompt = -1\ncompletion = 1",
+            "[m]\nprompt = 1",
+            "prompt = 1",
+            "[m]\nprompt = inf\ncompletion = 1",
+            "[m",
+        ],
+        *["[m]\nprompt = nan\ncompletion = 1", "[m]\nprompt = 1\ncompletion = 1\nbatch = nan"],
+        "[m]\nprompt = 1e300\ncompletion = 1",
+    ],
 )
 def test_a_wrong_price_file_is_named(tmp_path, content):
     (tmp_path / "prices.toml").write_text(content)
     with pytest.raises(DataError, match=r"prices\.toml: "):
-        price_of("m", "openai", tmp_path / "prices.toml")
+        price_of("m", tmp_path / "prices.toml", batch=False)

@@ -179,7 +179,10 @@ def test_words_near_a_label_are_none(text):
     assert isinstance(read(text, WORDS), Failure)
 
 
-@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", "function_call", "abort", "error", "7", ""])
+@pytest.mark.parametrize(
+    "reason",
+    ["content_filter", "SAFETY", "refusal", "abort", "error", "ERROR_TOXIC", "timeout", "insufficient_system_resource"],
+)
 def test_a_reply_that_did_not_end_well_is_no_label(reason):
     found = read("3", finish_reason=reason)
     assert isinstance(found, Failure)

@@ -1,0 +1,39 @@
+"""One check of the parameters of every command of both command lines.
+
+A range alone does not keep NaN out, for NaN is neither above nor below any bound. So every number of every command is
+checked here, whatever its option says, and a wrong value of any parameter is one line.
+"""
+
+import math
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from labelkit.errors import UsageError
+
+MOST = 10**15
+"""The largest number of anything: files, tokens and arrays count no further without loss."""
+SEEDS = 2**32 - 1
+"""The largest seed: that of numpy and torch."""
+
+
+class Command(TyperCommand):
+    """A command whose parameters are checked before it runs. Raises `UsageError` with one line."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        try:
+            context = super().make_context(info_name, args, *rest, **extra)
+        except typer.BadParameter as error:
+            raise UsageError(f"{error.format_message()} See: {info_name} --help") from None
+        for parameter in self.params:
+            given = context.params.get(str(parameter.name))
+            for value in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(value, int | float) and not acceptable(value):
+                    raise UsageError(f"{max(parameter.opts, key=len)} {value}: expected a number from -1e15 to 1e15")
+        return context
+
+
+def acceptable(value: float) -> bool:
+    """Whether a number is finite and not beyond `MOST`."""
+    return math.isfinite(value) and abs(value) <= MOST if isinstance(value, float) else abs(value) <= MOST
