@@ -208,7 +208,11 @@ def pull(repo_id: str, target: Path, revision: str | None) -> dict[str, Any]:
     folders.refuse_foreign(target, KIND)
     aside = target.with_name(target.name + PULLED)
     with hub_errors(repo_id):
-        hub()[1].snapshot_download(repo_id, repo_type="dataset", revision=revision, local_dir=aside)
+        api, client = hub()
+        listed = api.dataset_info(repo_id, revision=revision)
+        for sibling in listed.siblings or []:
+            folders.inside(aside, sibling.rfilename)
+        client.snapshot_download(repo_id, repo_type="dataset", revision=listed.sha, local_dir=aside)
     manifest = folders.read_manifest(aside, KIND)
     keep = {*manifest["files"], folders.MANIFEST, AUDIT}
     for path in sorted(aside.rglob("*"), reverse=True):

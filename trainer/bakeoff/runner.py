@@ -96,7 +96,7 @@ def _train(
     dataset: Path, output: Path, config: BakeoffConfig, run: BakeoffRun, collections: Sequence[Collection], command: str
 ) -> RunResult:
     settings = config.fit_config(run.regime, run.objective, run.seed)
-    model = output / "models" / run.name
+    model = folders.inside(output / "models", run.name)
     report = fit(dataset, model, settings, command, collections=collections)
     result = RunResult(
         *run,
@@ -144,7 +144,7 @@ def _kept(output: Path, name: str, identity: dict[str, Any], compute: Callable[[
 
 
 def _path(output: Path, name: str) -> Path:
-    return output / "results" / f"{name}.json"
+    return folders.inside(output / "results", f"{name}.json")
 
 
 def _identity(store: Store, config: BakeoffConfig, collections: Sequence[Collection]) -> dict[str, Any]:
