@@ -19,6 +19,7 @@ from labelkit import __version__
 from labelkit.errors import ArtifactError
 from labelkit.records import SCHEMA_VERSION
 from labelkit.storage.atomic import UNFINISHED, exchange, sync_directory, sync_file, write_text
+from labelkit.storage.credentials import blot
 
 MANIFEST = "manifest.json"
 BEGUN = "unfinished.json"
@@ -148,7 +149,7 @@ def write_manifest(
         "facts": dict(facts),
         "files": {name: file_sha256(folder / name) for name in names},
     }
-    document = json.loads(json.dumps(document))  # keys and tuples as a reader will find them
+    document = json.loads(blot(json.dumps(document)))  # keys and tuples as a reader will find them
     document["sha256"] = document_sha256(document)
     write_text(folder / MANIFEST, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     (folder / BEGUN).unlink(missing_ok=True)
