@@ -7,7 +7,7 @@ from pathlib import Path
 from labelkit.corpora.rows import _decoded, lines
 from labelkit.errors import DataError
 from labelkit.records import MAX_GRADE
-from labelkit.storage.folders import inside
+from labelkit.storage.names import inside
 
 Qrels = dict[str, dict[str, int]]
 """Query id -> passage id -> grade."""

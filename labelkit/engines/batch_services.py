@@ -14,7 +14,7 @@ from labelkit.engines.client import FIRST_PAUSE, TRIES, Client
 from labelkit.engines.http import CallError, DeadlineError, NotFoundError, RetriedError, spoken
 from labelkit.engines.openai import OPENAI_URL
 from labelkit.errors import EngineError, MissingPackageError, UsageError
-from labelkit.storage.folders import inside
+from labelkit.storage.names import inside
 
 T = TypeVar("T")
 TRANSFER_SECONDS = 3600.0

@@ -24,6 +24,7 @@ from labelkit.storage import folders
 from labelkit.storage.atomic import exchange, sync_directory, write_text
 from labelkit.storage.credentials import keyring, secrets
 from labelkit.storage.dataset import AUDIT, KIND, known_leaks, read_audit
+from labelkit.storage.names import inside
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,7 @@ def pull(repo_id: str, target: Path, revision: str | None) -> dict[str, Any]:
         api, client = hub()
         listed = api.dataset_info(repo_id, revision=revision)
         for sibling in listed.siblings or []:
-            folders.inside(aside, sibling.rfilename)
+            inside(aside, sibling.rfilename)
         client.snapshot_download(repo_id, repo_type="dataset", revision=listed.sha, local_dir=aside)
     manifest = folders.read_manifest(aside, KIND)
     keep = {*manifest["files"], folders.MANIFEST, AUDIT}

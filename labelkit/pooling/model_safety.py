@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labelkit.errors import ArtifactError, UsageError
-from labelkit.storage.folders import inside
+from labelkit.storage.names import inside
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 STATE = ("optimizer", "scheduler", "rng_state", "training_args")

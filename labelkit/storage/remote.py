@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from labelkit.errors import ArtifactError, DataError, MissingPackageError, RemoteError, first_line
-from labelkit.storage.folders import MANIFEST, inside
+from labelkit.storage.folders import MANIFEST
+from labelkit.storage.names import inside
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """Protocol -> the extra that brings its file system; `hub` for all others."""

@@ -10,6 +10,7 @@ from labelkit.exchange.formats import recognised
 from labelkit.exchange.importing import import_dataset, inputs_of
 from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
+from labelkit.storage.names import inside
 
 
 def our_dataset(path: Path) -> Path:
@@ -29,7 +30,7 @@ def our_dataset(path: Path) -> Path:
         raise
     digest = hashlib.sha256(f"{form}\n{sorted(inputs_of(path).items())}".encode()).hexdigest()[:32]
     name = path.resolve().stem
-    kept = folders.inside(cache_folder() / "imported" / digest, name)
+    kept = inside(cache_folder() / "imported" / digest, name)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{kept}.lock"):
         if not (kept / folders.MANIFEST).is_file():

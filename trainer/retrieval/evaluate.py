@@ -20,7 +20,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
-from labelkit.storage.folders import inside
+from labelkit.storage.names import inside
 from trainer.retrieval.search import OWN_LENGTHS, Collection, Lengths, load_model, search
 from trainer.retrieval.significance import Estimate, Test, bootstrap, compare
 

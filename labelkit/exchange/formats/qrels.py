@@ -15,7 +15,7 @@ from labelkit.corpora.qrels import Qrels, read_qrels
 from labelkit.corpora.rows import text_lines
 from labelkit.errors import DataError
 from labelkit.exchange.formats.base import Collector, Found, View, Written, judge_of, write_json_lines, write_lines
-from labelkit.storage.folders import inside
+from labelkit.storage.names import inside
 
 
 def write_beir(view: View, folder: Path) -> Written:

@@ -24,9 +24,9 @@ from labelkit.quality.agreement_metrics import FIGURES, Rated, rated
 from labelkit.quality.redteam.trials import Attempt, CleanPair, attacked_pool, draw
 from labelkit.records import Judgement
 from labelkit.statistics.intervals import Estimate, estimate, mean, rate
-from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.labels import read_labels
+from labelkit.storage.names import inside
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def redteam(
             if "second-look" in defence and method_named(prompt.method).listwise:
                 log.info(f"{prompt.name}, defence {label}: left out, second-look is for the pointwise methods")
                 continue
-            target = folders.inside(folder, f"{prompt.name}.{label}")
+            target = inside(folder, f"{prompt.name}.{label}")
             log.info(f"{prompt.name}, defence {label}: {len(trial.pool.candidates)} pairs to judge")
             annotate(
                 trial.pool,

@@ -12,7 +12,8 @@ from labelkit.errors import ArtifactError, UsageError
 from labelkit.pooling.model_safety import refuse_code
 from labelkit.records import Example, Judge, Judgement, Label, Passage, Query
 from labelkit.storage.dataset import write_tables
-from labelkit.storage.folders import inside, writing
+from labelkit.storage.folders import writing
+from labelkit.storage.names import inside
 from labelkit.storage.remote import send_folder
 from labelkit.storage.shipped import SHIPPED
 

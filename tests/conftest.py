@@ -6,23 +6,27 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-extensions", "--no-first-run", "--disable-sync")
+QUIET = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-extensions", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
 
 
 class Page:
-    """One page. Every request it makes is in `requests`."""
+    """One page. Every request it makes is in `requests`; every dialog it opens is in `dialogs`, and closed."""
 
     def __init__(self, address: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._number = 0
         self.requests: list[str] = []
+        self.dialogs: list[str] = []
         self._open(address)
         self.call("Network.enable")
         self.call("Page.enable")
@@ -47,6 +51,10 @@ class Page:
             message = json.loads((await asyncio.wait_for(self._socket.receive(), 30)).data)
             if message.get("method") == "Network.requestWillBeSent":
                 self.requests.append(message["params"]["request"]["url"])
+            if message.get("method") == "Page.javascriptDialogOpening":
+                self.dialogs.append(message["params"]["message"])
+                closing = {"id": -1, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                await self._socket.send_json(closing)
             if message.get("id") == number:
                 assert "error" not in message, message
                 return dict(message["result"])
@@ -120,6 +128,3 @@ def page(devtools: str) -> Iterator[Page]:
     yield page
     page.close()
     urlopen(f"{devtools}/json/close/{target['id']}").close()
-
-
-Opened = Callable[..., Any]
