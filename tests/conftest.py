@@ -1,12 +1,139 @@
-"""Marks as `slow` every test that needs a model, a browser, a cluster or another process: `make test-fast` leaves them
+"""A real browser, headless Chromium, driven over its DevTools protocol; and the mark `slow`.
+
+Every test that needs a model, a browser, a cluster or another process is marked `slow`, and `make test-fast` leaves it
 out. The mark follows from the code of the test and of its fixtures, so that nobody has to keep a list.
 """
 
+import asyncio
+import base64
+import json
+import shutil
+import subprocess
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-extensions", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+)  # fmt: skip
+
+
+class Page:
+    """One page. Every request it makes is in `requests`; every dialog it opens is in `dialogs`, and closed."""
+
+    def __init__(self, address: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._number = 0
+        self.requests: list[str] = []
+        self.dialogs: list[str] = []
+        self._open(address)
+        self.call("Network.enable")
+        self.call("Page.enable")
+
+    def _open(self, address: str) -> None:
+        import aiohttp
+
+        async def connect() -> tuple[Any, Any]:
+            session = aiohttp.ClientSession()
+            return session, await session.ws_connect(address, max_msg_size=0)
+
+        self._session, self._socket = self._loop.run_until_complete(connect())
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer."""
+        self._number += 1
+        return self._loop.run_until_complete(self._call(self._number, method, parameters))
+
+    async def _call(self, number: int, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        await self._socket.send_json({"id": number, "method": method, "params": parameters})
+        while True:
+            message = json.loads((await asyncio.wait_for(self._socket.receive(), 30)).data)
+            if message.get("method") == "Network.requestWillBeSent":
+                self.requests.append(message["params"]["request"]["url"])
+            if message.get("method") == "Page.javascriptDialogOpening":
+                self.dialogs.append(message["params"]["message"])
+                closing = {"id": -1, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                await self._socket.send_json(closing)
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return dict(message["result"])
+
+    def run(self, script: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def wait(self, script: str) -> None:
+        """Until an expression is true."""
+        end = time.monotonic() + 20
+        while not self.run(script):
+            assert time.monotonic() < end, f"never true: {script}; the page says {self.text()!r}"
+            time.sleep(0.02)
+
+    def text(self) -> str:
+        """What is to be read on the page."""
+        return str(self.run("document.body.innerText"))
+
+    def press(self, key: str) -> None:
+        """Press a key, as a person does."""
+        text = {"text": key} if len(key) == 1 else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def goto(self, address: str) -> None:
+        self.call("Page.navigate", url=address)
+        self.wait("document.readyState === 'complete' && typeof now !== 'undefined' && now !== null")
+
+    def picture(self, path: Path, *, dark: bool, width: int = 900, height: int = 800) -> None:
+        """A screenshot in the light or dark colours."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._socket.close())
+        self._loop.run_until_complete(self._session.close())
+        self._loop.close()
+
+
+@pytest.fixture(scope="session")
+def devtools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium")
+    folder = tmp_path_factory.mktemp("chromium")
+    command = [CHROMIUM, *QUIET, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        port = folder / "DevToolsActivePort"
+        end = time.monotonic() + 60
+        while not (port.is_file() and port.read_text().count("\n")):
+            assert process.poll() is None, "Chromium ended at its start"
+            assert time.monotonic() < end, "Chromium does not start"
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port.read_text().splitlines()[0]}"
+        process.terminate()
+
+
+@pytest.fixture
+def page(devtools: str) -> Iterator[Page]:
+    from urllib.request import Request, urlopen
+
+    with urlopen(Request(f"{devtools}/json/new?about:blank", method="PUT")) as answer:
+        target = json.load(answer)
+    page = Page(target["webSocketDebuggerUrl"])
+    yield page
+    page.close()
+    urlopen(f"{devtools}/json/close/{target['id']}").close()
+
 
 HEAVY = {
     "Popen",

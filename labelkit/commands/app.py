@@ -45,4 +45,4 @@ for name, command in COMMANDS.items():
 
 def main() -> None:
     """Entry point of the console command."""
-    console.run(app)
+    console.run_commands(app)

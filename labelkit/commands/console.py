@@ -1,16 +1,36 @@
-"""What both command lines share: one line for one of our own errors, and words for people on standard error."""
+"""What both command lines share: one line for one of our own errors, words for people on standard error, results on
+standard output. Nothing from outside that is printed here controls the terminal or shows a secret.
+"""
 
+import io
+import json
 import logging
 import shlex
 import signal
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
+
+from typer import BadParameter, Typer
 
 from labelkit.errors import LabelkitError, NotYetError
+from labelkit.storage.credentials import blot
+from labelkit.storage.foreign_text import escaped_controls, without_controls
+
+WRONG_CALL: Any = next(kind for kind in BadParameter.mro() if kind.__name__ == "ClickException")
+"""Raised for a wrong option or command; the module that defines it differs between releases of typer."""
+format_warning = warnings.formatwarning
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+
+def run_commands(app: Typer) -> None:
+    """Run a command line made of commands, as `run` does."""
+    run(lambda: sys.exit(app(standalone_mode=False)))
 
 
 def run(app: Callable[[], None]) -> None:
@@ -22,6 +42,11 @@ def run(app: Callable[[], None]) -> None:
     show_log()
     try:
         app()
+    except WRONG_CALL as error:
+        words = io.StringIO()
+        error.show(words)
+        say(words.getvalue().rstrip())
+        sys.exit(error.exit_code)
     except NotYetError as later:
         say(later)
         sys.exit(later.exit_code)
@@ -38,6 +63,9 @@ def run(app: Callable[[], None]) -> None:
         if end.code == INTERRUPTED:
             stopped()
         raise
+    except Exception:
+        say(traceback.format_exc().rstrip())
+        sys.exit(1)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -58,11 +86,13 @@ class Screen(logging.Handler):
     """Shows what the library reports."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
+        say(self.format(record))
 
 
 def show_log() -> None:
-    """Send the reports of both packages to standard error, once."""
+    """Send the reports of both packages, and the warnings of all others, to standard error, once."""
+    logging.lastResort = Screen(logging.WARNING)
+    warnings.formatwarning = lambda *about: shown(format_warning(*about))
     for name in ("labelkit", "trainer"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
@@ -72,9 +102,25 @@ def show_log() -> None:
 
 def say(words: object) -> None:
     """Words for people."""
-    print(words, file=sys.stderr, flush=True)
+    print(shown(str(words)), file=sys.stderr, flush=True)
+
+
+def result(text: str) -> None:
+    """Print a result on standard output. Where that is a file or another program, it is not changed but for secrets."""
+    print(shown(text) if sys.stdout.isatty() else blot(text))
+
+
+def result_json(document: Any, indent: int | None = None) -> None:
+    """Print a JSON document on standard output; control characters in its texts are escaped."""
+    everything = "utf" not in (sys.stdout.encoding or "").lower()
+    print(escaped_controls(blot(json.dumps(document, indent=indent, ensure_ascii=everything))))
+
+
+def shown(text: str) -> str:
+    """A text as it may reach a terminal."""
+    return without_controls(blot(text))
 
 
 def command_line(program: str) -> str:
-    """The command as it was typed, for manifests."""
-    return shlex.join([program, *sys.argv[1:]])
+    """The command as it was typed, without secrets, for manifests."""
+    return shlex.join(blot(word) for word in [program, *sys.argv[1:]])

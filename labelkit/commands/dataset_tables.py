@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from labelkit.commands.terminal import Terminal
 from labelkit.datasets.audit_findings import Finding
 from labelkit.datasets.evidence import Evidence, Shown
 from labelkit.datasets.provenance import Exchange
@@ -14,10 +13,6 @@ from labelkit.records import Example
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """The findings as a table for people: what there is, then what was not found."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table("finding", "severity", "items", "what, an example, and what cures it", show_lines=True)
     for finding in findings:
         if finding.found:
@@ -26,8 +21,8 @@ def print_findings(findings: Sequence[Finding]) -> None:
                 f"{name.removesuffix('_id')} {first[name]}: " for name in ("query_id", "passage_id") if first[name]
             ]
             lines = [finding.what, "  " + "".join(place) + str(first["note"]), "  " + finding.cure]
-            table.add_row(finding.name, finding.severity, f"{finding.found:,}", Text("\n".join(lines)))
-    out = Console()
+            table.add_row(finding.name, finding.severity, f"{finding.found:,}", "\n".join(lines))
+    out = Terminal()
     if table.row_count:
         out.print(table)
     for words, count in (("not found", 0), ("not checked", None)):
@@ -38,15 +33,15 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 def print_shown(example: Example, shown: Sequence[Shown], *, everything: bool) -> None:
     """All labels in a table; then, for the positives or for `everything`, how each judge was asked and what it said."""
-    out = Console(highlight=False)
-    out.print(Text(f"query {example.query_id}: {example.query}", style="bold"))
+    out = Terminal(highlight=False)
+    out.print(f"query {example.query_id}: {example.query}", style="bold")
     table = Table("role", "passage", "grade", "P", "by", "text")
     for one in shown:
         probability = "" if one.label.probability is None else f"{one.label.probability:.2f}"
         text = one.passage.full_text
         grade = "-" if one.label.grade is None else str(one.label.grade)
         row = (one.role, one.label.passage_id, grade, probability, one.label.judge_id, shorten(text, 120))
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     out.print(table)
     prompts = {}
     for one in shown:
@@ -56,14 +51,14 @@ def print_shown(example: Example, shown: Sequence[Shown], *, everything: bool) -
                 prompts[found.judge.prompt_sha256] = found
     for sha256, found in prompts.items():
         if found.prompt is not None:
-            out.rule(Text(f"prompt {found.judge.prompt_name} {found.judge.prompt_version}, sha256 {sha256}"))
-            out.print(Text(found.prompt.strip()))
+            out.rule(f"prompt {found.judge.prompt_name} {found.judge.prompt_version}, sha256 {sha256}")
+            out.print(found.prompt.strip())
 
 
-def print_evidence(out: Console, passage_id: str, found: Evidence) -> None:
+def print_evidence(out: Terminal, passage_id: str, found: Evidence) -> None:
     """One judge's word on one passage: who, what, when, for how much, asked in which words."""
     judge, said = found.judge, found.judgement
-    out.rule(Text(f"{passage_id} by {judge.judge_id}"))
+    out.rule(f"{passage_id} by {judge.judge_id}")
     made_by = (judge.kind, judge.name, judge.revision, judge.engine, judge.engine_version, judge.dtype)
     lines = {
         "judge": ", ".join(filter(None, made_by)),
@@ -79,22 +74,22 @@ def print_evidence(out: Console, passage_id: str, found: Evidence) -> None:
     }
     for name, value in lines.items():
         if value is not None:
-            out.print(Text(f"{name}: {value}"))
+            out.print(f"{name}: {value}")
     for exchange in found.exchanges:
         print_exchange(out, exchange)
 
 
-def print_exchange(out: Console, exchange: Exchange) -> None:
+def print_exchange(out: Terminal, exchange: Exchange) -> None:
     """A request and its reply."""
     for message in exchange.messages or ():
-        out.print(Text(f"[{message.role}]", style="bold"))
-        out.print(Text(message.content))
+        out.print(f"[{message.role}]", style="bold")
+        out.print(message.content)
     if exchange.messages is None:
-        out.print(Text("[the request cannot be made again from these texts]", style="bold"))
+        out.print("[the request cannot be made again from these texts]", style="bold")
     record = exchange.record
     cost = "" if record["cost"] is None else f", {record['cost']:.6f} US dollars"
-    out.print(Text(f"[reply of {record['answered_at']}, {record['tokens'] or 'unknown'} tokens{cost}]", style="bold"))
-    out.print(Text(record["reply"]))
+    out.print(f"[reply of {record['answered_at']}, {record['tokens'] or 'unknown'} tokens{cost}]", style="bold")
+    out.print(record["reply"])
 
 
 def shorten(text: str, most: int) -> str:

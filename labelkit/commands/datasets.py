@@ -1,6 +1,5 @@
 """Commands that make datasets and look into them: mix, audit, show."""
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated
@@ -100,7 +99,7 @@ def mix(
     )
     totals = run(inputs, rules, output, console.command_line("labelkit"))
     if as_json:
-        print(json.dumps(totals))
+        console.result_json(totals)
     told = {name.replace("_", " "): value for name, value in totals.items() if value != {}}
     console.say(f"{output}: " + ", ".join(f"{name} {value}" for name, value in told.items()))
 
@@ -122,7 +121,7 @@ def audit(
     command = console.command_line("labelkit")
     findings = run(dataset, evaluation or [], split, model or [], command, verify=not no_verify)
     if as_json:
-        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+        console.result_json([finding._asdict() for finding in findings], indent=2)
     else:
         print_findings(findings)
 
@@ -140,7 +139,7 @@ def show(
 
     example, shown = find(dataset, query, passage)
     if as_json:
-        print(json.dumps(plain(example, shown), indent=2, ensure_ascii=False))
+        console.result_json(plain(example, shown), indent=2)
     else:
         print_shown(example, shown, everything=passage is not None)
 

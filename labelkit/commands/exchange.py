@@ -99,10 +99,10 @@ def publish(
     about = Publication(repo, licence, tuple(language or ()), tuple(source or ()), title, note)
     plan = run(dataset, about, private=private, tag=tag, allow=allow or (), dry_run=dry_run)
     if dry_run:
-        print(f"{plan.repo_id}, {'private' if private else 'public'}, tag {plan.tag}")
+        console.result(f"{plan.repo_id}, {'private' if private else 'public'}, tag {plan.tag}")
         for file in plan.files:
-            print(f"{file.size:>14,}  {file.name}")
-        print(f"\n{plan.card}")
+            console.result(f"{file.size:>14,}  {file.name}")
+        console.result(f"\n{plan.card}")
     else:
         console.say(f"{plan.repo_id}: {len(plan.files)} files, tag {plan.tag}")
 

@@ -1,6 +1,5 @@
 """Commands from a collection to judgements: pool, plan, annotate, prompts."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -121,7 +120,10 @@ def plan(
         price=price_of(model, prices, batch=traits_of(engine).batch),
         rate=rate,
     )
-    print(json.dumps(made._asdict(), indent=2) if as_json else "\n".join(lines(made, model)))
+    if as_json:
+        console.result_json(made._asdict(), indent=2)
+    else:
+        console.result("\n".join(lines(made, model)))
 
 
 def annotate(
@@ -254,12 +256,12 @@ def annotate(
 
         found = run(candidates, output, by(cheap), by(strong), share=cascade_share, seed=seed, command=command)
         if as_json:
-            print(json.dumps(found._asdict()))
+            console.result_json(found._asdict())
         console.say(f"{output}: {words_of(found)}")
         return
     outcome = cheap(candidates, output)
     if as_json:
-        print(json.dumps(outcome._asdict()))
+        console.result_json(outcome._asdict())
     finished(outcome, output)
 
 
@@ -302,7 +304,7 @@ def prompts(
 
     if name is None:
         for shipped in map(load_prompt, sorted(shipped_prompts())):
-            print(f"{shipped.name:9} version {shipped.version}, method {shipped.method}: {shipped.citation}")
+            console.result(f"{shipped.name:9} version {shipped.version}, method {shipped.method}: {shipped.citation}")
         return
     prompt = load_prompt(name)
     if model is not None:
@@ -310,8 +312,8 @@ def prompts(
         from labelkit.engines.local import first_label_tokens, load_tokenizer
 
         first_label_tokens(load_tokenizer(Settings(model)), prompt.label_texts)
-    print(f"# {prompt.name} version {prompt.version}, method {prompt.method}, sha256 {prompt.sha256}")
-    print(prompt.content.decode().rstrip())
+    console.result(f"# {prompt.name} version {prompt.version}, method {prompt.method}, sha256 {prompt.sha256}")
+    console.result(prompt.content.decode().rstrip())
 
 
 def with_depth(text: str, option: str) -> tuple[str, int]:

@@ -3,11 +3,11 @@
 import sys
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from labelkit.commands.console import say
+from labelkit.commands.terminal import Terminal
 from labelkit.judging.progress import Progress
 
 LOG_SECONDS = 30.0
@@ -34,7 +34,7 @@ class ProgressBar:
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
-            self._bar = RichProgress(*columns, console=Console(stderr=True))
+            self._bar = RichProgress(*columns, console=Terminal(stderr=True))
             self._task = self._bar.add_task("judging", total=progress.total, words="loading the judge")
             self._bar.start()
         words = progress.words() if progress.moved or progress.finished else "loading the judge"

@@ -1,6 +1,5 @@
 """Commands that ask how far a judge is to be trusted: agree, redteam."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +45,7 @@ def agree(
     ]
     if as_json:
         everything = found._asdict() | {"systems": systems, "by": parts}
-        print(json.dumps(agreement.plain(everything), indent=2))
+        console.result_json(agreement.plain(everything), indent=2)
         return
     print_agreement(found)
     print_systems(systems)
@@ -98,7 +97,7 @@ def redteam(
         progress=ProgressBar(),
     )
     if as_json:
-        print(json.dumps(found, indent=2))
+        console.result_json(found, indent=2)
     else:
         print_attacks(found)
 
@@ -139,7 +138,7 @@ def calibrate(
     fitted = run(labels, human, data=data, bm25=bm25, dense=dense or [], line=line, weights=weights, command=command)
     write_calibration(fitted, output)
     if as_json:
-        print(fitted.model_dump_json(indent=2))
+        console.result_json(fitted.model_dump(mode="json"), indent=2)
     else:
         print_calibration(fitted)
     console.say(f"{output}: {fitted.model} on {fitted.report['pairs']:,} pairs")
@@ -174,7 +173,7 @@ def select(
         command=console.command_line("labelkit"),
     )
     if as_json:
-        print(json.dumps(counts))
+        console.result_json(counts)
     console.say(f"{output}: " + ", ".join(f"{count} {reason.partition(':')[2]}" for reason, count in counts.items()))
 
 
@@ -197,7 +196,7 @@ def bias(
 
     found = biases(labels, data=data, human=human, authors=authors, again=again or [])
     if as_json:
-        print(json.dumps(plain(found), indent=2))
+        console.result_json(plain(found), indent=2)
     else:
         print_biases(found)
 

@@ -20,9 +20,9 @@ BY_GROUP = ("kappa", "kappa_2", "bias", "auc")
 
 def print_agreement(agreement: Agreement) -> None:
     """Tables for people."""
-    from rich.console import Console
+    from labelkit.commands.terminal import Terminal
 
-    out = Console()
+    out = Terminal()
     for comparison in agreement.comparisons:
         for table in tables_of(comparison):
             out.print(table)
@@ -39,10 +39,9 @@ def print_agreement(agreement: Agreement) -> None:
 
 def tables_of(comparison: Comparison) -> list[Any]:
     """One comparison: its figures, and the pairs by grade."""
-    from rich.markup import escape
     from rich.table import Table
 
-    title = f"{escape(comparison.judge)} against {escape(comparison.reference)}: {comparison.pairs:,} pairs of "
+    title = f"{comparison.judge} against {comparison.reference}: {comparison.pairs:,} pairs of "
     table = Table("figure", "value [95%]", "query by query", title=f"{title}{comparison.queries:,} queries")
     for name, figure in FIGURES.items():
         spread = comparison.spread.get(name)
@@ -57,49 +56,47 @@ def tables_of(comparison: Comparison) -> list[Any]:
 
 def print_biases(found: Biases) -> None:
     """Tables for people."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    out = Console()
+    from labelkit.commands.terminal import Terminal
+
+    out = Terminal()
     table = Table("judge", "the score rises", "by, in its standard deviations", "pairs", title="between equals")
     for one in found.effects:
-        table.add_row(escape(one.judge_id), one.unit, str(one.slope), f"{one.pairs:,}")
+        table.add_row(one.judge_id, one.unit, str(one.slope), f"{one.pairs:,}")
     out.print(table)
     for row in found.consistency:
-        out.print(f"{escape(row.judge_id)}: {row.orders} orders agree on {row.same} of {row.pairs:,} pairs")
+        out.print(f"{row.judge_id}: {row.orders} orders agree on {row.same} of {row.pairs:,} pairs")
     for again in found.drift:
         told = f"same grade {again.same} of {again.pairs:,}, score moved {again.shift}"
-        out.print(f"{escape(again.judge)}, judged again: {told}")
+        out.print(f"{again.judge}, judged again: {told}")
 
 
 def print_parts(parts: Sequence[Part]) -> None:
     """The groups as a table for people."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from labelkit.commands.terminal import Terminal
 
     if not parts:
         return
     table = Table("judge", "by", "group", "pairs", "kappa", "kappa, grade >= 2", "bias", "AUC")
     for part in parts:
         figures = (str(part.comparison.figures[name]) for name in BY_GROUP)
-        table.add_row(
-            escape(part.comparison.judge), part.by, escape(part.group), f"{part.comparison.pairs:,}", *figures
-        )
-    Console().print(table)
+        table.add_row(part.comparison.judge, part.by, part.group, f"{part.comparison.pairs:,}", *figures)
+    Terminal().print(table)
 
 
 def print_calibration(calibration: Calibration) -> None:
     """Before and after on held-out queries, for people."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from labelkit.commands.terminal import Terminal
 
     report = calibration.report
     columns = report["before"]
     title = f"{report['pairs']:,} pairs of {report['queries']} queries, each query scored by a fit on the others"
-    table = Table("figure", *map(escape, columns), "calibrated", title=title)
+    table = Table("figure", *columns, "calibrated", title=title)
     labels = {name: FIGURES[name].label for name in SHOWN} | {
         "log_loss": "log loss of P(grade >= 2)",
         "brier": "Brier score of it",
@@ -113,7 +110,7 @@ def print_calibration(calibration: Calibration) -> None:
     diagram = Table("said", "was", "pairs", title="calibrated P(grade >= 2), held out")
     for one in report["after"]["reliability"]:
         diagram.add_row(f"{one['said']:.3f}", f"{one['was']:.3f}", str(one["pairs"]))
-    out = Console()
+    out = Terminal()
     out.print(table)
     out.print(diagram)
     if report["queries"] < FEW_QUERIES:
@@ -127,8 +124,9 @@ def print_calibration(calibration: Calibration) -> None:
 
 def print_attacks(found: Mapping[str, Any]) -> None:
     """The attack table and the price of each defence, for people."""
-    from rich.console import Console
     from rich.table import Table
+
+    from labelkit.commands.terminal import Terminal
 
     beside = any(row["others_rise"]["value"] is not None for row in found["attacks"])
     rises = ("score_rise", "others_rise") if beside else ("score_rise",)
@@ -142,20 +140,20 @@ def print_attacks(found: Mapping[str, Any]) -> None:
     for row in found["clean"]:
         figures = (str(Estimate(**row[name])) for name in ("kappa", "auc", "kappa_lost", "auc_lost"))
         honest.add_row(row["prompt"], row["defence"], str(row["pairs"]), *figures)
-    out = Console()
+    out = Terminal()
     out.print(table)
     out.print(honest)
 
 
 def print_systems(rows: Sequence[SystemAgreement]) -> None:
     """The correlations as a table for people."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from labelkit.commands.terminal import Terminal
 
     if not rows:
         return
     table = Table("judge", "systems", "Kendall's tau", "Spearman's rho", title="systems ranked by nDCG@10")
     for row in rows:
-        table.add_row(escape(row.judge), f"{row.which} ({row.systems})", str(row.kendall), str(row.spearman))
-    Console().print(table)
+        table.add_row(row.judge, f"{row.which} ({row.systems})", str(row.kendall), str(row.spearman))
+    Terminal().print(table)

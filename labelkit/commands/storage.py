@@ -1,6 +1,5 @@
 """Commands for every folder that labelkit or trainer wrote, and for data that is damaged: replay, tidy, verify."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +49,7 @@ def replay(
 
     replayed = run(folder, sample, seed=seed, pool=pool, tokenizer=tokenizer)
     if as_json:
-        print(json.dumps(replayed._asdict()))
+        console.result_json(replayed._asdict())
     for line in replayed.mismatches[:20]:
         console.say(f"  {line}")
     said = f"{folder}: {replayed.labels} of {replayed.of} labels replayed, {len(replayed.mismatches)} differ"

@@ -7,6 +7,7 @@ from pathlib import Path
 from labelkit.corpora.rows import _decoded, lines
 from labelkit.errors import DataError
 from labelkit.records import MAX_GRADE
+from labelkit.storage.names import inside
 
 Qrels = dict[str, dict[str, int]]
 """Query id -> passage id -> grade."""
@@ -14,7 +15,7 @@ Qrels = dict[str, dict[str, int]]
 
 def qrels_path(folder: Path, split: str) -> Path:
     """The qrels file of a split; its absence is reported together with the splits that exist."""
-    path = folder / "qrels" / f"{split}.tsv"
+    path = inside(folder / "qrels", f"{split}.tsv")
     if not path.is_file():
         found = sorted(file.stem for file in (folder / "qrels").glob("*.tsv"))
         raise DataError(f"{path} does not exist; splits of {folder}: {', '.join(found) or 'none'}")

@@ -5,7 +5,7 @@ and a Croissant description beside it.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,15 @@ import pyarrow.parquet as pq
 from labelkit import __version__
 from labelkit.records import JUDGE_SCHEMA, Judge
 from labelkit.storage.dataset import CONFIGS
+from labelkit.storage.foreign_text import (
+    Markdown,
+    markdown,
+    markdown_code,
+    markdown_fenced,
+    markdown_indented,
+    markdown_paragraphs,
+    quoted,
+)
 from labelkit.storage.shipped import SHIPPED
 
 CARD = "README.md"
@@ -90,9 +99,9 @@ def render(
 
     environment = Environment(
         loader=FileSystemLoader(SHIPPED), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
-        keep_trailing_newline=True,
+        keep_trailing_newline=True, finalize=markdown,
     )  # fmt: skip
-    environment.filters |= {"quoted": partial(json.dumps, ensure_ascii=False), "cell": cell}
+    environment.filters |= FILTERS
     known = publication or Publication("")
     source = facts.get("source") or {}
     return environment.get_template(TEMPLATE).render(
@@ -113,16 +122,27 @@ def render(
         agreements=agreed,
         few=FEW_QUERIES,
         audit=known.audit,
-        facts=json.dumps(facts, indent=2, ensure_ascii=False),
+        facts=markdown_fenced(json.dumps(facts, indent=2, ensure_ascii=False), "json"),
         command=command,
         inputs=inputs,
         version=__version__,
     )
 
 
-def cell(name: str) -> str:
-    """A name as a table shows it: of a local model the folder's name, and no bar that would end the cell."""
-    return (Path(name).name if name.startswith("/") else name).replace("|", "\\|").replace("\n", " ")
+def short(name: str) -> str:
+    """A name as a table shows it: of a local model the folder's name."""
+    return Path(name).name if name.startswith("/") else name
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "quoted": quoted,
+    "code": markdown_code,
+    "figure": Markdown,
+    "indented": markdown_indented,
+    "paragraphs": markdown_paragraphs,
+    "short": short,
+}
+"""How a template may show a text beside the plain way, which escapes it."""
 
 
 def tables_of(rows: Mapping[str, int]) -> list[str]:

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import shlex
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote
 
 from labelkit.engines import Settings
 from labelkit.engines.client import FIRST_PAUSE, TRIES, Client
@@ -12,6 +14,7 @@ from labelkit.engines.completions import MALFORMED, word
 from labelkit.engines.http import CallError, DeadlineError, NotFoundError, RetriedError, spoken
 from labelkit.engines.openai import OPENAI_URL
 from labelkit.errors import EngineError, MissingPackageError, UsageError
+from labelkit.storage.names import inside
 
 T = TypeVar("T")
 TRANSFER_SECONDS = 3600.0
@@ -131,11 +134,11 @@ class Api:
                     return text(batch["id"])
             if not page.get("has_more") or page["data"][-1]["created_at"] < at - SKEW_SECONDS:
                 return None
-            after = f"&after={page['data'][-1]['id']}"
+            after = f"&after={part_of_address(page['data'][-1]['id'])}"
 
     async def _poll(self, batch_id: str) -> Ended | None:
         try:
-            batch = json.loads(await self._client.call("GET", f"/batches/{batch_id}"))
+            batch = json.loads(await self._client.call("GET", f"/batches/{part_of_address(batch_id)}"))
         except NotFoundError:
             return Ended("gone", reason="the server does not know it any more")
         if batch["status"] in UNDER_WAY:
@@ -143,7 +146,7 @@ class Api:
         lines: list[bytes] = []
         for field in ("output_file_id", "error_file_id"):
             if batch.get(field):
-                lines += await self._lines(f"/files/{batch[field]}/content")
+                lines += await self._lines(f"/files/{part_of_address(batch[field])}/content")
         errors = (batch.get("errors") or {}).get("data") or [{}]
         return Ended(text(batch["status"]), lines, *(word(errors[0].get(name)) for name in ("code", "message")))
 
@@ -165,31 +168,44 @@ class Files:
 
     def submit(self, name: str, at: float, content: bytes) -> str:
         self._folder.mkdir(parents=True, exist_ok=True)
-        whole = self._folder / f"{name}.requests.jsonl"
+        whole = self._requests(name)
         part = whole.with_suffix(".part")
         part.write_bytes(content)
         part.rename(whole)
         return name
 
     def find(self, name: str, at: float) -> str | None:
-        return name if (self._folder / f"{name}.requests.jsonl").is_file() else None
+        return name if self._requests(name).is_file() else None
 
     def poll(self, batch_id: str) -> Ended | None:
-        replies = self._folder / f"{batch_id}.replies.jsonl"
+        replies = self._replies(batch_id)
         if not replies.is_file():
             return None
         return Ended("read", [line for line in replies.read_bytes().split(b"\n") if line.strip()])
 
     def later(self, ids: Sequence[str]) -> str:
+        paths = ((str(self._requests(name)), str(self._replies(name))) for name in ids)
         steps = (
-            f"vllm run-batch -i {self._folder / name}.requests.jsonl -o {self._folder / name}.replies.jsonl "
-            f"--model {self._model}"
-            for name in ids
+            shlex.join(["vllm", "run-batch", "-i", requests, "-o", replies, "--model", self._model])
+            for requests, replies in paths
         )
         return "\n".join(("run this, then the same command again:", *steps))
 
+    def _requests(self, name: str) -> Path:
+        return inside(self._folder, f"{name}.requests.jsonl")
+
+    def _replies(self, name: str) -> Path:
+        return inside(self._folder, f"{name}.replies.jsonl")
+
     def close(self) -> None:
         """Nothing to end."""
+
+
+def part_of_address(name: Any) -> str:
+    """An id that a server gave, as one part of an address: it leads to no other one."""
+    if text(name) in (".", ".."):
+        raise ValueError(f"{name!r} is no id")
+    return quote(name, safe="")
 
 
 def text(value: Any) -> str:

@@ -28,7 +28,7 @@ from labelkit.engines.http import (
     status_error,
 )
 from labelkit.errors import EngineError
-from labelkit.storage.credentials import SHORTEST_SECRET
+from labelkit.storage.credentials import blot
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class Client:
             ) as response:
                 body = decoded(await read_body(response, most), response.headers.get("Content-Encoding", ""), most)
                 failed = response.status // 100 != 2
-                body = blotted(body, server.key, least=1 if failed else SHORTEST_SECRET)
+                body = blotted(body, server.all_secret_forms if failed else server.secret_forms)
                 if failed:
                     raise status_error(response.status, response.headers.get("Retry-After"), body)
                 if isinstance(content, bytes):
@@ -199,4 +199,5 @@ class Client:
                 f"{server.url}: {error}; mend its certificate, or trust it unverified with --insecure"
             ) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise APIConnectionError(f"{type(error).__name__}: {error}") from None
+            reason = blot(f"{type(error).__name__}: {error}", server.all_secret_forms)
+            raise APIConnectionError(reason) from None

@@ -4,7 +4,7 @@ import logging
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from labelkit.storage.credentials import LOOPBACK, key_for
+from labelkit.storage.credentials import LOOPBACK, key_for, secret_forms
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,10 @@ class Server:
         parts = urlsplit(url)
         self.url = url
         self.key = key_for(url)
+        self.secret_forms = secret_forms()
+        """For an answer, in which a short key may be a word."""
+        self.all_secret_forms = secret_forms(self.key)
+        """For the reason of a failure."""
         self.busy = 0
         self.turn = 0
         self.limit = float(ceiling)

@@ -3,13 +3,14 @@
 import json
 import math
 import zlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from labelkit.errors import UsageError
-from labelkit.storage.credentials import LOOPBACK, NO_KEY
+from labelkit.storage.credentials import LOOPBACK, blot
 
 BODY_BYTES = 4 << 20
 """Largest answer, decoded; a completion has a few kilobytes."""
@@ -112,11 +113,9 @@ def decoded(body: bytes, encoding: str, most: int) -> bytes:
     return content
 
 
-def blotted(body: bytes, key: str, *, least: int) -> bytes:
-    """A body without the key, which some servers repeat, so that it reaches neither journal nor screen; a key of less
-    than `least` characters may be a word of the answer and stays.
-    """
-    return body if key == NO_KEY or len(key) < least else body.replace(key.encode(), b"[key]")
+def blotted(body: bytes, forms: Sequence[str]) -> bytes:
+    """A body without secrets, which some servers repeat, so that they reach neither journal nor screen."""
+    return blot(body.decode(errors="surrogateescape"), forms).encode(errors="surrogateescape")
 
 
 def status_error(status: int, retry_after: str | None, body: bytes) -> CallError:

@@ -9,6 +9,7 @@ from labelkit.exchange.formats.base import View
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.dataset import KIND as DATASET
+from labelkit.storage.foreign_text import markdown, markdown_code, markdown_indented
 
 KIND = "export"
 
@@ -62,13 +63,13 @@ def readme(name: str, format_name: str, made: Exported, command: str) -> str:
     return "\n".join(
         [
             *(["---", "configs:", *configs, "---", ""] if configs else []),
-            f"# {name} as {format_name}",
+            f"# {markdown(name)} as {format_name}",
             "",
             "Written by labelkit:",
             "",
-            f"    {command}",
+            markdown_indented(command),
             "",
-            *(f"- `{file}`: {rows:,} rows" for file, rows in made.rows.items()),
+            *(f"- {markdown_code(file)}: {rows:,} rows" for file, rows in made.rows.items()),
             "",
             "This format has no place for:",
             "",

@@ -6,7 +6,6 @@ is missing. One commit then puts everything in place, card and manifest last: re
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,8 +22,9 @@ from labelkit.errors import MissingPackageError, RemoteError, UsageError, first_
 from labelkit.exchange.croissant import as_text, croissant
 from labelkit.storage import folders
 from labelkit.storage.atomic import exchange, sync_directory, write_text
-from labelkit.storage.credentials import GENERAL_KEY, KEY, SHORTEST_SECRET, keyring, keyring_path
+from labelkit.storage.credentials import keyring, secrets
 from labelkit.storage.dataset import AUDIT, KIND, known_leaks, read_audit
+from labelkit.storage.names import inside
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ REFUSALS = {
     "leaking": "its audit found queries of an evaluation set: run labelkit mix --drop leaked-queries",
 }
 """What `publish` refuses and `--allow` lets through -> why."""
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", KEY, GENERAL_KEY, "AWS_SECRET_ACCESS_KEY")
-"""Environment variables whose values must stand in nothing that is sent."""
 PULLED = ".pulled"
 """Suffix of the folder that a pull fills, and goes on with."""
 
@@ -142,12 +140,11 @@ def files_of(dataset: Path, folder: Path, manifest: dict[str, Any]) -> list[Sent
 
 def refuse_secrets(files: Sequence[Sent]) -> None:
     """Raise where a key of the environment or of the keyring stands in a text that is to be sent."""
-    secrets = {f"the value of {name}": os.environ.get(name, "") for name in SECRETS}
-    secrets |= {f"the key of {host} in {keyring_path()}": key for host, key in keyring().items()}
-    for what, value in secrets.items():
-        for file in files if len(value) >= SHORTEST_SECRET else ():
+    keyring()  # one that cannot be read is an error here: what is not known cannot be looked for
+    for value, where in secrets().items():
+        for file in files:
             if holds(file.path, value):
-                raise UsageError(f"{file.name} holds {what}; a key must not be published")
+                raise UsageError(f"{file.name} holds {where}; a key must not be published")
 
 
 def holds(path: Path, text: str) -> bool:
@@ -208,7 +205,11 @@ def pull(repo_id: str, target: Path, revision: str | None) -> dict[str, Any]:
     folders.refuse_foreign(target, KIND)
     aside = target.with_name(target.name + PULLED)
     with hub_errors(repo_id):
-        hub()[1].snapshot_download(repo_id, repo_type="dataset", revision=revision, local_dir=aside)
+        api, client = hub()
+        listed = api.dataset_info(repo_id, revision=revision)
+        for sibling in listed.siblings or []:
+            inside(aside, sibling.rfilename)
+        client.snapshot_download(repo_id, repo_type="dataset", revision=listed.sha, local_dir=aside)
     manifest = folders.read_manifest(aside, KIND)
     keep = {*manifest["files"], folders.MANIFEST, AUDIT}
     for path in sorted(aside.rglob("*"), reverse=True):

@@ -19,6 +19,8 @@ from labelkit import __version__
 from labelkit.errors import ArtifactError
 from labelkit.records import SCHEMA_VERSION
 from labelkit.storage.atomic import UNFINISHED, exchange, sync_directory, sync_file, write_text
+from labelkit.storage.credentials import blot
+from labelkit.storage.names import inside
 
 MANIFEST = "manifest.json"
 BEGUN = "unfinished.json"
@@ -53,20 +55,6 @@ def writing(target: Path, kind: str, command: str) -> Iterator["Draft"]:
         aside.rename(target)
     sync_directory(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def inside(folder: Path, name: str) -> Path:
-    """The path of `name` in `folder`, for a name that came from outside: an object key, a manifest, a list of the Hub.
-
-    Raises `ArtifactError` for a name that leads elsewhere: absolute, with `..`, or through a linked folder. The last
-    part may be a link, as it is in the Hub's own cache.
-    """
-    parts = name.split("/")
-    plain = name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
-    path = folder / name
-    if not plain or not path.parent.resolve().is_relative_to(folder.resolve()):
-        raise ArtifactError(f"{name!r} is no name of a file inside {folder}: refused")
-    return path
 
 
 def begin(folder: Path, kind: str, command: str) -> None:
@@ -148,7 +136,7 @@ def write_manifest(
         "facts": dict(facts),
         "files": {name: file_sha256(folder / name) for name in names},
     }
-    document = json.loads(json.dumps(document))  # keys and tuples as a reader will find them
+    document = json.loads(blot(json.dumps(document)))  # keys and tuples as a reader will find them
     document["sha256"] = document_sha256(document)
     write_text(folder / MANIFEST, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     (folder / BEGUN).unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from labelkit.errors import ArtifactError, DataError, MissingPackageError, RemoteError, first_line
-from labelkit.storage.folders import MANIFEST, inside
+from labelkit.storage.folders import MANIFEST
+from labelkit.storage.names import inside
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """Protocol -> the extra that brings its file system; `hub` for all others."""
@@ -45,17 +46,30 @@ def local(location: str) -> Path:
 
 def fetch_folder(files: Any, place: str, target: Path) -> Path:
     """Fetch the files of a folder, the manifest last: a copy that has one is whole."""
-    listed = {name.removeprefix(place.rstrip("/") + "/"): name for name in sorted(files.find(place))}
+    listed = objects_in(files, place, target)
     copy = target / MANIFEST
     if MANIFEST in listed:
         manifest = files.cat_file(listed[MANIFEST])
         if copy.is_file() and copy.read_bytes() == manifest:
             return target
     shutil.rmtree(target, ignore_errors=True)
-    paths = {name: inside(target, name) for name in listed}
     for name in sorted(listed, key=lambda name: name == MANIFEST):
-        fetch_file(files, listed[name], paths[name])
+        fetch_file(files, listed[name], target / name)
     return target
+
+
+def objects_in(files: Any, place: str, folder: Path) -> dict[str, str]:
+    """The objects at a place: name in the local counterpart `folder` -> key.
+
+    Raises `ArtifactError` for a key that is outside the place, or that names no file inside the folder.
+    """
+    listed = {}
+    for key in sorted(files.find(place)):
+        name = key.removeprefix(f"{place}/")
+        # A key that lacks the prefix leads elsewhere: `inside` refuses a name that begins with a slash.
+        inside(folder, name if name != key else f"/{key}")
+        listed[name] = key
+    return listed
 
 
 def fetch_file(files: Any, place: str, target: Path) -> None:
@@ -97,15 +111,15 @@ def refuse_foreign(files: Any, place: str, location: str, kind: str) -> None:
 
 def send_folder(files: Any, place: str, folder: Path) -> None:
     """Send a folder: the old manifest goes first, the new one comes last, and what is left of before is removed."""
-    old = set(files.find(place)) if files.exists(place) else set()
-    if f"{place}/{MANIFEST}" in old:
-        files.rm_file(f"{place}/{MANIFEST}")
+    old = objects_in(files, place, folder) if files.exists(place) else {}
+    if MANIFEST in old:
+        files.rm_file(old[MANIFEST])
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     for name in sorted(names, key=lambda name: name == MANIFEST):
         files.makedirs(f"{place}/{name}".rpartition("/")[0], exist_ok=True)
         files.put_file(str(folder / name), f"{place}/{name}")
-    for name in old - {f"{place}/{name}" for name in names}:
-        files.rm_file(name)
+    for name in old.keys() - set(names):
+        files.rm_file(old[name])
 
 
 def cache_folder(location: str) -> Path:

@@ -41,8 +41,10 @@ class BakeoffConfig(BaseModel):
             if name in self.fit:
                 raise UsageError(f"fit.{name} is what a bake-off varies; remove it")
         for regime in self.regimes:
-            if not regime or set(regime) & set("/\\"):
-                raise UsageError(f"the regime name {regime!r} becomes part of a file name; leave out slashes")
+            if not regime.isprintable() or not regime or set(regime) & set("/\\"):
+                raise UsageError(
+                    f"the regime name {regime!r} becomes part of a file name; leave out slashes and control characters"
+                )
             for objective in self.objectives:
                 self.fit_config(regime, objective, 0)
         return self

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from labelkit.statistics import charts
 from labelkit.statistics.charts import Interval, curve, intervals
 from labelkit.storage.atomic import write_text
+from labelkit.storage.foreign_text import markdown, markdown_indented
 from trainer.bakeoff.comparison import BakeoffVerdict, Gap, compare_objectives, compare_regimes, recommendation, verdict
 from trainer.bakeoff.runner import UNTRAINED, RunResult
 from trainer.retrieval.significance import LEVEL, show_p
@@ -140,9 +141,12 @@ def dev_points(result: RunResult) -> Iterator[tuple[float, float]]:
 
 
 def _markdown(title: str, words: Sequence[str], rows: list[list[str]], images: Iterable[str], command: str) -> str:
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+    cells = [[str(markdown(cell)) for cell in row] for row in rows]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], ["---"] * len(cells[0]), *cells[1:]])
+    items = (f"- {markdown(line[2:])}" if line.startswith("- ") else markdown(line) for line in words)
     shown = "\n".join(f"![{name}]({name})" for name in images)
-    return "\n\n".join([f"# {title}", "\n".join(words), table, shown, f"Made by:\n\n    {command}", ""])
+    made_by = f"Made by:\n\n{markdown_indented(command)}"
+    return "\n\n".join([f"# {markdown(title)}", "\n".join(items), table, shown, made_by, ""])
 
 
 def _page(

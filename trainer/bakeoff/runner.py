@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from labelkit.errors import UsageError
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
+from labelkit.storage.names import inside
 from trainer.bakeoff.config import BakeoffConfig
 from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
@@ -96,7 +97,7 @@ def _train(
     dataset: Path, output: Path, config: BakeoffConfig, run: BakeoffRun, collections: Sequence[Collection], command: str
 ) -> RunResult:
     settings = config.fit_config(run.regime, run.objective, run.seed)
-    model = output / "models" / run.name
+    model = inside(output / "models", run.name)
     report = fit(dataset, model, settings, command, collections=collections)
     result = RunResult(
         *run,
@@ -144,7 +145,7 @@ def _kept(output: Path, name: str, identity: dict[str, Any], compute: Callable[[
 
 
 def _path(output: Path, name: str) -> Path:
-    return output / "results" / f"{name}.json"
+    return inside(output / "results", f"{name}.json")
 
 
 def _identity(store: Store, config: BakeoffConfig, collections: Sequence[Collection]) -> dict[str, Any]:

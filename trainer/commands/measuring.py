@@ -1,6 +1,5 @@
 """Commands that measure: eval, verify."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,38 +55,37 @@ def evaluate(
         progress=console.say if len(contenders) * len(data) > 1 else lambda words: None,
     )
     if as_json:
-        print(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+        console.result_json(result.to_json(), indent=2)
     else:
         print_result(result)
 
 
 def print_result(result: "EvalResult") -> None:
     """Tables of means and differences, and the notes that go with them."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from labelkit.commands.terminal import Terminal
     from trainer.retrieval.significance import show_p
 
-    screen = Console()
+    screen = Terminal()
     called = short_names(result.models)
     labels = list(result.measured[0].means)
     several = len(result.collections) > 1
     title = ", ".join(f"{entry.name} {entry.split} ({entry.queries:,} queries)" for entry in result.collections)
-    table = Table("model", *(["data"] if several else []), *labels, title=escape(title))
+    table = Table("model", *(["data"] if several else []), *labels, title=title)
     table.caption = "mean [95% bootstrap interval over queries]"
     for entry in result.measured:
         cells = [called[entry.model], *([entry.data] if several else []), *_cells(entry.means, ".3f")]
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
         for half, means in entry.by_overlap.items():
-            table.add_row(f"  {half}", *([""] if several else []), *map(escape, _cells(means, ".3f")), style="dim")
+            table.add_row(f"  {half}", *([""] if several else []), *_cells(means, ".3f"), style="dim")
     screen.print(table)
     if result.compared:
-        table = Table("difference to", *(["data"] if several else []), *labels, title=escape(called[result.models[0]]))
+        table = Table("difference to", *(["data"] if several else []), *labels, title=called[result.models[0]])
         table.caption = "paired permutation test, p after Holm's correction for all comparisons of a measure"
         for gap in result.compared:
             cells = [f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}] {show_p(t.p_holm)}" for t in gap.tests.values()]
-            table.add_row(*map(escape, [called[gap.against], *([gap.data] if several else []), *cells]))
+            table.add_row(called[gap.against], *([gap.data] if several else []), *cells)
         screen.print(table)
     for words in _notes(result, called):
         console.say(words)
@@ -134,9 +132,9 @@ def verify(
     """Check on this machine that tiles, caches, masks and processes change no loss and no gradient."""
     load_training_packages()
     import torch
-    from rich.console import Console
     from rich.table import Table
 
+    from labelkit.commands.terminal import Terminal
     from trainer.self_check import CHECKS
     from trainer.self_check import verify as run
 
@@ -154,7 +152,7 @@ def verify(
             "held" if check.held else "MISSED",
         )
         missed += [] if check.held else [check.name]
-    Console().print(table)
+    Terminal().print(table)
     if missed:
         raise LabelkitError(
             f"{', '.join(missed)} missed on {device}: do not trust results of this set-up, and report the table"

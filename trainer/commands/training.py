@@ -182,10 +182,9 @@ def suspects(
 
     settings = read_config(config, {name: flags[name] for name in FLAGS_OF_SUSPECTS})
     load_training_packages()
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from labelkit.commands.terminal import Terminal
     from trainer.suspects import by_source
     from trainer.suspects import suspects as run
 
@@ -194,8 +193,8 @@ def suspects(
     for one in found[:show]:
         grade = "" if one.grade is None else f", grade {one.grade}"
         cells = [f"{one.doubt:.2f}", f"{one.side}{grade}, {one.source}", one.query[:60], one.passage[:80]]
-        table.add_row(*map(escape, cells))
-    Console().print(table)
+        table.add_row(*cells)
+    Terminal().print(table)
     for name, (every, doubted) in by_source(found, 0.5).items():
         console.say(f"{name}: {doubted:,} of {every:,} doubted by more than 0.5")
     console.say(f"{output}: all in suspects.tsv; to judge three of each query again, pool them first:")

@@ -10,6 +10,7 @@ from labelkit.exchange.formats import recognised
 from labelkit.exchange.importing import import_dataset, inputs_of
 from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
+from labelkit.storage.names import inside
 
 
 def our_dataset(path: Path) -> Path:
@@ -28,10 +29,11 @@ def our_dataset(path: Path) -> Path:
             return path  # one of ours that is not finished: whoever reads it says so
         raise
     digest = hashlib.sha256(f"{form}\n{sorted(inputs_of(path).items())}".encode()).hexdigest()[:32]
-    kept = cache_folder() / "imported" / digest / path.stem
+    name = path.resolve().stem
+    kept = inside(cache_folder() / "imported" / digest, name)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{kept}.lock"):
         if not (kept / folders.MANIFEST).is_file():
             command = f"labelkit import {path} --from {form}"
-            import_dataset(path, kept, format_name=form, judge_name=path.stem, positive_grade=1, command=command)
+            import_dataset(path, kept, format_name=form, judge_name=name, positive_grade=1, command=command)
     return kept

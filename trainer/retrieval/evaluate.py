@@ -20,6 +20,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
+from labelkit.storage.names import inside
 from trainer.retrieval.search import OWN_LENGTHS, Collection, Lengths, load_model, search
 from trainer.retrieval.significance import Estimate, Test, bootstrap, compare
 
@@ -140,7 +141,7 @@ def evaluate(
             run = search(encoder, kept, collection, index=index, depth=depth, lengths=lengths)
             if runs is not None:
                 tag = re.sub(r"[^\w.-]+", "_", name).strip("_")
-                write_run(runs / f"{collection.name}.{tag}.run", run, tag)
+                write_run(inside(runs, f"{collection.name}.{tag}.run"), run, tag)
             per_query = measure(collection.qrels, run, relevant_grade, cutoffs)
             measured.append(_measured(name, collection, fact, run, per_query))
             progress(f"{name} on {collection.name}: nDCG@10 {measured[-1].means['nDCG@10'].mean:.3f}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labelkit.storage.foreign_text import markdown, markdown_code, markdown_indented, quoted
 from trainer.config.fit_config import FitConfig
 from trainer.retrieval.significance import show_p
 
@@ -22,7 +23,7 @@ def model_card(
     evaluation: "EvalResult | None",
 ) -> str:
     """The card as Markdown with the Hub's metadata block. `dataset` and `manifest` are those of the training data."""
-    base = "" if Path(config.model).exists() else f"base_model: {config.model}\n"
+    base = "" if Path(config.model).exists() else f"base_model: {quoted(config.model)}\n"
     objectives = ", ".join(dict.fromkeys(stage.objective for stage in config.stage_configs()))
     return f"""---
 library_name: sentence-transformers
@@ -30,14 +31,14 @@ pipeline_tag: sentence-similarity
 tags: [sentence-transformers, dense-retrieval, multi-positive, {objectives}]
 {base}---
 
-# {name}
+# {markdown(name)}
 
-A dense retriever, fine-tuned from `{config.model}` with {objectives}.
+A dense retriever, fine-tuned from {markdown_code(config.model)} with {objectives}.
 
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{name}")
+model = SentenceTransformer({quoted(name)})
 scores = model.similarity(model.encode_query(["a query"]), model.encode_document(["a passage"]))
 ```
 
@@ -51,7 +52,7 @@ scores = model.similarity(model.encode_query(["a query"]), model.encode_document
 {_evaluation(evaluation)}
 ## To make it again
 
-    {command}
+{markdown_indented(command)}
 
 The whole configuration, package versions, losses, the figures of each source of labels, and the checksum of the
 dataset stand in `manifest.json`.
@@ -60,12 +61,15 @@ dataset stand in `manifest.json`.
 
 def _provenance(name: str, manifest: dict[str, Any]) -> str:
     facts = manifest.get("facts", {})
-    lines = [f"The dataset `{name}`, {manifest['rows']['train']:,} queries, made by `{manifest['command']}`."]
+    made_by = markdown_code(manifest["command"])
+    lines = [f"The dataset {markdown_code(name)}, {manifest['rows']['train']:,} queries, made by {made_by}."]
     per_query = facts.get("positives_per_query") or {}
     if per_query:
         total = sum(per_query.values()) or 1.0
         lines.append("Positives a query by source of the label:")
-        lines += [f"- {source}: {each:.2f} ({each / total:.0%})" for source, each in sorted(per_query.items())]
+        lines += [
+            f"- {markdown(source)}: {each:.2f} ({each / total:.0%})" for source, each in sorted(per_query.items())
+        ]
     return "\n".join(lines)
 
 
@@ -75,7 +79,7 @@ def _stages(config: FitConfig, stages: "Sequence[StageReport]") -> str:
         trained_on = stage.counts["queries"] - stage.counts["queries_left_out"]
         first, last = stage.loss_at_ends()
         rows.append(
-            f"| {number} | {settings.labels} | {settings.objective} | {trained_on:,} | {stage.steps:,} "
+            f"| {number} | {markdown(settings.labels)} | {settings.objective} | {trained_on:,} | {stage.steps:,} "
             f"| {first:.4f}, {last:.4f} |"
         )
     return "\n".join(rows)
@@ -90,12 +94,12 @@ def _evaluation(result: "EvalResult | None") -> str:
     lines += [f"| model | data | {' | '.join(first)} |", f"|---|---|{'---|' * len(first)}"]
     for entry in result.measured:
         cells = " | ".join(f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in entry.means.values())
-        lines.append(f"| {_short(entry.model, result)} | {entry.data} | {cells} |")
+        lines.append(f"| {markdown(_short(entry.model, result))} | {markdown(entry.data)} | {cells} |")
     for gap in result.compared:
         cells = " | ".join(
             f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}], {show_p(t.p_holm)}" for t in gap.tests.values()
         )
-        lines.append(f"| difference to {_short(gap.against, result)} | {gap.data} | {cells} |")
+        lines.append(f"| difference to {markdown(_short(gap.against, result))} | {markdown(gap.data)} | {cells} |")
     return "\n".join([*lines, ""])
 
 

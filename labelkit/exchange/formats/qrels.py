@@ -15,6 +15,7 @@ from labelkit.corpora.qrels import Qrels, read_qrels
 from labelkit.corpora.rows import text_lines
 from labelkit.errors import DataError
 from labelkit.exchange.formats.base import Collector, Found, View, Written, judge_of, write_json_lines, write_lines
+from labelkit.storage.names import inside
 
 
 def write_beir(view: View, folder: Path) -> Written:
@@ -87,8 +88,9 @@ def write_trec(view: View, folder: Path) -> Written:
             for judge_id, ranked in scored.items():
                 name = f"runs/{judge_id}.run"
                 if name not in runs:
-                    (folder / "runs").mkdir(exist_ok=True)
-                    runs[name] = stack.enter_context((folder / name).open("w", encoding="utf-8"))
+                    path = inside(folder, name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    runs[name] = stack.enter_context(path.open("w", encoding="utf-8"))
                 for rank, (score, passage_id) in enumerate(sorted(ranked), 1):
                     runs[name].write(f"{query_id} Q0 {plain(passage_id)} {rank} {-score!r} {plain(judge_id)}\n")
                 rows[name] = rows.get(name, 0) + len(ranked)

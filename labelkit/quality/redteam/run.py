@@ -26,6 +26,7 @@ from labelkit.records import Judgement
 from labelkit.statistics.intervals import Estimate, estimate, mean, rate
 from labelkit.storage.atomic import write_text
 from labelkit.storage.labels import read_labels
+from labelkit.storage.names import inside
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def redteam(
             if "second-look" in defence and method_named(prompt.method).listwise:
                 log.info(f"{prompt.name}, defence {label}: left out, second-look is for the pointwise methods")
                 continue
-            target = folder / f"{prompt.name}.{label}"
+            target = inside(folder, f"{prompt.name}.{label}")
             log.info(f"{prompt.name}, defence {label}: {len(trial.pool.candidates)} pairs to judge")
             annotate(
                 trial.pool,

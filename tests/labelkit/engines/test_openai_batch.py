@@ -332,7 +332,7 @@ def test_a_server_that_refuses_batches_is_one_line_without_the_key(run, batches,
     batches.on_order = lambda batch: 403
     with pytest.raises(EngineError, match="the batch API does not work: APIStatusError: status 403") as stopped:
         run(1)
-    assert "Bearer [key]" in str(stopped.value)
+    assert "Bearer [secret]" in str(stopped.value)
 
 
 def test_other_requests_of_a_batch_are_left_to_their_run(run, batches):

@@ -389,3 +389,18 @@ def test_the_croissant_description_is_valid_and_reads_the_files(sent, tmp_path):
     assert "http://mlcommons.org/croissant/1.1" in document["conformsTo"]
     assert document["rai:machineAnnotationTools"] == ["model (local)"]
     assert document["prov:wasDerivedFrom"][0] == {"@type": "prov:Entity", "@id": "BeIR/scifact"}
+
+
+@pytest.mark.parametrize("name", ["../victim", "/victim", "a/../../victim", "a\nb"])
+def test_a_list_of_files_that_leads_elsewhere_is_refused_before_anything_is_fetched(
+    hub, dataset, labelkit, tmp_path, name
+):
+    assert labelkit("publish", dataset, "org/set", *PUBLISH).returncode == 0
+    repo = hub.repos["org/set"]
+    repo.commit({**repo.commits[-1][1], name: hub.blob(b"theirs")})
+    before = len(hub.ledger)
+    pulled = labelkit("pull", "org/set", "-o", tmp_path / "here" / "pulled")
+    assert pulled.returncode == 1
+    assert re.fullmatch(r"error: .* is no name of a file inside .*: refused\n", pulled.stderr), pulled.stderr
+    assert [path for _, path, _ in hub.ledger[before:] if "/resolve/" in path] == []
+    assert not (tmp_path / "here").exists()
