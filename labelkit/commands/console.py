@@ -1,13 +1,14 @@
 """What both command lines share: one line for one of our own errors, and words for people on standard error."""
 
 import logging
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
-from labelkit.errors import LabelkitError, NotYetError
+from labelkit.errors import LabelkitError, NotYetError, UsageError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -21,6 +22,7 @@ def run(app: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     show_log()
     try:
+        refuse_odd_bytes(sys.argv)
         app()
     except NotYetError as later:
         say(later)
@@ -38,6 +40,13 @@ def run(app: Callable[[], None]) -> None:
         if end.code == INTERRUPTED:
             stopped()
         raise
+
+
+def refuse_odd_bytes(arguments: Sequence[str]) -> None:
+    """Raise `UsageError` for an argument that is not UTF-8: neither a manifest nor a table could name it."""
+    for argument in arguments:
+        if re.search("[\ud800-\udfff]", argument):
+            raise UsageError(f"{argument!r} is not UTF-8; rename the file or folder")
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -169,7 +169,7 @@ def hashes(texts: pa.ChunkedArray | pa.RecordBatchReader, hashed: str = HASH) ->
 def _lay_out(source: Path, target: Path) -> None:
     """A Parquet file as an Arrow file that can be mapped."""
     with (
-        pq.ParquetFile(source, memory_map=True, page_checksum_verification=True) as file,
+        pq.ParquetFile(source.absolute(), memory_map=True, page_checksum_verification=True) as file,
         pa.OSFile(str(target), "wb") as sink,
         pa.ipc.new_file(sink, file.schema_arrow) as writer,
     ):

@@ -132,14 +132,13 @@ def evaluate(
     names = tuple(contender.name for contender in contenders)
     facts = [_facts(collection, relevant_grade) for collection in collections]
     measured: list[Measured] = []
-    for name, encoder, folder in contenders:
+    for (name, encoder, folder), tag in zip(contenders, run_tags(names), strict=True):
         encoder.truncate_dim = dimensions
         kept = folder if dimensions is None else None
         for collection, fact in zip(collections, facts, strict=True):
             depth = max(JUDGED, *cutoffs)
             run = search(encoder, kept, collection, index=index, depth=depth, lengths=lengths)
             if runs is not None:
-                tag = re.sub(r"[^\w.-]+", "_", name).strip("_")
                 write_run(runs / f"{collection.name}.{tag}.run", run, tag)
             per_query = measure(collection.qrels, run, relevant_grade, cutoffs)
             measured.append(_measured(name, collection, fact, run, per_query))
@@ -203,6 +202,16 @@ def write_run(path: Path, run: RankedRun, tag: str) -> None:
         for query_id, best in run.items():
             for rank, (passage_id, score) in enumerate(best.items(), start=1):
                 file.write(f"{query_id} Q0 {passage_id} {rank} {score!r} {tag}\n")
+
+
+def run_tags(names: Sequence[str]) -> list[str]:
+    """A word for each model, of its name, for the tag and the file of its run; no two are alike."""
+    tags: list[str] = []
+    for name in names:
+        word = re.sub(r"[^\w.-]+", "_", name).strip("_")
+        numbered = (word, *(f"{word}_{number}" for number in range(2, len(names) + 1)))
+        tags.append(next(tag for tag in numbered if tag not in tags))
+    return tags
 
 
 def unjudged_share(qrels: Qrels, run: RankedRun) -> float:

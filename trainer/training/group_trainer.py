@@ -286,7 +286,7 @@ def steps_of(config: FitConfig, queries: int) -> int:
 def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransformerTrainingArguments:
     steps = steps_of(config, queries)
     return SentenceTransformerTrainingArguments(
-        output_dir=str(place.folder),
+        output_dir=str(place.folder.absolute()),  # a `~` in it would be expanded
         max_steps=steps,
         use_cpu=processes().device.type == "cpu",
         bf16=config.precision == "bf16",
