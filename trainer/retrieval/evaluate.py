@@ -20,7 +20,8 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
-from trainer.retrieval.search import OWN_LENGTHS, Collection, Lengths, load_model, search
+from labelkit.pooling.dense_search import OWN_LENGTHS, Lengths
+from trainer.retrieval.search import Collection, load_model, search
 from trainer.retrieval.significance import Estimate, Test, bootstrap, compare
 
 JUDGED = 10
@@ -205,13 +206,13 @@ def write_run(path: Path, run: RankedRun, tag: str) -> None:
 
 
 def run_tags(names: Sequence[str]) -> list[str]:
-    """A word for each model, of its name, for the tag and the file of its run; no two are alike."""
-    tags: list[str] = []
-    for name in names:
+    """A word for each model, of its name, for the tag and the file of its run; different models have different ones."""
+    tags: dict[str, str] = {}
+    for name in dict.fromkeys(names):
         word = re.sub(r"[^\w.-]+", "_", name).strip("_")
         numbered = (word, *(f"{word}_{number}" for number in range(2, len(names) + 1)))
-        tags.append(next(tag for tag in numbered if tag not in tags))
-    return tags
+        tags[name] = next(tag for tag in numbered if tag not in tags.values())
+    return [tags[name] for name in names]
 
 
 def unjudged_share(qrels: Qrels, run: RankedRun) -> float:
