@@ -21,13 +21,14 @@ import ir_measures
 import numpy as np
 
 from labelkit.corpora.beir import Data, read_data
+from labelkit.pooling.dense_search import Lengths
 from labelkit.pooling.pool import bm25_run
 from labelkit.records import Example, Label, Query
 from labelkit.storage import folders
 from labelkit.storage.dataset import write_tables
 from trainer.config.fit_config import FitConfig
 from trainer.objectives.objectives import OBJECTIVES
-from trainer.retrieval.search import Collection, Lengths, load_model, read_collection, search
+from trainer.retrieval.search import Collection, load_model, read_collection, search
 from trainer.retrieval.significance import bootstrap
 from trainer.training.fit import fit
 

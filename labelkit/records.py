@@ -15,9 +15,9 @@ MAX_GRADE = 3
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, and closed against unknown fields."""
+    """Base of all records: frozen, closed against unknown fields, and without numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Query(Record):
@@ -124,7 +124,7 @@ class Label(Record):
     """None where the judge failed on the pair."""
     source: Literal["human", "llm", "imported"]
     judge_id: str
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, gt=0)
     probability: float | None = None
     """Probability that the passage is relevant, where the judge gave one."""
 

@@ -12,13 +12,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from labelkit.errors import LabelkitError
+from labelkit.pooling.dense import encode_passages, encode_queries
+from labelkit.pooling.dense_search import SIMILARITIES, limited
 from labelkit.records import Example, Label
 from labelkit.storage import folders
 from trainer.config.fit_config import FitConfig
@@ -26,9 +28,9 @@ from trainer.data.draws import draw
 from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
 from trainer.data.training_sets import fold_of
-from trainer.objectives.contrast import SIMILARITIES
-from trainer.retrieval.search import limited, load_model
+from trainer.retrieval.search import load_model
 from trainer.training.fit import fit, inputs_of
+from trainer.training.soundness import LOWER
 
 log = logging.getLogger(__name__)
 
@@ -142,14 +144,14 @@ def _scores(
     model: SentenceTransformer, queries: list[str], passages: list[str], config: FitConfig
 ) -> NDArray[np.float64]:
     """[queries, passages]: similarities over the temperature."""
-    quiet: dict[str, Any] = {"convert_to_tensor": True, "show_progress_bar": False}
     prepare = SIMILARITIES[model.similarity_fn_name]
-    with torch.no_grad():
-        with limited(model, config.max_query_length):
-            near = prepare(model.encode_query(queries, **quiet).float())
-        with limited(model, config.max_passage_length):
-            far = prepare(model.encode_document(passages, **quiet).float())
-        scores: NDArray[np.float64] = (near @ far.T / config.temperature).double().cpu().numpy()
+    with limited(model, config.max_query_length):
+        near = prepare(torch.from_numpy(encode_queries(model, None, queries)))
+    with limited(model, config.max_passage_length):
+        far = prepare(torch.from_numpy(encode_passages(model, None, passages)))
+    scores: NDArray[np.float64] = (near @ far.T / config.temperature).double().numpy()
+    if not np.isfinite(scores).all():
+        raise LabelkitError(f"a similarity of the model of a fold is not finite; {LOWER}")
     return scores
 
 

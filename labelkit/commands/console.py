@@ -5,18 +5,19 @@ standard output. Nothing from outside that is printed here controls the terminal
 import io
 import json
 import logging
+import re
 import shlex
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 from typer import BadParameter, Typer
 
-from labelkit.errors import LabelkitError, NotYetError
+from labelkit.errors import LabelkitError, NotYetError, UsageError
 from labelkit.storage.credentials import blot
 from labelkit.storage.foreign_text import escaped_controls, without_controls
 
@@ -41,6 +42,7 @@ def run(app: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     show_log()
     try:
+        refuse_odd_bytes(sys.argv)
         app()
     except WRONG_CALL as error:
         words = io.StringIO()
@@ -66,6 +68,13 @@ def run(app: Callable[[], None]) -> None:
     except Exception:
         say(traceback.format_exc().rstrip())
         sys.exit(1)
+
+
+def refuse_odd_bytes(arguments: Sequence[str]) -> None:
+    """Raise `UsageError` for an argument that is not UTF-8: neither a manifest nor a table could name it."""
+    for argument in arguments:
+        if re.search("[\ud800-\udfff]", argument):
+            raise UsageError(f"{argument!r} is not UTF-8; rename the file or folder")
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -20,6 +20,7 @@ from labelkit.records import Judge
 from labelkit.storage import folders, tables
 from labelkit.storage.atomic import write_text
 from labelkit.storage.dataset import AUDIT, KIND
+from labelkit.storage.labels import read_records
 
 EXAMPLES = 5
 """Of each finding."""
@@ -58,7 +59,7 @@ def open_dataset(db: DuckDBPyConnection, folder: Path, silent: Sequence[str]) ->
     open_train(db, folder)
     for name in ("judgements", "queries"):
         db.execute(f"CREATE VIEW {name} AS FROM {tables.parquet(folder / f'{name}.parquet')}")
-    judges = [Judge(**row) for row in folders.read_table(folder, "judges").to_pylist()]
+    judges = read_records(folder, "judges", Judge)
     register_judges(db, judges, {}, silent)
     db.execute("CREATE TABLE set_aside (query_id VARCHAR)")
 

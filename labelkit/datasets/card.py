@@ -173,7 +173,9 @@ def judge_row(judge: Judge, told: Told | None) -> dict[str, Any]:
 
 def judges_of(folder: Path) -> list[Judge]:
     """The judges of a dataset."""
-    return [Judge(**row) for row in pq.read_table(folder / "judges.parquet", schema=JUDGE_SCHEMA).to_pylist()]
+    return [
+        Judge(**row) for row in pq.read_table((folder / "judges.parquet").absolute(), schema=JUDGE_SCHEMA).to_pylist()
+    ]
 
 
 def judges_and_told(folder: Path) -> list[tuple[Judge, Told]]:
@@ -184,7 +186,8 @@ def judges_and_told(folder: Path) -> list[tuple[Judge, Told]]:
 
 def told_by_judge(folder: Path) -> dict[str, Told]:
     """What each judge of a dataset said, counted in one pass."""
-    table = pq.read_table(folder / "judgements.parquet", columns=["judge_id", "grade", "tokens", "cost"])
+    path = (folder / "judgements.parquet").absolute()
+    table = pq.read_table(path, columns=["judge_id", "grade", "tokens", "cost"])
     grouped = table.group_by("judge_id").aggregate(
         [("grade", "count", pc.CountOptions("only_valid")), ([], "count_all"), ("tokens", "sum"), ("cost", "sum")]
     )
@@ -230,7 +233,7 @@ def agreement_of(rows: Iterable[tuple[str, int, int]]) -> dict[str, Any]:
 def graded(folder: Path) -> Iterator[tuple[str, tuple[str, str], int]]:
     """(judge id, pair, grade) of every judgement that has a grade."""
     columns = ["judge_id", "query_id", "passage_id", "grade"]
-    with pq.ParquetFile(folder / "judgements.parquet") as file:
+    with pq.ParquetFile((folder / "judgements.parquet").absolute()) as file:
         for batch in file.iter_batches(columns=columns):
             for judge_id, query_id, passage_id, grade in zip(*(column.to_pylist() for column in batch), strict=True):
                 if grade is not None:

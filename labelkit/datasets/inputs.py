@@ -21,7 +21,7 @@ from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, PASSAGE_SCHEMA, QUE
 from labelkit.storage import folders, tables
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import KIND as LABELS
-from labelkit.storage.labels import imported_judge
+from labelkit.storage.labels import imported_judge, read_records
 
 GRADE_SCHEMA = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8())])
 WEIGHTED_SCHEMA = pa.schema(
@@ -34,6 +34,8 @@ WEIGHTED_SCHEMA = pa.schema(
         ("relevant", pa.list_(pa.float64())),
     ]
 )
+ROUNDING = 1e-6
+"""By this much a probability that was computed may be above 1."""
 RowStream = Callable[[], Iterator[tuple[Any, ...]]]
 """Reads a file from its start: `file:line` and the fields of each row."""
 
@@ -145,8 +147,7 @@ def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, verify: boo
     """The judges of a source and a statement for its judgements; those of a qrels file go into the table."""
     if path.is_dir():
         folders.read_manifest(path, LABELS, verify=verify)
-        judges = [Judge(**row) for row in folders.read_table(path, "judges").to_pylist()]
-        return judges, f"FROM {tables.parquet(path / 'judgements.parquet')}"
+        return read_records(path, "judges", Judge), f"FROM {tables.parquet(path / 'judgements.parquet')}"
     judge = imported_judge(path, path.stem, "human")
     stage_once(db, table, GRADE_SCHEMA, lambda: qrels_rows(path), ("query_id", "passage_id"))
     if not tables.row(db, f"FROM {table}"):
@@ -186,6 +187,20 @@ def check_known(db: DuckDBPyConnection, folder: Path) -> None:
         unknown = f"SELECT judge_id, {key} FROM {judged} WHERE {key} NOT IN ({known}) ORDER BY {key}"
         if found := tables.row(db, unknown):
             raise DataError(f"judge {found[0]!r} judged {what} {found[1]!r}, which is not in {table}.jsonl")
+
+
+def check_numbers(db: DuckDBPyConnection, folder: Path) -> None:
+    """Raise `DataError` where a judgement has a score that is not finite, or a probability outside of 0 to 1."""
+    wrong = (
+        "NOT coalesce(isfinite(score), true) "
+        f"OR NOT coalesce(list_bool_and(list_transform(probs, lambda p: p BETWEEN 0 AND {1 + ROUNDING})), true)"
+    )
+    rows = f"FROM {tables.parquet(folder / 'judgements.parquet')} WHERE {wrong}"
+    if found := tables.row(db, f"SELECT judge_id, query_id, passage_id, score, probs {rows} ORDER BY ALL"):
+        raise DataError(
+            f"judge {found[0]!r} gave the pair {found[1]!r}, {found[2]!r} the score {found[3]} and the probabilities "
+            f"{found[4]}, which are no finite numbers or no probabilities; judge it again"
+        )
 
 
 def source_facts(inputs: Inputs) -> dict[str, str | None]:

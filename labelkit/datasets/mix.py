@@ -18,7 +18,7 @@ from labelkit.corpora.evaluation_sets import files_of, read_evaluation
 from labelkit.datasets.audit_checks import CHECKS, DROPS, LEAKS, open_train, run_checks
 from labelkit.datasets.audit_findings import AuditScope
 from labelkit.datasets.card import dataset_card
-from labelkit.datasets.inputs import Inputs, check_known, save_judgements, save_texts, source_facts
+from labelkit.datasets.inputs import Inputs, check_known, check_numbers, save_judgements, save_texts, source_facts
 from labelkit.datasets.labels_in_sql import example_rows, label_table, pair_table, slices
 from labelkit.datasets.policies import MixRules, policy_named
 from labelkit.datasets.provenance import save_provenance
@@ -53,6 +53,7 @@ def mix(inputs: Inputs, rules: MixRules, target: Path, command: str) -> dict[str
             judges, silent = save_judgements(db, draft, inputs)
             save_provenance(db, draft, inputs.labels)
             check_known(db, draft.path)
+            check_numbers(db, draft.path)
             for name in ("judgements", "queries"):
                 db.execute(f"CREATE VIEW {name} AS FROM {tables.parquet(draft.path / f'{name}.parquet')}")
             check_judges(db, inputs, rules)

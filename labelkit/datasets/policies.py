@@ -123,6 +123,9 @@ def policy_named(rules: MixRules) -> Policy:
     """The policy that the rules name. Raises `UsageError` for names and lines that make no sense."""
     if rules.by not in BY:
         raise UnknownNameError("measure", rules.by, BY)
+    for name in ("llm_positive", "llm_negative", "human_fraction"):
+        if not 0 <= getattr(rules, name) <= 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(rules, name)} does not lie between 0 and 1")
     if rules.llm_negative_grade >= rules.llm_positive_grade:
         raise UsageError("--llm-negative-grade must be below --llm-positive-grade")
     if rules.policy not in POLICIES:

@@ -122,7 +122,7 @@ def record_set(folder: Path, table: str) -> dict[str, Any]:
         "name": table,
         "description": DESCRIPTIONS[table],
         **({"key": keys} if keys else {}),
-        "field": [field(table, column) for column in pq.read_schema(folder / f"{table}.parquet")],
+        "field": [field(table, column) for column in pq.read_schema((folder / f"{table}.parquet").absolute())],
     }
 
 

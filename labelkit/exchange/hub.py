@@ -151,7 +151,7 @@ def holds(path: Path, text: str) -> bool:
     """Whether a text stands in a file, or in a text column of a Parquet file."""
     if path.suffix != ".parquet":
         return text.encode() in path.read_bytes()
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path.absolute()) as file:
         names = [column.name for column in file.schema_arrow if column.type == pa.string()]
         batches = file.iter_batches(columns=names)
         return any(pc.any(pc.match_substring(column, text)).as_py() for batch in batches for column in batch)
@@ -209,7 +209,7 @@ def pull(repo_id: str, target: Path, revision: str | None) -> dict[str, Any]:
         listed = api.dataset_info(repo_id, revision=revision)
         for sibling in listed.siblings or []:
             inside(aside, sibling.rfilename)
-        client.snapshot_download(repo_id, repo_type="dataset", revision=listed.sha, local_dir=aside)
+        client.snapshot_download(repo_id, repo_type="dataset", revision=listed.sha, local_dir=aside.absolute())
     manifest = folders.read_manifest(aside, KIND)
     keep = {*manifest["files"], folders.MANIFEST, AUDIT}
     for path in sorted(aside.rglob("*"), reverse=True):

@@ -1,4 +1,4 @@
-"""Encode passages with a sentence-transformers model, once a model and corpus.
+"""Encode texts with a sentence-transformers model: queries anew, passages once a model and corpus.
 
 Encoding a corpus is the dearest step of dense pooling and of evaluation, and the same untrained model is compared
 again and again. So the embeddings are kept in a cache folder under a key over the model's files and the texts: a
@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelkit.errors import ArtifactError
 from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
 
 BATCH = 32
+FEW = 1_000
+"""Texts up to which no progress is shown."""
 LARGEST_CACHED = 1 << 30
 """Bytes of embeddings above which nothing is cached: large corpora would fill a home folder."""
 
@@ -27,17 +30,18 @@ def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> ND
     """Embeddings of `texts` in their order: [texts, dimensions], float32, from the cache where they are there.
 
     `model` is the local folder or Hub id that `encoder`, a `SentenceTransformer`, was loaded from; models of the Hub
-    are not cached, since their files can change under a name, and neither is one without a name.
+    are not cached, since their files can change under a name, and neither is one without a name. Raises `ArtifactError`
+    where a number of an embedding is not finite.
     """
     if model is None or not Path(model).is_dir():
-        return _encode(encoder, texts)
+        return _encode(encoder, model, texts)
     # Kept in sorted order, so that the order in which somebody holds the corpus does not matter.
     order = sorted(range(len(texts)), key=texts.__getitem__)
     ordered = [texts[row] for row in order]
     path = cache_folder() / "embeddings" / f"{_key(model, encoder, ordered)}.npy"
     kept = _load(path, len(texts))
     if kept is None:
-        kept = _encode(encoder, ordered)
+        kept = _encode(encoder, model, ordered)
         if kept.nbytes <= LARGEST_CACHED:
             _save(path, kept)
     vectors: NDArray[np.float32] = np.empty(kept.shape, dtype=np.float32)
@@ -45,11 +49,29 @@ def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> ND
     return vectors
 
 
-def _encode(encoder: Any, texts: Sequence[str]) -> NDArray[np.float32]:
+def encode_queries(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Embeddings of queries: [texts, dimensions], float32. Raises as `encode_passages` does."""
+    vectors = encoder.encode_query(list(texts), batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
+    return finite(np.asarray(vectors, dtype=np.float32), model, texts)
+
+
+def _encode(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
     vectors = encoder.encode_document(
-        list(texts), batch_size=BATCH, convert_to_numpy=True, show_progress_bar=sys.stderr.isatty()
+        list(texts), batch_size=BATCH, convert_to_numpy=True, show_progress_bar=len(texts) > FEW and sys.stderr.isatty()
     )
-    return np.asarray(vectors, dtype=np.float32)
+    return finite(np.asarray(vectors, dtype=np.float32), model, texts)
+
+
+def finite(vectors: NDArray[np.float32], model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
+    """The embeddings `[texts, dimensions]` as they are. Raises `ArtifactError` where a number is NaN or infinite."""
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise ArtifactError(
+            f"{model or 'the model'}: {len(bad):,} of {len(texts):,} embeddings are not finite, first that of "
+            f"{texts[bad[0]][:60]!r}; its weights are damaged or too large: train it again with a lower learning rate, "
+            "or fetch it again"
+        )
+    return vectors
 
 
 def _key(model: str, encoder: Any, texts: Sequence[str]) -> str:
@@ -71,7 +93,8 @@ def _load(path: Path, rows: int) -> NDArray[np.float32] | None:
         kept: NDArray[np.float32] = np.load(path)
     except (OSError, ValueError, EOFError):
         return None
-    return kept if kept.ndim == 2 and len(kept) == rows and kept.dtype == np.float32 else None
+    whole = kept.ndim == 2 and len(kept) == rows and kept.dtype == np.float32 and np.isfinite(kept).all()
+    return kept if whole else None
 
 
 def _save(path: Path, vectors: NDArray[np.float32]) -> None:

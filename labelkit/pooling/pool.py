@@ -13,7 +13,6 @@ from labelkit.corpora.beir import Data, check_ids, read_data
 from labelkit.corpora.qrels import Qrels, qrels_path, read_qrels
 from labelkit.corpora.runs import RankedRun, read_run
 from labelkit.errors import UsageError
-from labelkit.pooling.dense import encode_passages
 from labelkit.pooling.model_loading import load_encoder
 from labelkit.records import (
     CANDIDATE_SCHEMA,
@@ -159,19 +158,10 @@ def bm25_run(corpus: Mapping[str, Passage], queries: Mapping[str, Query], depth:
 def dense_run(data: Data, model: str, depth: int, *, trusted: bool = False) -> RankedRun:
     """The nearest passages by exact search with a sentence-transformers model, under the model's own similarity."""
     encoder = load_encoder(model, trust_remote_code=trusted)
-    import torch
-    from sentence_transformers.util import semantic_search
+    from labelkit.pooling.dense_search import dense_search
 
-    corpus, queries = data.corpus, data.queries
-    ids = list(corpus)
-    passages = encode_passages(encoder, model, [passage.full_text for passage in corpus.values()])
-    texts = [query.text for query in queries.values()]
-    vectors = encoder.encode_query(texts, convert_to_tensor=True, show_progress_bar=False).cpu()
-    hits = semantic_search(vectors, torch.from_numpy(passages), top_k=depth, score_function=encoder.similarity)
-    return {
-        query_id: {ids[int(hit["corpus_id"])]: float(hit["score"]) for hit in found}
-        for query_id, found in zip(queries, hits, strict=True)
-    }
+    texts = {query_id: query.text for query_id, query in data.queries.items()}
+    return dense_search(encoder, model, texts, data.corpus.values(), depth=depth)
 
 
 def read_positives(path: Path, data: Data, positive_grade: int) -> Qrels:

@@ -21,6 +21,7 @@ from labelkit.records import Judgement, PairIds, Passage, Query
 from labelkit.statistics.intervals import Estimate, estimate, mean, ratio
 from labelkit.storage import folders
 from labelkit.storage.dataset import KIND as DATASET
+from labelkit.storage.labels import read_records
 
 BINS = 5
 """Of a curve: fifths of the pairs by the property."""
@@ -157,7 +158,7 @@ def ballots_of(folder: Path) -> list[Judgement]:
     """The single verdicts behind joined judgements; none where a folder keeps none."""
     if not (folder / "ballots.parquet").is_file():
         return []
-    return [Judgement(**row) for row in folders.read_table(folder, "ballots").to_pylist()]
+    return read_records(folder, "ballots", Judgement)
 
 
 def length(rater: Rater, pair: PairIds, material: BiasInputs) -> float | None:

@@ -108,7 +108,7 @@ class RowWriter:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, **folders.PARQUET)
+        self._writer = pq.ParquetWriter(path.absolute(), schema, **folders.PARQUET)
         self._waiting: list[Record] = []
         self.count = 0
 

@@ -27,7 +27,9 @@ BEGUN = "unfinished.json"
 """In a folder that is being written: the kind and the command that finishes it. It goes when the manifest comes."""
 PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 ROW_GROUP = 65_536
-"""Rows. With `PARQUET`, settings that do not depend on the machine."""
+"""Rows. With `PARQUET`, settings that do not depend on the machine. pyarrow gets absolute paths alone: it would take a
+folder `~` for the home folder.
+"""
 
 
 @contextmanager
@@ -82,7 +84,7 @@ class Draft:
     def write_batches(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         """Write `name`.parquet from a stream: row groups of one size, however the stream is cut."""
         self.rows[name] = 0
-        with pq.ParquetWriter(self.path / f"{name}.parquet", schema, **PARQUET) as writer:
+        with pq.ParquetWriter((self.path / f"{name}.parquet").absolute(), schema, **PARQUET) as writer:
             for table in _regrouped(batches, schema):
                 writer.write_table(table, row_group_size=ROW_GROUP)
                 self.rows[name] += table.num_rows
@@ -234,13 +236,13 @@ def file_sha256(path: Path) -> str:
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a table with page checksums and settings that do not depend on the machine."""
-    pq.write_table(table, path, row_group_size=ROW_GROUP, **PARQUET)
+    pq.write_table(table, path.absolute(), row_group_size=ROW_GROUP, **PARQUET)
 
 
 def read_table(folder: Path, name: str) -> pa.Table:
     """One table of an artifact, page checksums verified. Call `read_manifest` first."""
     try:
-        return pq.read_table(folder / f"{name}.parquet", page_checksum_verification=True)
+        return pq.read_table((folder / f"{name}.parquet").absolute(), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(f"{folder / name}.parquet cannot be read: {error}") from None
 

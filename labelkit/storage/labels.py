@@ -2,10 +2,12 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from labelkit.errors import DataError, UsageError
-from labelkit.records import Judge, Judgement
+from pydantic import ValidationError
+
+from labelkit.errors import ArtifactError, DataError, UsageError
+from labelkit.records import Judge, Judgement, Record
 from labelkit.storage import folders
 from labelkit.storage.dataset import KIND as DATASET
 
@@ -15,9 +17,7 @@ KIND = "labels"
 def read_labels(folder: Path, *, verify: bool = True) -> tuple[list[Judgement], list[Judge], dict[str, Any]]:
     """Judgements, judges and manifest of a labels folder."""
     manifest = folders.read_manifest(folder, KIND, verify=verify)
-    judgements = [Judgement(**row) for row in folders.read_table(folder, "judgements").to_pylist()]
-    judges = [Judge(**row) for row in folders.read_table(folder, "judges").to_pylist()]
-    return judgements, judges, manifest
+    return read_records(folder, "judgements", Judgement), read_records(folder, "judges", Judge), manifest
 
 
 def judgements_in(folder: Path) -> tuple[list[Judgement], list[Judge]]:
@@ -26,8 +26,26 @@ def judgements_in(folder: Path) -> tuple[list[Judgement], list[Judge]]:
     if kind not in (KIND, DATASET):
         raise UsageError(f"{folder} holds a {kind}; give labels folders, or a dataset")
     folders.read_manifest(folder, kind)
-    judgements = [Judgement(**row) for row in folders.read_table(folder, "judgements").to_pylist()]
-    return judgements, [Judge(**row) for row in folders.read_table(folder, "judges").to_pylist()]
+    return read_records(folder, "judgements", Judgement), read_records(folder, "judges", Judge)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def read_records(folder: Path, name: str, record: type[R]) -> list[R]:
+    """The rows of a table of an artifact as records. Raises `ArtifactError` where one has a value that it cannot have,
+    such as a number that is not finite.
+    """
+    found = []
+    for number, row in enumerate(folders.read_table(folder, name).to_pylist(), 1):
+        try:
+            found.append(record(**row))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            field = ".".join(map(str, wrong["loc"]))
+            where = f"{folder / name}.parquet, row {number}, {field} = {wrong['input']!r}"
+            raise ArtifactError(f"{where}: {wrong['msg'].lower()}; make the folder again") from None
+    return found
 
 
 JudgeKind = Literal["human", "llm", "imported"]

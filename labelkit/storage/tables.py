@@ -1,5 +1,6 @@
 """Tables larger than memory: sorted, joined and grouped by DuckDB on disk, streamed in and out through Arrow."""
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from labelkit.errors import LabelkitError, first_line
+from labelkit.errors import LabelkitError, UsageError, first_line
 from labelkit.storage import folders
 
 MEMORY = "2GB"
@@ -23,16 +24,20 @@ def session(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty database in the folder `scratch`, which is removed with it. Every result that matters must be ordered:
     without `ORDER BY` the rows come as they please.
     """
+    place = whole_path(scratch)
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     scratch.mkdir(parents=True)
     settings: dict[str, Any] = {
         "memory_limit": MEMORY,
-        "temp_directory": str(scratch / "spilt"),
+        "temp_directory": f"{place}/spilt",
         "preserve_insertion_order": False,
         "autoinstall_known_extensions": False,
     }
     try:
-        with duckdb.connect(str(scratch / "tables.duckdb"), config=settings) as db:
+        with duckdb.connect(config=settings) as db:
+            # Without a log, which nobody would read, and whose name DuckDB makes wrongly where the path has a `?`.
+            db.execute(f"ATTACH {text(f'{place}/tables.duckdb')} AS scratch (RECOVERY_MODE no_wal_writes)")
+            db.execute("USE scratch")
             db.execute("SET enable_progress_bar = false")
             yield db
     except duckdb.Error as error:
@@ -82,5 +87,20 @@ def text(value: str) -> str:
 
 
 def parquet(path: Path) -> str:
-    """A Parquet file as a table in SQL."""
-    return f"read_parquet({text(str(path))})"
+    """A Parquet file as a table in SQL. The path names one file, whatever characters it has, and adds no column.
+
+    DuckDB would read `[`, `*` and `?` as a pattern and a folder `year=2024` as a column. A pattern can name each of
+    these characters as a set of one.
+    """
+    literal = re.sub(r"([*?[])", r"[\1]", whole_path(path))
+    return f"read_parquet({text(literal)}, hive_partitioning = false)"
+
+
+def whole_path(path: Path) -> str:
+    """The absolute path, so that DuckDB takes no `~` or `file:` at its start for anything else. Raises `UsageError` for
+    a path that DuckDB cannot be given.
+    """
+    whole = str(path.absolute())
+    if re.search(r"[\\\ud800-\udfff]", whole):
+        raise UsageError(f"{whole!r} holds a backslash, or bytes that are not UTF-8: rename the folder")
+    return whole

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.errors import UsageError
+from labelkit.pooling.dense_search import Lengths
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.names import inside
@@ -22,7 +23,7 @@ from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
 from trainer.data.training_sets import make_training_sets
 from trainer.retrieval.evaluate import Contender, EvalResult, PerQuery, evaluate, load_contender
-from trainer.retrieval.search import Collection, Lengths
+from trainer.retrieval.search import Collection
 from trainer.training.encoder import build_model
 from trainer.training.fit import HARMLESS, fit
 

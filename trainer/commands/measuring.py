@@ -36,9 +36,10 @@ def evaluate(
 ) -> None:
     """Measure a model on one or several collections, with 95% intervals and paired tests against others."""
     load_training_packages()
+    from labelkit.pooling.dense_search import Lengths
     from trainer.retrieval.evaluate import evaluate as run
     from trainer.retrieval.evaluate import load_contender
-    from trainer.retrieval.search import Lengths, read_collections
+    from trainer.retrieval.search import read_collections
 
     # All data and models first: a wrong name should not cost an hour.
     collections = read_collections(data, split)

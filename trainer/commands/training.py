@@ -219,8 +219,8 @@ def say_stage(prefix: str, settings: "FitConfig", stage: "StageReport") -> None:
 
 def card_measure(settings: "FitConfig", name: str, collections: "Sequence[Collection]") -> "Measure":
     """Measures the trained model and the one it started from."""
+    from labelkit.pooling.dense_search import Lengths
     from trainer.retrieval.evaluate import Contender, evaluate, load_contender
-    from trainer.retrieval.search import Lengths
 
     def measure(model: "SentenceTransformer") -> "EvalResult":
         lengths = Lengths(settings.max_query_length, settings.max_passage_length)

@@ -25,6 +25,8 @@ BLOCK = 8192
 TABLES = ("train", OF_MODELS, OF_PEOPLE, "corpus")
 POOL = "pool"
 """`labelkit.pooling.pool.KIND`: the folder is known here by what is in it, not by what makes it."""
+ROUNDING = 1e-6
+"""By this much a probability that was computed may be above 1."""
 VERSION = 3
 """Of what is laid out; another one makes it anew."""
 HASH = "hash(text)"
@@ -41,7 +43,27 @@ def lay_out_dataset(folder: Path, target: Path) -> None:
     names = [name for name in TABLES if name in folders.read_manifest(folder, KIND)["rows"]]
     with ThreadPoolExecutor() as threads:
         list(threads.map(lambda name: _lay_out(folder / f"{name}.parquet", target / f"{name}.arrow"), names))
-    save_indices(make_indices(*map_tables(target)), target)
+    labels, corpus = map_tables(target)
+    for name, table in labels.items():
+        _check_numbers(table, f"{folder / name}.parquet")
+    save_indices(make_indices(labels, corpus), target)
+
+
+def _check_numbers(table: pa.Table, where: str) -> None:
+    """Raise `DataError` for a weight that is not above 0 and finite, or a probability that does not lie in 0 to 1."""
+    for batch in table.to_batches():
+        for name in (f"{role}_{what}" for role in ROLES for what in ("weights", "probabilities")):
+            values = batch.column(name).flatten()
+            if name.endswith("weights"):
+                good = pc.and_(pc.is_finite(values), pc.greater(values, 0))
+            else:
+                good = pc.and_(pc.greater_equal(values, 0), pc.less_equal(values, 1 + ROUNDING))
+            if (place := pc.index(pc.fill_null(good, True), False).as_py()) >= 0:
+                query = batch.column("query_id")[pc.list_parent_indices(batch.column(name))[place].as_py()]
+                raise DataError(
+                    f"{where}: {name} of query {query.as_py()!r} hold {values[place].as_py()}: weights are finite and "
+                    "above 0, probabilities lie between 0 and 1; mix the dataset again"
+                )
 
 
 def lay_out_pool(
@@ -169,7 +191,7 @@ def hashes(texts: pa.ChunkedArray | pa.RecordBatchReader, hashed: str = HASH) ->
 def _lay_out(source: Path, target: Path) -> None:
     """A Parquet file as an Arrow file that can be mapped."""
     with (
-        pq.ParquetFile(source, memory_map=True, page_checksum_verification=True) as file,
+        pq.ParquetFile(source.absolute(), memory_map=True, page_checksum_verification=True) as file,
         pa.OSFile(str(target), "wb") as sink,
         pa.ipc.new_file(sink, file.schema_arrow) as writer,
     ):

@@ -9,15 +9,15 @@ Legend of shapes: Q queries and P passages of this process, U unique passages of
 most, G passages of the largest group, D dimensions, T passages a tile.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import pad
 
+from labelkit.pooling.dense_search import SIMILARITIES
 from trainer.objectives.batch import Batch
 
 TILE_PAIRS = 2**22
@@ -50,18 +50,6 @@ class Scores(NamedTuple):
     """[]: share of all pairs, a query's own drawn positives left out, that did not act as negatives."""
     suspected_share: Tensor
     """[]: share of them that `ContrastRules.margin` or `ContrastRules.ratio` took for missed positives."""
-
-
-def _cosine(embeddings: Tensor) -> Tensor:
-    return normalize(embeddings, dim=-1)
-
-
-def _dot(embeddings: Tensor) -> Tensor:
-    return embeddings
-
-
-SIMILARITIES: dict[str, Callable[[Tensor], Tensor]] = {"cosine": _cosine, "dot": _dot}
-"""Name of a similarity -> what is done to embeddings before their dot product is taken."""
 
 
 def contrast(

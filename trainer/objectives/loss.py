@@ -62,6 +62,8 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         """Sources whose `figures` are to be taken of the next batch."""
         self.figures: dict[str, float] = {}
         """What `trainer.objectives.gradients_by_source.by_source` found in the last batch that was watched."""
+        self.contrasted: Tensor | int = 0
+        """Queries so far that had a passage to be told from their positives."""
         self.logged: list[Tensor] = []
         """`LOGGED` of each batch since the trainer last logged; kept on the device."""
 
@@ -81,7 +83,8 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         queries, passages = (torch.cat(parts) for parts in reps)
         log_temperature = self.log_temperature.detach().requires_grad_() if with_backward else self.log_temperature
         batch = Batch(**labels)
-        loss, shares = self._loss(queries, passages, batch, log_temperature.exp())
+        loss, shares, contrasted = self._loss(queries, passages, batch, log_temperature.exp())
+        self.contrasted = self.contrasted + contrasted.detach()
         self.logged.append(torch.stack([*shares, self.log_temperature.exp()]).detach())
         if self.watched:
             fixed = self.log_temperature.detach().exp()
@@ -96,9 +99,9 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
 
     def _loss(
         self, queries: Tensor, passages: Tensor, batch: Batch, temperature: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Mean over the Matryoshka dimensions of this process's part in the loss; the shares of masked pairs, of the
-        last of these dimensions.
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Mean over the Matryoshka dimensions of this process's part in the loss; for the last of these dimensions the
+        shares of masked pairs, and how many queries have a passage to be told from their positives.
         """
         losses = []
         for dimensions in self.dimensions or (queries.shape[1],):
@@ -106,10 +109,13 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
             scores = contrast(near, far, batch, self.rules, temperature, against=self.objective.against)
             if self.objective.against == "group":
                 rows = self.loss_of_rows(scores.group_scores, batch.group_target, batch.group_mask)
+                told_apart = batch.group_mask.sum(dim=-1) > 1
             else:
                 rows = self.loss_of_rows(scores.pos_scores, batch.pos_weight, batch.pos_mask, scores.neg_lse)
+                told_apart = scores.neg_lse != -torch.inf
             losses.append(mean_over_processes(rows, batch.pos_mask.any(dim=-1)))
-        return torch.stack(losses).mean(), (scores.masked_share, scores.suspected_share)
+        contrasted = (told_apart & batch.pos_mask.any(dim=-1)).sum()
+        return torch.stack(losses).mean(), (scores.masked_share, scores.suspected_share), contrasted
 
     def _add_temperature_gradient(self, cached: Tensor, gradient: Tensor) -> None:
         with torch.enable_grad():

@@ -20,8 +20,9 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
+from labelkit.pooling.dense_search import OWN_LENGTHS, Lengths
 from labelkit.storage.names import inside
-from trainer.retrieval.search import OWN_LENGTHS, Collection, Lengths, load_model, search
+from trainer.retrieval.search import Collection, load_model, search
 from trainer.retrieval.significance import Estimate, Test, bootstrap, compare
 
 JUDGED = 10
@@ -133,14 +134,13 @@ def evaluate(
     names = tuple(contender.name for contender in contenders)
     facts = [_facts(collection, relevant_grade) for collection in collections]
     measured: list[Measured] = []
-    for name, encoder, folder in contenders:
+    for (name, encoder, folder), tag in zip(contenders, run_tags(names), strict=True):
         encoder.truncate_dim = dimensions
         kept = folder if dimensions is None else None
         for collection, fact in zip(collections, facts, strict=True):
             depth = max(JUDGED, *cutoffs)
             run = search(encoder, kept, collection, index=index, depth=depth, lengths=lengths)
             if runs is not None:
-                tag = re.sub(r"[^\w.-]+", "_", name).strip("_")
                 write_run(inside(runs, f"{collection.name}.{tag}.run"), run, tag)
             per_query = measure(collection.qrels, run, relevant_grade, cutoffs)
             measured.append(_measured(name, collection, fact, run, per_query))
@@ -204,6 +204,16 @@ def write_run(path: Path, run: RankedRun, tag: str) -> None:
         for query_id, best in run.items():
             for rank, (passage_id, score) in enumerate(best.items(), start=1):
                 file.write(f"{query_id} Q0 {passage_id} {rank} {score!r} {tag}\n")
+
+
+def run_tags(names: Sequence[str]) -> list[str]:
+    """A word for each model, of its name, for the tag and the file of its run; different models have different ones."""
+    tags: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        word = re.sub(r"[^\w.-]+", "_", name).strip("_")
+        numbered = (word, *(f"{word}_{number}" for number in range(2, len(names) + 1)))
+        tags[name] = next(tag for tag in numbered if tag not in tags.values())
+    return [tags[name] for name in names]
 
 
 def unjudged_share(qrels: Qrels, run: RankedRun) -> float:

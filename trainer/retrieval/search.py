@@ -1,18 +1,15 @@
-"""Encode a collection and search it: every query's best passages.
+"""Search the collections that models are measured on.
 
-The corpus is read, encoded and searched a chunk at a time and then dropped, so that memory does not grow with it.
 A passage whose id is the query's own is kept: BEIR removes it for some collections, so compare figures for those
 (ArguAna, Quora) only with figures made in the same way.
 """
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
@@ -22,18 +19,10 @@ from labelkit.corpora.qrels import Qrels, qrels_path, read_qrels
 from labelkit.corpora.queries import read_queries
 from labelkit.corpora.runs import RankedRun
 from labelkit.errors import DataError, MissingPackageError, UnknownNameError, UsageError
-from labelkit.pooling.dense import encode_passages
+from labelkit.pooling.dense_search import OWN_LENGTHS, SIMILARITIES, Index, Lengths, dense_search
 from labelkit.pooling.model_loading import load_encoder
 from labelkit.records import Passage, Query
 from trainer.objectives.batch import key_of
-from trainer.objectives.contrast import SIMILARITIES
-
-CHUNK = 50_000
-"""Passages encoded and searched at a time."""
-QUERY_TILE = 256
-"""Queries scored at a time against a chunk."""
-CACHED_CHUNKS = 20
-"""Chunks whose embeddings by an untrained model are kept for the next time: a larger corpus would fill the disk."""
 
 
 class Collection(NamedTuple):
@@ -49,22 +38,10 @@ class Collection(NamedTuple):
         """What a reader calls it."""
         return self.folder.name
 
-    def chunks(self) -> Iterator[Sequence[Passage]]:
+    def passages(self) -> Iterator[Passage]:
         """The corpus, in the order of the file."""
-        rows = corpus_rows(self.folder / "corpus.jsonl")
-        passages = (Passage(passage_id=name, title=title, text=text) for _, name, title, text in rows)
-        while chunk := list(islice(passages, CHUNK)):
-            yield chunk
-
-
-class Lengths(NamedTuple):
-    """Tokens that the encoder reads; None for the model's own limit."""
-
-    query: int | None = None
-    passage: int | None = None
-
-
-OWN_LENGTHS = Lengths()
+        for _, name, title, text in corpus_rows(self.folder / "corpus.jsonl"):
+            yield Passage(passage_id=name, title=title, text=text)
 
 
 def read_collection(folder: Path, split: str) -> Collection:
@@ -113,96 +90,38 @@ def search(
     depth: int = 100,
     lengths: Lengths = OWN_LENGTHS,
 ) -> RankedRun:
-    """The `depth` best passages of every query with their similarities, in rank order.
+    """Find the `depth` best passages of every query with their similarities, in rank order.
 
-    Similarity is the model's own: cosine unless it says otherwise. Computed in float32 on the model's device. Equal
-    similarities are ranked by passage id, the higher id first, as trec_eval does. `name` is where the model was loaded
-    from, None for one whose embeddings are not to be kept. Raises `DataError` where the qrels name a passage that the
-    corpus does not hold, or a passage id stands twice.
+    As `dense_search`, by an index of `INDEXES`. `name` is where the model was loaded from, None for one whose
+    embeddings are not to be kept. Raises `DataError` where the qrels name a passage that the corpus does not hold, or a
+    passage id stands twice.
     """
     if index not in INDEXES:
         raise UnknownNameError("index", index, INDEXES)
-    prepare = SIMILARITIES[model.similarity_fn_name]
-    query_ids = list(collection.queries)
-    texts = [collection.queries[query_id].text for query_id in query_ids]
-    with limited(model, lengths.query):
-        queries = prepare(model.encode_query(texts, convert_to_tensor=True, show_progress_bar=False).float())
-    found = INDEXES[index](queries, depth)
-    wanted = {name for graded in collection.qrels.values() for name in graded}
-    keys = []
-    with limited(model, lengths.passage):
-        for number, chunk in enumerate(collection.chunks()):
-            # The trec_eval order of ties is by id, downwards: with passages so sorted, the lower row wins a tie.
-            passages = sorted(chunk, key=lambda passage: passage.passage_id, reverse=True)
-            kept = name if number < CACHED_CHUNKS else None
-            vectors = encode_passages(model, kept, [passage.full_text for passage in passages])
-            ids = [passage.passage_id for passage in passages]
-            found.add(ids, prepare(torch.from_numpy(vectors).to(queries.device)))
-            wanted.difference_update(ids)
-            keys.append(np.fromiter(map(key_of, ids), dtype=np.int64, count=len(ids)))
-    _check(collection, wanted, keys)
-    return {
-        query_id: dict(sorted(best, key=lambda pair: (pair[1], pair[0]), reverse=True))
-        for query_id, best in zip(query_ids, found.best(), strict=True)
-    }
+    wanted = {passage_id for graded in collection.qrels.values() for passage_id in graded}
+    keys = array("q")
+
+    def seen() -> Iterator[Passage]:
+        for passage in collection.passages():
+            wanted.discard(passage.passage_id)
+            keys.append(key_of(passage.passage_id))
+            yield passage
+
+    texts = {query_id: query.text for query_id, query in collection.queries.items()}
+    run = dense_search(model, name, texts, seen(), depth=depth, lengths=lengths, index=INDEXES[index])
+    _check(collection, wanted, np.frombuffer(keys, dtype=np.int64))
+    return run
 
 
-@contextmanager
-def limited(model: SentenceTransformer, length: int | None) -> Iterator[None]:
-    """Have the model read no more than so many tokens."""
-    before = model.max_seq_length
-    if length is not None:
-        model.max_seq_length = length
-    try:
-        yield
-    finally:
-        if length is not None:
-            model.max_seq_length = before
-
-
-def _check(collection: Collection, missing: set[str], keys: Sequence[NDArray[np.int64]]) -> None:
-    every = np.concatenate(keys) if keys else np.zeros(0, dtype=np.int64)
-    if not len(every):
+def _check(collection: Collection, missing: set[str], keys: NDArray[np.int64]) -> None:
+    if not len(keys):
         raise DataError(f"{collection.folder / 'corpus.jsonl'}: the corpus is empty")
-    if len(np.unique(every)) < len(every):
+    if len(np.unique(keys)) < len(keys):
         raise DataError(f"{collection.folder / 'corpus.jsonl'}: a passage id stands twice")
     if missing:
         raise DataError(
             f"qrels of {collection.folder}, {collection.split}: passage id {min(missing)!r} is not in corpus.jsonl"
         )
-
-
-class Index(Protocol):
-    """What finds the best passages of `queries` `[Q, D]` by dot product."""
-
-    def __init__(self, queries: Tensor, depth: int) -> None: ...
-
-    def add(self, ids: Sequence[str], passages: Tensor) -> None:
-        """Passages `[N, D]`, in the order in which equal similarities are ranked."""
-
-    def best(self) -> list[list[tuple[str, float]]]:
-        """For each query its best passages and their similarities."""
-
-
-class Exact:
-    """Every query against every passage, in tiles; keeps the best of each query only."""
-
-    def __init__(self, queries: Tensor, depth: int) -> None:
-        self.queries, self.depth = queries, depth
-        self.scores = queries.new_empty((len(queries), 0))
-        self.ids: NDArray[np.object_] = np.empty((len(queries), 0), dtype=object)
-
-    def add(self, ids: Sequence[str], passages: Tensor) -> None:
-        depth = min(self.depth, len(passages))
-        tiles = [(tile @ passages.T).topk(depth, dim=1) for tile in torch.split(self.queries, QUERY_TILE)]
-        found = np.array(ids, dtype=object)[torch.cat([tile.indices for tile in tiles]).cpu().numpy()]
-        scores = torch.cat([self.scores, *[torch.cat([tile.values for tile in tiles])]], dim=1)
-        self.scores, order = scores.topk(min(self.depth, scores.shape[1]), dim=1)
-        self.ids = np.take_along_axis(np.concatenate([self.ids, found], axis=1), order.cpu().numpy(), axis=1)
-
-    def best(self) -> list[list[tuple[str, float]]]:
-        pairs = zip(self.ids.tolist(), self.scores.tolist(), strict=True)
-        return [list(zip(ids, scores, strict=True)) for ids, scores in pairs]
 
 
 class Faiss:
@@ -253,4 +172,5 @@ class Usearch:
         return found
 
 
-INDEXES: dict[str, Callable[[Tensor, int], Index]] = {"exact": Exact, "faiss": Faiss, "usearch": Usearch}
+INDEXES: dict[str, Callable[[Tensor, int], Index] | None] = {"exact": None, "faiss": Faiss, "usearch": Usearch}
+"""Name -> class; None for the exact search that `dense_search` does by itself."""

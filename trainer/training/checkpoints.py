@@ -20,6 +20,7 @@ from torch import nn
 from labelkit.errors import ArtifactError, UsageError
 from labelkit.storage import folders
 from labelkit.storage.atomic import UNFINISHED, write_text
+from trainer.training.soundness import refuse_nonfinite
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,10 @@ def step_of(checkpoint: Path) -> int:
 
 
 def write_weights(path: Path, model: nn.Module, facts: dict[str, str]) -> None:
-    """Write the weights of a module, whole or not at all, with some facts beside them."""
+    """Write the weights of a module, whole or not at all, with some facts beside them. Raises `LabelkitError` where a
+    weight is not finite.
+    """
+    refuse_nonfinite(model, f"at {path.parent.name}/{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + UNFINISHED)
     save_model(model, str(aside), metadata=facts)

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from labelkit.pooling.dense_search import Lengths
 from trainer.config.fit_config import FitConfig
 from trainer.retrieval.evaluate import measure
-from trainer.retrieval.search import Collection, Lengths, read_collection, search
+from trainer.retrieval.search import Collection, read_collection, search
 
 MEASURE = "nDCG@10"
 

@@ -11,6 +11,7 @@ from sentence_transformers.util import batch_to_device
 from labelkit.errors import MissingPackageError, UsageError
 from trainer.config.fit_config import FitConfig
 from trainer.retrieval.search import load_model
+from trainer.training.soundness import refuse_nonfinite
 
 
 def build_model(config: FitConfig) -> SentenceTransformer:
@@ -21,6 +22,7 @@ def build_model(config: FitConfig) -> SentenceTransformer:
     for name, prompt in (("query", config.query_prompt), ("document", config.passage_prompt)):
         if prompt is not None:
             model.prompts[name] = prompt
+    refuse_nonfinite(model, f"as {config.model} was loaded", "fetch it again, or start from another model")
     check_model(model, config)
     model.similarity_fn_name = config.similarity
     if isinstance(model[0], Transformer) and model.tokenizer.pad_token is None:

@@ -42,6 +42,7 @@ from trainer.training.dev import Dev, make_dev
 from trainer.training.encoder import build_model, freeze_unused, merge_adapters, prompt_of
 from trainer.training.group_trainer import GroupTrainer, Place, processes, steps_of
 from trainer.training.model_card import model_card
+from trainer.training.soundness import fingerprint, refuse_nonfinite, refuse_unusable
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "num
 HARMLESS = ("allow_leaks", "workers", "cache_tokens", "checkpoint_minutes", "log_to")
 """Settings that change no result: a run may go on with other ones."""
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
+SAMPLE = 8
+"""Queries and passages that a trained model must be able to embed before it is written."""
 
 Measure = Callable[[SentenceTransformer], EvalResult]
 """Measures a finished model, for its card."""
@@ -127,12 +130,15 @@ def fit(
     checkpoints.check()
     try:
         stages = tuple(_run_stages(model, training_sets, checkpoints, dev))
+        if state.is_main_process:
+            merge_adapters(model)
+            texts = store.labels["train"]["query"][:SAMPLE].to_pylist()
+            refuse_unusable(model, texts, [store.passages.at(row) for row in store.labelled[:SAMPLE].tolist()])
     except LabelkitError:  # it would go wrong in the same way again
         if state.is_main_process:
             checkpoints.remove()
         raise
     if state.is_main_process:
-        merge_adapters(model)
         with folders.writing(output, KIND, command) as draft:
             _write_model(draft, output.name, model, dataset, config, stages, store, evaluation)
             if (checkpoints.folder / "logs").is_dir():
@@ -178,13 +184,15 @@ def _run_stage(
         newest = broadcast_object_list([checkpoints.newest(number) if main else None])[0]
         if newest is not None and main:
             log.info(f"stage {number} goes on from step {step_of(newest)}")
-        start = time.perf_counter()
+        start, before = time.perf_counter(), fingerprint(model)
         try:
             outcome = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         except UnpicklingError:
             raise ArtifactError(f"{newest} holds more than tensors: it is no checkpoint of ours; remove it") from None
         seconds = time.perf_counter() - start
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    refuse_nonfinite(model, f"after step {outcome.global_step} of stage {number}")
+    trainer.learning.check(before, history)
     report = StageReport(
         steps=outcome.global_step,
         seconds=seconds,

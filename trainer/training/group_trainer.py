@@ -32,6 +32,7 @@ from trainer.data.training_sets import BatchOrder, TrainingSet
 from trainer.objectives import loss
 from trainer.training import checkpoints as kept
 from trainer.training.dev import Dev
+from trainer.training.soundness import LOWER, Learning
 
 LOGGED_POINTS = 100
 """Losses logged a stage, about."""
@@ -72,6 +73,7 @@ class GroupTrainer(SentenceTransformerTrainer):
         self.multi_positive = loss.MultiPositiveLoss(model, config)
         self.waited = 0.0
         """Seconds in which the training waited for a batch."""
+        self.learning = Learning(self.multi_positive)
         self.dev = DevCheck(dev, config, place, len(self.order)) if dev is not None else None
         groups: Any = training_set
         untyped: Any = collator
@@ -84,6 +86,7 @@ class GroupTrainer(SentenceTransformerTrainer):
             callbacks=[
                 ProgressLine(f"stage {place.number}" if place.number > 1 else None),
                 Watch(self.multi_positive, tuple(training_set.selected)),
+                self.learning,
                 *([self.dev] if self.dev is not None else []),
                 Saver(config.checkpoint_minutes, place),
             ],
@@ -126,12 +129,10 @@ class GroupTrainer(SentenceTransformerTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the loss module's own figures to a logged loss; stop a run that has diverged."""
+        loss_now = logs.get("loss", logs.get("train_loss", 0.0))
+        if not math.isfinite(loss_now):
+            raise LabelkitError(f"the loss is {loss_now} at step {self.state.global_step}; {LOWER}")
         if "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                raise LabelkitError(
-                    f"the loss is {logs['loss']} at step {self.state.global_step}; "
-                    "lower learning_rate or raise temperature"
-                )
             means = self.accelerator.reduce(torch.stack(self.multi_positive.logged).mean(dim=0), "mean")
             logs = logs | dict(zip(loss.LOGGED, means.tolist(), strict=True)) | self.multi_positive.figures
             self.multi_positive.logged.clear()
@@ -140,11 +141,13 @@ class GroupTrainer(SentenceTransformerTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The weights and the temperature: all that a stage changes."""
         facts = {"log_temperature": repr(self.multi_positive.log_temperature.item())}
+        facts |= {"moved": "yes" if self.learning.moved else ""}
         kept.write_weights(Path(str(output_dir)) / kept.WEIGHTS, self.model, facts)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         facts = kept.read_weights(Path(resume_from_checkpoint) / kept.WEIGHTS, self.model)
         self.multi_positive.log_temperature.data.fill_(float(facts["log_temperature"]))
+        self.learning.moved = bool(facts["moved"])
 
     def load_best(self) -> list[dict[str, float]]:
         """Go back to the weights that were best on the dev set, if there is one; what was measured there."""
@@ -286,7 +289,7 @@ def steps_of(config: FitConfig, queries: int) -> int:
 def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransformerTrainingArguments:
     steps = steps_of(config, queries)
     return SentenceTransformerTrainingArguments(
-        output_dir=str(place.folder),
+        output_dir=str(place.folder.absolute()),  # a `~` in it would be expanded
         max_steps=steps,
         use_cpu=processes().device.type == "cpu",
         bf16=config.precision == "bf16",
@@ -301,7 +304,7 @@ def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransfo
         ),
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        warmup_steps=math.ceil(config.warmup_ratio * steps),
+        warmup_steps=min(math.ceil(config.warmup_ratio * steps), steps - 1),  # its first step has the rate 0
         weight_decay=config.weight_decay,
         seed=config.seed,
         dataloader_pin_memory=torch.cuda.is_available(),

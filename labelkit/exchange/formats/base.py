@@ -66,7 +66,7 @@ class View:
         """A table of the dataset, some rows at a time."""
         path = self.folder / f"{table}.parquet"
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            with pq.ParquetFile(path.absolute(), page_checksum_verification=True) as file:
                 yield from file.iter_batches(batch_size=BATCH, columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise ArtifactError(f"{path} cannot be read: {error}") from None

@@ -85,7 +85,7 @@ def write_lists(view: View, folder: Path) -> Written:
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> int:
     """Write rows to Parquet, some at a time; returns how many."""
     count = 0
-    with pq.ParquetWriter(path, schema, **PARQUET) as writer:
+    with pq.ParquetWriter(path.absolute(), schema, **PARQUET) as writer:
         left = iter(rows)
         while some := list(islice(left, 4096)):
             writer.write_table(pa.Table.from_pylist(some, schema=schema))
@@ -137,7 +137,7 @@ def tuple_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         return
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path.absolute()) as file:
             for batch in file.iter_batches(batch_size=4096):
                 for row in batch.to_pylist():
                     number += 1

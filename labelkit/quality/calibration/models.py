@@ -4,13 +4,14 @@ Each model gives `[n, 3]` probabilities that the grade is at least 1, 2 and 3. S
 one counts as the mean.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from labelkit.errors import DataError
 from labelkit.quality.agreement_metrics import GRADES, RELEVANT, STEPS, Floats, Ints, kappa
@@ -42,6 +43,12 @@ class Calibration(Record):
     """Expected grades above which a pair gets grade 1, 2 and 3: those that give the greatest kappa with people."""
     report: dict[str, Any] = Field(default_factory=dict)
     """What was measured on held-out queries, by whom, on what."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _finite(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        json.dumps(parameters, allow_nan=False)
+        return parameters
 
 
 class CalibrationModel(NamedTuple):

@@ -1,5 +1,7 @@
 """The memory-mapped dataset and the cached tokens give what the files and the tokenizer give."""
 
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from labelkit.errors import ArtifactError
+from labelkit.errors import ArtifactError, DataError
 from labelkit.records import EXAMPLE_SCHEMA
 from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
@@ -120,3 +122,20 @@ def test_a_run_that_reads_little_of_a_dataset_does_not_tokenise_all_of_it(tiny_m
     model, store = SentenceTransformer(str(tiny_model), device="cpu"), open_store(toy_dataset)
     settings = FitConfig(model="m", objective="lsepair", batch_size=2, group_size=4, max_steps=1)
     assert make_collator(model, TrainingSet(store, settings)).cached is None
+
+
+@pytest.mark.parametrize(
+    ("column", "number"),
+    [("positive_weights", math.nan), ("negative_weights", 0.0), ("positive_probabilities", math.nan)],
+)
+def test_weights_and_probabilities_that_are_none_are_refused(
+    toy_dataset: Path, tmp_path: Path, column: str, number: float
+) -> None:
+    rows = folders.read_table(toy_dataset, "train").to_pylist()
+    rows[3][column] = [number] * len(rows[3][column])
+    shutil.copytree(toy_dataset, tmp_path / "wrong")
+    with folders.writing(tmp_path / "wrong", "dataset", "test") as draft:
+        draft.write_table("train", pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA))
+        draft.write_table("corpus", folders.read_table(toy_dataset, "corpus"))
+    with pytest.raises(DataError, match=f"train.parquet: {column} of query 'q03' hold {number}: weights are finite"):
+        open_store(tmp_path / "wrong")

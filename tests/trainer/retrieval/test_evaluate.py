@@ -16,10 +16,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from labelkit.corpora.runs import read_run
-from labelkit.errors import DataError, UsageError
-from trainer.retrieval import search as module
+from labelkit.errors import ArtifactError, DataError, UsageError
+from labelkit.pooling import dense_search as module
+from labelkit.pooling.dense_search import Exact, Lengths, limited
 from trainer.retrieval.evaluate import EvalResult, evaluate, halves, load_contender, unjudged_share
-from trainer.retrieval.search import Lengths, limited, load_model, read_collection, read_collections, search
+from trainer.retrieval.search import load_model, read_collection, read_collections, search
 
 LETTERS = "abcdefgh"
 
@@ -143,8 +144,35 @@ def test_ties_are_ranked_by_id_downwards_across_chunks(
         write_beir(tmp_path / "ties", dict.fromkeys(names, "a b"), {"q": "a"}, {"q": {"p0": 1}}), "test"
     )
     assert list(search(load_model(bag), bag, data)["q"]) == names[::-1]
+    assert list(search(load_model(bag), bag, data, depth=3)["q"]) == names[:-4:-1]
     monkeypatch.setattr(module, "CHUNK", 2)
     assert list(search(load_model(bag), bag, data)["q"]) == names[::-1]
+    assert list(search(load_model(bag), bag, data, depth=3)["q"]) == names[:-4:-1]
+
+
+@pytest.mark.parametrize("index", ["exact", "faiss", "usearch"])
+def test_no_figure_comes_of_embeddings_or_similarities_that_are_not_finite(
+    tmp_path: Path, data: Path, index: str
+) -> None:
+    for number, message in ((math.nan, "embeddings are not finite"), (3e19, "similarity of query 'q")):
+        model = write_bag_of_letters(tmp_path / f"bag-{number}", "dot", [number] * 8)
+        with pytest.raises(ArtifactError, match=message):
+            evaluated(model, data, index=index)
+
+
+def test_the_highest_are_those_of_a_full_sort() -> None:
+    numbers = torch.Generator().manual_seed(0)
+    queries = torch.randint(-1, 2, (7, 3), generator=numbers).float()
+    passages = torch.randint(-1, 2, (50, 3), generator=numbers).float()
+    ids = sorted((f"p{n}" for n in range(50)), reverse=True)
+    for sizes in ((50,), (13, 37), (1, 2, 47)):
+        index = Exact(queries, 9)
+        names = iter(ids)
+        for part in passages.split(list(sizes)):
+            index.add([next(names) for _ in part], part)
+        for query, best in zip(queries, index.best(), strict=True):
+            pairs = sorted(zip((passages @ query).tolist(), ids, strict=True), reverse=True)[:9]
+            assert sorted(((score, name) for name, score in best), reverse=True) == pairs
 
 
 def test_a_passage_with_the_querys_id_stays(tmp_path: Path, bag: str) -> None:
