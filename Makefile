@@ -41,7 +41,7 @@ check: $(VENV)/.dev
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/.dev
 	$(BIN)/python docs/tools/draw_rooms.py
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict  # --quiet would hide the warnings from --strict
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -156,7 +156,7 @@ def record_table(rooms: list[Room]) -> list[str]:
 
 
 def between(text: str, start: str, end: str, lines: list[str]) -> str:
-    """The text with these lines between two marks."""
+    """Replace what a text has from one mark to another."""
     before, found, rest = text.partition(start)
     if not found or end not in rest:
         raise ValueError(f"{PAGE} has no {start} or no {end}")

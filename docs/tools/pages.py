@@ -65,8 +65,6 @@ def site_link(link: re.Match[str], source: str, uri: str) -> str:
         return link[0]
     inside = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
     if not (REPOSITORY / inside).exists():
-        if source.startswith("docs/api/"):  # docstrings link to nothing; brackets in them are shapes
-            return link[0]
         log.warning(f"{source}: {target} does not exist")
         return link[0]
     found = page_of(inside)
