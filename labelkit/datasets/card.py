@@ -33,6 +33,8 @@ SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "1
 """The Hub's names for how many rows there are, by the first number that is too large."""
 CREATORS = {"human": "found", "imported": "found", "llm": "machine-generated"}
 """Kind of a judge -> the Hub's word for who made its annotations; people who used `review` are experts."""
+UNKNOWN = Markdown("-")
+"""Stands in a cell of the table of judges."""
 
 
 class Publication(NamedTuple):
@@ -162,12 +164,12 @@ def size_of(rows: int) -> str:
 
 def judge_row(judge: Judge, told: Told | None) -> dict[str, Any]:
     """A judge as the template shows it; what is not known is a dash."""
-    counts = {"judgements": "-", "failed": "-", "tokens": "-", "usd": "-"}
+    counts: dict[str, str] = dict.fromkeys(("judgements", "failed", "tokens", "usd"), UNKNOWN)
     if told:
         counts |= {"judgements": f"{told.judgements:,}", "failed": f"{told.failed:,}"}
-        counts["tokens"] = "-" if told.tokens is None else f"{told.tokens:,}"
-        counts["usd"] = "-" if told.usd is None else f"{told.usd:,.4f}"
-    prompt = f"{judge.prompt_name} {judge.prompt_version or ''}".strip() if judge.prompt_name else "-"
+        counts["tokens"] = UNKNOWN if told.tokens is None else f"{told.tokens:,}"
+        counts["usd"] = UNKNOWN if told.usd is None else f"{told.usd:,.4f}"
+    prompt = f"{judge.prompt_name} {judge.prompt_version or ''}".strip() if judge.prompt_name else UNKNOWN
     return judge.model_dump() | {"prompt": prompt} | counts
 
 

@@ -27,8 +27,8 @@ PUNCTUATION = str.maketrans(
 )
 LINK = re.compile(r"\](?=\s*[(\[:]|$)")
 """Matches the bracket that would end the text of a link, an image or a definition."""
-BLOCK = re.compile(r"^(?:[-+=]|\d+(?=[.)]))")
-"""Matches the beginning of a line that would open a list or underline a heading."""
+BLOCK = re.compile(r"^(?:[-+](?= |$)|[-=](?=[-= ]*$)|\d+(?=[.)](?: |$)))")
+"""Matches the beginning of a line that would open a list, draw a rule or underline a heading."""
 
 
 def markdown(value: object) -> Markdown:
