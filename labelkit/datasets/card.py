@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from labelkit import __version__
 from labelkit.records import JUDGE_SCHEMA, Judge
+from labelkit.storage.credentials import blot
 from labelkit.storage.dataset import CONFIGS
 from labelkit.storage.foreign_text import (
     Markdown,
@@ -65,7 +66,7 @@ def dataset_card(
     name: str, rows: Mapping[str, int], facts: Mapping[str, Any], judges: Sequence[Judge], command: str
 ) -> str:
     """The card that `mix` writes: what is known before anybody measured anything."""
-    return render(name, rows, facts, [(judge, None) for judge in judges], command, {})
+    return blot(render(name, rows, facts, [(judge, None) for judge in judges], command, {}))
 
 
 def published_card(

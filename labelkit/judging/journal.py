@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
 from labelkit.records import Judge
+from labelkit.storage.credentials import blot, secret_forms
 from labelkit.storage.sqlite_file import SqliteFile, digest_of
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Journal(SqliteFile):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / FILE, SCHEMA, LAYOUT)
+        self._secrets = secret_forms()
 
     def _opened(self) -> None:
         self._spent = self._read_spent()
@@ -147,7 +149,14 @@ class Journal(SqliteFile):
             for reply, charge in zip(replies, charges or [None] * len(replies), strict=True):
                 last = "SELECT coalesce(max(attempt), 0) FROM replies WHERE key = ?"
                 attempt = 1 + self._db.execute(last, (reply.key,)).fetchone()[0]
-                row = (reply.key, attempt, body_of(reply), int(reply.error is not None), *(charge or (None, None)), now)
+                row = (
+                    reply.key,
+                    attempt,
+                    body_of(reply, self._secrets),
+                    int(reply.error is not None),
+                    *(charge or (None, None)),
+                    now,
+                )
                 self._db.execute(
                     f"INSERT INTO replies ({REPLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, digest_of(*row))
                 )
@@ -287,9 +296,9 @@ def merged(before: str | None, pairs: Iterable[Sequence[Any]]) -> str:
     return json.dumps([rows[place] for place in sorted(rows)], ensure_ascii=False)
 
 
-def body_of(reply: Reply) -> str:
-    """What is kept of a reply beside its key: the fields that differ from their defaults, as JSON."""
-    return reply.model_dump_json(exclude={"key"}, exclude_defaults=True)
+def body_of(reply: Reply, secrets: Sequence[str]) -> str:
+    """What is kept of a reply beside its key: the fields that differ from their defaults, as JSON, without secrets."""
+    return blot(reply.model_dump_json(exclude={"key"}, exclude_defaults=True), secrets)
 
 
 def reply_of(key: str, body: str, path: Path) -> Reply:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
 from labelkit.judging.journal import body_of, reply_of
+from labelkit.storage.credentials import secret_forms
 from labelkit.storage.sqlite_file import digest_of
 
 FILE = "cache.sqlite"
@@ -33,6 +34,7 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
+        self._secrets = secret_forms()
         self._lock = FileLock(folder / "cache.lock", timeout=PATIENCE)
 
     def find(self, keys: Iterable[str]) -> list[Reply]:
@@ -52,7 +54,7 @@ class Cache:
 
     def add(self, replies: Iterable[Reply]) -> None:
         """Keep these replies; a later one for the same key takes the place of an earlier."""
-        rows = ((reply.key, body := body_of(reply), digest_of(reply.key, body)) for reply in replies)
+        rows = ((reply.key, body := body_of(reply, self._secrets), digest_of(reply.key, body)) for reply in replies)
         with self._open() as db:
             db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", rows)
 

@@ -1,5 +1,6 @@
 """The checks: each does its trials in an empty folder, few or all of them, and returns what went wrong."""
 
+import base64
 import copy
 import json
 import os
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import powerloss
 import rig
+from proxy import Proxy
 from tiny_encoder import write_encoder
 
 from labelkit.datasets import mix as mixing
@@ -21,11 +23,12 @@ from labelkit.datasets.policies import MixRules
 from labelkit.datasets.replay import replay
 from labelkit.engines import Message, Reply, Request, Settings, client, open_engine
 from labelkit.errors import LabelkitError
-from labelkit.exchange.hub import SECRETS, holds
+from labelkit.exchange.hub import holds
 from labelkit.judging.annotate import annotate, reparse
 from labelkit.judging.journal import FILE, Journal
 from labelkit.pooling.pool import read_pool
 from labelkit.storage import dataset
+from labelkit.storage.credentials import BLOT
 from labelkit.storage.labels import read_labels
 
 
@@ -290,50 +293,74 @@ main()
 """`trainer` that leaves its checkpoints."""
 
 
+CANARIES = (
+    "LABELKIT_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY",
+    "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_API_KEY", "AZURE_CLIENT_SECRET", "AZURE_STORAGE_KEY",
+)  # fmt: skip
+"""Variables that hold a secret and nothing else."""
+
+
 def secrets(work: Path, full: bool) -> Outcome:
-    """A job from pool to trained model under keys in every variable and in the keyring: who reads them, and where they
-    are written.
+    """A job from pool to trained model under keys in every variable, in the keyring, in the proxy's address and in an
+    argument: who reads them, and where they are written.
     """
-    keys = {name: f"canary-{number}-0123456789" for number, name in enumerate((*SECRETS, "keyring"))}
+    names = (*CANARIES, "keyring", "proxy", "storage", "argument")
+    keys = {name: f"canary-{number}-0123456789" for number, name in enumerate(names)}
     keyring = work.with_name(work.name + ".keys.toml")
     keyring.write_text(f'"127.0.0.1" = "{keys["keyring"]}"')
     keyring.chmod(0o600)
-    variables = {**os.environ, **keys, "LABELKIT_KEYRING": str(keyring), "LABELKIT_CACHE": str(work / "cache")}
+    server = rig.Server()
+    told, wrong = work / "told", []
+    with Proxy("user", keys["proxy"]) as proxy:
+        variables = {**os.environ, **{name: keys[name] for name in CANARIES}, "LABELKIT_KEYRING": str(keyring)}
+        variables |= {"LABELKIT_CACHE": str(work / "cache"), "HTTP_PROXY": proxy.address, "http_proxy": proxy.address}
+        variables |= {"AZURE_STORAGE_CONNECTION_STRING": f"AccountName=a;AccountKey={keys['storage']};EndpointSuffix=e"}
+        for number, (command, left_out) in enumerate(jobs(work, server.url, keys["argument"])):
+            environment = {name: value for name, value in variables.items() if name != left_out}
+            done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, check=False)
+            told.with_suffix(f".{number}").write_bytes(done.stdout + done.stderr)
+            refused = "http://judge.invalid/v1" in command
+            if done.returncode != refused:
+                wrong.append(f"{command[2]} ended with {done.returncode}: {done.stderr.decode()[-500:]}")
+    server.close()
+    if server.keys != {keys["LABELKIT_API_KEY"], keys["keyring"]}:
+        wrong.append("the server did not get the keys that were meant for it")
+    reasons = [json.loads(reply)["error"] for reply in rig.replies_in(work / "refused").values()]
+    met = reasons and all("status 407" in reason and BLOT in reason for reason in reasons)
+    wrong += [] if met else ["no proxy was met"]
+    keys["basic authentication"] = base64.b64encode(f"user:{keys['proxy']}".encode()).decode()
+    files = [path for path in work.rglob("*") if path.is_file()]
+    wrong += [f"{path} holds {name}" for path in files for name, key in keys.items() if holds(path, key)]
+    checkpoints = sum("model.checkpoints" in path.parts for path in files)
+    wrong += [] if checkpoints else ["no checkpoint was looked into"]
+    return Outcome(len(files), wrong, f"{len(keys)} secrets looked for, {checkpoints} files of checkpoints among it")
+
+
+def jobs(work: Path, url: str, secret: str) -> list[tuple[list[str], str]]:
+    """Arguments of Python for each command of a whole job, and the variable that is left out for it."""
     rig.make_pairs(work, 200)
     words = [f"word{number}" for number in range(97)]
     data, labels, made, model = work / "beir-200", work / "labels", work / "dataset", work / "model"
     write_encoder(work / "start", ["tea", "number", *words])
     (work / "fit.toml").write_text("checkpoint_minutes = 0\n")
-    server, labelkit = rig.Server(), ("-m", "labelkit")
-    judged = (*labelkit, "annotate", work / "pool-200", "-o", labels, "--engine", "openai", "--model", "m")
-    judged = (*judged, "--base-url", server.url, "--concurrency", 8)
+    labelkit = ("-m", "labelkit")
+    asked = (*labelkit, "annotate", work / "pool-200", "--engine", "openai", "--model", "m", "--concurrency", 8)
+    judged = (*asked, "-o", labels, "--base-url", url)
+    elsewhere = ("-o", work / "refused", "--base-url", "http://judge.invalid/v1", "--insecure", "--limit", 2)
+    mixed = (*labelkit, "mix", "--data", data, "--llm", labels, "--license", "mit", "-o", made)
     fitted = (made, "-o", model, "--model", work / "start" / "tiny", "--objective", "lsepair", "--max-steps", 3)
-    told, wrong = work / "told", []
-    for number, (command, left_out) in enumerate(
-        [
-            ((*judged, "--limit", 100), ""),
-            (judged, "LABELKIT_API_KEY"),
-            ((*labelkit, "mix", "--data", data, "--llm", labels, "--license", "mit", "-o", made), ""),
-            ((*labelkit, "audit", made), ""),
-            ((*labelkit, "report", made, "-o", work / "report.html"), ""),
-            ((*labelkit, "export", made, "--to", "tevatron", "-o", work / "export"), ""),
-            ((*labelkit, "publish", made, "org/set", "--dry-run", "--allow", "unaudited"), ""),
-            (("-c", FIT, "fit", *fitted, "--config", work / "fit.toml"), ""),
-        ]
-    ):
-        environment = {name: value for name, value in variables.items() if name != left_out}
-        done = subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, check=False)
-        told.with_suffix(f".{number}").write_bytes(done.stdout + done.stderr)
-        if done.returncode:
-            wrong.append(f"{command[2]} ended with {done.returncode}: {done.stderr.decode()[-500:]}")
-    server.close()
-    if server.keys != {keys["LABELKIT_API_KEY"], keys["keyring"]}:
-        wrong.append("the server did not get the keys that were meant for it")
-    files = [path for path in work.rglob("*") if path.is_file()]
-    wrong += [f"{path} holds {name}" for path in files for name, key in keys.items() if holds(path, key)]
-    checkpoints = sum("model.checkpoints" in path.parts for path in files)
-    wrong += [] if checkpoints else ["no checkpoint was looked into"]
-    return Outcome(len(files), wrong, f"{len(keys)} keys looked for, {checkpoints} files of checkpoints among it")
+    commands = [
+        ((*judged, "--limit", 100), ""),
+        (judged, "LABELKIT_API_KEY"),
+        ((*asked, *elsewhere), ""),
+        ((*mixed, "--revision", f"https://user:{secret}@example.org/data?token={secret}"), ""),
+        ((*labelkit, "audit", made), ""),
+        ((*labelkit, "report", made, "-o", work / "report.html"), ""),
+        ((*labelkit, "export", made, "--to", "tevatron", "-o", work / "export"), ""),
+        ((*labelkit, "publish", made, "org/set", "--dry-run", "--allow", "unaudited"), ""),
+        (("-c", FIT, "fit", *fitted, "--config", work / "fit.toml"), ""),
+    ]
+    return [([str(word) for word in command], left_out) for command, left_out in commands]
 
 
 WAITS = ("0", "-1", "-1e9", "0.000001", "Mon, 01 Jan 2001 00:00:00 GMT", "NaN", "Infinity", "1e999", "soon", "0, 0")

@@ -96,6 +96,7 @@ PROMISES = (
             "engines/test_openai.py::test_a_redirect_carries_nothing_to_another_origin",
             "engines/test_client.py::test_addresses_that_would_leak_or_cannot_work_are_refused",
             "engines/test_client.py::test_a_certificate_that_nobody_signed_is_trusted_with_a_flag_alone",
+            "storage/test_credentials.py",
         ),
     ),
     Promise(
@@ -105,6 +106,30 @@ PROMISES = (
         ("corpora/test_tidy.py", "corpora/test_beir.py"),
     ),
     Promise(21, "labels replay from provenance", checks.replays, ("datasets/test_replay.py",)),
+    Promise(
+        22,
+        "a name from outside names no file outside its folder",
+        None,
+        (
+            "storage/test_names_from_outside.py",
+            "storage/test_remote.py::test_an_object_whose_name_leads_elsewhere_is_refused",
+            "storage/test_remote.py::test_an_object_key_that_is_an_absolute_path_overwrites_nothing",
+            "exchange/hub/test_publish.py::test_a_list_of_files_that_leads_elsewhere_is_refused_before_anything_is_fetched",
+            "../trainer/data/test_names_from_outside.py",
+        ),
+    ),
+    Promise(
+        23,
+        "twenty payloads in every text: pages and cards stay inert in a browser",
+        None,
+        ("../faults/test_payloads.py", "storage/test_foreign_text.py"),
+    ),
+    Promise(
+        24,
+        "control characters never reach a terminal",
+        None,
+        ("commands/test_terminal.py", "../trainer/commands/test_terminal.py"),
+    ),
     Promise(
         25,
         "Retry-After of any kind: at most our own backoff's requests, at most a stated wait",

@@ -28,6 +28,7 @@ from transformers import set_seed
 from labelkit.errors import ArtifactError, LabelkitError, MissingPackageError
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
+from labelkit.storage.credentials import blot
 from trainer.config.fit_config import LOGGERS, FitConfig
 from trainer.data.collate import Collator
 from trainer.data.foreign import our_dataset
@@ -281,4 +282,4 @@ def _write_model(
         "evaluation": result.to_json() if result is not None else None,
     }
     card = model_card(name, config, draft.command, str(dataset), store.manifest, stages, result)
-    write_text(draft.path / "README.md", card)
+    write_text(draft.path / "README.md", blot(card))

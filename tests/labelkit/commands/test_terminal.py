@@ -27,7 +27,7 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Answers(BaseHTTPRequestHandler):
-    """A judge's server whose every word holds escape sequences; it refuses every second request, and every key but one."""
+    """A judge's server whose every word holds escape sequences. It refuses each second request, and other keys."""
 
     protocol_version = "HTTP/1.1"
     asked = 0
