@@ -12,6 +12,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
+from labelkit.commands.console import show_log
 from labelkit.errors import ArtifactError, UsageError
 from labelkit.storage import folders
 from trainer.config.fit_config import FitConfig
@@ -52,6 +53,7 @@ def start(dataset: Path, output: Path, config: FitConfig) -> multiprocessing.Pro
 def fit_alone(dataset: Path, output: Path, config: FitConfig) -> None:
     """tqdm's lock is shared with forks: one that is killed while it holds the lock would stop all that come later."""
     tqdm.set_lock(threading.RLock())
+    show_log()
     fit(dataset, output, config, "test")
 
 
@@ -90,7 +92,9 @@ def test_killed_at_random_moments_a_run_ends_bit_equal(
         for progress in sorted(source.sample(steps, KILLS))
     ]
     assert sum(kills) >= KILLS - 1, "the last may come too late"
-    fit(two_sources, output, config, "test")
+    last = start(two_sources, output, config)
+    last.join()
+    assert last.exitcode == 0
     assert capfd.readouterr().err.count("goes on from step") >= KILLS // 2
     assert run_of(output) == run_of(tmp_path / "whole")
     assert not output.with_name("killed.checkpoints").exists()
@@ -104,16 +108,16 @@ def killed_after(step: int, dataset: Path, output: Path, config: FitConfig) -> l
 
 
 def test_a_truncated_newest_checkpoint_is_passed_over_for_the_one_before(
-    tiny_model: Path, two_sources: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, two_sources: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = curriculum(tiny_model, stages=())
     fit(two_sources, tmp_path / "whole", config, "test")
     before, newest = killed_after(5, two_sources, tmp_path / "cut", config)[-2:]
     with (newest / "optimizer.pt").open("rb+") as file:
         file.truncate(100)
-    capsys.readouterr()
-    fit(two_sources, tmp_path / "cut", config, "test")
-    said = capsys.readouterr().err
+    capfd.readouterr()
+    start(two_sources, tmp_path / "cut", config).join()
+    said = capfd.readouterr().err
     assert f"passing over {newest.name}" in said
     assert f"goes on from step {step_of(before)}" in said
     assert run_of(tmp_path / "cut") == run_of(tmp_path / "whole")
