@@ -4,11 +4,12 @@
 
 A world has queries with 30 judged pairs each. Relevance has a part of the query and a part of the pair; people's grades
 and the judge's scores are noisy views of it, and the judge has a bias of its own on each query. The real functions of
-`labelkit.quality.calibration` fit it, from the labels of some of the queries: below 20 of them the fixed model, from 20
-on the most flexible one (isotonic, scores within queries), which has the most to lose on labels that it was fitted to.
+`labelkit.quality.calibration` fit it, from the labels of some of the queries.
 
 `estimates`: of 100 judged queries some have labels, for a share of their pairs. The truth is the precision and recall,
-over all 3,000 pairs, of the pairs that the fit takes as positive. Root mean square errors of these rules:
+over all 3,000 pairs, of the pairs that the fit takes as positive. From 20 labelled queries on, the most flexible model
+(isotonic, scores within queries) is fitted, which has the most to lose on labels that it has seen. Root mean square
+errors of these rules:
 
 - count: counted among the labelled pairs
 - cross: prediction-powered inference; all pairs of a labelled query have the probabilities of the fold that the query
@@ -41,6 +42,7 @@ from labelkit.quality.calibration.fit import (
     JudgedPairs,
     LabelledPairs,
     best_fit,
+    choices,
     cross_fitted,
     held_out,
 )
@@ -56,6 +58,9 @@ PAIRS = 30
 JUDGED, NEW = 100, 200
 """Queries that the estimates are about, and those that a calibration is applied to."""
 LABELLED = (100, 20, 10, 5)
+"""Labelled queries of `estimates`."""
+FITTED = (5, 10, 20)
+"""Labelled queries of `verdicts`."""
 SHARES = (0.3, 1.0)
 HUMAN_CUTS = np.array([0.2, 1.0, 1.7])
 QUALITY = {"weak": 1.6, "strong": 0.5}
@@ -100,7 +105,7 @@ def world(draw: np.random.Generator, queries: int, quality: str, style: str) -> 
 
 
 def model(labelled: int) -> list[Choice]:
-    """The model to fit with so many labelled queries."""
+    """The model that `estimates` fits with so many labelled queries."""
     return [FIXED if labelled < ENOUGH_QUERIES else FLEXIBLE]
 
 
@@ -195,10 +200,10 @@ def verdict_once(draw: np.random.Generator, labelled: int, quality: str, style: 
     """One trial: the held-out gain in kappa, and the change on new queries."""
     seen, new = world(draw, labelled, quality, style), world(draw, NEW, quality, style)
     pairs = seen.part(np.arange(len(seen.query)))
-    held: HeldOut = held_out(pairs, FEATURES, model(labelled))
+    held: HeldOut = held_out(pairs, FEATURES, choices(labelled))
     calibrated = graded(pairs, held.grades, by_grade(held.above) @ np.arange(GRADES))
     promised = gain(calibrated, graded(pairs, seen.grades, seen.scores), ["kappa"])["kappa"]
-    fitted = best_fit(pairs, FEATURES, model(labelled))
+    fitted = best_fit(pairs, FEATURES, choices(labelled))
     after = grades_of(fitted, predict(fitted, new.views))
     return promised, kappa(new, after) - kappa(new, new.grades)
 
@@ -206,7 +211,7 @@ def verdict_once(draw: np.random.Generator, labelled: int, quality: str, style: 
 def verdicts(trials: int, seed: int) -> None:
     """Print how each rule decides in every setting."""
     print("labelled queries | judge | " + " | ".join(f"{rule}: harm applied, gain refused, change" for rule in RULES))
-    for labelled, quality, style in product(LABELLED, QUALITY, LENIENT):
+    for labelled, quality, style in product(FITTED, QUALITY, LENIENT):
         source = np.random.default_rng([seed, labelled, len(quality), len(style)])
         runs = [verdict_once(source, labelled, quality, style) for _ in range(trials)]
         cells = []
