@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from labelkit.commands import console
-from labelkit.commands.options import DatasetFolder, Json, NoVerify, Output, PositiveGrade, here
+from labelkit.commands.options import ApplyAnyway, DatasetFolder, Json, NoVerify, Output, PositiveGrade, here
 from labelkit.commands.parameters import SEEDS
 from labelkit.datasets.policies import MixRules, explained
 from labelkit.errors import UsageError
@@ -47,6 +47,7 @@ def mix(
     calibration: Annotated[
         Path | None, typer.Option(help="File of `labelkit calibrate`: its probabilities speak for its judges.")
     ] = None,
+    apply_anyway: ApplyAnyway = False,
     human_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Use human labels for this share of the queries that have any.")
     ] = 1.0,
@@ -95,7 +96,17 @@ def mix(
     )
     weights = dict(with_weight(item) for item in weight or ())
     inputs = Inputs(
-        data, human, llm or [], weights, licence, revision, calibration, evaluation or [], split, not no_verify
+        data,
+        human,
+        llm or [],
+        weights,
+        licence,
+        revision,
+        calibration,
+        evaluation or [],
+        split,
+        not no_verify,
+        apply_anyway,
     )
     totals = run(inputs, rules, output, console.command_line("labelkit"))
     if as_json:

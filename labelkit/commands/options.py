@@ -36,6 +36,10 @@ Revision = Annotated[str | None, typer.Option(help="Commit or tag of a Hub model
 MaxModelLen = Annotated[
     int | None, typer.Option(min=16, help="Longest prompt and answer in tokens: the context of a server, or less.")
 ]
+ApplyAnyway = Annotated[
+    bool,
+    typer.Option("--apply-anyway", help="Apply a calibration although it agreed with people less than its judge."),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Judge only the first N pairs of the pool.")]
 PassageTokens = Annotated[
     int | None, typer.Option(min=1, help="Cut passages to so many tokens; the cut is counted. Default: 400.")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from labelkit.commands import console
-from labelkit.commands.options import MODEL, EngineName, Json, Output, Revision, Tokenizer
+from labelkit.commands.options import MODEL, ApplyAnyway, EngineName, Json, Output, Revision, Tokenizer
 from labelkit.commands.parameters import SEEDS
 from labelkit.errors import UnknownNameError, UsageError
 
@@ -116,6 +116,16 @@ def calibrate(
     selection: Annotated[
         Path | None, typer.Option(help="Pool of labelkit select: the estimates use its random share alone.")
     ] = None,
+    renamed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as",
+            metavar="NAME",
+            help="With --apply: these labels are by the judge that the calibration calls NAME; JUDGE=NAME where there "
+            "are several judges.",
+        ),
+    ] = None,
+    apply_anyway: ApplyAnyway = False,
     as_json: Json = False,
 ) -> None:
     """Turn scores into probabilities and grades that agree with people; with --apply, write them as labels."""
@@ -125,7 +135,8 @@ def calibrate(
     if apply:
         from labelkit.quality.calibration.apply import recalibrate
 
-        count = recalibrate(apply, labels, data, output, command)
+        names = dict(judge_as(item) for item in renamed or ())
+        count = recalibrate(apply, labels, data, output, command=command, renamed=names, anyway=apply_anyway)
         console.say(f"{output}: {count:,} judgements, calibrated")
         return
     from labelkit.commands.quality_tables import print_calibration
@@ -134,6 +145,8 @@ def calibrate(
     from labelkit.quality.selection import chances
 
     assert human is not None
+    if renamed or apply_anyway:
+        raise UsageError("--as and --apply-anyway go with --apply FILE")
     weights = chances(selection) if selection else None
     fitted = run(labels, human, data=data, bm25=bm25, dense=dense or [], line=line, weights=weights, command=command)
     write_calibration(fitted, output)
@@ -142,6 +155,12 @@ def calibrate(
     else:
         print_calibration(fitted)
     console.say(f"{output}: {fitted.model} on {fitted.report['pairs']:,} pairs")
+
+
+def judge_as(item: str) -> tuple[str, str]:
+    """`JUDGE=NAME` or `NAME` -> the judge of the labels ("" is the only one), and its name in the calibration."""
+    judge, _, name = item.rpartition("=")
+    return judge, name
 
 
 def select(

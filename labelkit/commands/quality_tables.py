@@ -7,10 +7,9 @@ from labelkit.quality.agreement import Agreement, Comparison
 from labelkit.quality.agreement_metrics import FIGURES, GRADES
 from labelkit.quality.bias import Biases
 from labelkit.quality.by_group import Part
-from labelkit.quality.calibration.fit import SHOWN
-from labelkit.quality.calibration.models import (
-    Calibration,
-)
+from labelkit.quality.calibration.figures import COMPARED, LABELS, WORSE
+from labelkit.quality.calibration.fit import ENOUGH_QUERIES
+from labelkit.quality.calibration.models import Calibration
 from labelkit.quality.system_rankings import SystemAgreement
 from labelkit.statistics.intervals import FEW_QUERIES, Estimate
 
@@ -97,12 +96,7 @@ def print_calibration(calibration: Calibration) -> None:
     columns = report["before"]
     title = f"{report['pairs']:,} pairs of {report['queries']} queries, each query scored by a fit on the others"
     table = Table("figure", *columns, "calibrated", title=title)
-    labels = {name: FIGURES[name].label for name in SHOWN} | {
-        "log_loss": "log loss of P(grade >= 2)",
-        "brier": "Brier score of it",
-        "ece": "expected calibration error",
-    }
-    for name, label in labels.items():
+    for name, label in LABELS.items():
         shown = [
             str(Estimate(**found[name])) if name in found else "" for found in (*columns.values(), report["after"])
         ]
@@ -113,13 +107,40 @@ def print_calibration(calibration: Calibration) -> None:
     out = Terminal()
     out.print(table)
     out.print(diagram)
-    if report["queries"] < FEW_QUERIES:
-        out.print(f"{report['queries']} queries: few folds, and intervals that come out too narrow.")
+    if report["queries"] < ENOUGH_QUERIES:
+        out.print(f"{report['queries']} queries: the model is fixed; from {ENOUGH_QUERIES} queries on it is chosen.")
     found = report["estimate"]
     out.print(
         f"Of {found['judged']:,} judged pairs {found['positives']:,} have P(grade >= 2) >= {found['line']}: precision "
-        f"{Estimate(**found['precision'])}, recall {Estimate(**found['recall'])} (from {found['labelled']:,} labels)"
+        f"{Estimate(**found['precision'])}, recall {Estimate(**found['recall'])}, corrected by {found['labelled']:,} "
+        "human labels"
     )
+    print_verdict(report)
+
+
+def print_verdict(report: Mapping[str, Any]) -> None:
+    """How much a calibration gains over its best judge on held-out queries, and whether to apply it."""
+    from rich.table import Table
+
+    from labelkit.commands.terminal import Terminal
+
+    change = report["gain"]
+    name = report["judges"][change["over"]]
+    table = Table("figure", "calibrated minus raw", title=f"gain over {name} on held-out queries")
+    for figure in COMPARED:
+        table.add_row(LABELS[figure], signed(Estimate(**change[figure])))
+    out = Terminal()
+    out.print(table)
+    out.print(f"Calibrated grades: {report['verdict']} (kappa {signed(Estimate(**change['kappa']))})")
+    if report["verdict"] == WORSE:
+        out.print("--apply and mix --calibration refuse this calibration unless told --apply-anyway.")
+
+
+def signed(found: Estimate) -> str:
+    """A difference with its interval; plus signs included."""
+    if found.value is None or found.low is None or found.high is None:
+        return str(found)
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def print_attacks(found: Mapping[str, Any]) -> None:

@@ -63,6 +63,8 @@ class Inputs(NamedTuple):
     """Of those."""
     verify: bool = True
     """Labels folders are checked byte for byte."""
+    apply_anyway: bool = False
+    """A calibration that is worse than raw is applied too."""
 
     @property
     def labels(self) -> list[Path]:
@@ -126,18 +128,22 @@ def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, inputs: Inputs
 def stage_calibrated(db: DuckDBPyConnection, inputs: Inputs) -> tuple[Judge, list[str]]:
     """Table `calibrated`: what the judges of the calibration say together. Returns who speaks, and for whom.
 
-    Unlike everything else here it holds the judgements in memory. Raises `UsageError` where it knows no judge.
+    Unlike everything else here it holds the judgements in memory. Raises `UsageError` where a judge of the calibration
+    is missing, and `DataError` for a calibration that is worse than raw.
     """
     from labelkit.quality.agreement import raters_of
-    from labelkit.quality.calibration.apply import apply_calibration
+    from labelkit.quality.calibration.apply import apply_calibration, refuse_worse
+    from labelkit.quality.calibration.judges import identity, match
     from labelkit.quality.calibration.models import read_calibration
 
     assert inputs.calibration is not None
     calibration, raters = read_calibration(inputs.calibration), raters_of(inputs.llm, [])
-    silent = sorted({rater.rater_id for rater in raters} & {feature.name for feature in calibration.features})
-    if not silent:
-        raise UsageError(f"{inputs.calibration} is for other judges than those of --llm; calibrate these labels")
-    judgements, judge = apply_calibration(calibration, raters, inputs.data)
+    if not inputs.apply_anyway:
+        refuse_worse(calibration, inputs.calibration)
+    found = match(calibration, raters)
+    spoken_for = set(map(identity, found.values()))
+    silent = sorted(rater.rater_id for rater in raters if identity(rater) in spoken_for)
+    judgements, judge = apply_calibration(calibration, found, inputs.data)
     rows = (tuple(getattr(row, name) for name in JUDGEMENT_SCHEMA.names) for row in judgements)
     tables.stage(db, "calibrated", JUDGEMENT_SCHEMA, rows)
     return judge, silent

@@ -26,6 +26,8 @@ class Rater(NamedTuple):
     judgements: dict[PairIds, Judgement]
     label_grades: tuple[int, ...] | None = None
     """Grade of each label behind the probabilities of its judgements."""
+    imported: bool = False
+    """Its grades were made elsewhere and imported."""
 
 
 class Spread(NamedTuple):
@@ -121,7 +123,8 @@ def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
         judgements, judges = judgements_in(folder)
         for judge in judges:
             mine = {(row.query_id, row.passage_id): row for row in judgements if row.judge_id == judge.judge_id}
-            raters.append(Rater(judge.judge_id, judge.name, judge.kind, mine, judge.label_grades))
+            imported = judge.engine is None and judge.method is None
+            raters.append(Rater(judge.judge_id, judge.name, judge.kind, mine, judge.label_grades, imported))
     return sorted([*map(human_rater, human), *raters], key=lambda rater: rater.kind != "human")
 
 

@@ -13,6 +13,7 @@ from labelkit.errors import DataError
 from labelkit.quality.agreement import Agreement, Comparison, Rater
 from labelkit.quality.agreement_metrics import FIGURES, GRADES
 from labelkit.quality.bias import Biases
+from labelkit.quality.calibration.figures import LABELS
 from labelkit.quality.calibration.models import read_calibration
 from labelkit.quality.selection import belief_of
 from labelkit.statistics.charts import COLOURS, NAMES, Interval, bars, curve, grid, intervals
@@ -130,26 +131,33 @@ def calibration_section(path: Path) -> dict[str, Any]:
         for name, part in parts.items()
         if "reliability" in part
     }
-    labels = {name: FIGURES[name].label for name in ("kappa", "kappa_2", "kappa_quadratic", "alpha_ordinal", "auc")}
-    labels |= {"log_loss": "log loss of P(grade >= 2)", "brier": "Brier score", "ece": "expected calibration error"}
     said = found["estimate"]
     judges = found["judges"]
     features = [one.kind if one.kind != "judge" else short(one.name, judges[one.name]) for one in calibration.features]
     return {
         "summary": f"Model {calibration.model}, fitted to {found['pairs']:,} pairs of {found['queries']} queries. "
-        f"Scores: {', '.join(features)}.",
+        f"Scores: {', '.join(features)}.{verdict_of(found)}",
         "series": list(series),
         "svg": curve(series, "said", "was", "Reliability diagram", diagonal=True),
         "columns": list(parts),
         "rows": [
             (label, [str(Estimate(**part[name])) if name in part else "" for part in parts.values()])
-            for name, label in labels.items()
+            for name, label in LABELS.items()
+            if name in found["after"]
         ],
         "estimate": f"Of {said['judged']:,} judged pairs {said['positives']:,} have P(grade >= 2) >= {said['line']}: "
         f"precision {Estimate(**said['precision'])}, recall {Estimate(**said['recall'])}, corrected by "
         f"{said['labelled']:,} human labels.",
         "command": found["command"],
     }
+
+
+def verdict_of(report: Mapping[str, Any]) -> str:
+    """How calibrated grades compare with raw ones on held-out queries; nothing in reports of older versions."""
+    if "verdict" not in report:
+        return ""
+    kappa = Estimate(**report["gain"]["kappa"])
+    return f" Calibrated grades on held-out queries: {report['verdict']} (kappa, calibrated minus raw: {kappa})."
 
 
 def bias_section(found: Biases, graded: bool) -> dict[str, Any]:

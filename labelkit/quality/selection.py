@@ -18,7 +18,8 @@ from labelkit.pooling.pool import KIND, Pool, read_pool, write_tables
 from labelkit.quality.agreement import Rater, raters_of
 from labelkit.quality.agreement_metrics import RELEVANT
 from labelkit.quality.calibration.features import both_views, matrix
-from labelkit.quality.calibration.fit import own_relevance
+from labelkit.quality.calibration.figures import own_relevance
+from labelkit.quality.calibration.judges import match
 from labelkit.quality.calibration.models import Calibration, predict, read_calibration, relevance
 from labelkit.records import Origin, PairIds
 from labelkit.storage import folders
@@ -82,8 +83,8 @@ def beliefs(
 ) -> dict[PairIds, float]:
     """P(relevant) of each pair: calibrated, or else the mean over the judges; 0.5 where nobody knows."""
     if calibration:
-        by_id = {rater.rater_id: rater for rater in raters}
-        scores = both_views(matrix(calibration.features, pairs, by_id, data), [query_id for query_id, _ in pairs])
+        judges = match(calibration, raters)
+        scores = both_views(matrix(calibration.features, pairs, judges, data), [query_id for query_id, _ in pairs])
         probability = relevance(predict(calibration, scores))
         return dict(zip(pairs, map(float, probability), strict=True))
     found = {pair: [belief for rater in raters if (belief := belief_of(rater, pair)) is not None] for pair in pairs}

@@ -5,30 +5,50 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from labelkit.errors import DataError
 from labelkit.quality.agreement import Rater, grade_of, raters_of
 from labelkit.quality.agreement_metrics import GRADES
 from labelkit.quality.calibration.features import both_views, matrix
+from labelkit.quality.calibration.judges import match, refuse_unknown
 from labelkit.quality.calibration.models import Calibration, by_grade, grades_of, predict, read_calibration
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import KIND
 
+MEASURED = {"report", "judges", "worse_than_raw"}
+"""Fields of a calibration that change none of its judgements."""
+
+
+def refuse_worse(calibration: Calibration, file: Path) -> None:
+    """Raise `DataError` for a calibration whose grades agree with people less than its judge's own."""
+    if not calibration.worse_than_raw:
+        return
+    report = calibration.report
+    change = report.get("gain", {}).get("kappa", {}).get("value")
+    by = "" if change is None else f" (kappa {change:+.3f} on held-out queries)"
+    raise DataError(
+        f"{file}: the grades of this calibration agree with people less than the judge's own{by}: not applied. Use the "
+        f"labels as they are, calibrate on human labels of more queries than {report.get('queries', 'these')}, or "
+        "apply it all the same with --apply-anyway"
+    )
+
 
 def apply_calibration(
-    calibration: Calibration, raters: Sequence[Rater], data: Path | None = None
+    calibration: Calibration, by_id: Mapping[str, Rater], data: Path | None = None
 ) -> tuple[list[Judgement], Judge]:
-    """A judgement of every pair that the calibration's judges gave a grade, sorted by pair; and who speaks in them.
+    """A judgement of every pair that the calibration's judges judged, sorted by pair; and the calibrated judge.
+
+    `by_id`: judge id in the calibration -> judge of the labels, as `match` finds them.
 
     Grades, expected grades as scores, and the probabilities of grades 0 to 3. Where all judges failed, so does the
     calibrated one.
     """
-    by_id: Mapping[str, Rater] = {rater.rater_id: rater for rater in raters}
-    used = [by_id[feature.name] for feature in calibration.features if feature.name in by_id]
+    used = [by_id[feature.name] for feature in calibration.features if feature.kind == "judge"]
     pairs = sorted({pair for rater in used for pair in rater.judgements})
     scores = both_views(matrix(calibration.features, pairs, by_id, data), [query_id for query_id, _ in pairs])
     above = predict(calibration, scores)
-    digest = hashlib.sha256(calibration.model_dump_json(exclude={"report"}).encode()).hexdigest()
+    digest = hashlib.sha256(calibration.model_dump_json(exclude=MEASURED).encode()).hexdigest()
     retrievers = [feature.kind for feature in calibration.features if feature.kind != "judge"]
     judge = Judge(
         judge_id=f"calibrated-{digest[:16]}",
@@ -48,9 +68,27 @@ def apply_calibration(
     return judgements, judge
 
 
-def recalibrate(file: Path, labels: Sequence[Path], data: Path | None, target: Path, command: str) -> int:
-    """Write the judgements of some labels folders, calibrated, as a labels folder; returns how many there are."""
-    judgements, judge = apply_calibration(read_calibration(file), raters_of(labels, []), data)
+def recalibrate(
+    file: Path,
+    labels: Sequence[Path],
+    data: Path | None,
+    target: Path,
+    *,
+    command: str,
+    renamed: Mapping[str, str] | None = None,
+    anyway: bool = False,
+) -> int:
+    """Write the judgements of some labels folders, calibrated, as a labels folder; returns how many there are.
+
+    `renamed`: judges that go by another name in these labels, as for `match`. `anyway`: also a calibration that is
+    worse than raw is applied.
+    """
+    calibration, raters = read_calibration(file), raters_of(labels, [])
+    if not anyway:
+        refuse_worse(calibration, file)
+    found = match(calibration, raters, renamed)
+    refuse_unknown(calibration, raters, found)
+    judgements, judge = apply_calibration(calibration, found, data)
     with folders.writing(target, KIND, command) as draft:
         draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table([judge], JUDGE_SCHEMA))

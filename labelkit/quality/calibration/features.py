@@ -33,9 +33,9 @@ def features_of(raters: Sequence[Rater], *, bm25: bool, dense: Sequence[str]) ->
 def matrix(
     features: Sequence[Feature], pairs: Sequence[PairIds], raters: Mapping[str, Rater], data: Path | None
 ) -> Floats:
-    """`[pairs, features]` scores; nan where a judge gave none.
+    """`[pairs, features]` scores; nan where a judge gave none. `raters`: name of a judge's feature -> the judge.
 
-    Raises `UsageError` where a judge is missing, or the texts that a retriever needs.
+    Raises `UsageError` where the texts that a retriever needs are missing.
     """
     retrievers = [feature for feature in features if feature.kind != "judge"]
     if retrievers and data is None:
@@ -49,8 +49,6 @@ def matrix(
     columns = []
     for feature in features:
         if feature.kind == "judge":
-            if feature.name not in raters:
-                raise UsageError(f"the calibration needs judge {feature.name!r}; give its labels folder too")
             columns.append(judge_scores(raters[feature.name], pairs))
         elif texts:
             scores = bm25_scores if feature.kind == "bm25" else dense_scores

@@ -1,7 +1,8 @@
 """From scores to probabilities that mean something: fit on human grades, test on queries that the fit has not seen.
 
-The model is chosen by cross-validation over queries. The figures that are reported come from an outer loop of the same
-kind, so that neither the fit nor the choice has seen the query that is scored.
+With enough queries the model is chosen by cross-validation over queries; with fewer it is fixed, since the choice then
+follows chance. The figures that are reported come from an outer loop of the same kind, so that neither the fit, nor the
+thresholds between grades, nor the choice has seen the query that is scored.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelkit.errors import DataError
-from labelkit.quality.agreement import Rater, plain, raters_of
-from labelkit.quality.agreement_metrics import FIGURES, GRADES, RELEVANT, Floats, Ints, rated
+from labelkit.quality.agreement import Rater, grade_of, plain, raters_of
+from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, Ints
 from labelkit.quality.calibration.features import Feature, both_views, features_of, matrix
+from labelkit.quality.calibration.figures import FLOOR, WORSE, Graded, gain, own_relevance, quality, verdict
+from labelkit.quality.calibration.judges import joined, known_judges_of
+from labelkit.quality.calibration.label_quality import label_quality
 from labelkit.quality.calibration.models import (
     MODELS,
     Calibration,
@@ -24,24 +28,34 @@ from labelkit.quality.calibration.models import (
     grades_of,
     predict,
     relevance,
-    with_lines,
+    with_thresholds,
 )
-from labelkit.quality.prediction_powered import powered
-from labelkit.records import Judgement, PairIds
-from labelkit.statistics.intervals import Estimate, estimate, mean
+from labelkit.records import PairIds
 
 LEAST_PAIRS = 50
 LEAST_OF_A_CLASS = 10
 LEAST_QUERIES = 3
+ENOUGH_QUERIES = 20
+"""From so many queries on, the model is chosen; with fewer it is `FIXED`."""
 FOLDS = 10
-"""At most; each query stands in one fold."""
-BINS = 10
-"""Of the reliability diagram, with equally many pairs each."""
-FLOOR = 1e-6
-"""The least probability in a log loss."""
+"""Of the outer loop, at most; each query stands in one fold."""
+INNER_FOLDS = 5
+"""Of the choice of a model, at most."""
 VIEWS = {False: "absolute", True: "within queries"}
 """Whether scores are taken against the mean of their query -> what a reader calls that."""
-SHOWN = ("kappa", "kappa_2", "kappa_quadratic", "alpha_ordinal", "auc", "bias")
+FIXED = ("ordinal", False)
+"""Model and view with few queries."""
+
+Choice = tuple[str, bool]
+"""A model, and whether scores are taken against the mean of their query."""
+
+
+class JudgedPairs(NamedTuple):
+    """The pairs that a judge judged."""
+
+    pairs: list[PairIds]
+    scores: Floats
+    """`[2, n, F]` both views of their scores."""
 
 
 class LabelledPairs(NamedTuple):
@@ -56,13 +70,16 @@ class LabelledPairs(NamedTuple):
     queries: int
 
 
-class Held(NamedTuple):
-    """Predictions for pairs by models that did not see their queries."""
+class HeldOut(NamedTuple):
+    """Predictions for the labelled pairs by models that did not see their queries."""
 
     above: Floats
+    """`[n, 3]` probabilities of at least grade 1, 2 and 3."""
     grades: Ints
-    models: list[str]
-    """The model and view that each fold chose."""
+    base: Floats
+    """`[n]` share of relevant pairs among the training queries of each pair's fold."""
+    folds: list[tuple[frozenset[str], Calibration]]
+    """The queries of each fold, and the fit to the others."""
 
 
 def calibrate(
@@ -83,16 +100,18 @@ def calibrate(
     (default: all of them, as a random sample). Raises `DataError` where the labels are too few.
     """
     people, *others = raters_of(labels, [human])
-    judges = [rater for rater in others if rater.kind != "human"]
-    features = features_of(judges, bm25=bm25, dense=dense)
-    by_id = {judge.rater_id: judge for judge in judges}
-    judged = sorted({pair for judge in judges for pair in judge.judgements})
-    everything = both_views(matrix(features, judged, by_id, data), [query_id for query_id, _ in judged])
-    rows = [row for row, pair in enumerate(judged) if pair in people.judgements]
-    known = known_of([judged[row] for row in rows], everything[:, rows], people)
+    judges = joined(others)
+    features = tuple(features_of(judges, bm25=bm25, dense=dense))
+    judged = judged_by(judges, features, data)
+    known = known_of(judged, people)
     refuse_too_few(known)
-    held = held_out(known, tuple(features))
-    fitted = best_fit(known, tuple(features))
+    among = choices(known.queries)
+    held = held_out(known, features, among)
+    fitted = best_fit(known, features, among)
+    # A pair on which every judge failed gets no label, and so is no positive.
+    graded = np.array([any(grade_of(judge, pair) is not None for judge in judges) for pair in judged.pairs], dtype=bool)
+    taken = graded & (relevance(predict(fitted, judged.scores)) >= line)
+    said = cross_fitted(judged, held, fitted)
     report = {
         "command": command,
         "human": str(human),
@@ -100,31 +119,77 @@ def calibrate(
         "pairs": len(known.pairs),
         "queries": known.queries,
         "folds": min(FOLDS, known.queries),
-        "models_of_folds": held.models,
+        "models_of_folds": [f"{fold.model}, {VIEWS[fold.relative]}" for _, fold in held.folds],
         "judges": {judge.rater_id: judge.name for judge in judges},
-        "before": {judge.rater_id: raw(judge, known) for judge in judges},
-        "after": quality(known, held.grades, by_grade(held.above) @ np.arange(GRADES), relevance(held.above)),
-        "estimate": powered(
-            known.pairs,
-            known.grades,
-            relevance(held.above),
-            judged,
-            relevance(predict(fitted, everything)),
-            line,
-            weights,
-        ),
+        **compared(known, held, judges),
+        "estimate": {
+            "line": line,
+            **label_quality(judged.pairs, taken, said, relevant=relevant_pairs(people), weights=weights),
+        },
     }
-    return fitted.model_copy(update={"report": plain(report)})
+    update = {"judges": known_judges_of(judges), "worse_than_raw": report["verdict"] == WORSE, "report": plain(report)}
+    return fitted.model_copy(update=update)
 
 
-def known_of(pairs: list[PairIds], scores: Floats, people: Rater) -> LabelledPairs:
-    """The labelled pairs as arrays; pairs without any score are left out."""
-    kept = np.flatnonzero(np.isfinite(scores[0]).any(1))
-    pairs = [pairs[row] for row in kept]
+def judged_by(judges: Sequence[Rater], features: Sequence[Feature], data: Path | None) -> JudgedPairs:
+    """Every pair that a judge judged, sorted, with its scores. Raises `UsageError` as `matrix` does."""
+    pairs = sorted({pair for judge in judges for pair in judge.judgements})
+    scores = matrix(features, pairs, {judge.rater_id: judge for judge in judges}, data)
+    return JudgedPairs(pairs, both_views(scores, [query_id for query_id, _ in pairs]))
+
+
+def compared(known: LabelledPairs, held: HeldOut, judges: Sequence[Rater]) -> dict[str, Any]:
+    """Figures of each judge and of the calibration on held-out queries, and their difference from the best judge."""
+    after = Graded(
+        [query_id for query_id, _ in known.pairs],
+        known.grades,
+        held.grades,
+        by_grade(held.above) @ np.arange(GRADES),
+        relevance(held.above),
+        held.base,
+    )
+    raw = {judge.rater_id: raw_grades(judge, known, held.base) for judge in judges}
+    before = {judge_id: quality(found) for judge_id, (_, found) in raw.items()}
+    best = max(before, key=lambda judge_id: undefined_last(before[judge_id]["kappa"].value))
+    rows, found = raw[best]
+    change = gain(some(after, rows), found)
+    return {
+        "before": before,
+        "after": quality(after),
+        "gain": {"over": best, **change},
+        "verdict": verdict(change["kappa"]),
+    }
+
+
+def undefined_last(value: float | None) -> float:
+    return -np.inf if value is None else value
+
+
+def some(found: Graded, rows: NDArray[np.bool_]) -> Graded:
+    """The marked pairs, `[n]`."""
+    return Graded(
+        [query_id for query_id, keep in zip(found.query_ids, rows, strict=True) if keep],
+        found.human[rows],
+        found.grades[rows],
+        found.scores[rows],
+        None if found.probability is None else found.probability[rows],
+        found.base[rows],
+    )
+
+
+def relevant_pairs(people: Rater) -> dict[PairIds, bool]:
+    return {pair: row.grade >= RELEVANT for pair, row in people.judgements.items() if row.grade is not None}
+
+
+def known_of(judged: JudgedPairs, people: Rater) -> LabelledPairs:
+    """The pairs that people graded as arrays; pairs without any score are left out."""
+    scored = np.isfinite(judged.scores[0]).any(1)
+    kept = [row for row, pair in enumerate(judged.pairs) if scored[row] and pair in people.judgements]
+    pairs = [judged.pairs[row] for row in kept]
     grades = np.array([people.judgements[pair].grade or 0 for pair in pairs], dtype=int)
     names = sorted({query_id for query_id, _ in pairs})
     query = np.array([names.index(query_id) for query_id, _ in pairs], dtype=int)
-    return LabelledPairs(pairs, scores[:, kept], grades, query, len(names))
+    return LabelledPairs(pairs, judged.scores[:, kept], grades, query, len(names))
 
 
 def refuse_too_few(known: LabelledPairs) -> None:
@@ -143,23 +208,42 @@ def refuse_too_few(known: LabelledPairs) -> None:
         )
 
 
-def held_out(known: LabelledPairs, features: tuple[Feature, ...]) -> Held:
+def choices(queries: int) -> Sequence[Choice]:
+    """The models and views to choose from, for so many labelled queries."""
+    return list(product(MODELS, VIEWS)) if queries >= ENOUGH_QUERIES else [FIXED]
+
+
+def held_out(known: LabelledPairs, features: tuple[Feature, ...], among: Sequence[Choice]) -> HeldOut:
     """Predictions for every pair from models fitted, and chosen, on other queries."""
     above = np.zeros((len(known.pairs), GRADES - 1))
-    grades = np.zeros(len(known.pairs), dtype=int)
-    models = []
-    for test in folds(known):
-        fitted = best_fit(part(known, ~test), features)
-        models.append(f"{fitted.model}, {VIEWS[fitted.relative]}")
+    grades, base = np.zeros(len(known.pairs), dtype=int), np.zeros(len(known.pairs))
+    fits = []
+    for test in folds(known, FOLDS):
+        train = part(known, ~test)
+        fitted = best_fit(train, features, among)
+        fits.append((frozenset(known.pairs[row][0] for row in np.flatnonzero(test)), fitted))
         above[test] = predict(fitted, known.scores[:, test])
         grades[test] = grades_of(fitted, above[test])
-    return Held(above, grades, models)
+        base[test] = np.mean(train.grades >= RELEVANT)
+    return HeldOut(above, grades, base, fits)
 
 
-def best_fit(known: LabelledPairs, features: tuple[Feature, ...]) -> Calibration:
+def cross_fitted(judged: JudgedPairs, held: HeldOut, fitted: Calibration) -> Floats:
+    """`[n]` P(grade >= 2) of all judged pairs, each labelled query by the fit of the fold that it is held out of.
+
+    `fitted`: the fit to all labels, for queries without labels.
+    """
+    said = relevance(predict(fitted, judged.scores)).copy()
+    for names, fold in held.folds:
+        rows = np.array([query_id in names for query_id, _ in judged.pairs], dtype=bool)
+        said[rows] = relevance(predict(fold, judged.scores[:, rows]))
+    return said
+
+
+def best_fit(known: LabelledPairs, features: tuple[Feature, ...], among: Sequence[Choice]) -> Calibration:
     """The model and view with the least log loss of the human grades on held-out queries, fitted to all of them."""
-    losses = dict.fromkeys(product(MODELS, VIEWS), 0.0)
-    for test in folds(known):
+    losses = dict.fromkeys(among, 0.0)
+    for test in folds(known, INNER_FOLDS) if len(losses) > 1 else ():
         train = part(known, ~test)
         for model, relative in losses:
             fitted = fit(features, train.scores, train.grades, model, relative=relative)
@@ -168,14 +252,14 @@ def best_fit(known: LabelledPairs, features: tuple[Feature, ...]) -> Calibration
             losses[model, relative] -= float(np.log(np.maximum(taken, FLOOR)).sum())
     model, relative = min(losses, key=lambda choice: losses[choice])
     fitted = fit(features, known.scores, known.grades, model, relative=relative)
-    return with_lines(fitted, known.scores, known.grades)
+    return with_thresholds(fitted, known.scores, known.grades)
 
 
-def folds(known: LabelledPairs) -> Iterator[NDArray[np.bool_]]:
-    """Which pairs are held out, fold by fold: whole queries."""
+def folds(known: LabelledPairs, count: int) -> Iterator[NDArray[np.bool_]]:
+    """Which pairs are held out, fold by fold, in at most `count` folds: whole queries."""
     from sklearn.model_selection import GroupKFold
 
-    splits = GroupKFold(min(FOLDS, known.queries)).split(known.query, groups=known.query)
+    splits = GroupKFold(min(count, known.queries)).split(known.query, groups=known.query)
     for _, rows in splits:
         test = np.zeros(len(known.pairs), dtype=bool)
         test[rows] = True
@@ -189,61 +273,17 @@ def part(known: LabelledPairs, rows: NDArray[np.bool_]) -> LabelledPairs:
     return LabelledPairs(pairs, known.scores[:, rows], known.grades[rows], query, len(names))
 
 
-def raw(judge: Rater, known: LabelledPairs) -> dict[str, Any]:
-    """The same figures for a judge's own grades and probabilities, on the pairs where it gave them."""
+def raw_grades(judge: Rater, known: LabelledPairs, base: Floats) -> tuple[NDArray[np.bool_], Graded]:
+    """The labelled pairs to which a judge gave a grade, `[n]`, and its own grades, scores and probabilities of them."""
     rows = [judge.judgements.get(pair) for pair in known.pairs]
     given = np.array([row is not None and row.grade is not None for row in rows])
     mine = [row for row in rows if row is not None and row.grade is not None]
     probs = [own_relevance(row, judge.label_grades) for row in mine]
-    certain = None if any(p is None for p in probs) else np.array(probs, dtype=float)
-    scores = np.array([row.score if row.score is not None else float(row.grade or 0) for row in mine])
-    return quality(part(known, given), np.array([row.grade or 0 for row in mine], dtype=int), scores, certain)
-
-
-def own_relevance(row: Judgement, label_grades: tuple[int, ...] | None) -> float | None:
-    """P(grade >= 2) by the judge's own label probabilities; None where it gave none."""
-    if row.probs is None or label_grades is None:
-        return None
-    return sum(p for p, grade in zip(row.probs, label_grades, strict=True) if grade >= RELEVANT)
-
-
-def quality(known: LabelledPairs, grades: Ints, scores: Floats, probability: Floats | None) -> dict[str, Any]:
-    """Agreement of grades and scores with people, and how true the probabilities are."""
-    names = [query_id for query_id, _ in known.pairs]
-    pairs = rated(names, known.grades.tolist(), grades.tolist(), scores.tolist())
-    found: dict[str, Any] = {
-        name: estimate(lambda draws, of=FIGURES[name].of: of(pairs, draws), pairs.queries)  # type: ignore[misc]
-        for name in SHOWN
-    }
-    found["confusion"] = pairs.confusion(np.ones(pairs.queries, dtype=np.int64)).astype(int).tolist()
-    if probability is None:
-        return found
-    truth = (known.grades >= RELEVANT).astype(float)
-    return found | {
-        "log_loss": mean(names, log_loss(truth, probability)),
-        "brier": mean(names, (truth - probability) ** 2),
-        "ece": Estimate(expected_calibration_error(truth, probability)),
-        "reliability": reliability(truth, probability),
-    }
-
-
-def log_loss(truth: Floats, probability: Floats) -> Floats:
-    """Natural logarithm; probabilities are kept within a millionth of 0 and 1."""
-    inside = np.clip(probability, FLOOR, 1 - FLOOR)
-    loss: Floats = -(truth * np.log(inside) + (1 - truth) * np.log(1 - inside))
-    return loss
-
-
-def reliability(truth: Floats, probability: Floats) -> list[dict[str, float]]:
-    """Bins of equally many pairs by probability: what was said on average, and how often it was so."""
-    order = np.argsort(probability, kind="stable")
-    return [
-        {"said": float(probability[rows].mean()), "was": float(truth[rows].mean()), "pairs": len(rows)}
-        for rows in np.array_split(order, min(BINS, len(order)))
-    ]
-
-
-def expected_calibration_error(truth: Floats, probability: Floats) -> float:
-    """Mean distance of said and was over the bins, by their size (Naeini et al. 2015, with bins of equal count)."""
-    bins = reliability(truth, probability)
-    return sum(abs(one["said"] - one["was"]) * one["pairs"] for one in bins) / max(1, len(truth))
+    return given, Graded(
+        [row.query_id for row in mine],
+        known.grades[given],
+        np.array([row.grade or 0 for row in mine], dtype=int),
+        np.array([row.score if row.score is not None else float(row.grade or 0) for row in mine]),
+        None if any(p is None for p in probs) else np.array(probs, dtype=float),
+        base[given],
+    )

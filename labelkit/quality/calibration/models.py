@@ -5,8 +5,7 @@ one counts as the mean.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,18 +13,27 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
 from labelkit.errors import DataError
-from labelkit.quality.agreement_metrics import GRADES, RELEVANT, STEPS, Floats, Ints, kappa
+from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, Ints
 from labelkit.quality.calibration.features import Feature
+from labelkit.quality.calibration.thresholds import CUTS, MIDDLES, choose_thresholds, graded
 from labelkit.records import Record
 from labelkit.storage.atomic import write_text
 
-CUTS = range(1, GRADES)
-"""A probability is that of a grade at or above each of these."""
-LINES = 40
-"""Places that are tried for a line between two grades, by quantile."""
-ROUNDS = 3
+STEEPEST = 10.0
+"""Greatest absolute logarithm of the step between two thresholds of the ordinal model."""
 PENALTY = 1.0
 """Weight of the squared coefficients, as scikit-learn's C = 1."""
+
+
+class KnownJudge(Record):
+    """A judge whose scores a calibration reads."""
+
+    judge_id: str
+    name: str
+    kind: str
+    """llm or imported."""
+    imported: bool
+    """Its grades were made elsewhere: another import of the same kind and name is the same judge."""
 
 
 class Calibration(Record):
@@ -40,7 +48,11 @@ class Calibration(Record):
     relative: bool
     """Scores are taken against the mean of their query."""
     grade_lines: tuple[float, ...]
-    """Expected grades above which a pair gets grade 1, 2 and 3: those that give the greatest kappa with people."""
+    """Thresholds: expected grades above which a pair gets grade 1, 2 and 3, for the greatest kappa with people."""
+    judges: tuple[KnownJudge, ...] = ()
+    """The judges among the features; empty in files of older versions."""
+    worse_than_raw: bool = False
+    """Its grades agreed with people less than those of its best judge, on held-out queries."""
     report: dict[str, Any] = Field(default_factory=dict)
     """What was measured on held-out queries, by whom, on what."""
 
@@ -94,21 +106,41 @@ def fit_ordinal(scores: Floats, grades: Ints) -> dict[str, Any]:
     shown = np.vstack([scores, np.zeros((GRADES, features))])
     given = np.concatenate([grades, np.arange(GRADES)])
     weight = np.concatenate([np.ones(len(grades)), np.full(GRADES, 1 / GRADES)])
-
-    def loss(point: Floats) -> float:
-        slopes, lines = point[:features], thresholds(point[features:])
-        probs = by_grade(sigmoid((shown @ slopes)[:, None] - lines))
-        taken = np.maximum(probs[np.arange(len(given)), given], 1e-12)
-        return float(-(weight * np.log(taken)).sum() + PENALTY * (slopes @ slopes) / 2)
-
-    start = np.concatenate([np.zeros(features), [0.0], np.zeros(GRADES - 2)])
-    best = minimize(loss, start, method="L-BFGS-B").x
+    start = np.zeros(features + GRADES - 1)
+    best = minimize(ordinal_loss, start, args=(shown, given, weight), jac=True, method="L-BFGS-B").x
     return {"slopes": best[:features].tolist(), "thresholds": thresholds(best[features:]).tolist()}
+
+
+def ordinal_loss(point: Floats, scores: Floats, grades: Ints, weight: Floats) -> tuple[float, Floats]:
+    """Penalised negative log-likelihood of proportional odds at slopes and thresholds, and its gradient."""
+    features = scores.shape[1]
+    slopes, steps = point[:features], point[features:]
+    # Column k is P(grade >= k), with the certain events at both ends; its density is 0 there.
+    above = np.pad(sigmoid((scores @ slopes)[:, None] - thresholds(steps)), ((0, 0), (1, 1)))
+    above[:, 0] = 1.0
+    density = above * (1 - above)
+    rows = np.arange(len(grades))
+    probability = np.maximum(above[rows, grades] - above[rows, grades + 1], 1e-12)
+    lower, upper = density[rows, grades], density[rows, grades + 1]
+    pull = -weight / probability
+    by_threshold = (
+        np.bincount(grades, pull * -lower, GRADES) + np.bincount(grades + 1, pull * upper, GRADES + 1)[:GRADES]
+    )
+    # A step moves its own threshold and all above it.
+    by_step = np.cumsum(by_threshold[:0:-1])[::-1] * np.concatenate([[1.0], step_sizes(steps)])
+    by_step[1:] *= np.abs(steps[1:]) <= STEEPEST
+    loss = -(weight * np.log(probability)).sum() + PENALTY * (slopes @ slopes) / 2
+    return float(loss), np.concatenate([scores.T @ (pull * (lower - upper)) + PENALTY * slopes, by_step])
 
 
 def thresholds(point: Floats) -> Floats:
     """Ordered thresholds: the first, and the logarithms of the steps behind it."""
-    return np.cumsum(np.concatenate([point[:1], np.exp(np.clip(point[1:], -10, 10))]))
+    return np.cumsum(np.concatenate([point[:1], step_sizes(point)]))
+
+
+def step_sizes(point: Floats) -> Floats:
+    sizes: Floats = np.exp(np.clip(point[1:], -STEEPEST, STEEPEST))
+    return sizes
 
 
 def predict_ordinal(parameters: dict[str, Any], scores: Floats) -> Floats:
@@ -158,7 +190,7 @@ def by_grade(above: Floats) -> Floats:
 
 
 def fit(features: tuple[Feature, ...], scores: Floats, grades: Ints, model: str, *, relative: bool) -> Calibration:
-    """Fit one model on both views of the scores, `[2, n, F]`, and human grades; without the lines between grades."""
+    """Fit one model on both views of the scores, `[2, n, F]`, and human grades; thresholds are not fitted."""
     view = scores[int(relative)]
     known = np.isfinite(view)
     counts = np.maximum(known.sum(0), 1)
@@ -172,35 +204,14 @@ def fit(features: tuple[Feature, ...], scores: Floats, grades: Ints, model: str,
         model=model,
         parameters=MODELS[model].fit(standardised(view, means, scales), grades),
         relative=relative,
-        grade_lines=(0.5, 1.5, 2.5),
+        grade_lines=MIDDLES,
     )
 
 
-def with_lines(calibration: Calibration, scores: Floats, grades: Ints) -> Calibration:
-    """The calibration with the lines between grades that agree best with people: a line at a time, three rounds."""
+def with_thresholds(calibration: Calibration, scores: Floats, grades: Ints) -> Calibration:
+    """The calibration with the thresholds between grades that agree best with human grades, `[n]`."""
     expected = predict(calibration, scores).sum(1)
-    choices = np.unique(np.quantile(expected, np.linspace(0, 1, LINES + 2)[1:-1]))
-    lines = [float(np.quantile(expected, np.mean(grades < cut))) for cut in CUTS]
-
-    def agreement(some: list[float]) -> float:
-        cells = grades * GRADES + graded(expected, some)
-        confusion = np.bincount(cells, minlength=GRADES**2).reshape(GRADES, GRADES).astype(float)
-        found = kappa(confusion, (STEPS > 0).astype(float))
-        return found if np.isfinite(found) else -1.0
-
-    best = agreement(lines)
-    for _ in range(ROUNDS):
-        for place, choice in product(range(len(lines)), choices):
-            moved = [*lines[:place], float(choice), *lines[place + 1 :]]
-            if (value := agreement(moved)) > best:
-                best, lines = value, moved
-    return calibration.model_copy(update={"grade_lines": tuple(sorted(lines))})
-
-
-def graded(expected: Floats, lines: Sequence[float]) -> Ints:
-    """`[n]` grades: how many lines each expected grade is above."""
-    grades: Ints = (expected[:, None] > np.array(lines)).sum(1)
-    return grades
+    return calibration.model_copy(update={"grade_lines": choose_thresholds(expected, grades)})
 
 
 def standardised(scores: Floats, means: Floats, scales: Floats) -> Floats:

@@ -8,14 +8,23 @@ import pytest
 from sklearn.metrics import brier_score_loss, log_loss
 
 from labelkit.errors import DataError
-from labelkit.quality.agreement_metrics import FIGURES, rated
 from labelkit.quality.calibration.apply import apply_calibration
 from labelkit.quality.calibration.features import Feature, both_views
-from labelkit.quality.calibration.fit import calibrate, expected_calibration_error, reliability
-from labelkit.quality.calibration.fit import log_loss as losses
-from labelkit.quality.calibration.models import MODELS, by_grade, fit, grades_of, predict, read_calibration, with_lines
-from labelkit.quality.prediction_powered import powered
+from labelkit.quality.calibration.figures import (
+    ALIKE,
+    BETTER,
+    WORSE,
+    expected_calibration_error,
+    reliability,
+    skill,
+    verdict,
+)
+from labelkit.quality.calibration.figures import log_loss as losses
+from labelkit.quality.calibration.fit import LabelledPairs, best_fit, calibrate, choices, held_out
+from labelkit.quality.calibration.judges import match
+from labelkit.quality.calibration.models import MODELS, by_grade, fit, ordinal_loss, predict, read_calibration
 from labelkit.quality.selection import Chosen, Quota, chances, choose, draw
+from labelkit.statistics.intervals import Estimate
 from labelkit.storage.labels import read_labels
 
 FEATURES = (Feature("judge", "j"),)
@@ -62,20 +71,64 @@ def test_scores_within_queries_have_mean_zero_and_keep_their_gaps():
     assert np.array_equal(relative[:, 0], [-1, 1, np.nan, -5, 5], equal_nan=True)
 
 
-def test_lines_between_grades_never_agree_less_than_equal_shares():
-    scores, grades, _ = world(500)
-    fitted = fit(FEATURES, scores, grades, "ordinal", relative=False)
-    above = predict(fitted, scores)
-    tuned = with_lines(fitted, scores, grades)
+def test_the_gradient_of_the_ordinal_loss_is_its_slope():
+    scores, grades, _ = world(200)
+    draw = np.random.default_rng(2)
+    weight, point = draw.random(200), draw.normal(size=4)
+    loss = lambda place: ordinal_loss(place, scores[0], grades, weight)  # noqa: E731
+    steps = 1e-5 * np.eye(4)
+    slopes = [(loss(point + step)[0] - loss(point - step)[0]) / 2e-5 for step in steps]
+    assert loss(point)[1] == pytest.approx(slopes, rel=1e-4)
 
-    def kappa(given):
-        pairs = rated(["q"] * 500, grades.tolist(), given.tolist(), given.tolist())
-        return FIGURES["kappa"].of(pairs, np.ones(1, dtype=np.int64))
 
-    shares = [np.quantile(above.sum(1), np.mean(grades < cut)) for cut in (1, 2, 3)]
-    equal = (above.sum(1)[:, None] > np.array(shares)).sum(1)
-    assert kappa(grades_of(tuned, above)) >= kappa(equal)
-    assert list(tuned.grade_lines) == sorted(tuned.grade_lines)
+def several_queries(queries: int) -> LabelledPairs:
+    """Twelve pairs of each query; the judge is right within queries, and moves all its scores of a query at random."""
+    draw = np.random.default_rng(0)
+    query = np.repeat(np.arange(queries), 12)
+    grades = np.tile(np.arange(12) % 4, queries)
+    scores = (grades + 8 * draw.normal(size=queries)[query] + draw.normal(size=len(query)) / 2)[:, None]
+    pairs = [(f"q{number:02}", f"p{row}") for row, number in enumerate(query)]
+    return LabelledPairs(pairs, both_views(scores, [query_id for query_id, _ in pairs]), grades, query, queries)
+
+
+@pytest.mark.parametrize(("queries", "relative"), [(19, False), (20, True)])
+def test_a_model_is_chosen_only_with_enough_queries(queries, relative):
+    fitted = best_fit(several_queries(queries), FEATURES, choices(queries))
+    assert fitted.relative is relative
+    assert relative or fitted.model == "ordinal"
+
+
+def test_a_fold_has_seen_neither_the_query_nor_its_share_of_relevant_pairs():
+    known = several_queries(5)
+    wrong = known._replace(grades=np.where(known.query == 2, 3 - known.grades, known.grades))
+    found, other = (held_out(data, FEATURES, choices(5)) for data in (known, wrong))
+    out = known.query == 2
+    for before, after in ((found.above, other.above), (found.grades, other.grades), (found.base, other.base)):
+        assert np.array_equal(before[out], after[out])
+        assert not np.array_equal(before[~out], after[~out]) or before is found.grades or before is found.base
+    assert found.base == pytest.approx(0.5)
+
+
+def test_skill_is_measured_against_the_base_rate():
+    """By hand: losses 0.1 and 0.3 where the base rate has 0.4 and 0.4, in two queries: 1 - 0.4 / 0.8."""
+    assert skill(["a", "b"], np.array([0.1, 0.3]), np.array([0.4, 0.4])).value == pytest.approx(0.5)
+    assert skill(["a", "b"], np.array([0.4, 0.4]), np.array([0.4, 0.4])).value == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (Estimate(-0.01, -0.1, 0.1), WORSE),
+        (Estimate(-0.01), WORSE),
+        (Estimate(0.0, 0.0, 0.0), ALIKE),
+        (Estimate(0.1, -0.1, 0.2), ALIKE),
+        (Estimate(0.1), ALIKE),
+        (Estimate(None), ALIKE),
+        (Estimate(0.1, 0.05, 0.2), BETTER),
+    ],
+)
+def test_the_verdict_follows_the_held_out_change(change, expected):
+    assert verdict(change) == expected
 
 
 def test_losses_are_those_of_scikit_learn():
@@ -126,6 +179,11 @@ def test_held_out_queries_show_what_calibration_gains(judged):
     assert report["after"]["log_loss"]["value"] < before["log_loss"]["value"]
     assert report["after"]["kappa"]["value"] > before["kappa"]["value"]
     assert len(report["models_of_folds"]) == 8
+    assert report["after"]["brier_skill"]["value"] > 0
+    assert report["gain"]["kappa"]["value"] == pytest.approx(
+        report["after"]["kappa"]["value"] - before["kappa"]["value"]
+    )
+    assert report["verdict"] == BETTER
     assert [feature.kind for feature in fitted.features] == ["judge", "bm25"]
 
 
@@ -157,6 +215,7 @@ def test_what_a_calibration_needs_is_asked_for(labelkit, judged, tmp_path):
     labelkit("import", human, "-o", tmp_path / "other", "--judge", "x")
     other = labelkit("calibrate", tmp_path / "other", "--apply", file, "-o", tmp_path / "new", "--data", beir)
     assert (other.code, "needs judge" in other.err) == (2, True)
+    assert labelkit("calibrate", labels, "--human", human, "--as", "x", "-o", file).code == 2
     assert labelkit("calibrate", labels, "-o", file).code == 2
     file.write_text("{}")
     assert "is no calibration" in labelkit("calibrate", labels, "--apply", file, "-o", tmp_path / "new").err
@@ -187,62 +246,10 @@ def test_a_pair_on_which_every_judge_failed_stays_a_failure(labelkit, judged, tm
     from labelkit.quality.agreement import raters_of
 
     fitted = calibrate([tmp_path / "garbage"], human)
-    judgements, _ = apply_calibration(fitted, raters_of([tmp_path / "garbage"], []))
+    judgements, _ = apply_calibration(fitted, match(fitted, raters_of([tmp_path / "garbage"], [])))
     failed = {(row.query_id, row.passage_id) for row in read_labels(tmp_path / "garbage")[0] if row.grade is None}
     assert {(row.query_id, row.passage_id) for row in judgements if row.failure} == failed
     assert failed
-
-
-def population(seed: int):
-    """400 queries of ten pairs: a probability that is right on average in no place, and one label in eight."""
-    draw = np.random.default_rng(seed)
-    pairs = [(f"q{n // 10:03}", f"p{n}") for n in range(4000)]
-    true = draw.beta(0.8, 2, 4000)
-    grades = np.where(draw.random(4000) < true, 3, 0)
-    said = np.clip(true**0.5, 0, 1)
-    rows = np.sort(draw.choice(4000, 500, replace=False))
-    return pairs, grades, said, rows
-
-
-def test_corrected_precision_and_recall_cover_the_truth():
-    inside = {"precision": 0, "recall": 0, "prevalence": 0}
-    for seed in range(25):
-        pairs, grades, said, rows = population(seed)
-        found = powered([pairs[row] for row in rows], grades[rows], said[rows], pairs, said, 0.6, None)
-        taken, relevant = said >= 0.6, grades >= 2
-        truth = {
-            "precision": relevant[taken].mean(),
-            "recall": taken[relevant].mean(),
-            "prevalence": relevant.mean(),
-        }
-        for name, value in truth.items():
-            inside[name] += found[name].low <= value <= found[name].high
-        # What the probabilities claim by themselves is far off.
-        assert said[taken].mean() - truth["precision"] > 0.1
-    assert all(count >= 21 for count in inside.values()), inside
-
-
-def test_with_every_pair_labelled_the_estimate_is_the_count():
-    pairs, grades, said, _ = population(0)
-    found = powered(pairs, grades, said, pairs, said, 0.6, None)
-    taken, relevant = said >= 0.6, grades >= 2
-    assert found["precision"].value == pytest.approx(relevant[taken].mean())
-    assert found["recall"].value == pytest.approx(taken[relevant].mean())
-
-
-def test_a_stratified_draw_is_corrected_by_its_chances():
-    """Four of five labels come from the confident half; weighted, the prevalence is right all the same."""
-    values = []
-    for seed in range(10):
-        pairs, grades, said, _ = population(seed)
-        draw = np.random.default_rng(seed)
-        high = said > np.median(said)
-        chance = np.where(high, 0.4, 0.1)
-        rows = np.flatnonzero(draw.random(4000) < chance)
-        weights = {pairs[row]: 1 / chance[row] for row in rows}
-        found = powered([pairs[row] for row in rows], grades[rows], said[rows], pairs, said, 0.6, weights)
-        values.append(found["prevalence"].value - (grades >= 2).mean())
-    assert abs(np.mean(values)) < 0.01
 
 
 def test_a_random_draw_is_stratified_and_carries_its_chance():

@@ -1,0 +1,122 @@
+"""How good grades and probabilities are on pairs that people graded: agreement, losses, skill over the base rate."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from labelkit.quality.agreement_metrics import FIGURES, RELEVANT, Floats, Ints, rated
+from labelkit.records import Judgement
+from labelkit.statistics.intervals import Estimate, estimate, mean, ratio
+
+BINS = 10
+"""Of the reliability diagram, with equally many pairs each."""
+FLOOR = 1e-6
+"""The least probability in a log loss."""
+SHOWN = ("kappa", "kappa_2", "kappa_quadratic", "alpha_ordinal", "auc", "bias")
+COMPARED = ("kappa", "kappa_2", "kappa_quadratic", "alpha_ordinal", "auc")
+"""Figures of which a difference between calibrated and raw is given; more is better in all of them."""
+LABELS = {name: FIGURES[name].label for name in SHOWN} | {
+    "log_loss": "log loss of P(grade >= 2)",
+    "log_loss_skill": "skill in log loss: 1 - loss / loss of the base rate",
+    "brier": "Brier score of P(grade >= 2)",
+    "brier_skill": "skill in Brier score: 1 - score / score of the base rate",
+    "ece": "expected calibration error",
+}
+"""Figure of a calibration report -> what tables call it."""
+BETTER = "better than raw"
+ALIKE = "no significant difference from raw"
+WORSE = "worse than raw: do not apply"
+
+
+class Graded(NamedTuple):
+    """Pairs with their human grades, and what a judge said of them."""
+
+    query_ids: Sequence[str]
+    human: Ints
+    grades: Ints
+    scores: Floats
+    probability: Floats | None
+    """P(grade >= 2); None where the judge gives none."""
+    base: Floats
+    """Share of relevant pairs among the training queries of the fold that each pair is held out of."""
+
+
+def quality(found: Graded) -> dict[str, Any]:
+    """Agreement of grades and scores with people, and how true the probabilities are."""
+    pairs = rated(found.query_ids, found.human.tolist(), found.grades.tolist(), found.scores.tolist())
+    figures: dict[str, Any] = {
+        name: estimate(lambda draws, of=FIGURES[name].of: of(pairs, draws), pairs.queries)  # type: ignore[misc]
+        for name in SHOWN
+    }
+    figures["confusion"] = pairs.confusion(np.ones(pairs.queries, dtype=np.int64)).astype(int).tolist()
+    if found.probability is None:
+        return figures
+    truth = (found.human >= RELEVANT).astype(float)
+    logs, squares = log_loss(truth, found.probability), (truth - found.probability) ** 2
+    return figures | {
+        "log_loss": mean(found.query_ids, logs),
+        "log_loss_skill": skill(found.query_ids, logs, log_loss(truth, found.base)),
+        "brier": mean(found.query_ids, squares),
+        "brier_skill": skill(found.query_ids, squares, (truth - found.base) ** 2),
+        "ece": Estimate(expected_calibration_error(truth, found.probability)),
+        "reliability": reliability(truth, found.probability),
+    }
+
+
+def skill(query_ids: Sequence[str], loss: Floats, base: Floats) -> Estimate:
+    """1 - loss / loss of the base rate, from `[n]` losses: 1 is perfect, at 0 and below scores say nothing of use."""
+    _, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
+    ours, theirs = np.bincount(query, weights=loss), np.bincount(query, weights=base)
+    return estimate(lambda draws: 1 - ratio(float(draws @ ours), float(draws @ theirs)), len(ours))
+
+
+def gain(calibrated: Graded, raw: Graded, names: Sequence[str] = COMPARED) -> dict[str, Estimate]:
+    """Calibrated minus raw on the same pairs, figure by figure, with intervals over queries."""
+    after, before = (
+        rated(found.query_ids, found.human.tolist(), found.grades.tolist(), found.scores.tolist())
+        for found in (calibrated, raw)
+    )
+    return {
+        name: estimate(
+            lambda draws, of=FIGURES[name].of: of(after, draws) - of(before, draws),  # type: ignore[misc]
+            after.queries,
+        )
+        for name in names
+    }
+
+
+def verdict(change: Estimate) -> str:
+    """What a difference in held-out kappa, calibrated minus raw, says of a calibration."""
+    if change.value is not None and change.value < 0:
+        return WORSE
+    return BETTER if change.low is not None and change.low > 0 else ALIKE
+
+
+def own_relevance(row: Judgement, label_grades: tuple[int, ...] | None) -> float | None:
+    """P(grade >= 2) by the judge's own label probabilities; None where it gave none."""
+    if row.probs is None or label_grades is None:
+        return None
+    return sum(p for p, grade in zip(row.probs, label_grades, strict=True) if grade >= RELEVANT)
+
+
+def log_loss(truth: Floats, probability: Floats) -> Floats:
+    """`[n]` losses in natural logarithms; probabilities are kept within a millionth of 0 and 1."""
+    inside = np.clip(probability, FLOOR, 1 - FLOOR)
+    loss: Floats = -(truth * np.log(inside) + (1 - truth) * np.log(1 - inside))
+    return loss
+
+
+def reliability(truth: Floats, probability: Floats) -> list[dict[str, float]]:
+    """Bins of equally many pairs by probability: what was said on average, and how often it was so."""
+    order = np.argsort(probability, kind="stable")
+    return [
+        {"said": float(probability[rows].mean()), "was": float(truth[rows].mean()), "pairs": len(rows)}
+        for rows in np.array_split(order, min(BINS, len(order)))
+    ]
+
+
+def expected_calibration_error(truth: Floats, probability: Floats) -> float:
+    """Mean distance of said and was over the bins, by their size (Naeini et al. 2015, with bins of equal count)."""
+    bins = reliability(truth, probability)
+    return sum(abs(one["said"] - one["was"]) * one["pairs"] for one in bins) / max(1, len(truth))

@@ -1,0 +1,122 @@
+"""Which judge of some labels is which judge of a calibration.
+
+A judge that labelkit ran is known by its id: another prompt or revision is another judge. A judge whose grades were
+imported is known by kind and name, since its id holds the sha256 of the imported file.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from labelkit.errors import UsageError
+from labelkit.quality.agreement import Rater
+from labelkit.quality.calibration.models import Calibration, KnownJudge
+
+IMPORTED_KINDS = ("llm", "imported")
+"""Kinds with which ids of imported judges begin; people are no features."""
+
+
+def known_judges(calibration: Calibration) -> list[KnownJudge]:
+    """The judges of a calibration; for files of older versions, as their report names them."""
+    if calibration.judges:
+        return list(calibration.judges)
+    named = calibration.report.get("judges", {})
+    ids = [feature.name for feature in calibration.features if feature.kind == "judge"]
+    found = []
+    for judge_id in ids:
+        name = named.get(judge_id, judge_id)
+        kind = next((kind for kind in IMPORTED_KINDS if judge_id.startswith(f"{kind}-{name}-")), None)
+        found.append(KnownJudge(judge_id=judge_id, name=name, kind=kind or "llm", imported=kind is not None))
+    return found
+
+
+def known_judges_of(judges: Iterable[Rater]) -> tuple[KnownJudge, ...]:
+    """Judges as a calibration keeps them."""
+    return tuple(KnownJudge(judge_id=j.rater_id, name=j.name, kind=j.kind, imported=j.imported) for j in judges)
+
+
+def identity(rater: Rater) -> tuple[str, ...]:
+    """What two labels folders must share for their judges to be the same."""
+    return (rater.kind, rater.name) if rater.imported else (rater.rater_id,)
+
+
+def joined(raters: Iterable[Rater]) -> list[Rater]:
+    """One rater for each judge, with its judgements in all of these labels; people are left out.
+
+    Raises `UsageError` where a judge judged a pair in two labels folders.
+    """
+    found: dict[tuple[str, ...], Rater] = {}
+    for rater in raters:
+        if rater.kind == "human":
+            continue
+        earlier = found.setdefault(identity(rater), rater)
+        if twice := sorted(earlier.judgements.keys() & rater.judgements.keys()) if earlier is not rater else []:
+            raise UsageError(
+                f"judge {rater.name!r} ({rater.kind}) judged query {twice[0][0]!r}, passage {twice[0][1]!r} in two of "
+                "these labels; give one of them, or import the other under another name"
+            )
+        found[identity(rater)] = earlier._replace(judgements=earlier.judgements | rater.judgements)
+    return list(found.values())
+
+
+def match(
+    calibration: Calibration, raters: Sequence[Rater], renamed: Mapping[str, str] | None = None
+) -> dict[str, Rater]:
+    """Judge id in the calibration -> the same judge in these labels, for every judge of the calibration.
+
+    `renamed`: name or id of a judge in these labels -> name or id in the calibration, for judges that go by another
+    name here; the key "" stands for the only judge of these labels. Raises `UsageError` where a judge of the
+    calibration is missing.
+    """
+    known, judges = known_judges(calibration), joined(raters)
+    told = {one(judges, given).rater_id: known_as(known, name).judge_id for given, name in (renamed or {}).items()}
+    found: dict[str, Rater] = {}
+    for own in known:
+        same = [judge for judge in judges if told.get(judge.rater_id) == own.judge_id] or [
+            judge
+            for judge in judges
+            if judge.rater_id not in told
+            and (own.judge_id == judge.rater_id or (own.imported and identity(judge) == (own.kind, own.name)))
+        ]
+        if not same:
+            raise UsageError(
+                f"the calibration needs judge {own.name!r} ({own.kind}), and these labels are by "
+                f"{named_judges(judges)}; {listed(known)}. Give the labels of that judge too, or say with "
+                "labelkit calibrate --apply --as which of these judges it is"
+            )
+        found[own.judge_id] = same[0]
+    return found
+
+
+def refuse_unknown(calibration: Calibration, raters: Iterable[Rater], found: Mapping[str, Rater]) -> None:
+    """Raise `UsageError` for judges of these labels that the calibration does not have."""
+    matched = set(map(identity, found.values()))
+    unknown = [rater for rater in raters if rater.kind != "human" and identity(rater) not in matched]
+    if unknown:
+        raise UsageError(
+            f"the calibration was not fitted to judge {named_judges(unknown)}; {listed(known_judges(calibration))}. "
+            "Give only labels of these judges, or calibrate all of them together"
+        )
+
+
+def one(judges: Sequence[Rater], given: str) -> Rater:
+    """The judge of these labels with this name or id; "" is the only one."""
+    same = [judge for judge in judges if given in ("", judge.name, judge.rater_id)]
+    if len(same) == 1:
+        return same[0]
+    what = "--as NAME needs labels by one judge" if not given else f"--as {given}=…: {len(same)} judges have this name"
+    raise UsageError(f"{what}; give --as JUDGE=NAME with one of: {named_judges(judges)}")
+
+
+def known_as(known: Sequence[KnownJudge], name: str) -> KnownJudge:
+    """The judge of the calibration with this name or id."""
+    same = [own for own in known if name in (own.name, own.judge_id)]
+    if len(same) != 1:
+        raise UsageError(f"--as {name}: {len(same)} judges of the calibration have this name; {listed(known)}")
+    return same[0]
+
+
+def named_judges(judges: Sequence[Rater]) -> str:
+    return ", ".join(f"{judge.name!r} ({judge.kind}, id {judge.rater_id})" for judge in judges) or "no judge"
+
+
+def listed(known: Sequence[KnownJudge]) -> str:
+    return "judges of the calibration: " + ", ".join(f"{own.name!r} ({own.kind}, id {own.judge_id})" for own in known)
