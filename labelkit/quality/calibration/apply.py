@@ -50,8 +50,8 @@ def apply_calibration(
 
 def recalibrate(file: Path, labels: Sequence[Path], data: Path | None, target: Path, command: str) -> int:
     """Write the judgements of some labels folders, calibrated, as a labels folder; returns how many there are."""
-    judgements, judge = apply_calibration(read_calibration(file), raters_of(labels, []), data)
     with folders.writing(target, KIND, command) as draft:
+        judgements, judge = apply_calibration(read_calibration(file), raters_of(labels, []), data)
         draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table([judge], JUDGE_SCHEMA))
         draft.inputs = {
