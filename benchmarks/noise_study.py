@@ -34,6 +34,7 @@ from labelkit.records import Example, Label, Query
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.dataset import write_tables
+from labelkit.storage.manifest import Facts
 from trainer.bakeoff.config import PAPER, BakeoffConfig
 from trainer.bakeoff.report import write_report
 from trainer.bakeoff.runner import RunResult, bakeoff
@@ -194,7 +195,7 @@ def write_dataset(folder: Path, part: Part, precision: float, recall: float) -> 
             judgements=(),
             judges=(),
         )
-        draft.facts = {"precision": right / called, "recall": right / relevant}
+        draft.facts = Facts.model_validate({"precision": right / called, "recall": right / relevant})
     print(f"{folder}: precision {right / called:.3f}, recall {right / relevant:.3f}", flush=True)
 
 

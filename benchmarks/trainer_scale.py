@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from labelkit.records import EXAMPLE_SCHEMA, PASSAGE_SCHEMA
+from labelkit.records import EXAMPLE_SCHEMA, JUDGE_SCHEMA, JUDGEMENT_SCHEMA, PASSAGE_SCHEMA, QUERY_SCHEMA
 from labelkit.storage import folders
 from labelkit.storage.dataset import KIND
 from trainer.config.fit_config import FitConfig
@@ -87,6 +87,8 @@ def make_dataset(folder: Path, queries: int, passages: int, labels: int) -> None
         write(draft.path / "corpus.parquet", corpus_blocks(source, vocabulary, passages), PASSAGE_SCHEMA)
         write(draft.path / "train.parquet", train_blocks(source, vocabulary, queries, passages, labels), EXAMPLE_SCHEMA)
         draft.rows |= {"train": queries, "corpus": passages}
+        for name, schema in (("queries", QUERY_SCHEMA), ("judgements", JUDGEMENT_SCHEMA), ("judges", JUDGE_SCHEMA)):
+            draft.write_table(name, schema.empty_table())
 
 
 def write(path: Path, blocks: Iterator[dict[str, object]], schema: pa.Schema) -> None:

@@ -6,6 +6,8 @@ LabelkitError                 the work failed: exit code 1
 │   └── MissingPackageError   an optional dependency is absent; the message gives the install line
 ├── DataError                 an input is malformed; the message names file, line or id
 ├── ArtifactError             a folder of ours is incomplete, damaged, or in the way
+│   └── HeldError             another process writes it
+├── DiskError                 a disk is full, read-only or broken
 ├── JournalError              the record of replies is locked by another process or damaged
 ├── EngineError               a judge cannot be loaded or stopped answering
 ├── RemoteError             another place (the Hub, a bucket) refuses or cannot be reached
@@ -52,6 +54,14 @@ class DataError(LabelkitError):
 
 class ArtifactError(LabelkitError):
     """A folder written by labelkit or trainer is incomplete, damaged, or stands where one is to be written."""
+
+
+class HeldError(ArtifactError):
+    """Another process writes the same folder."""
+
+
+class DiskError(LabelkitError):
+    """A disk took no more; what was finished before is kept."""
 
 
 class JournalError(LabelkitError):

@@ -23,6 +23,8 @@ from labelkit.pooling.dense import encode_passages, encode_queries
 from labelkit.pooling.dense_search import SIMILARITIES, limited
 from labelkit.records import Example, Label
 from labelkit.storage import folders
+from labelkit.storage.manifest import MODEL, SUSPECTS, SuspectsFacts
+from labelkit.storage.outputs import claimed
 from trainer.config.fit_config import FitConfig
 from trainer.data.draws import draw
 from trainer.data.foreign import our_dataset
@@ -34,7 +36,7 @@ from trainer.training.soundness import LOWER
 
 log = logging.getLogger(__name__)
 
-KIND = "suspects"
+KIND = SUSPECTS
 BACKGROUND = 200
 """Passages that every query's positives are held against beside its judged negatives: labelled ones of others."""
 BLOCK = 256
@@ -67,26 +69,26 @@ def suspects(dataset: Path, output: Path, config: FitConfig, folds: int, command
     `suspects.tsv` has them all; `suspects.run` is the TREC run that `labelkit pool --run` takes, so that another judge
     or a person can look at the first so many of each query. A fold that is done is kept in `OUTPUT.folds`.
     """
-    store = open_store(our_dataset(dataset), config.pool)
-    folders.refuse_foreign(output, KIND)
-    models = output.with_name(output.name + ".folds")
-    found: list[Suspect] = []
-    for fold in range(folds):
-        settings = FitConfig.model_validate(config.model_dump(exclude_unset=True) | {"held_out": (fold, folds)})
-        folder = models / f"fold-{fold}-of-{folds}"
-        if not _is_made(folder, settings, store):
-            fit(dataset, folder, settings, command)
-        model = load_model(str(folder), trust_remote_code=config.trust_remote_code)
-        rows = np.flatnonzero(fold_of(store.query_keys, folds) == fold)
-        found += doubts(model, store, rows, settings)
-        log.info(f"fold {fold + 1}/{folds}: {len(rows):,} queries scored by a model that never saw them")
-    found.sort(key=lambda one: (-one.doubt, one.query_id, one.passage_id))
-    with folders.writing(output, KIND, command) as draft:
-        _write(draft.path, found)
-        draft.inputs |= inputs_of(store, dataset, config)
-        draft.rows["suspects"] = len(found)
-        draft.facts = {"config": config.model_dump(mode="json"), "folds": folds}
-    shutil.rmtree(models)
+    with claimed(output, KIND) as place:
+        store = open_store(our_dataset(dataset), config.pool)
+        models = place.beside(".folds")
+        found: list[Suspect] = []
+        for fold in range(folds):
+            settings = FitConfig.model_validate(config.model_dump(exclude_unset=True) | {"held_out": (fold, folds)})
+            folder = models / f"fold-{fold}-of-{folds}"
+            if not _is_made(folder, settings, store):
+                fit(dataset, folder, settings, command)
+            model = load_model(str(folder), trust_remote_code=config.trust_remote_code)
+            rows = np.flatnonzero(fold_of(store.query_keys, folds) == fold)
+            found += doubts(model, store, rows, settings)
+            log.info(f"fold {fold + 1}/{folds}: {len(rows):,} queries scored by a model that never saw them")
+        found.sort(key=lambda one: (-one.doubt, one.query_id, one.passage_id))
+        with folders.writing(output, KIND, command) as draft:
+            _write(draft.path, found)
+            draft.inputs |= inputs_of(store, dataset, config)
+            draft.rows["suspects"] = len(found)
+            draft.facts = SuspectsFacts(config=config.model_dump(mode="json"), folds=folds)
+        shutil.rmtree(models)
     return found
 
 
@@ -159,9 +161,9 @@ def _is_made(folder: Path, settings: FitConfig, store: Store) -> bool:
     """Whether a fold's model is there, of these settings and this dataset."""
     if not (folder / folders.MANIFEST).is_file():
         return False
-    manifest = folders.read_manifest(folder, "model")
-    same_settings = manifest["facts"]["config"] == settings.model_dump(mode="json")
-    return same_settings and set(store.keys.values()) <= set(manifest["inputs"].values())
+    manifest = folders.read_manifest(folder, MODEL)
+    same_settings = manifest.facts.config == settings.model_dump(mode="json")
+    return same_settings and set(store.keys.values()) <= set(manifest.inputs.values())
 
 
 def _write(folder: Path, found: list[Suspect]) -> None:

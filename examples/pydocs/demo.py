@@ -29,6 +29,7 @@ from models import encoder_folder, judge_folder
 from labelkit.commands import console
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
+from labelkit.storage.manifest import DATASET
 
 HERE = Path(__file__).resolve().parent
 PAIRS_A_QUERY = 8
@@ -97,7 +98,7 @@ def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
     agreement = json.loads(run("labelkit", "agree", work / "labels", "--human", train_qrels, "--json"))
     (against_people,) = agreement["comparisons"]
     figures = {name: figure["value"] for name, figure in against_people["figures"].items()}
-    facts = folders.read_manifest(work / "mixed", "dataset")["facts"]
+    facts = folders.read_manifest(work / "mixed", DATASET).facts
     table = Table("what", "measured", title="Python's own documentation: 30 training queries, 30 held out")
     table.add_row("pairs judged", f"{judging['pairs']}, {sum(judging['failures'].values())} without a grade")
     table.add_row("judging", f"{judging['seconds']:.0f} s, {judging['asked'] / judging['seconds']:.2f} pairs a second")
@@ -106,7 +107,7 @@ def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
         f"AUC {figures['auc']:.2f}, kappa {figures['kappa']:.2f}, alpha {figures['alpha_ordinal']:.2f}"
         f" on {against_people['pairs']} pairs",
     )
-    for source, mean in facts["positives_per_query"].items():
+    for source, mean in facts.positives_per_query.items():
         table.add_row(f"positives a query from source {source}", f"{mean:.2f}")
     table.add_section()
     names = ("one human positive + LLM, LSEPair", "one human positive, SingleLH", "untrained")

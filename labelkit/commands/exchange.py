@@ -116,7 +116,7 @@ def pull(
     from labelkit.exchange.hub import pull as run
 
     manifest = run(repo, output, revision)
-    console.say(f"{output}: {len(manifest['files'])} files as they were published")
+    console.say(f"{output}: {len(manifest.files)} files as they were published")
 
 
 def review(

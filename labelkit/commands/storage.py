@@ -20,11 +20,11 @@ def verify(
     from labelkit.judging.journal import FILE, Journal
     from labelkit.storage.folders import manifest_kind, read_manifest, read_table
 
-    document = read_manifest(folder, manifest_kind(folder))
-    for name, count in document["rows"].items():
-        if f"{name}.parquet" in document["files"] and read_table(folder, name).num_rows != count:
+    manifest = read_manifest(folder, manifest_kind(folder))
+    for name, count in manifest.rows.items():
+        if f"{name}.parquet" in manifest.files and read_table(folder, name).num_rows != count:
             raise ArtifactError(f"{folder}: {name} has not the {count} rows that its manifest says")
-    said = f"{folder}: {document['kind']}, {len(document['files'])} files as they were written"
+    said = f"{folder}: {manifest.kind}, {len(manifest.files)} files as they were written"
     if (folder / FILE).is_file():
         with Journal(folder) as journal:
             journal.check()

@@ -16,9 +16,10 @@ from labelkit.corpora.queries import query_row
 from labelkit.corpora.rows import lines
 from labelkit.errors import DataError
 from labelkit.storage import folders
+from labelkit.storage.manifest import DATA, DataFacts
 from labelkit.storage.sqlite_file import digest_of
 
-KIND = "data"
+KIND = DATA
 ASIDE = "set_aside.jsonl"
 
 
@@ -55,7 +56,7 @@ def tidy(folder: Path, target: Path, command: str) -> dict[str, int]:
         text = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in aside)
         (draft.path / ASIDE).write_text(text, encoding="utf-8", errors="backslashreplace")
         counts = dict(Counter(row.file for row in aside))
-        draft.facts = {"set_aside": counts}
+        draft.facts = DataFacts(set_aside=counts)
     return counts
 
 

@@ -7,20 +7,23 @@ The audit names the manifest that it looked at by its sha256, so that a dataset 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from duckdb import DuckDBPyConnection
+from pydantic import TypeAdapter, ValidationError
 
 from labelkit.corpora.evaluation_sets import read_evaluation
 from labelkit.datasets.audit_checks import CHECKS, open_train, run_checks
 from labelkit.datasets.audit_findings import AuditScope, Finding
 from labelkit.datasets.inputs import register_judges
 from labelkit.datasets.policies import MixRules
+from labelkit.errors import ArtifactError
 from labelkit.records import Judge
 from labelkit.storage import folders, tables
 from labelkit.storage.atomic import write_text
 from labelkit.storage.dataset import AUDIT, KIND
 from labelkit.storage.labels import read_records
+from labelkit.storage.manifest import DatasetFacts, first_fault
+from labelkit.storage.outputs import claimed
 
 EXAMPLES = 5
 """Of each finding."""
@@ -33,24 +36,24 @@ def audit(
 
     Needs space beside the folder for tables of about its size.
     """
-    manifest = folders.read_manifest(folder, KIND, verify=verify)
-    known = [read_evaluation(path, split) for path in evaluations]
-    scratch = folder.with_name(folder.name + ".audit")
-    with tables.session(scratch) as db:
-        open_dataset(db, folder, manifest["facts"].get("calibrated_judges", []))
-        scope = AuditScope(
-            rules_of(manifest), scratch, (manifest["facts"].get("source") or {}).get("licence"), known, models
-        )
-        run_checks(db, scope, list(CHECKS))
-        findings = findings_of(db, scope)
-    document = {
-        "dataset": folders.file_sha256(folder / folders.MANIFEST),
-        "command": command,
-        "evaluations": {path: digest for one in known for path, digest in one.files.items()},
-        "models": list(models),
-        "findings": [finding._asdict() for finding in findings],
-    }
-    write_text(folder / AUDIT, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    folders.manifest_kind(folder)  # a folder that is not there is said before anything is made beside it
+    with claimed(folder) as place:
+        manifest = folders.read_manifest(folder, KIND, verify=verify)
+        known = [read_evaluation(path, split) for path in evaluations]
+        scratch = place.beside(".audit")
+        with tables.session(scratch) as db:
+            open_dataset(db, folder, manifest.facts.calibrated_judges)
+            scope = AuditScope(rules_of(folder, manifest.facts), scratch, manifest.facts.licence, known, models)
+            run_checks(db, scope, list(CHECKS))
+            findings = findings_of(db, scope)
+        document = {
+            "dataset": folders.file_sha256(folder / folders.MANIFEST),
+            "command": command,
+            "evaluations": {path: digest for one in known for path, digest in one.files.items()},
+            "models": list(models),
+            "findings": [finding._asdict() for finding in findings],
+        }
+        write_text(folder / AUDIT, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     return findings
 
 
@@ -64,9 +67,15 @@ def open_dataset(db: DuckDBPyConnection, folder: Path, silent: Sequence[str]) ->
     db.execute("CREATE TABLE set_aside (query_id VARCHAR)")
 
 
-def rules_of(manifest: dict[str, Any]) -> MixRules:
-    """The rules by which a dataset was mixed; the default ones for a dataset that was made otherwise."""
-    return MixRules(**manifest["facts"].get("rules", {}))
+def rules_of(folder: Path, facts: DatasetFacts) -> MixRules:
+    """The rules by which a dataset was mixed; the default ones for a dataset that was made otherwise.
+
+    Raises `ArtifactError` for rules that this release does not know.
+    """
+    try:
+        return TypeAdapter(MixRules).validate_python(dict(facts.rules))
+    except ValidationError as error:
+        raise ArtifactError(f"{folder}: its rules cannot be read ({first_fault(error)}); mix it again") from None
 
 
 def findings_of(db: DuckDBPyConnection, scope: AuditScope) -> list[Finding]:

@@ -26,6 +26,7 @@ from labelkit.storage.foreign_text import (
     markdown_paragraphs,
     quoted,
 )
+from labelkit.storage.manifest import DatasetFacts, Manifest, Source
 from labelkit.storage.shipped import SHIPPED
 
 CARD = "README.md"
@@ -62,24 +63,22 @@ class Told(NamedTuple):
     usd: float | None
 
 
-def dataset_card(
-    name: str, rows: Mapping[str, int], facts: Mapping[str, Any], judges: Sequence[Judge], command: str
-) -> str:
+def dataset_card(name: str, rows: Mapping[str, int], facts: DatasetFacts, judges: Sequence[Judge], command: str) -> str:
     """The card that `mix` writes: what is known before anybody measured anything."""
     return blot(render(name, rows, facts, [(judge, None) for judge in judges], command, {}))
 
 
 def published_card(
-    folder: Path, manifest: Mapping[str, Any], publication: Publication, judges: Sequence[tuple[Judge, Told]]
+    folder: Path, manifest: Manifest[DatasetFacts], publication: Publication, judges: Sequence[tuple[Judge, Told]]
 ) -> str:
     """The card of a dataset folder as it is published, with everything that can be counted in it."""
     return render(
         folder.name,
-        manifest["rows"],
-        manifest["facts"],
+        manifest.rows,
+        manifest.facts,
         judges,
-        manifest["command"],
-        manifest["inputs"],
+        manifest.command,
+        manifest.inputs,
         publication,
         list(agreements(folder, [judge for judge, _ in judges])),
     )
@@ -88,7 +87,7 @@ def published_card(
 def render(
     name: str,
     rows: Mapping[str, int],
-    facts: Mapping[str, Any],
+    facts: DatasetFacts,
     judges: Sequence[tuple[Judge, Told | None]],
     command: str,
     inputs: Mapping[str, str],
@@ -106,14 +105,14 @@ def render(
     )  # fmt: skip
     environment.filters |= FILTERS
     known = publication or Publication("")
-    source = facts.get("source") or {}
+    source = facts.source or Source()
     return environment.get_template(TEMPLATE).render(
         name=name,
         repo_id=known.repo_id,
         title=known.title,
         note=known.note,
-        licence=known.licence or source.get("licence"),
-        revision=source.get("revision"),
+        licence=known.licence or facts.licence,
+        revision=source.revision,
         languages=known.languages,
         sources=known.sources,
         creators=sorted({creator_of(judge) for judge, _ in judges}) or ["no-annotation"],
@@ -125,7 +124,7 @@ def render(
         agreements=agreed,
         few=FEW_QUERIES,
         audit=known.audit,
-        facts=markdown_fenced(json.dumps(facts, indent=2, ensure_ascii=False), "json"),
+        facts=markdown_fenced(json.dumps(facts.as_json(), indent=2, ensure_ascii=False), "json"),
         command=command,
         inputs=inputs,
         version=__version__,

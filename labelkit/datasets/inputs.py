@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
+from pydantic import ValidationError
 
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import qrels_rows
@@ -20,8 +21,8 @@ from labelkit.errors import DataError, UsageError
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, PASSAGE_SCHEMA, QUERY_SCHEMA, Judge
 from labelkit.storage import folders, tables
 from labelkit.storage.dataset import records_to_table
-from labelkit.storage.labels import KIND as LABELS
 from labelkit.storage.labels import imported_judge, read_records
+from labelkit.storage.manifest import LABELS, Source, first_fault
 
 GRADE_SCHEMA = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8())])
 WEIGHTED_SCHEMA = pa.schema(
@@ -209,7 +210,7 @@ def check_numbers(db: DuckDBPyConnection, folder: Path) -> None:
         )
 
 
-def source_facts(inputs: Inputs) -> dict[str, str | None]:
+def source_facts(inputs: Inputs) -> Source:
     """Licence and revision of corpus and queries, None where nobody says: as told, else from `dataset_info.json`."""
     path = inputs.data / "dataset_info.json"
     try:
@@ -218,7 +219,11 @@ def source_facts(inputs: Inputs) -> dict[str, str | None]:
         raise DataError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(info, dict):
         raise DataError(f"{path}: expected a JSON object")
-    return {
+    told = {
         "licence": inputs.licence or info.get("license") or None,
         "revision": inputs.revision or info.get("revision") or None,
     }
+    try:
+        return Source.model_validate(told)
+    except ValidationError as error:
+        raise DataError(f"{path}: {first_fault(error)}") from None

@@ -25,6 +25,8 @@ from labelkit.datasets.provenance import save_provenance
 from labelkit.errors import DataError, UnknownNameError, UsageError
 from labelkit.records import EXAMPLE_SCHEMA
 from labelkit.storage import dataset, folders, tables
+from labelkit.storage.manifest import DatasetFacts
+from labelkit.storage.outputs import name_of
 
 log = logging.getLogger(__name__)
 
@@ -59,18 +61,18 @@ def mix(inputs: Inputs, rules: MixRules, target: Path, command: str) -> dict[str
             check_judges(db, inputs, rules)
             totals = decide(db, draft, inputs, rules)
         draft.inputs = input_hashes(inputs)
-        draft.facts = {
-            "rules": rules._asdict(),
-            "weights": dict(inputs.weights),
-            "calibrated_judges": silent,
-            "source": source,
+        draft.facts = DatasetFacts(
+            rules=rules._asdict(),
+            weights=dict(inputs.weights),
+            calibrated_judges=tuple(silent),
+            source=source,
             **totals,
-        }
-        if source["licence"] is None:
+        )
+        if source.licence is None:
             log.info(
                 f"{inputs.data}: no licence is known; give --license, for nobody may publish the texts without one"
             )
-        card = dataset_card(target.name, draft.rows, draft.facts, judges, command)
+        card = dataset_card(name_of(target), draft.rows, draft.facts, judges, command)
         (draft.path / "README.md").write_text(card, encoding="utf-8")
     return totals
 

@@ -94,7 +94,7 @@ def read_records(folder: Path, pool: Path | None) -> Records:
     if kind == LABELS and not (folder / JOURNAL).is_file():
         raise UsageError(f"{folder} keeps no replies: its labels were made elsewhere")
     if kind == LABELS:
-        texts = read_pool(pool or pool_behind(folder, manifest["inputs"]))
+        texts = read_pool(pool or pool_behind(folder, manifest.inputs))
         with Journal(folder) as journal:
             prompts = {judge.judge_id: content for judge, content in journal.judges()}
             bodies = {key: reply for key, _, reply, *_ in journal.records()}

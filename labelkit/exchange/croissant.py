@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from labelkit.datasets.card import Publication, Told, tables_of
 from labelkit.records import Judge
+from labelkit.storage.manifest import DatasetFacts, Manifest
 
 CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -77,7 +78,7 @@ DESCRIPTIONS = {
 
 
 def croissant(
-    folder: Path, manifest: Mapping[str, Any], publication: Publication, judges: Sequence[tuple[Judge, Told]]
+    folder: Path, manifest: Manifest[DatasetFacts], publication: Publication, judges: Sequence[tuple[Judge, Told]]
 ) -> dict[str, Any]:
     """The description of a dataset folder, as a JSON document."""
     name = publication.title or folder.name
@@ -103,11 +104,11 @@ def croissant(
                 "name": f"{table}.parquet",
                 "contentUrl": f"{table}.parquet",
                 "encodingFormat": "application/x-parquet",
-                "sha256": manifest["files"][f"{table}.parquet"],
+                "sha256": manifest.files[f"{table}.parquet"],
             }
-            for table in tables_of(manifest["rows"])
+            for table in tables_of(manifest.rows)
         ],
-        "recordSet": [record_set(folder, table) for table in tables_of(manifest["rows"])],
+        "recordSet": [record_set(folder, table) for table in tables_of(manifest.rows)],
         **responsibility(publication, judges, models),
         **provenance(manifest, publication, models),
     }
@@ -171,11 +172,11 @@ def responsibility(
     }
 
 
-def provenance(manifest: Mapping[str, Any], publication: Publication, models: Sequence[Judge]) -> dict[str, Any]:
+def provenance(manifest: Manifest[DatasetFacts], publication: Publication, models: Sequence[Judge]) -> dict[str, Any]:
     """What the dataset was derived from, and the activity that made it."""
     inputs = [
         {"@type": "prov:Entity", "@id": f"sha256:{digest}", "prov:label": Path(path).name}
-        for path, digest in manifest["inputs"].items()
+        for path, digest in manifest.inputs.items()
     ]
     sources = [{"@type": "prov:Entity", "@id": source} for source in publication.sources]
     agents = [{"@type": "prov:SoftwareAgent", "@id": judge.judge_id, "prov:label": judge.name} for judge in models]
@@ -183,9 +184,9 @@ def provenance(manifest: Mapping[str, Any], publication: Publication, models: Se
         "prov:wasDerivedFrom": [*sources, *inputs],
         "prov:wasGeneratedBy": {
             "@type": "prov:Activity",
-            "prov:label": manifest["command"],
+            "prov:label": manifest.command,
             "prov:wasAssociatedWith": [
-                {"@type": "prov:SoftwareAgent", "@id": f"labelkit-{manifest['labelkit_version']}"},
+                {"@type": "prov:SoftwareAgent", "@id": f"labelkit-{manifest.labelkit_version}"},
                 *agents,
             ],
         },

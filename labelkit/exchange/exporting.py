@@ -8,10 +8,10 @@ from labelkit.exchange.formats import FORMATS
 from labelkit.exchange.formats.base import View
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
-from labelkit.storage.dataset import KIND as DATASET
 from labelkit.storage.foreign_text import markdown, markdown_code, markdown_indented
+from labelkit.storage.manifest import DATASET, EXPORT, ExportFacts
 
-KIND = "export"
+KIND = EXPORT
 
 
 class Exported(NamedTuple):
@@ -42,12 +42,9 @@ def export(dataset: Path, target: Path, format_name: str, command: str, *, verif
             raise DataError(f"{format_name} can hold nothing of {dataset}: left out {reasons}; choose another format")
         draft.rows = written.rows
         draft.inputs = {str(dataset): folders.file_sha256(dataset / folders.MANIFEST)}
-        draft.facts = {
-            "format": format_name,
-            "lacks": list(made.lacks),
-            "left_out": left_out,
-            "dataset": manifest["facts"],
-        }
+        draft.facts = ExportFacts(
+            format=format_name, lacks=tuple(made.lacks), left_out=left_out, dataset=manifest.facts
+        )
         result = Exported(written.rows, left_out, made.lacks)
         write_text(draft.path / "README.md", readme(dataset.name, format_name, result, command))
     return result

@@ -21,10 +21,12 @@ from labelkit.datasets.card import CARD, Publication, judges_and_told, published
 from labelkit.errors import MissingPackageError, RemoteError, UsageError, first_line
 from labelkit.exchange.croissant import as_text, croissant
 from labelkit.storage import folders
-from labelkit.storage.atomic import exchange, sync_directory, write_text
+from labelkit.storage.atomic import disk_errors, write_text
 from labelkit.storage.credentials import keyring, secrets
 from labelkit.storage.dataset import AUDIT, KIND, known_leaks, read_audit
+from labelkit.storage.manifest import DatasetFacts, Manifest
 from labelkit.storage.names import inside
+from labelkit.storage.outputs import claimed, put, unchanged
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +74,21 @@ def publish(
     Raises `UsageError` where the dataset is unlicensed, unaudited or known to leak and `allow` does not name that, or
     where the tag stands at another version; `RemoteError` where the Hub refuses or cannot be reached.
     """
-    manifest = folders.read_manifest(dataset, KIND)
-    stated = (manifest["facts"].get("source") or {}).get("licence")
-    publication = publication._replace(licence=publication.licence or stated, audit=read_audit(dataset))
-    refuse(dataset, publication, allow)
-    with staged(dataset, manifest, publication) as folder:
-        files = files_of(dataset, folder, manifest)
-        refuse_secrets(files)
-        version = folders.file_sha256(folder / folders.MANIFEST)
-        card = (folder / CARD).read_text(encoding="utf-8")
-        plan = Upload(publication.repo_id, tag or f"sha256-{version[:12]}", private, files, card)
-        if not dry_run:
-            with hub_errors(plan.repo_id):
-                send(plan, version)
+    with unchanged(dataset):
+        manifest = folders.read_manifest(dataset, KIND)
+        publication = publication._replace(
+            licence=publication.licence or manifest.facts.licence, audit=read_audit(dataset)
+        )
+        refuse(dataset, publication, allow)
+        with staged(dataset, manifest, publication) as folder:
+            files = files_of(dataset, folder, manifest)
+            refuse_secrets(files)
+            version = folders.file_sha256(folder / folders.MANIFEST)
+            card = (folder / CARD).read_text(encoding="utf-8")
+            plan = Upload(publication.repo_id, tag or f"sha256-{version[:12]}", private, files, card)
+            if not dry_run:
+                with hub_errors(plan.repo_id):
+                    send(plan, version)
     return plan
 
 
@@ -101,9 +105,9 @@ def refuse(dataset: Path, publication: Publication, allow: Sequence[str]) -> Non
 
 
 @contextmanager
-def staged(dataset: Path, manifest: dict[str, Any], publication: Publication) -> Iterator[Path]:
+def staged(dataset: Path, manifest: Manifest[DatasetFacts], publication: Publication) -> Iterator[Path]:
     """A folder with the card, the Croissant description, the manifest and the audit of the published version."""
-    manifest = without_home(manifest)
+    manifest = Manifest[DatasetFacts].model_validate_json(json.dumps(without_home(manifest.as_json())))
     publication = publication._replace(audit=without_home(publication.audit))
     judges = judges_and_told(dataset)
     texts = {
@@ -114,10 +118,8 @@ def staged(dataset: Path, manifest: dict[str, Any], publication: Publication) ->
         folder = Path(scratch)
         for name, text in texts.items():
             write_text(folder / name, text)
-        files = manifest["files"] | {name: folders.file_sha256(folder / name) for name in texts}
-        document = manifest | {"files": files}
-        document |= {"sha256": folders.document_sha256(document)}
-        write_text(folder / folders.MANIFEST, as_text(document))
+        files = {**manifest.files, **{name: folders.file_sha256(folder / name) for name in texts}}
+        write_text(folder / folders.MANIFEST, manifest.model_copy(update={"files": files}).sealed().as_text())
         if publication.audit is not None:
             # An audit names the manifest that it speaks of; the published one differs by card and description alone.
             audit = {**publication.audit, "dataset": folders.file_sha256(folder / folders.MANIFEST)}
@@ -130,10 +132,10 @@ def without_home(document: Any) -> Any:
     return json.loads(json.dumps(document).replace(json.dumps(f"{Path.home()}/")[1:-1], "~/"))
 
 
-def files_of(dataset: Path, folder: Path, manifest: dict[str, Any]) -> list[Sent]:
+def files_of(dataset: Path, folder: Path, manifest: Manifest[DatasetFacts]) -> list[Sent]:
     """Everything that is sent, in the order of sending: what the manifest names, and nothing else of the folder."""
     own = [name for name in (AUDIT, CARD, CROISSANT, folders.MANIFEST) if (folder / name).is_file()]
-    paths = {name: dataset / name for name in sorted(manifest["files"]) if name not in own}
+    paths = {name: dataset / name for name in sorted(manifest.files) if name not in own}
     paths |= {name: folder / name for name in own}
     return [Sent(name, path, path.stat().st_size) for name, path in paths.items()]
 
@@ -197,33 +199,28 @@ def published_version(api: Any, client: Any, plan: Upload) -> str | None:
         return folders.file_sha256(Path(path))
 
 
-def pull(repo_id: str, target: Path, revision: str | None) -> dict[str, Any]:
+def pull(repo_id: str, target: Path, revision: str | None) -> Manifest[DatasetFacts]:
     """Fetch a published dataset into the folder `target` and check every file; returns its manifest.
 
     A pull that was killed goes on where it stopped. A complete dataset at `target` is replaced.
     """
-    folders.refuse_foreign(target, KIND)
-    aside = target.with_name(target.name + PULLED)
-    with hub_errors(repo_id):
-        api, client = hub()
-        listed = api.dataset_info(repo_id, revision=revision)
-        for sibling in listed.siblings or []:
-            inside(aside, sibling.rfilename)
-        client.snapshot_download(repo_id, repo_type="dataset", revision=listed.sha, local_dir=aside.absolute())
-    manifest = folders.read_manifest(aside, KIND)
-    keep = {*manifest["files"], folders.MANIFEST, AUDIT}
-    for path in sorted(aside.rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        elif path.is_file() and path.relative_to(aside).as_posix() not in keep:
-            path.unlink()
-    shutil.rmtree(aside / ".cache", ignore_errors=True)
-    if target.exists():
-        exchange(aside, target)
-        shutil.rmtree(aside)
-    else:
-        aside.rename(target)
-    sync_directory(target.parent)
+    with claimed(target, KIND) as place, disk_errors(f"{target} was not written"):
+        aside = place.beside(PULLED)
+        with hub_errors(repo_id):
+            api, client = hub()
+            listed = api.dataset_info(repo_id, revision=revision)
+            for sibling in listed.siblings or []:
+                inside(aside, sibling.rfilename)
+            client.snapshot_download(repo_id, repo_type="dataset", revision=listed.sha, local_dir=aside.absolute())
+        manifest = folders.read_manifest(aside, KIND)
+        keep = {*manifest.files, folders.MANIFEST, AUDIT}
+        for path in sorted(aside.rglob("*"), reverse=True):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+            elif path.is_file() and path.relative_to(aside).as_posix() not in keep:
+                path.unlink()
+        shutil.rmtree(aside / ".cache", ignore_errors=True)
+        put(aside, place, KIND)
     return manifest
 
 

@@ -8,9 +8,10 @@ from labelkit.exchange.formats import GRADES, found_in
 from labelkit.exchange.formats.base import queries_of
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
-from labelkit.storage.dataset import KIND as DATASET
 from labelkit.storage.dataset import records_to_table, write_tables
-from labelkit.storage.labels import KIND, JudgeKind, imported_judge
+from labelkit.storage.labels import JudgeKind, imported_judge
+from labelkit.storage.manifest import DATASET, LABELS, DatasetFacts
+from labelkit.storage.outputs import name_of
 
 KINDS: dict[str, JudgeKind] = {"human": "human", "llm": "llm", "imported": "imported"}
 
@@ -22,12 +23,12 @@ def import_grades(
 
     They come from a qrels file (BEIR or TREC), or from what people answered in Argilla or Label Studio.
     """
-    if format_name in GRADES:
-        judgements, judges = GRADES[format_name](path, judge_name)
-    else:
-        judgements, judge = imported_judgements(path, judge_name, kind)
-        judges = [judge]
-    with folders.writing(target, KIND, command) as draft:
+    with folders.writing(target, LABELS, command) as draft:
+        if format_name in GRADES:
+            judgements, judges = GRADES[format_name](path, judge_name)
+        else:
+            judgements, judge = imported_judgements(path, judge_name, kind)
+            judges = [judge]
         draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
         draft.inputs = inputs_of(path)
@@ -41,8 +42,8 @@ def import_dataset(
 
     A format without grades calls its positives 2 and its negatives 0.
     """
-    found = found_in(path, format_name, judge_name, positive_grade)
     with folders.writing(target, DATASET, command) as draft:
+        found = found_in(path, format_name, judge_name, positive_grade)
         write_tables(
             draft,
             examples=found.examples,
@@ -58,8 +59,9 @@ def import_dataset(
             "on_both_sides": sum(len(example.ignored) for example in found.examples),
         }
         draft.inputs = inputs_of(path)
-        draft.facts = {"format": format_name, "positive_grade": positive_grade, **counts}
-        card = dataset_card(target.name, draft.rows, draft.facts, [found.judge], command)
+        facts = {"format": format_name, "positive_grade": positive_grade, **counts}
+        draft.facts = DatasetFacts.model_validate(facts)
+        card = dataset_card(name_of(target), draft.rows, draft.facts, [found.judge], command)
         (draft.path / "README.md").write_text(card, encoding="utf-8")
     return counts
 

@@ -6,6 +6,7 @@ twice.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ from labelkit.pooling.pool import Pool
 from labelkit.records import Judge
 from labelkit.storage import folders
 from labelkit.storage.labels import KIND
+from labelkit.storage.manifest import LabelsFacts
+from labelkit.storage.outputs import claimed
 
 
 class Outcome(NamedTuple):
@@ -85,55 +88,55 @@ def annotate(
     """
     method = method_named(method_name)
     prompt = prompt_for(method_name, prompt_name)
-    refuse_other_labels(folder)
     traits = traits_of(engine_name)
     price = price_of(settings.model, prices, batch=traits.batch)
     check_price(price, caps, settings.model)
-    engine = open_engine(engine_name, settings._replace(folder=folder))
-    engine.check_labels(prompt.label_texts)
-    tokens = traits.tokens(settings, tokenizer)
-    reading = complete(reading, method, tokens)
-    judge = make_judge(engine.facts, settings, method, prompt, reading, tokenizer)
-    tasks = Tasks(read_texts(pool, limit, reading, tokens), prompt, method, reading, digest(identity_of(judge)))
-    work = tasks.make(pool, limit, tokens, traits.context(settings) if method.listwise else None)
-    with Journal(folder) as journal:
-        folders.begin(folder, KIND, command)
-        asked = asked_of(judge.judge_id, work.tasks, listwise=method.listwise)
-        journal.register(judge, prompt.content, asked, whole=method.listwise)
-        replies = RunReplies(journal, journal.answered())
-        # An engine that names its model beforehand runs those weights and no others.
-        watched = not allow_drift and engine.facts.model_answered is None
-        drift = ModelChange(earlier(journal, work.tasks, replies) if watched else (), watched=watched)
-        if retry_failed:
-            replies.forget_failed(work.tasks, method, prompt)
-        budget = Budget(journal, caps, price=price, tokens=tokens, traits=traits)
-        run = Scheduler(tasks, method, prompt, replies, journal, budget, progress)
-        run.start(work.tasks)
-        try:
-            run.ask(engine, drift, None if retry_failed or cache is None else Cache(cache))
-        finally:
-            run.progress.close()
-            engine.close()
-            if cache is not None and run.asked:
-                kept = Cache(cache)
-                kept.add(filter(None, map(journal.reply, run.bought)))
-                kept.add(filter(None, map(journal.reply, kept.missing(replies.good))))
-        pairs = {(judge.judge_id, task.query_id, pid) for task in work.tasks for pid in task.passage_ids}
-        mine = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=pairs)
-    return Outcome(
-        pairs=len(pairs),
-        asked=run.asked,
-        known=run.known,
-        cached=run.cached,
-        pending=len(pairs) - mine.judged,
-        failures=mine.failures,
-        unscored=mine.unscored,
-        seconds=run.progress.seconds,
-        cut_passages=work.facts["cut_passages"],
-        tokens=budget.tokens,
-        usd=budget.usd if price else None,
-        facts=work.facts,
-    )
+    with output_of(folder):
+        engine = open_engine(engine_name, settings._replace(folder=folder))
+        engine.check_labels(prompt.label_texts)
+        tokens = traits.tokens(settings, tokenizer)
+        reading = complete(reading, method, tokens)
+        judge = make_judge(engine.facts, settings, method, prompt, reading, tokenizer)
+        tasks = Tasks(read_texts(pool, limit, reading, tokens), prompt, method, reading, digest(identity_of(judge)))
+        work = tasks.make(pool, limit, tokens, traits.context(settings) if method.listwise else None)
+        with Journal(folder) as journal:
+            folders.begin(folder, KIND, command)
+            asked = asked_of(judge.judge_id, work.tasks, listwise=method.listwise)
+            journal.register(judge, prompt.content, asked, whole=method.listwise)
+            replies = RunReplies(journal, journal.answered())
+            # An engine that names its model beforehand runs those weights and no others.
+            watched = not allow_drift and engine.facts.model_answered is None
+            drift = ModelChange(earlier(journal, work.tasks, replies) if watched else (), watched=watched)
+            if retry_failed:
+                replies.forget_failed(work.tasks, method, prompt)
+            budget = Budget(journal, caps, price=price, tokens=tokens, traits=traits)
+            run = Scheduler(tasks, method, prompt, replies, journal, budget, progress)
+            run.start(work.tasks)
+            try:
+                run.ask(engine, drift, None if retry_failed or cache is None else Cache(cache))
+            finally:
+                run.progress.close()
+                engine.close()
+                if cache is not None and run.asked:
+                    kept = Cache(cache)
+                    kept.add(filter(None, map(journal.reply, run.bought)))
+                    kept.add(filter(None, map(journal.reply, kept.missing(replies.good))))
+            pairs = {(judge.judge_id, task.query_id, pid) for task in work.tasks for pid in task.passage_ids}
+            mine = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=pairs)
+        return Outcome(
+            pairs=len(pairs),
+            asked=run.asked,
+            known=run.known,
+            cached=run.cached,
+            pending=len(pairs) - mine.judged,
+            failures=mine.failures,
+            unscored=mine.unscored,
+            seconds=run.progress.seconds,
+            cut_passages=work.facts.cut_passages,
+            tokens=budget.tokens,
+            usd=budget.usd if price else None,
+            facts=work.facts.as_json(),
+        )
 
 
 def reparse(pool: Pool, folder: Path, command: str) -> dict[str, int]:
@@ -143,17 +146,20 @@ def reparse(pool: Pool, folder: Path, command: str) -> dict[str, int]:
     """
     if not (folder / JOURNAL_FILE).is_file():
         raise UsageError(f"{folder} holds no annotation run; --reparse reads the replies of an earlier one")
-    whole = (folder / folders.MANIFEST).is_file()
-    facts = folders.read_manifest(folder, KIND, verify=False)["facts"] if whole else {}
-    with Journal(folder) as journal:
+    with output_of(folder), Journal(folder) as journal:
+        whole = (folder / folders.MANIFEST).is_file()
+        facts = folders.read_manifest(folder, KIND, verify=False).facts if whole else LabelsFacts()
         folders.begin(folder, KIND, command)
         return finalise(journal, folder, command, inputs=pool.inputs, facts=facts).failures
 
 
-def refuse_other_labels(folder: Path) -> None:
-    """An annotation run goes into a new folder or one that it made before: never among imported grades."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / JOURNAL_FILE).is_file():
-        raise UsageError(f"{folder} exists and holds no annotation run; choose another output folder")
+@contextmanager
+def output_of(folder: Path) -> Iterator[None]:
+    """Hold the folder of an annotation run: a new one, or one that it made before, never one of imported grades."""
+    with claimed(folder) as place:
+        if (place.content() or place.path.is_file()) and not (folder / JOURNAL_FILE).is_file():
+            raise UsageError(f"{folder} exists and holds no annotation run; choose another output folder")
+        yield
 
 
 def make_judge(

@@ -4,10 +4,9 @@ The same journal gives the same bytes, whenever and however often: times stand i
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from labelkit.engines import Reply
 from labelkit.judging.defences import looks_twice
@@ -20,7 +19,7 @@ from labelkit.judging.tasks import tasks_of
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
 from labelkit.storage.dataset import RowWriter, records_to_table
-from labelkit.storage.labels import KIND
+from labelkit.storage.manifest import LABELS, LabelsFacts
 
 
 class Tally:
@@ -55,7 +54,7 @@ def finalise(
     command: str,
     *,
     inputs: dict[str, str],
-    facts: Mapping[str, Any],
+    facts: LabelsFacts,
     mine: set[tuple[str, str, str]] | None = None,
 ) -> Tally:
     """Write the tables of a journal into its folder, sorted by judge and pair, manifest last.
@@ -89,11 +88,17 @@ def finalise(
     folders.write_parquet(folder / "judges.parquet", records_to_table(judges, JUDGE_SCHEMA))
     folders.write_manifest(
         folder,
-        KIND,
+        LABELS,
         command,
         inputs=inputs,
         rows={"judgements": judgements.count, "ballots": ballots.count, "judges": len(judges)},
-        facts={**facts, "failures": every.failures, "pending": pairs - every.judged, "without_score": every.unscored},
+        facts=facts.model_copy(
+            update={
+                "failures": every.failures,
+                "pending": pairs - every.judged,
+                "without_score": every.unscored,
+            }
+        ),
         files=["judgements.parquet", "ballots.parquet", "judges.parquet"],
     )
     return tally

@@ -92,7 +92,7 @@ def plan(
         most_usd=price.usd(first + rest, completion) if price else None,
         seconds=len(work.tasks) / rate if rate else None,
         most_seconds=calls / rate if rate else None,
-        facts=work.facts,
+        facts=work.facts.as_json(),
     )
 
 

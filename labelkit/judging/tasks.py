@@ -20,6 +20,7 @@ from labelkit.judging.prompts import Prompt
 from labelkit.judging.reading import Reading, Texts
 from labelkit.judging.request_keys import request_key
 from labelkit.pooling.pool import Pool
+from labelkit.storage.manifest import LabelsFacts
 
 VOTE_TEMPERATURE = 1.0
 """Votes are drawn from the judge's own distribution."""
@@ -41,7 +42,7 @@ class Work(NamedTuple):
     """Everything that one run asks, and what its manifest will say of it."""
 
     tasks: list[Task]
-    facts: dict[str, Any]
+    facts: LabelsFacts
 
 
 class Tasks:
@@ -82,7 +83,7 @@ class Tasks:
             facts |= {"permutations": self._reading.permutations, "queries_in_windows": split, "most_windows": most}
         elif self._reading.votes > 1:
             facts |= {"votes": self._reading.votes}
-        return Work(tasks, facts)
+        return Work(tasks, LabelsFacts(**facts))
 
     def request(self, task: Task, ask: Ask, key: str) -> Request:
         """The request of one step of a task."""

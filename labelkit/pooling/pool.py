@@ -25,10 +25,12 @@ from labelkit.records import (
 )
 from labelkit.storage import folders
 from labelkit.storage.dataset import records_to_table
+from labelkit.storage.manifest import POOL, PoolFacts
+from labelkit.storage.outputs import Place, place_of
 
 log = logging.getLogger(__name__)
 
-KIND = "pool"
+KIND = POOL
 RRF_K = 60
 
 
@@ -58,24 +60,26 @@ class Recipe(NamedTuple):
 
 def make_pool(folder: Path, split: str | None, recipe: Recipe, target: Path, command: str) -> Pool:
     """Build the pool of a BEIR folder and write it to `target`. With `split`, only the queries that its qrels judge."""
-    data = read_data(folder, split)
+    with folders.writing(target, KIND, command) as draft:
+        data = read_data(folder, split)
+        candidates = list(candidates_of(data, recipe))
+        write_tables(draft, candidates, data.queries, data.corpus)
+        draft.inputs = {str(path): folders.file_sha256(path) for path in input_files(folder, split, recipe)}
+        draft.facts = PoolFacts(
+            recipe=tuple(str(value) for value in recipe), queries_without_candidates=empty(data, candidates)
+        )
+    return read_pool(target)
+
+
+def candidates_of(data: Data, recipe: Recipe) -> Iterator[Candidate]:
+    """The candidates of every query. Raises `UsageError` for a recipe without a source."""
     ranked = list(rankings(data, recipe))
     if not ranked and recipe.human is None:
         raise UsageError("nothing to pool from: give --bm25, --dense, --run or --human")
     human = read_positives(recipe.human, data, recipe.positive_grade) if recipe.human else {}
-    candidates = [
-        candidate
-        for query_id in data.queries
-        for candidate in fuse(query_id, [(name, run.get(query_id, {})) for name, run in ranked], human, recipe.depth)
-    ]
-    with folders.writing(target, KIND, command) as draft:
-        write_tables(draft, candidates, data.queries, data.corpus)
-        draft.inputs = {str(path): folders.file_sha256(path) for path in input_files(folder, split, recipe)}
-        draft.facts = {
-            "recipe": [str(value) for value in recipe],
-            "queries_without_candidates": empty(data, candidates),
-        }
-    return read_pool(target)
+    for query_id in data.queries:
+        runs = [(name, run.get(query_id, {})) for name, run in ranked]
+        yield from fuse(query_id, runs, human, recipe.depth)
 
 
 def write_tables(
@@ -108,9 +112,11 @@ def pool_of(source: Path, output: Path, command: str, *, verify: bool = True) ->
     """The pool to judge; a BEIR folder is pooled with the defaults, beside the labels."""
     if not (source / "corpus.jsonl").is_file():
         return read_pool(source, verify=verify)
-    target = output.with_name(output.name + ".pool")
+    # Nothing is written into the data themselves, wherever they stand.
+    place = Place(source.resolve(), in_place=False) if output == source else place_of(output)
+    target = place.beside(".pool")
     if target.is_dir():
-        made = folders.read_manifest(target, KIND, verify=False)["inputs"]
+        made = folders.read_manifest(target, KIND, verify=False).inputs
         if (
             made != {str(path): folders.file_sha256(path) for path in map(Path, made)}
             or str(source / "corpus.jsonl") not in made

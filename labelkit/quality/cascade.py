@@ -19,7 +19,9 @@ from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement, P
 from labelkit.statistics.intervals import Estimate, estimate, mean
 from labelkit.storage import folders
 from labelkit.storage.dataset import records_to_table
-from labelkit.storage.labels import KIND, read_labels
+from labelkit.storage.labels import read_labels
+from labelkit.storage.manifest import LABELS, LabelsFacts
+from labelkit.storage.outputs import claimed
 
 RANDOM_SHARE = 0.25
 """Of the pairs that the strong judge sees: those drawn at random, to compare the two on."""
@@ -55,16 +57,16 @@ def cascade(
     """
     if not 0 < share < 1:
         raise UsageError("--cascade-share must lie between 0 and 1")
-    folders.refuse_foreign(folder, KIND)
-    first, second = (folder.with_name(f"{folder.name}.{which}") for which in ("cheap", "strong"))
-    spent = cheap(pool, first)
-    (judge,) = raters_of([first], [])
-    believed = beliefs(sorted(judge.judgements), [judge])
-    chosen = choose(believed, {}, Quota(round(share * len(believed)), RANDOM_SHARE, seed))
-    if not chosen:
-        raise UsageError(f"--cascade-share {share} of {len(believed)} pairs is no pair; raise it")
-    more = strong(chosen_pool(pool, chosen), second)
-    join(first, second, folder, command)
+    with claimed(folder, LABELS) as place:
+        first, second = place.beside(".cheap"), place.beside(".strong")
+        spent = cheap(pool, first)
+        (judge,) = raters_of([first], [])
+        believed = beliefs(sorted(judge.judgements), [judge])
+        chosen = choose(believed, {}, Quota(round(share * len(believed)), RANDOM_SHARE, seed))
+        if not chosen:
+            raise UsageError(f"--cascade-share {share} of {len(believed)} pairs is no pair; raise it")
+        more = strong(chosen_pool(pool, chosen), second)
+        join(first, second, folder, command)
     (better,) = raters_of([second], [])
     return account(judge, better, chosen, spent, more)
 
@@ -82,11 +84,11 @@ def join(first: Path, second: Path, folder: Path, command: str) -> None:
             if (pair := (row.query_id, row.passage_id)) not in judgements or row.grade is not None
         }
     order = sorted(judgements.values(), key=lambda row: (row.judge_id, row.query_id, row.passage_id))
-    with folders.writing(folder, KIND, command) as draft:
+    with folders.writing(folder, LABELS, command) as draft:
         draft.write_table("judgements", records_to_table(order, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table([judges[name] for name in sorted(judges)], JUDGE_SCHEMA))
         draft.inputs = {str(part): folders.file_sha256(part / folders.MANIFEST) for part in (first, second)}
-        draft.facts = {"failures": {}, "pending": 0}
+        draft.facts = LabelsFacts(failures={}, pending=0)
 
 
 def account(cheap: Rater, strong: Rater, chosen: Sequence[Chosen], spent: Outcome, more: Outcome) -> Cascade:

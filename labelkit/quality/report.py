@@ -3,7 +3,6 @@
 Everything on it is computed by the commands that it names; the page itself decides nothing.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,9 @@ from labelkit.statistics.charts import STYLE
 from labelkit.storage.atomic import write_text
 from labelkit.storage.dataset import KIND as DATASET
 from labelkit.storage.dataset import read_audit
-from labelkit.storage.folders import MANIFEST, manifest_kind
+from labelkit.storage.folders import manifest_kind, read_manifest
 from labelkit.storage.labels import judgements_in
+from labelkit.storage.manifest import Manifest
 from labelkit.storage.shipped import SHIPPED
 
 TEMPLATE = "report.html.jinja"
@@ -35,7 +35,7 @@ class Subject(NamedTuple):
     """People first."""
     judges: list[Judge]
     ballots: list[Judgement]
-    manifests: dict[str, dict[str, Any]]
+    manifests: dict[str, Manifest[Any]]
     data: Data | None
     """Texts, where there are any."""
 
@@ -61,11 +61,10 @@ def report(
     agreement = agree_raters(subject.raters) if shared else None
     texts, dataset = subject.data, subject.dataset
     found = biases_of(judging, subject.ballots, BiasInputs(texts, {}, grades if shared else {})) if texts else None
-    facts = subject.manifests[str(dataset)]["facts"] if dataset else {}
     parts: dict[str, Any] = {
         "judges": judge_rows(subject),
         "grade_charts": [chart for rater in subject.raters for chart in report_sections.histograms(rater)],
-        "dataset": report_sections.dataset_section(dataset, facts) if dataset else None,
+        "dataset": report_sections.dataset_section(dataset, subject.manifests[str(dataset)].facts) if dataset else None,
         "agreement": report_sections.agreement_section(agreement, people[0].name) if agreement else None,
         "alpha": report_sections.alpha_line(agreement) if agreement else None,
         "few": report_sections.few_queries(agreement),
@@ -104,7 +103,7 @@ def read_subject(folders: Sequence[Path], human: Sequence[Path], data: Path | No
     raters = raters_of(folders, human)
     judges = [judge for folder in folders for judge in judgements_in(folder)[1]]
     ballots = [row for folder in folders for row in ballots_of(folder)]
-    manifests = {str(folder): json.loads((folder / MANIFEST).read_text("utf-8")) for folder in folders}
+    manifests = {str(folder): read_manifest(folder, manifest_kind(folder), verify=False) for folder in folders}
     dataset = datasets[0] if datasets else None
     texts = texts_of(dataset, data)
     if texts:
@@ -140,7 +139,7 @@ def judge_rows(subject: Subject) -> list[dict[str, Any]]:
 def provenance(subject: Subject) -> list[dict[str, str]]:
     """Manifests and judges, whole."""
     manifests = [
-        {"name": f"Manifest of {name}", "text": json.dumps(manifest, indent=2, ensure_ascii=False)}
+        {"name": f"Manifest of {name}", "text": manifest.as_text().rstrip()}
         for name, manifest in subject.manifests.items()
     ]
     judges = [

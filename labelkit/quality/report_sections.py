@@ -19,6 +19,7 @@ from labelkit.quality.selection import belief_of
 from labelkit.statistics.charts import COLOURS, NAMES, Interval, bars, curve, grid, intervals
 from labelkit.statistics.intervals import FEW_QUERIES, Estimate
 from labelkit.storage import folders
+from labelkit.storage.manifest import DatasetFacts
 
 SHOWN = ("kappa", "kappa_1", "kappa_2", "kappa_3", "kappa_quadratic", "alpha_ordinal", "auc", "precision", "recall")
 """Figures of the agreement chart: all lie between -1 and 1."""
@@ -51,7 +52,7 @@ def method_of(rater: Rater) -> str:
     return "" if rater.kind == "human" else f", {rater.rater_id.partition('-')[0]}"
 
 
-def dataset_section(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+def dataset_section(folder: Path, facts: DatasetFacts) -> dict[str, Any]:
     """Counts of the manifest, and positives a query by source."""
     train = folders.read_table(folder, "train").to_pylist()
     charts = []
@@ -62,7 +63,7 @@ def dataset_section(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         counts = [sum(min(number, top) == place for number in numbers) for place in range(top + 1)]
         caption = f"Queries by positives from source {source}; mean {sum(numbers) / len(numbers):.2f}"
         charts.append({"svg": bars(labels, counts, "positives a query", caption), "caption": caption})
-    numbers_of = {name: value for name, value in facts.items() if type(value) in (int, float)}
+    numbers_of = {name: value for name, value in facts.as_json().items() if type(value) in (int, float)}
     shown = [(name.replace("_", " "), f"{value:,}") for name, value in numbers_of.items()]
     return {"counts": shown, "charts": charts}
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from labelkit.corpora.qrels import read_qrels
 from labelkit.errors import DataError
-from labelkit.pooling.pool import KIND, Pool, read_pool, write_tables
+from labelkit.pooling.pool import Pool, read_pool, write_tables
 from labelkit.quality.agreement import Rater, raters_of
 from labelkit.quality.agreement_metrics import RELEVANT
 from labelkit.quality.calibration.features import both_views, matrix
@@ -23,6 +23,7 @@ from labelkit.quality.calibration.judges import match
 from labelkit.quality.calibration.models import Calibration, predict, read_calibration, relevance
 from labelkit.records import Origin, PairIds
 from labelkit.storage import folders
+from labelkit.storage.manifest import POOL, PoolFacts
 
 STRATA = 5
 """Of the random share: fifths by belief."""
@@ -60,21 +61,23 @@ def select(
 
     Pairs that `human` graded already are left out. Raises `DataError` where nothing is left.
     """
-    pool, raters = read_pool(pool_folder), raters_of(labels, [])
-    known = {(qid, pid) for qid, graded in read_qrels(human).items() for pid in graded} if human else set()
-    pairs = [pair for candidate in pool.candidates if (pair := (candidate.query_id, candidate.passage_id)) not in known]
-    judged = [pair for pair in pairs if any(pair in rater.judgements for rater in raters)]
-    if not judged:
-        raise DataError(f"no judged pair of {pool_folder} is left to choose from; are these the labels of that pool?")
-    believed = beliefs(judged, raters, read_calibration(calibration) if calibration else None, data)
-    chosen = choose(believed, disagreement(judged, raters), budget)
-    with folders.writing(target, KIND, command) as draft:
+    with folders.writing(target, POOL, command) as draft:
+        pool, raters = read_pool(pool_folder), raters_of(labels, [])
+        known = {(qid, pid) for qid, graded in read_qrels(human).items() for pid in graded} if human else set()
+        pairs = [pair for one in pool.candidates if (pair := (one.query_id, one.passage_id)) not in known]
+        judged = [pair for pair in pairs if any(pair in rater.judgements for rater in raters)]
+        if not judged:
+            raise DataError(
+                f"no judged pair of {pool_folder} is left to choose from; are these the labels of that pool?"
+            )
+        believed = beliefs(judged, raters, read_calibration(calibration) if calibration else None, data)
+        chosen = choose(believed, disagreement(judged, raters), budget)
         part = chosen_pool(pool, chosen)
         write_tables(draft, part.candidates, part.queries, part.passages)
         read = (pool_folder, *labels)
         draft.inputs = {str(folder): folders.file_sha256(folder / folders.MANIFEST) for folder in read}
         counts = {reason: sum(one.reason == reason for one in chosen) for reason in (RANDOM, UNSURE, DISPUTED)}
-        draft.facts = {"chosen": counts, "of": len(judged)}
+        draft.facts = PoolFacts(chosen=counts, of=len(judged))
     return counts
 
 

@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 from labelkit.corpora.beir import read_data
 from labelkit.engines import Reply
 from labelkit.errors import DataError, MissingPackageError, UnknownNameError, UsageError
-from labelkit.judging.annotate import refuse_other_labels
+from labelkit.judging.annotate import output_of
 from labelkit.judging.journal import Asked, Journal
 from labelkit.judging.label_tables import finalise
 from labelkit.judging.prompts import Prompt, load_prompt
-from labelkit.pooling.pool import KIND as POOL
 from labelkit.pooling.pool import read_pool
 from labelkit.records import Judge, Judgement, PairIds
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.labels import read_labels
+from labelkit.storage.manifest import POOL, LabelsFacts, Manifest, ReviewFacts
 
 PROMPT = "graded"
 """The shipped prompt whose criteria people are shown, and whose labels are their grades."""
@@ -155,32 +155,32 @@ def review(
     """
     if order not in ORDERS:
         raise UnknownNameError("order", order, ORDERS)
-    refuse_other_labels(folder)
-    judgements, judges, manifest = read_labels(labels)
-    names = {judge.judge_id: judge.name for judge in judges if judge.kind != "human"}
-    queries, passages, wanted = read_texts(texts or pool_behind(labels, manifest))
-    pairs: dict[PairIds, list[Judgement]] = {}
-    for row in judgements:
-        pair = (row.query_id, row.passage_id)
-        if row.judge_id in names and row.grade is not None and (wanted is None or pair in wanted):
-            pairs.setdefault(pair, []).append(row)
-    if not pairs:
-        raise DataError(f"{labels} holds no judged pair with a text; give the pool that was judged to --texts")
-    prompt = load_prompt(PROMPT)
-    judge = human_judge(name, prompt)
-    chosen = ORDERS[order](pairs, seed)[:limit]
-    items = [item_of(pair, queries, passages, judge) for pair in chosen]
-    said = {pair: [Said(names[row.judge_id], row.grade, row.score) for row in rows] for pair, rows in pairs.items()}
-    with Journal(folder) as journal:
-        asked = [Asked(judge.judge_id, item.query_id, item.passage_id, 0, 0, 0, None, item.key) for item in items]
-        journal.register(judge, prompt.content, sorted(asked))
-        session = Review(items, said, journal, folder)
-        try:
-            serve(session, prompt, port, ready)
-        finally:
-            facts = {"review": {"by": order, "seed": seed, "pairs": len(items), "of": len(pairs)}}
-            inputs = {str(labels): folders.file_sha256(labels / folders.MANIFEST)}
-            finalise(journal, folder, command, inputs=inputs, facts=facts)
+    with output_of(folder):
+        judgements, judges, manifest = read_labels(labels)
+        names = {judge.judge_id: judge.name for judge in judges if judge.kind != "human"}
+        queries, passages, wanted = read_texts(texts or pool_behind(labels, manifest))
+        pairs: dict[PairIds, list[Judgement]] = {}
+        for row in judgements:
+            pair = (row.query_id, row.passage_id)
+            if row.judge_id in names and row.grade is not None and (wanted is None or pair in wanted):
+                pairs.setdefault(pair, []).append(row)
+        if not pairs:
+            raise DataError(f"{labels} holds no judged pair with a text; give the pool that was judged to --texts")
+        prompt = load_prompt(PROMPT)
+        judge = human_judge(name, prompt)
+        chosen = ORDERS[order](pairs, seed)[:limit]
+        items = [item_of(pair, queries, passages, judge) for pair in chosen]
+        said = {pair: [Said(names[row.judge_id], row.grade, row.score) for row in rows] for pair, rows in pairs.items()}
+        with Journal(folder) as journal:
+            asked = [Asked(judge.judge_id, item.query_id, item.passage_id, 0, 0, 0, None, item.key) for item in items]
+            journal.register(judge, prompt.content, sorted(asked))
+            session = Review(items, said, journal, folder)
+            try:
+                serve(session, prompt, port, ready)
+            finally:
+                facts = LabelsFacts(review=ReviewFacts(by=order, seed=seed, pairs=len(items), of=len(pairs)))
+                inputs = {str(labels): folders.file_sha256(labels / folders.MANIFEST)}
+                finalise(journal, folder, command, inputs=inputs, facts=facts)
     return len(session.grades)
 
 
@@ -219,9 +219,9 @@ def read_texts(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], set[Pa
     return data.queries, data.corpus, None
 
 
-def pool_behind(labels: Path, manifest: Mapping[str, Any]) -> Path:
+def pool_behind(labels: Path, manifest: Manifest[LabelsFacts]) -> Path:
     """The pool that labels were made from, where it still stands."""
-    for name, digest in manifest["inputs"].items():
+    for name, digest in manifest.inputs.items():
         found = Path(name) / folders.MANIFEST
         if found.is_file() and folders.file_sha256(found) == digest:
             return Path(name)

@@ -33,8 +33,9 @@ from labelkit.records import (
     Record,
 )
 from labelkit.storage import folders
+from labelkit.storage.manifest import DATASET, DatasetFacts, Manifest
 
-KIND = "dataset"
+KIND = DATASET
 AUDIT = "audit.json"
 """What `labelkit audit` found, beside the manifest that it names."""
 CONFIGS = ("train", "corpus", "queries", "judgements", "judges")
@@ -47,7 +48,7 @@ class Dataset(NamedTuple):
 
     examples: list[Example]
     corpus: dict[str, Passage]
-    manifest: dict[str, Any]
+    manifest: Manifest[DatasetFacts]
 
 
 def read_dataset(folder: Path, *, verify: bool = True) -> Dataset:
@@ -77,8 +78,7 @@ def known_leaks(folder: Path) -> int:
     """
     if audited := read_audit(folder):
         return sum(one["found"] or 0 for one in audited["findings"] if one["name"] == "leaked-queries")
-    facts = folders.read_manifest(folder, KIND, verify=False)["facts"]
-    return int(facts.get("leaked_queries", 0))
+    return folders.read_manifest(folder, KIND, verify=False).facts.leaked_queries
 
 
 def write_tables(

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 from labelkit import __version__
 from labelkit.errors import ArtifactError
 from labelkit.records import SCHEMA_VERSION
-from labelkit.storage.atomic import UNFINISHED, exchange, sync_directory, sync_file, write_text
+from labelkit.storage.atomic import UNFINISHED, disk_errors, sync_file, write_text
 from labelkit.storage.credentials import blot
-from labelkit.storage.names import inside
+from labelkit.storage.manifest import MANIFEST as MANIFEST
+from labelkit.storage.manifest import F, Facts, Kind, Manifest, document_sha256, kind_named, parse_manifest
+from labelkit.storage.outputs import claimed, place_of, put
 
-MANIFEST = "manifest.json"
 BEGUN = "unfinished.json"
 """In a folder that is being written: the kind and the command that finishes it. It goes when the manifest comes."""
 PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
@@ -37,26 +38,24 @@ def writing(target: Path, kind: str, command: str) -> Iterator["Draft"]:
     """Write the artifact `target` aside and put it in place when the block ends without an exception.
 
     A complete artifact of the same kind is replaced; anything else that stands at `target` is refused, so that a
-    mistyped path never costs somebody's folder. A killed run leaves `target` as it was.
+    mistyped path never costs somebody's folder. A killed run leaves `target` as it was. Raises `HeldError` where
+    another process writes `target`, and `ArtifactError` for a place or a disk that cannot be written.
     """
-    refuse_foreign(target, kind)
-    aside = target.with_name(target.name + UNFINISHED)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    begin(aside, kind, command)
-    draft = Draft(aside, kind, command)
-    try:
-        yield draft
-        write_manifest(aside, kind, command, inputs=draft.inputs, rows=draft.rows, facts=draft.facts)
-    except BaseException:
+    with claimed(target, kind) as place:
+        aside = place.beside(UNFINISHED)
+        draft = Draft(aside, kind, command)
         shutil.rmtree(aside, ignore_errors=True)
-        raise
-    if target.exists():
-        exchange(aside, target)
-    else:
-        aside.rename(target)
-    sync_directory(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+        try:
+            with disk_errors(f"{target} was not written"):
+                aside.mkdir()
+                begin(aside, kind, command)
+                yield draft
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        with disk_errors(f"{target} was not finished, its files are whole in {aside} and lack a manifest alone"):
+            write_manifest(aside, kind, command, inputs=draft.inputs, rows=draft.rows, facts=draft.facts)
+        put(aside, place, kind)
 
 
 def begin(folder: Path, kind: str, command: str) -> None:
@@ -74,7 +73,7 @@ class Draft:
         self.command = command
         self.inputs: dict[str, str] = {}
         self.rows: dict[str, int] = {}
-        self.facts: dict[str, Any] = {}
+        self.facts = Facts()
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write `name`.parquet and count its rows."""
@@ -102,18 +101,6 @@ def _regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator
         yield held.combine_chunks()
 
 
-def refuse_foreign(target: Path, kind: str) -> None:
-    """Raise unless `target` is free, empty, or a complete artifact of this kind."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    manifest = target / MANIFEST
-    if not manifest.is_file():
-        raise ArtifactError(f"{target} exists and is not a {kind} of ours; choose another output folder or remove it")
-    found = _parse_manifest(manifest).get("kind")
-    if found != kind:
-        raise ArtifactError(f"{target} holds a {found}, not a {kind}; choose another output folder")
-
-
 def write_manifest(
     folder: Path,
     kind: str,
@@ -121,7 +108,7 @@ def write_manifest(
     *,
     inputs: Mapping[str, str],
     rows: Mapping[str, int],
-    facts: Mapping[str, Any],
+    facts: Facts,
     files: Sequence[str] | None = None,
 ) -> None:
     """Hash the files of `folder` (all of them, or those named) and write its manifest, last and durably."""
@@ -135,71 +122,50 @@ def write_manifest(
         "labelkit_version": __version__,
         "inputs": dict(sorted(inputs.items())),
         "rows": dict(sorted(rows.items())),
-        "facts": dict(facts),
+        "facts": facts.as_json(),
         "files": {name: file_sha256(folder / name) for name in names},
     }
-    document = json.loads(blot(json.dumps(document)))  # keys and tuples as a reader will find them
+    document = json.loads(blot(json.dumps(document)))
     document["sha256"] = document_sha256(document)
     write_text(folder / MANIFEST, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     (folder / BEGUN).unlink(missing_ok=True)
 
 
-def document_sha256(document: Mapping[str, Any]) -> str:
-    """The checksum of a manifest over all of it but itself."""
-    rest = {name: value for name, value in document.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+@overload
+def read_manifest(folder: Path, kind: Kind[F], *, verify: bool = True) -> Manifest[F]: ...
 
 
-def read_manifest(folder: Path, kind: str, *, verify: bool = True) -> dict[str, Any]:
-    """The manifest of a complete artifact, its files checked against their sha256.
+@overload
+def read_manifest(folder: Path, kind: str, *, verify: bool = True) -> Manifest[Any]: ...
+
+
+def read_manifest(folder: Path, kind: str, *, verify: bool = True) -> Manifest[Any]:
+    """The manifest of a complete artifact; with `verify`, its files are checked against their sha256.
 
     Raises `ArtifactError` where the folder is missing, of another kind, unfinished or damaged, and says what to do.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
+    if not (folder / MANIFEST).is_file():
         raise ArtifactError(_incomplete_message(folder, kind))
-    document = _parse_manifest(path)
-    if document.get("kind") != kind:
-        raise ArtifactError(f"{folder} holds a {document.get('kind')}, but a {kind} is needed here")
-    if document.get("schema_version") != SCHEMA_VERSION:
+    manifest = parse_manifest(folder / MANIFEST)
+    if manifest.kind != kind:
+        raise ArtifactError(f"{folder} holds a {manifest.kind}, but a {kind} is needed here")
+    damaged = [name for name, digest in manifest.files.items() if verify and not _matches(folder / name, digest)]
+    if damaged:
         raise ArtifactError(
-            f"{folder} has schema version {document.get('schema_version')}; this labelkit reads {SCHEMA_VERSION}"
+            f"{folder}: {', '.join(damaged)} changed since it was written; make it again: {manifest.command}"
         )
-    if verify:
-        damaged = [name for name, digest in document["files"].items() if not _matches(folder / name, digest)]
-        if damaged:
-            raise ArtifactError(
-                f"{folder}: {', '.join(damaged)} changed since it was written; make it again: {document['command']}"
-            )
-    return document
+    return manifest
 
 
-def manifest_kind(folder: Path) -> str:
-    """What a folder says it holds. Raises `ArtifactError` where it has no manifest."""
-    path = folder / MANIFEST
-    if not path.is_file():
+def manifest_kind(folder: Path) -> Kind[Any]:
+    """The kind of a folder. Raises `ArtifactError` where it has no manifest."""
+    if not (folder / MANIFEST).is_file():
         raise ArtifactError(_incomplete_message(folder, "folder of ours"))
-    return str(_parse_manifest(path).get("kind"))
-
-
-def _parse_manifest(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}); run the command that made the folder again") from None
-    if not isinstance(document, dict) or not {"kind", "schema_version", "command", "files"} <= set(document):
-        raise ArtifactError(f"{path} is no manifest of ours; run the command that made the folder again")
-    if "sha256" not in document:
-        raise ArtifactError(f"{path} is of an earlier release; run the command that made the folder again")
-    for name in document["files"]:
-        inside(path.parent, name)
-    if document["sha256"] != document_sha256(document):
-        raise ArtifactError(f"{path} changed since it was written; run the command that made the folder again")
-    return document
+    return kind_named(parse_manifest(folder / MANIFEST).kind)
 
 
 def _incomplete_message(folder: Path, kind: str) -> str:
-    aside = folder.with_name(folder.name + UNFINISHED)
+    aside = place_of(folder).beside(UNFINISHED)
     for place in (folder, aside):
         if (place / BEGUN).is_file():
             return f"{folder} is not finished; finish it by the command that began it: {_begun(place)}"
@@ -224,7 +190,7 @@ def _matches(path: Path, digest: str) -> bool:
 def known_sha256(folder: Path) -> dict[str, str]:
     """sha256 by relative path: from the manifest where the folder has one of ours, else computed."""
     if (folder / MANIFEST).is_file():
-        return dict(_parse_manifest(folder / MANIFEST)["files"])
+        return dict(parse_manifest(folder / MANIFEST).files)
     return {name: file_sha256(folder / name) for name in sorted(_relative_files(folder))}
 
 

@@ -2,19 +2,19 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
 from labelkit.errors import ArtifactError, DataError, UsageError
 from labelkit.records import Judge, Judgement, Record
 from labelkit.storage import folders
-from labelkit.storage.dataset import KIND as DATASET
+from labelkit.storage.manifest import DATASET, LABELS, LabelsFacts, Manifest
 
-KIND = "labels"
+KIND = LABELS
 
 
-def read_labels(folder: Path, *, verify: bool = True) -> tuple[list[Judgement], list[Judge], dict[str, Any]]:
+def read_labels(folder: Path, *, verify: bool = True) -> tuple[list[Judgement], list[Judge], Manifest[LabelsFacts]]:
     """Judgements, judges and manifest of a labels folder."""
     manifest = folders.read_manifest(folder, KIND, verify=verify)
     return read_records(folder, "judgements", Judgement), read_records(folder, "judges", Judge), manifest

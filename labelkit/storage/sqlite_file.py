@@ -5,7 +5,6 @@ SQLite keeps no checksums of its own: every record carries a digest, and what do
 
 import hashlib
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
-
-from labelkit.errors import JournalError
+from labelkit.errors import HeldError, JournalError
+from labelkit.storage.locks import HolderLock
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +29,15 @@ class SqliteFile:
         self.path = path
         self._schema = f"BEGIN; {schema} PRAGMA user_version={layout}; COMMIT;"
         self._layout = layout
-        self._lock = FileLock(path.with_suffix(".lock"))
-        self._holder = path.with_suffix(".holder")
+        self._lock = HolderLock(str(path.with_suffix("")), path.parent)
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            holder = self._holder.read_text() if self._holder.is_file() else "another process"
-            raise JournalError(f"{self.path.parent} is being written by {holder}; wait for it or stop it") from None
+            self._lock.acquire()
+        except HeldError as error:
+            raise JournalError(str(error)) from None
         try:
-            self._holder.write_text(f"process {os.getpid()}")
             self._db = sqlite3.connect(self.path, isolation_level=None)
             # Damage may leave bytes that are no text: they must reach the digest check, not raise before it.
             self._db.text_factory = lambda content: content.decode("utf-8", "replace")
@@ -66,7 +61,6 @@ class SqliteFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._db.close()
-        self._holder.unlink(missing_ok=True)
         self._lock.release()
 
     def _create_or_refuse(self) -> None:

@@ -67,7 +67,7 @@ def test_planted_mistakes_are_doubted_most(words_model: Path, planted: Path, tmp
     rows = list(csv.DictReader((tmp_path / "out" / "suspects.tsv").open(newline=""), delimiter="\t"))
     assert [(row["query_id"], float(row["doubt"])) for row in rows] == [(one.query_id, one.doubt) for one in found]
     assert set(read_run(tmp_path / "out" / "suspects.run")["q03"]) == {"p03", "n03"}
-    assert folders.read_manifest(tmp_path / "out", "suspects")["rows"] == {"suspects": 2 * QUERIES}
+    assert folders.read_manifest(tmp_path / "out", "suspects").rows == {"suspects": 2 * QUERIES}
     assert not (tmp_path / "out.folds").exists()
 
 

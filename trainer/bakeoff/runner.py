@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from labelkit.errors import UsageError
 from labelkit.pooling.dense_search import Lengths
 from labelkit.storage import folders
-from labelkit.storage.atomic import write_text
+from labelkit.storage.atomic import disk_errors, write_text
 from labelkit.storage.names import inside
+from labelkit.storage.outputs import claimed
 from trainer.bakeoff.config import BakeoffConfig
 from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
@@ -67,22 +68,23 @@ def bakeoff(
 
     Raises `UsageError` where `output` holds results of other settings or data, and what `fit` and `evaluate` raise.
     """
-    made = our_dataset(dataset)
-    settings = [config.fit_config(regime, config.objectives[0], 0) for regime in config.regimes]
-    store = open_store(made, settings[0].pool)
-    for each in settings:  # what cannot be trained is said now, and not after hours
-        make_training_sets(store, each)
-    identity = _identity(store, config, collections)
-    (output / "results").mkdir(parents=True, exist_ok=True)
-    results = [_kept(output, UNTRAINED, identity, partial(_untrained, config, collections))]
-    runs = list(grid(config))
-    for number, run in enumerate(runs, start=1):
-        known = _path(output, run.name).is_file()
-        own = identity | {"stages": config.regimes[run.regime]}
-        train = partial(_train, made, output, config, run, collections, command)
-        results.append(_kept(output, run.name, own, train))
-        if not known:
-            log.info(f"{number}/{len(runs)} {run.name}: {results[-1].seconds:.0f} s, {_figures(results[-1])}")
+    with claimed(output) as place, disk_errors(f"{output} is not finished, its results are kept"):
+        made = our_dataset(dataset)
+        settings = [config.fit_config(regime, config.objectives[0], 0) for regime in config.regimes]
+        store = open_store(made, settings[0].pool)
+        for each in settings:  # what cannot be trained is said now, and not after hours
+            make_training_sets(store, each)
+        identity = _identity(store, config, collections)
+        (place.path / "results").mkdir(parents=True, exist_ok=True)
+        results = [_kept(output, UNTRAINED, identity, partial(_untrained, config, collections))]
+        runs = list(grid(config))
+        for number, run in enumerate(runs, start=1):
+            known = _path(output, run.name).is_file()
+            own = identity | {"stages": config.regimes[run.regime]}
+            train = partial(_train, made, output, config, run, collections, command)
+            results.append(_kept(output, run.name, own, train))
+            if not known:
+                log.info(f"{number}/{len(runs)} {run.name}: {results[-1].seconds:.0f} s, {_figures(results[-1])}")
     return results
 
 

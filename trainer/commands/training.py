@@ -1,6 +1,7 @@
 """Commands that train: fit, bakeoff, suspects."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from trainer.commands.packages import load_training_packages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from sentence_transformers import SentenceTransformer
 
@@ -92,16 +94,18 @@ def fit(
 ) -> None:
     """Train a retriever on a dataset. The same command again goes on where a killed run stopped."""
     flags = {name: value for name, value in locals().items() if name not in ("dataset", "output", "config", "evaluate")}
+    from labelkit.storage.outputs import name_of
     from trainer.config.fit_config import read_config
 
     settings = read_config(config, flags | {"stages": stages or None})
-    load_training_packages()
-    from trainer.retrieval.search import read_collections
-    from trainer.training.fit import fit as run
+    with held(output, "model"):
+        load_training_packages()
+        from trainer.retrieval.search import read_collections
+        from trainer.training.fit import fit as run
 
-    collections = read_collections([Path(folder) for folder in evaluate or ()], "test")
-    measure = card_measure(settings, output.name, collections) if collections else None
-    report = run(dataset, output, settings, console.command_line("trainer"), measure, collections)
+        collections = read_collections([Path(folder) for folder in evaluate or ()], "test")
+        measure = card_measure(settings, name_of(output), collections) if collections else None
+        report = run(dataset, output, settings, console.command_line("trainer"), measure, collections)
     if os.environ.get("RANK", "0") != "0":
         return  # one of the processes of torchrun speaks for all
     for number, (stage, done) in enumerate(zip(settings.stage_configs(), report.stages, strict=True), start=1):
@@ -148,17 +152,18 @@ def bakeoff(
     fit_flags = {"model": model, "dev": dev, "epochs": epochs, "max_steps": max_steps, "batch_size": batch_size}
     fit_flags |= {"allow_leaks": allow_leaks}
     settings = read_bakeoff(config, own, fit_flags)
-    load_training_packages()
-    from trainer.bakeoff.report import write_report
-    from trainer.bakeoff.runner import bakeoff as run
-    from trainer.retrieval.search import read_collections
+    with held(output):
+        load_training_packages()
+        from trainer.bakeoff.report import write_report
+        from trainer.bakeoff.runner import bakeoff as run
+        from trainer.retrieval.search import read_collections
 
-    collections = read_collections([Path(folder) for folder in evaluate], split)
-    command = console.command_line("trainer")
-    results = run(dataset, output, settings, collections, command)
-    title = f"{dataset.name}, measured on {', '.join(one.name for one in collections)}"
-    for line in write_report(output, results, title, command):
-        console.say(line)
+        collections = read_collections([Path(folder) for folder in evaluate], split)
+        command = console.command_line("trainer")
+        results = run(dataset, output, settings, collections, command)
+        title = f"{dataset.name}, measured on {', '.join(one.name for one in collections)}"
+        for line in write_report(output, results, title, command):
+            console.say(line)
     console.say(f"table and charts: {output / 'report.html'}")
 
 
@@ -181,14 +186,16 @@ def suspects(
     from trainer.config.fit_config import read_config
 
     settings = read_config(config, {name: flags[name] for name in FLAGS_OF_SUSPECTS})
-    load_training_packages()
+    with held(output, "suspects"):
+        load_training_packages()
+        from trainer.suspects import by_source
+        from trainer.suspects import suspects as run
+
+        found = run(dataset, output, settings, folds, console.command_line("trainer"))
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal
-    from trainer.suspects import by_source
-    from trainer.suspects import suspects as run
 
-    found = run(dataset, output, settings, folds, console.command_line("trainer"))
     table = Table("doubt", "label", "query", "passage", title="most doubted labels")
     for one in found[:show]:
         grade = "" if one.grade is None else f", grade {one.grade}"
@@ -199,6 +206,16 @@ def suspects(
         console.say(f"{name}: {doubted:,} of {every:,} doubted by more than 0.5")
     console.say(f"{output}: all in suspects.tsv; to judge three of each query again, pool them first:")
     console.say(f"labelkit pool DATA --bm25 0 --run {output}/suspects.run:3 -o POOL")
+
+
+def held(output: Path, kind: str | None = None) -> "AbstractContextManager[object]":
+    """Hold an output from the start, before packages are loaded that take longer than a second process should wait.
+
+    Of the processes of torchrun the first one writes.
+    """
+    from labelkit.storage.outputs import claimed
+
+    return claimed(output, kind) if os.environ.get("RANK", "0") == "0" else nullcontext()
 
 
 def say_stage(prefix: str, settings: "FitConfig", stage: "StageReport") -> None:

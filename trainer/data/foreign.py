@@ -10,6 +10,7 @@ from labelkit.exchange.formats import recognised
 from labelkit.exchange.importing import import_dataset, inputs_of
 from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
+from labelkit.storage.manifest import EXPORT
 from labelkit.storage.names import inside
 
 
@@ -19,7 +20,7 @@ def our_dataset(path: Path) -> Path:
     A format without grades calls its positives 2 and its negatives 0; all its labels are of the source `imported`.
     Raises `UsageError` for a file in no format that is known.
     """
-    ours = (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) != "export"
+    ours = (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) != EXPORT
     if ours or not path.exists():
         return path
     try:
@@ -32,7 +33,7 @@ def our_dataset(path: Path) -> Path:
     name = path.resolve().stem
     kept = inside(cache_folder() / "imported" / digest, name)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{kept}.lock"):
+    with FileLock(f"{kept}.making"):
         if not (kept / folders.MANIFEST).is_file():
             command = f"labelkit import {path} --from {form}"
             import_dataset(path, kept, format_name=form, judge_name=name, positive_grade=1, command=command)

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from labelkit.errors import DataError
 from labelkit.records import ROLES
 from labelkit.storage import folders, tables
-from labelkit.storage.dataset import KIND, OF_MODELS, OF_PEOPLE
+from labelkit.storage.dataset import OF_MODELS, OF_PEOPLE
+from labelkit.storage.manifest import DATASET, POOL
 
 BLOCK = 8192
 """Rows of a record batch. Larger ones take memory that is new at every batch, and so half as long again to write."""
 TABLES = ("train", OF_MODELS, OF_PEOPLE, "corpus")
-POOL = "pool"
-"""`labelkit.pooling.pool.KIND`: the folder is known here by what is in it, not by what makes it."""
 ROUNDING = 1e-6
 """By this much a probability that was computed may be above 1."""
 VERSION = 3
@@ -40,7 +39,7 @@ def lay_out_dataset(folder: Path, target: Path) -> None:
     """The tables of a dataset folder and their indices. Raises `ArtifactError` where the folder is not whole, and what
     `make_indices` raises.
     """
-    names = [name for name in TABLES if name in folders.read_manifest(folder, KIND)["rows"]]
+    names = [name for name in TABLES if name in folders.read_manifest(folder, DATASET).rows]
     with ThreadPoolExecutor() as threads:
         list(threads.map(lambda name: _lay_out(folder / f"{name}.parquet", target / f"{name}.arrow"), names))
     labels, corpus = map_tables(target)

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +22,9 @@ from labelkit.records import Example
 from labelkit.storage import folders
 from labelkit.storage.atomic import sync_directory, sync_file
 from labelkit.storage.cache_folder import cache_folder
-from labelkit.storage.dataset import KIND, OF_MODELS, OF_PEOPLE, examples_from_table
+from labelkit.storage.dataset import OF_MODELS, OF_PEOPLE, examples_from_table
+from labelkit.storage.manifest import DATASET, POOL, DatasetFacts, Manifest
 from trainer.data.layout import (
-    POOL,
     VERSION,
     Indices,
     lay_out_dataset,
@@ -74,7 +73,7 @@ class Store:
         labels: Mapping[str, pa.Table],
         corpus: pa.Table,
         indices: Indices,
-        manifest: dict[str, Any],
+        manifest: Manifest[DatasetFacts] | None = None,
         keys: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.labels = labels
@@ -83,6 +82,8 @@ class Store:
         """
         self.corpus = corpus
         self.manifest = manifest
+        """That of the dataset folder; None where all is in memory only."""
+        self.facts = manifest.facts if manifest else DatasetFacts()
         self.keys = keys
         """`dataset`, and `pool` where there is one -> sha256 of the manifest; empty where all is in memory only."""
         self.query_keys: NDArray[np.int64] = indices["query_keys"]
@@ -123,13 +124,12 @@ class Store:
         name = OF_PEOPLE if "human" in sources else OF_MODELS
         if name in self.labels:
             return name
-        facts = self.manifest.get("facts", {})
-        human_first = facts.get("rules", {}).get("policy") == "human-first"
-        if facts.get("judged_by_both") and not (name == OF_PEOPLE and human_first):
+        human_first = self.facts.rules.get("policy") == "human-first"
+        if self.facts.judged_by_both and not (name == OF_PEOPLE and human_first):
             raise UsageError(
-                f"{facts['judged_by_both']} pairs were judged by people and by models, and the dataset keeps one label "
-                f"of each, so that it cannot say what {' and '.join(sorted(sources))} alone said; mix it again with "
-                "--policy staged"
+                f"{self.facts.judged_by_both} pairs were judged by people and by models, and the dataset keeps one "
+                f"label of each, so that it cannot say what {' and '.join(sorted(sources))} alone said; mix it again "
+                "with --policy staged"
             )
         return "train"
 
@@ -150,7 +150,7 @@ def open_store(folder: Path, pool: Path | None = None) -> Store:
     Raises `ArtifactError` for a folder that is not whole, `DataError` for a query id that stands twice, a label whose
     passage is not in the corpus or a pool of other data.
     """
-    manifest = folders.read_manifest(folder, KIND, verify=False)
+    manifest = folders.read_manifest(folder, DATASET, verify=False)
     keys = {"dataset": folders.file_sha256(folder / folders.MANIFEST)}
     kept = _kept(keys, partial(lay_out_dataset, folder))
     (labels, corpus), indices = map_tables(kept), map_indices(kept)
@@ -165,7 +165,7 @@ def _kept(keys: Mapping[str, str], make: Callable[[Path], None]) -> Path:
     """The folder of the cache that is made once of what has these keys; it takes its name when all of it is on disk."""
     kept = cache_folder() / "datasets" / "-".join([*(key[:32] for key in keys.values()), str(VERSION)])
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{kept}.lock"):  # the processes of torchrun all come here
+    with FileLock(f"{kept}.making"):  # the processes of torchrun all come here
         if not kept.is_dir():
             aside = kept.with_name(f"{kept.name}.unfinished")
             shutil.rmtree(aside, ignore_errors=True)
@@ -180,4 +180,4 @@ def _kept(keys: Mapping[str, str], make: Callable[[Path], None]) -> Path:
 
 def make_store(labels: Mapping[str, pa.Table], corpus: pa.Table) -> Store:
     """The same over tables in memory."""
-    return Store(labels, corpus, make_indices(labels, corpus), {})
+    return Store(labels, corpus, make_indices(labels, corpus))

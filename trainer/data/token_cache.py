@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
+from labelkit.storage.manifest import TOKENS
 from trainer.data.store import Store
 
 BLOCK = 4096
@@ -86,9 +87,9 @@ def token_cache(store: Store, preprocess: Preprocess, tokenizer: Any, key: str) 
     identity = f"{backend.to_str()}\n{tokenizer.model_max_length}\n{version('transformers')}\n{key}"
     kept = cache_folder() / "tokens" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{kept}.lock"):
+    with FileLock(f"{kept}.making"):
         if not (kept / folders.MANIFEST).is_file():
-            with folders.writing(kept, "tokens", "trainer fit") as draft:
+            with folders.writing(kept, TOKENS, "trainer fit") as draft:
                 _write(str(draft.path / "tokens.arrow"), store, preprocess)
     table = pa.ipc.open_file(pa.memory_map(str(kept / "tokens.arrow"))).read_all()
     return TokenCache(store, table["tokens"], empty.padding, empty.left, empty.constant, empty.types)

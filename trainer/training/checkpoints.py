@@ -20,11 +20,11 @@ from torch import nn
 from labelkit.errors import ArtifactError, UsageError
 from labelkit.storage import folders
 from labelkit.storage.atomic import UNFINISHED, write_text
+from labelkit.storage.manifest import CHECKPOINT
 from trainer.training.soundness import refuse_nonfinite
 
 log = logging.getLogger(__name__)
 
-KIND = "checkpoint"
 WEIGHTS = "weights.safetensors"
 
 
@@ -55,6 +55,14 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "run.json", json.dumps(self.identity, indent=2))
 
+    def drop_unfinished(self) -> None:
+        """Make room: remove the checkpoints that were not finished, and files that were being written."""
+        for folder in self.folder.glob("stage-*/checkpoint-*"):
+            if not (folder / folders.MANIFEST).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+        for file in self.folder.rglob(f"*{UNFINISHED}"):
+            file.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """The run is over."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -67,7 +75,7 @@ class Checkpoints:
         """The newest checkpoint of a stage that is whole; what is newer and damaged is said and removed."""
         for folder in sorted(self.stage(number).glob("checkpoint-*"), key=step_of, reverse=True):
             try:
-                folders.read_manifest(folder, KIND)
+                folders.read_manifest(folder, CHECKPOINT)
             except ArtifactError as error:
                 log.info(f"passing over {folder.name}: {error}")
                 shutil.rmtree(folder)

@@ -13,7 +13,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,10 +25,12 @@ from accelerate.utils import broadcast_object_list
 from sentence_transformers import SentenceTransformer
 from transformers import set_seed
 
-from labelkit.errors import ArtifactError, LabelkitError, MissingPackageError
+from labelkit.errors import ArtifactError, DiskError, LabelkitError, MissingPackageError
 from labelkit.storage import folders
-from labelkit.storage.atomic import write_text
+from labelkit.storage.atomic import disk_errors, write_text
 from labelkit.storage.credentials import blot
+from labelkit.storage.manifest import MODEL, ModelFacts
+from labelkit.storage.outputs import claimed, name_of, place_of
 from trainer.config.fit_config import LOGGERS, FitConfig
 from trainer.data.collate import Collator
 from trainer.data.foreign import our_dataset
@@ -47,7 +49,7 @@ from trainer.training.soundness import fingerprint, refuse_nonfinite, refuse_unu
 
 log = logging.getLogger(__name__)
 
-KIND = "model"
+KIND = MODEL
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "numpy", "pyarrow")
 """Packages whose versions the manifest names."""
 HARMLESS = ("allow_leaks", "workers", "cache_tokens", "checkpoint_minutes", "log_to")
@@ -114,8 +116,21 @@ def fit(
     the dev set, `UsageError` for settings that the model cannot follow. `command` is what the manifest says was run;
     what `evaluation` finds goes into the manifest and the card.
     """
+    # One process of several writes; the others wait for it at the first step that they take together.
+    held = claimed(output, KIND) if processes().is_main_process else nullcontext()
+    with held, disk_errors(f"{output} is not trained"):
+        return _fit(dataset, output, config, command, evaluation, collections)
+
+
+def _fit(
+    dataset: Path,
+    output: Path,
+    config: FitConfig,
+    command: str,
+    evaluation: Measure | None,
+    collections: Sequence[Collection],
+) -> FitReport:
     state = processes()
-    folders.refuse_foreign(output, KIND)
     _check_loggers(config)
     folder = our_dataset(dataset)
     store = open_store(folder, config.pool)
@@ -127,21 +142,26 @@ def fit(
     model = build_model(config)
     if state.num_processes > 1:
         freeze_unused(model)
-    checkpoints = Checkpoints(output.with_name(output.name + ".checkpoints"), _identity(store.keys, config))
+    checkpoints = Checkpoints(place_of(output).beside(".checkpoints"), _identity(store.keys, config))
     checkpoints.check()
     try:
-        stages = tuple(_run_stages(model, training_sets, checkpoints, dev))
+        with disk_errors(f"{output} is not trained, its checkpoints are kept"):
+            stages = tuple(_run_stages(model, training_sets, checkpoints, dev))
         if state.is_main_process:
             merge_adapters(model)
             texts = store.labels["train"]["query"][:SAMPLE].to_pylist()
             refuse_unusable(model, texts, [store.passages.at(row) for row in store.labelled[:SAMPLE].tolist()])
+    except DiskError:
+        if state.is_main_process:
+            checkpoints.drop_unfinished()
+        raise
     except LabelkitError:  # it would go wrong in the same way again
         if state.is_main_process:
             checkpoints.remove()
         raise
     if state.is_main_process:
         with folders.writing(output, KIND, command) as draft:
-            _write_model(draft, output.name, model, dataset, config, stages, store, evaluation)
+            _write_model(draft, name_of(output), model, dataset, config, stages, store, evaluation)
             if (checkpoints.folder / "logs").is_dir():
                 shutil.copytree(checkpoints.folder / "logs", draft.path / "logs")
         checkpoints.remove()
@@ -190,6 +210,8 @@ def _run_stage(
             outcome = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         except UnpicklingError:
             raise ArtifactError(f"{newest} holds more than tensors: it is no checkpoint of ours; remove it") from None
+        finally:
+            trainer.progress.close()
         seconds = time.perf_counter() - start
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     refuse_nonfinite(model, f"after step {outcome.global_step} of stage {number}")
@@ -275,11 +297,12 @@ def _write_model(
     model.save_pretrained(str(draft.path), create_model_card=False)
     result = evaluation(model) if evaluation is not None else None
     draft.inputs |= inputs_of(store, dataset, config)
-    draft.facts |= {
-        "config": config.model_dump(mode="json"),
-        "packages": {package: version(package) for package in PACKAGES},
-        "stages": [asdict(stage) for stage in stages],
-        "evaluation": result.to_json() if result is not None else None,
-    }
+    draft.facts = ModelFacts(
+        config=config.model_dump(mode="json"),
+        packages={package: version(package) for package in PACKAGES},
+        stages=tuple(asdict(stage) for stage in stages),
+        evaluation=result.to_json() if result is not None else None,
+    )
+    assert store.manifest is not None
     card = model_card(name, config, draft.command, str(dataset), store.manifest, stages, result)
     write_text(draft.path / "README.md", blot(card))

@@ -26,6 +26,7 @@ from transformers.trainer_callback import PrinterCallback
 from labelkit.errors import LabelkitError
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
+from labelkit.storage.manifest import CHECKPOINT, Facts
 from trainer.config.fit_config import TEMPERATURE_RATE, FitConfig
 from trainer.data.collate import Collator
 from trainer.data.training_sets import BatchOrder, TrainingSet
@@ -75,6 +76,7 @@ class GroupTrainer(SentenceTransformerTrainer):
         """Seconds in which the training waited for a batch."""
         self.learning = Learning(self.multi_positive)
         self.dev = DevCheck(dev, config, place, len(self.order)) if dev is not None else None
+        self.progress = ProgressLine(f"stage {place.number}" if place.number > 1 else None)
         groups: Any = training_set
         untyped: Any = collator
         super().__init__(
@@ -84,7 +86,7 @@ class GroupTrainer(SentenceTransformerTrainer):
             data_collator=untyped,
             loss=self.multi_positive,
             callbacks=[
-                ProgressLine(f"stage {place.number}" if place.number > 1 else None),
+                self.progress,
                 Watch(self.multi_positive, tuple(training_set.selected)),
                 self.learning,
                 *([self.dev] if self.dev is not None else []),
@@ -239,7 +241,7 @@ class Saver(TrainerCallback):
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             folder = self.place.folder / f"checkpoint-{state.global_step}"
-            folders.write_manifest(folder, kept.KIND, "trainer fit", inputs={}, rows={}, facts={})
+            folders.write_manifest(folder, CHECKPOINT, "trainer fit", inputs={}, rows={}, facts=Facts())
 
 
 class ProgressLine(TrainerCallback):
@@ -247,6 +249,7 @@ class ProgressLine(TrainerCallback):
 
     def __init__(self, name: str | None) -> None:
         self.name = name
+        self.bar = tqdm(disable=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         silent = not state.is_world_process_zero
@@ -267,7 +270,8 @@ class ProgressLine(TrainerCallback):
         if logs and "loss" in logs:
             self.bar.set_postfix(loss=f"{logs['loss']:.4f}", masked=f"{logs['masked_share']:.1%}")
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def close(self) -> None:
+        """End the line, so that what is said next begins one of its own."""
         self.bar.close()
 
 

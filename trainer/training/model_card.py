@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labelkit.storage.foreign_text import markdown, markdown_code, markdown_indented, quoted
+from labelkit.storage.manifest import DatasetFacts, Manifest
 from trainer.config.fit_config import FitConfig
 from trainer.retrieval.significance import show_p
 
@@ -18,7 +19,7 @@ def model_card(
     config: FitConfig,
     command: str,
     dataset: str,
-    manifest: dict[str, Any],
+    manifest: Manifest[DatasetFacts],
     stages: "Sequence[StageReport]",
     evaluation: "EvalResult | None",
 ) -> str:
@@ -59,11 +60,10 @@ dataset stand in `manifest.json`.
 """
 
 
-def _provenance(name: str, manifest: dict[str, Any]) -> str:
-    facts = manifest.get("facts", {})
-    made_by = markdown_code(manifest["command"])
-    lines = [f"The dataset {markdown_code(name)}, {manifest['rows']['train']:,} queries, made by {made_by}."]
-    per_query = facts.get("positives_per_query") or {}
+def _provenance(name: str, manifest: Manifest[DatasetFacts]) -> str:
+    made_by = markdown_code(manifest.command)
+    lines = [f"The dataset {markdown_code(name)}, {manifest.rows['train']:,} queries, made by {made_by}."]
+    per_query = manifest.facts.positives_per_query
     if per_query:
         total = sum(per_query.values()) or 1.0
         lines.append("Positives a query by source of the label:")

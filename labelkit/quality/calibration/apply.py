@@ -83,13 +83,13 @@ def recalibrate(
     `renamed`: judges that go by another name in these labels, as for `match`. `anyway`: also a calibration that is
     worse than raw is applied.
     """
-    calibration, raters = read_calibration(file), raters_of(labels, [])
-    if not anyway:
-        refuse_worse(calibration, file)
-    found = match(calibration, raters, renamed)
-    refuse_unknown(calibration, raters, found)
-    judgements, judge = apply_calibration(calibration, found, data)
     with folders.writing(target, KIND, command) as draft:
+        calibration, raters = read_calibration(file), raters_of(labels, [])
+        if not anyway:
+            refuse_worse(calibration, file)
+        found = match(calibration, raters, renamed)
+        refuse_unknown(calibration, raters, found)
+        judgements, judge = apply_calibration(calibration, found, data)
         draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table([judge], JUDGE_SCHEMA))
         draft.inputs = {

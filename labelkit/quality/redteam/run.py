@@ -27,6 +27,7 @@ from labelkit.statistics.intervals import Estimate, estimate, mean, rate
 from labelkit.storage.atomic import write_text
 from labelkit.storage.labels import read_labels
 from labelkit.storage.names import inside
+from labelkit.storage.outputs import claimed
 
 log = logging.getLogger(__name__)
 
@@ -60,40 +61,41 @@ def redteam(
     `pairs` is how many pairs of human grade 0 are attacked, drawn evenly over the queries. Raises `DataError` where
     there is none.
     """
-    setup = draw(read_data(data_folder), read_qrels(human), pairs, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"command": command, "model": settings.model, "engine": engine_name}
-    found |= {"attacks": [], "clean": []}
-    trials = {name: attacked_pool(setup, load_prompt(name), attacks) for name in prompts}
-    before: dict[str, Judged] = {}
-    for defence in defences:
-        for name, trial in trials.items():
-            prompt, label = load_prompt(name), "+".join(defence) or "none"
-            if "second-look" in defence and method_named(prompt.method).listwise:
-                log.info(f"{prompt.name}, defence {label}: left out, second-look is for the pointwise methods")
-                continue
-            target = inside(folder, f"{prompt.name}.{label}")
-            log.info(f"{prompt.name}, defence {label}: {len(trial.pool.candidates)} pairs to judge")
-            annotate(
-                trial.pool,
-                target,
-                engine_name=engine_name,
-                settings=settings,
-                method_name=prompt.method,
-                prompt_name=name,
-                limit=None,
-                command=command,
-                reading=Reading(seed=seed, defences=defence),
-                tokenizer=tokenizer,
-                cache=folder / "cache",
-                progress=progress,
-            )
-            judged = {(row.query_id, row.passage_id): row for row in read_labels(target)[0]}
-            named = {"prompt": prompt.name, "method": prompt.method, "defence": label}
-            found["attacks"] += [named | row for row in attack_rows(trial.attempts, judged)]
-            found["clean"].append(named | clean_row(trial.clean, judged, before.setdefault(name, judged)))
-            # After every part: a run of hours shows what it has.
-            write_text(folder / FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    with claimed(folder) as place:
+        setup = draw(read_data(data_folder), read_qrels(human), pairs, seed)
+        place.path.mkdir(exist_ok=True)
+        found: dict[str, Any] = {"command": command, "model": settings.model, "engine": engine_name}
+        found |= {"attacks": [], "clean": []}
+        trials = {name: attacked_pool(setup, load_prompt(name), attacks) for name in prompts}
+        before: dict[str, Judged] = {}
+        for defence in defences:
+            for name, trial in trials.items():
+                prompt, label = load_prompt(name), "+".join(defence) or "none"
+                if "second-look" in defence and method_named(prompt.method).listwise:
+                    log.info(f"{prompt.name}, defence {label}: left out, second-look is for the pointwise methods")
+                    continue
+                target = inside(folder, f"{prompt.name}.{label}")
+                log.info(f"{prompt.name}, defence {label}: {len(trial.pool.candidates)} pairs to judge")
+                annotate(
+                    trial.pool,
+                    target,
+                    engine_name=engine_name,
+                    settings=settings,
+                    method_name=prompt.method,
+                    prompt_name=name,
+                    limit=None,
+                    command=command,
+                    reading=Reading(seed=seed, defences=defence),
+                    tokenizer=tokenizer,
+                    cache=folder / "cache",
+                    progress=progress,
+                )
+                judged = {(row.query_id, row.passage_id): row for row in read_labels(target)[0]}
+                named = {"prompt": prompt.name, "method": prompt.method, "defence": label}
+                found["attacks"] += [named | row for row in attack_rows(trial.attempts, judged)]
+                found["clean"].append(named | clean_row(trial.clean, judged, before.setdefault(name, judged)))
+                # After every part: a run of hours shows what it has.
+                write_text(folder / FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return found
 
 

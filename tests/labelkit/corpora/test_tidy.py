@@ -64,7 +64,7 @@ def test_bad_lines_stop_a_command_and_tidy_lists_them(labelkit, hostile, tmp_pat
     assert [row["line"] for row in listed] == list(range(len(ODD) + 1, len(ODD) + len(BAD) + 1))
     assert all(why in row["reason"] for row, why in zip(listed, BAD.values(), strict=True))
     manifest = read_manifest(tmp_path / "clean", "data")
-    assert manifest["facts"]["set_aside"] == {str(hostile / "corpus.jsonl"): len(BAD)}
+    assert manifest.facts.set_aside == {str(hostile / "corpus.jsonl"): len(BAD)}
     assert {key: row.text for key, row in read_data(tmp_path / "clean").corpus.items()} == ODD
 
 

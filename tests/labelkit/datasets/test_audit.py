@@ -261,7 +261,7 @@ def test_leaks_are_refused_allowed_or_dropped(labelkit, dataset, found, write_be
     cured = dataset(CLEAN, None, "--eval", evaluation, "--drop", "leaked-queries")
     assert known_leaks(cured) == 0
     assert found(cured, evaluation) == {}
-    assert read_dataset(cured).manifest["facts"]["dropped"] == {"leaked-queries": 1}
+    assert read_dataset(cured).manifest.facts.dropped == {"leaked-queries": 1}
 
 
 def test_passages_of_the_evaluation(dataset, found, write_beir, tmp_path):

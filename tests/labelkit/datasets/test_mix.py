@@ -332,15 +332,15 @@ def test_the_folder_holds_every_judgement_and_judge(labels, beir, tmp_path):
     totals = mix(Inputs(beir, human, [labels, tmp_path / "garbage"]), MixRules(), target, "test")
     dataset = read_dataset(target)
     judged = sum(len(read_labels(folder)[0]) for folder in (labels, tmp_path / "garbage"))
-    assert dataset.manifest["rows"] == {
+    assert dataset.manifest.rows == {
         "train": 3, "corpus": 6, "queries": 3, "judges": 3, "judgements": judged + 7, "prompts": 1, "replies": judged,
         "ballots": 0,
     }  # fmt: skip
-    facts = dataset.manifest["facts"]
-    assert facts.items() >= totals.items()
-    assert facts["failed_judgements"] > 0
-    assert facts["positives"] == sum(len(one.positives) for one in dataset.examples)
-    assert set(dataset.manifest["inputs"]) == {
+    facts = dataset.manifest.facts
+    assert facts.as_json().items() >= totals.items()
+    assert facts.failed_judgements > 0
+    assert facts.positives == sum(len(one.positives) for one in dataset.examples)
+    assert set(dataset.manifest.inputs) == {
         *(str(beir / name) for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")),
         *(str(folder / "manifest.json") for folder in (labels, tmp_path / "garbage")),
     }
@@ -456,7 +456,7 @@ def test_licence_and_revision_are_carried(labelkit, beir, tmp_path):
 
     def source(*options):
         assert labelkit(*command, *options).code == 0
-        return read_dataset(tmp_path / "dataset").manifest["facts"]["source"]
+        return read_dataset(tmp_path / "dataset").manifest.facts.source.as_json()
 
     assert source() == {"licence": None, "revision": None}
     assert source("--license", "cc-by-4.0", "--revision", "v1") == {"licence": "cc-by-4.0", "revision": "v1"}
@@ -490,9 +490,9 @@ def test_a_calibration_speaks_for_its_judges(labelkit, write_beir, tmp_path):
         examples, _, manifest = read_dataset(tmp_path / "dataset")
         assert all({label.passage_id for label in one.positives} >= expected & {"p00", "p01"} for one in examples)
         assert all({label.passage_id for label in one.positives} <= expected for one in examples)
-    assert manifest["facts"]["calibrated_judges"] == ["graded-m"]
-    assert manifest["facts"]["conflicts"] == 0
-    assert str(file) in manifest["inputs"]
+    assert manifest.facts.calibrated_judges == ("graded-m",)
+    assert manifest.facts.conflicts == 0
+    assert str(file) in manifest.inputs
     judges = pq.read_table(tmp_path / "dataset" / "judgements.parquet").column("judge_id").unique().to_pylist()
     assert sorted(name.partition("-")[0] for name in judges) == ["calibrated", "graded"]
     people = ("--human", beir / "qrels" / "test.tsv")

@@ -195,8 +195,8 @@ def test_what_is_left_out_is_counted_and_written(dataset, tmp_path):
         "negatives after the first 4": 1,
         "ignored passages": 1,
     }
-    facts = read_manifest(tmp_path / "out", "export")["facts"]
-    assert facts["left_out"] == made.left_out
+    facts = read_manifest(tmp_path / "out", "export").facts
+    assert facts.left_out == made.left_out
     readme = (tmp_path / "out" / "README.md").read_text()
     for what in (*made.lacks, "- 2 queries with fewer than 4 negatives"):
         assert what in readme

@@ -10,8 +10,8 @@ from labelkit.storage.labels import read_labels
 def imported(path, target, kind="human", name="somebody"):
     count = import_grades(path, target, judge_name=name, kind=kind, command="test")
     judgements, (judge,), manifest = read_labels(target)
-    assert count == len(judgements) == manifest["rows"]["judgements"]
-    assert manifest["inputs"] == {str(path): judge.revision.removeprefix("sha256:")}
+    assert count == len(judgements) == manifest.rows["judgements"]
+    assert manifest.inputs == {str(path): judge.revision.removeprefix("sha256:")}
     return judgements, judge
 
 

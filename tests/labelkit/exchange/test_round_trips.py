@@ -11,6 +11,7 @@ from labelkit.judging.journal import Asked, Charge, Journal
 from labelkit.records import JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
 from labelkit.storage.dataset import RowWriter
+from labelkit.storage.manifest import Facts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -86,8 +87,8 @@ def test_every_judgement_and_fact_comes_back_from_a_folder(rows, facts):
             with folders.writing(target, "thing", "make thing") as draft:
                 with RowWriter(draft.path / "rows.parquet", JUDGEMENT_SCHEMA) as table:
                     table.add(*rows)
-                draft.facts = facts
+                draft.facts = Facts.model_validate(facts)
             manifest = folders.read_manifest(target, "thing")
         found = folders.read_table(target, "rows").to_pylist()
         assert [Judgement(**row) for row in found] == rows
-        assert manifest["facts"] == facts
+        assert manifest.facts.as_json() == facts

@@ -23,7 +23,7 @@ def test_every_pair_gets_a_judgement(judge, candidates, tmp_path):
     assert {(row.query_id, row.passage_id) for row in judgements} == pairs
     assert outcome.failures == {}
     assert [(one.kind, one.name, one.model_answered) for one in judges] == [("llm", "overlap", "scripted-overlap")]
-    assert manifest["rows"] == {"judgements": len(pairs), "ballots": 0, "judges": 1}
+    assert manifest.rows == {"judgements": len(pairs), "ballots": 0, "judges": 1}
 
 
 def test_grades_scores_and_probabilities_agree(judge, candidates, tmp_path):
@@ -54,7 +54,7 @@ def test_failures_carry_their_reason_and_are_never_grades(judge, wide, tmp_path)
     assert 0 < len(failed) < len(judgements) == outcome.pairs == 300
     assert {row.failure for row in failed} == {"no label in 'I would say 3/10'"}
     assert all(row.grade is row.score is row.probs is None for row in failed)
-    assert outcome.failures == {"no label": len(failed)} == manifest["facts"]["failures"]
+    assert outcome.failures == {"no label": len(failed)} == manifest.facts.failures
 
 
 def test_another_judge_adds_to_the_folder(judge, candidates, tmp_path):
@@ -108,7 +108,7 @@ def test_long_passages_are_cut_and_counted(judge, write_beir, tmp_path):
     pool = make_pool(write_beir(tmp_path / "b", passages, {"q": "red"}, {}), None, Recipe(), tmp_path / "p", "test")
     assert judge(pool, tmp_path / "labels").cut_passages == 1
     judgements, _, manifest = read_labels(tmp_path / "labels")
-    assert manifest["facts"]["cut_passages"] == 1
+    assert manifest.facts.cut_passages == 1
     tokens = {row.passage_id: row.tokens for row in judgements}
     assert 400 < tokens["long"] < 420
 

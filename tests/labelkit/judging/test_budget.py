@@ -137,7 +137,7 @@ def test_a_cap_in_dollars_holds_and_the_command_says_how_to_go_on(labelkit, wide
     assert "pairs are not judged: the caps allow no more requests" in called.err
     judgements, _, manifest = read_labels(tmp_path / "labels")
     assert 0 < len(judgements) < 300
-    assert manifest["facts"]["pending"] == 300 - len(judgements)
+    assert manifest.facts.pending == 300 - len(judgements)
     assert labelkit(*command).code == 0
 
 

@@ -195,9 +195,9 @@ def test_orders_are_for_lists_and_votes_for_pairs(judge, wide, tmp_path):
 def test_a_pool_larger_than_the_context_is_judged_in_windows(judge, wide, tmp_path):
     judge(wide, tmp_path / "labels", method="relsel", max_model_len=360)
     judgements, _, manifest = read_labels(tmp_path / "labels")
-    windows_a_query = manifest["facts"]["most_windows"]
+    windows_a_query = manifest.facts.most_windows
     assert windows_a_query > 1
-    assert manifest["facts"]["queries_in_windows"] == 10
+    assert manifest.facts.queries_in_windows == 10
     mine = [row for row in judgements if row.query_id == "q0"]
     assert len(mine) == 30
     assert len({row.reply_ref for row in mine}) == windows_a_query

@@ -141,14 +141,14 @@ def test_reparse_reads_the_stored_replies_and_sends_nothing(judge, wide, labelki
     labels = tmp_path / "labels"
     judge(wide, labels, "garbage", method="utilsel")
     judge(wide, labels, "garbage")
-    before, journal, facts = judgement_bytes(labels), replies(labels), read_labels(labels)[2]["facts"]
+    before, journal, facts = judgement_bytes(labels), replies(labels), read_labels(labels)[2].facts
     for name in ("judgements", "ballots", "judges"):
         (labels / f"{name}.parquet").unlink()
     called = labelkit("annotate", tmp_path / "wide.pool", "-o", labels, "--reparse")
     assert called.code == 0, called.err
     assert "read again" in called.err
     assert (judgement_bytes(labels), replies(labels)) == (before, journal)
-    assert read_labels(labels)[2]["facts"] == facts
+    assert read_labels(labels)[2].facts == facts
 
 
 def test_reparse_without_a_run_is_refused(labelkit, pool, tmp_path):

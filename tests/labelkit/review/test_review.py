@@ -131,7 +131,7 @@ def test_pairs_are_graded_by_keyboard_and_become_human_judgements(start, page, t
     judgements, (judge,), manifest = read_labels(tmp_path / "anna")
     assert sorted(row.grade for row in judgements) == [0, 1, 2, 3]
     assert (judge.kind, judge.name, judge.prompt_name) == ("human", "anna", "graded")
-    assert manifest["facts"]["review"] == {"by": "random", "seed": 0, "pairs": 4, "of": 8}
+    assert manifest.facts.review.as_json() == {"by": "random", "seed": 0, "pairs": 4, "of": 8}
     assert all(url.startswith(session.url) for url in page.requests)
     assert len(page.requests) > 5
 
@@ -266,7 +266,7 @@ def test_a_second_session_on_the_same_folder_is_refused(start, labels, data, tmp
     ]
     other = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
     assert other.returncode == 1
-    assert "is being written by process" in other.stderr
+    assert "is held by process" in other.stderr
 
 
 def test_agreement_takes_the_grades_as_a_person_s(start, labels, tmp_path):

@@ -63,7 +63,7 @@ def load(mixed, tmp_path, monkeypatch):
 
 
 def test_every_config_loads_with_datasets(mixed, load):
-    rows = read_dataset(mixed).manifest["rows"]
+    rows = read_dataset(mixed).manifest.rows
     for config in CONFIGS:
         assert len(load(config)) == rows[config] > 0
     assert load("corpus").column_names == ["passage_id", "title", "text"]

@@ -19,6 +19,7 @@ from labelkit.storage.folders import (
     read_table,
     writing,
 )
+from labelkit.storage.manifest import Facts
 
 REPOSITORY = Path(__file__).parents[3]
 TABLE = pa.table({"id": ["a", "b"], "n": [1, 2]})
@@ -28,7 +29,6 @@ import os, signal, sys
 from pathlib import Path
 import pyarrow as pa
 from labelkit.storage import folders
-from labelkit.storage.atomic import exchange
 with folders.writing(Path(sys.argv[1]), "thing", "make thing") as draft:
     draft.write_table("rows", pa.table({"id": ["new"]}))
     os.kill(os.getpid(), signal.SIGKILL)
@@ -39,7 +39,7 @@ def write(target: Path, kind: str = "thing", table: pa.Table = TABLE) -> Path:
     with writing(target, kind, "make thing") as draft:
         draft.write_table("rows", table)
         draft.inputs["corpus"] = "sha"
-        draft.facts["x"] = 1
+        draft.facts = Facts.model_validate({"x": 1})
     return target
 
 
@@ -55,10 +55,10 @@ def kill_a_writer(target: Path) -> None:
 def test_what_was_written_is_read_with_its_manifest(tmp_path):
     folder = write(tmp_path / "deep" / "thing")
     manifest = read_manifest(folder, "thing")
-    assert manifest["rows"] == {"rows": 2}
-    assert manifest["inputs"] == {"corpus": "sha"}
-    assert manifest["facts"] == {"x": 1}
-    assert manifest["command"] == "make thing"
+    assert manifest.rows == {"rows": 2}
+    assert manifest.inputs == {"corpus": "sha"}
+    assert manifest.facts.as_json() == {"x": 1}
+    assert manifest.command == "make thing"
     assert read_table(folder, "rows") == TABLE
     assert manifest_kind(folder) == "thing"
     assert [path.name for path in folder.parent.iterdir()] == ["thing"]
@@ -69,9 +69,10 @@ def test_a_killed_writer_leaves_nothing_that_can_be_read(tmp_path):
     assert not (tmp_path / "thing").exists()
     with pytest.raises(ArtifactError, match="is not finished; finish it by the command that began it: make thing"):
         read_manifest(tmp_path / "thing", "thing")
-    for path in tmp_path.iterdir():
-        with pytest.raises(ArtifactError, match="is not finished"):
-            read_manifest(path, "thing")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"thing.unfinished", "thing.lock", "thing.holder"}
+    with pytest.raises(ArtifactError, match="is not finished"):
+        read_manifest(tmp_path / "thing.unfinished", "thing")
 
 
 def test_a_killed_writer_leaves_the_old_artifact_as_it_was(tmp_path):
@@ -84,12 +85,12 @@ def test_a_killed_writer_leaves_the_old_artifact_as_it_was(tmp_path):
 
 SWAPPED = """
 import os, signal
-from labelkit.storage import folders
-exchange = folders.exchange
+from labelkit.storage import outputs
+exchange = outputs.exchange
 def exchange_and_die(one, other):
     exchange(one, other)
     os.kill(os.getpid(), signal.SIGKILL)
-folders.exchange = exchange_and_die
+outputs.exchange = exchange_and_die
 """
 
 
@@ -126,7 +127,7 @@ def test_a_complete_artifact_is_replaced_whole(tmp_path):
 
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "thing").mkdir()
-    assert set(read_manifest(write(tmp_path / "thing"), "thing")["files"]) == {"rows.parquet"}
+    assert set(read_manifest(write(tmp_path / "thing"), "thing").files) == {"rows.parquet"}
 
 
 def test_a_foreign_folder_or_file_is_left_alone(tmp_path):

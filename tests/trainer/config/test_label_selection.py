@@ -9,6 +9,7 @@ import pytest
 from labelkit.errors import DataError, UnknownNameError, UsageError
 from labelkit.records import PASSAGE_SCHEMA, Example
 from labelkit.storage.dataset import OF_MODELS, OF_PEOPLE, examples_to_table, records_to_table
+from labelkit.storage.manifest import DatasetFacts
 from trainer.config.fit_config import FitConfig, read_config
 from trainer.config.label_selection import parse_labels
 from trainer.data.draws import draw_weighted, mixed
@@ -162,13 +163,13 @@ def test_a_share_reads_the_models_labels_where_people_are_not_heard() -> None:
 def test_labels_that_the_dataset_lost_are_refused() -> None:
     whole = staged()
     train = make_store({"train": whole.labels["train"]}, whole.corpus)
-    train.manifest["facts"] = {"judged_by_both": 4, "rules": {"policy": "human-first"}}
+    train.facts = DatasetFacts(judged_by_both=4, rules={"policy": "human-first"})
     for labels in ("llm", "50% human + llm"):
         with pytest.raises(UsageError, match=r"4 pairs .* cannot say what llm alone said; mix it again"):
             TrainingSet(train, config(labels=labels))
     for labels in ("human", "human + llm", "all"):
         assert len(TrainingSet(train, config(labels=labels)))
-    train.manifest["facts"]["rules"]["policy"] = "union"
+    train.facts = DatasetFacts(judged_by_both=4, rules={"policy": "union"})
     with pytest.raises(UsageError, match="cannot say what human alone said"):
         TrainingSet(train, config(labels="human"))
 

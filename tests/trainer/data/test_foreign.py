@@ -35,7 +35,7 @@ def test_a_file_of_another_tool_trains(tiny_model: Path, tmp_path: Path, rows: l
     settings = FitConfig(model=str(tiny_model), objective="singlelh", max_steps=2, batch_size=3)
     report = fit(path, tmp_path / "model", settings, "test")
     assert report.stages[0].counts["queries"] == 6
-    assert str(path) in folders.read_manifest(tmp_path / "model", "model")["inputs"]
+    assert str(path) in folders.read_manifest(tmp_path / "model", "model").inputs
     made = our_dataset(path)
     written = (made / folders.MANIFEST).stat().st_mtime_ns
     assert our_dataset(path) == made

@@ -175,5 +175,5 @@ def test_sources_of_labels_are_watched(tiny_model: Path, two_sources: Path, tmp_
         assert -1 <= point["cosine_human_llm"] <= 1
     alone = train(tiny_model, two_sources, tmp_path / "n", labels="human", max_steps=3)
     assert "share_human" not in alone.stages[0].losses[0]
-    facts = folders.read_manifest(tmp_path / "m", "model")["facts"]
-    assert facts["stages"][0]["losses"][0]["loss_llm"] > 0
+    facts = folders.read_manifest(tmp_path / "m", "model").facts
+    assert facts.stages[0]["losses"][0]["loss_llm"] > 0

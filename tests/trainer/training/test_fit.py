@@ -28,7 +28,7 @@ def config(model: Path, objective: str = "lsepair", **settings: Any) -> FitConfi
 
 
 def weights_sha256(folder: Path) -> str:
-    return str(folders.read_manifest(folder, "model")["files"]["model.safetensors"])
+    return str(folders.read_manifest(folder, "model").files["model.safetensors"])
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -54,12 +54,12 @@ def test_the_model_folder_is_an_ordinary_one_and_says_how_it_was_made(
     assert "| 1 | all | lsepair | 12 | 4 | " in card, "not the card of the model it started from"
     assert "    trainer fit x\n" in card
     manifest = folders.read_manifest(tmp_path / "model", "model")
-    assert manifest["command"] == "trainer fit x"
-    assert manifest["inputs"] == {str(toy_dataset): folders.file_sha256(toy_dataset / "manifest.json")}
-    facts = manifest["facts"]
-    assert FitConfig(**facts["config"]) == settings
-    assert facts["packages"]["torch"] == torch.__version__
-    (stage,) = facts["stages"]
+    assert manifest.command == "trainer fit x"
+    assert manifest.inputs == {str(toy_dataset): folders.file_sha256(toy_dataset / "manifest.json")}
+    facts = manifest.facts
+    assert FitConfig(**facts.config) == settings
+    assert facts.packages["torch"] == torch.__version__
+    (stage,) = facts.stages
     assert stage["counts"]["queries"] == 13
     assert stage["counts"]["queries_left_out"] == 1
     assert stage["steps"] == report.steps == 4, "two epochs of 12 queries in batches of 6"
@@ -210,7 +210,7 @@ def test_two_processes_train_what_one_does(tiny_model: Path, two_sources: Path, 
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=0, atol=2e-5)
     assert max(float((weight - start[name]).abs().max()) for name, weight in one.items()) > 1e-3
-    stages = [folders.read_manifest(tmp_path / name, "model")["facts"]["stages"] for name in ("one", "two")]
+    stages = [folders.read_manifest(tmp_path / name, "model").facts.stages for name in ("one", "two")]
     for mine, others in zip(*stages, strict=True):
         assert [point["value"] for point in others["dev"]] == [point["value"] for point in mine["dev"]]
         for point, other in zip(mine["losses"], others["losses"], strict=True):

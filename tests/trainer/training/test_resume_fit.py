@@ -15,6 +15,7 @@ from tqdm import tqdm
 from labelkit.commands.console import show_log
 from labelkit.errors import ArtifactError, UsageError
 from labelkit.storage import folders
+from labelkit.storage.manifest import Facts
 from trainer.config.fit_config import FitConfig
 from trainer.training.checkpoints import Checkpoints, step_of
 from trainer.training.fit import fit
@@ -39,8 +40,8 @@ def curriculum(model: Path, **settings: Any) -> FitConfig:
 def run_of(folder: Path) -> tuple[str, list[Any], list[Any]]:
     """Everything that a run computed."""
     manifest = folders.read_manifest(folder, "model")
-    stages = manifest["facts"]["stages"]
-    return manifest["files"]["model.safetensors"], [s["losses"] for s in stages], [s["dev"] for s in stages]
+    stages = manifest.facts.stages
+    return manifest.files["model.safetensors"], [s["losses"] for s in stages], [s["dev"] for s in stages]
 
 
 def start(dataset: Path, output: Path, config: FitConfig) -> multiprocessing.Process:
@@ -142,7 +143,7 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(tiny_model: Path, two_sources:
     (*_, newest) = killed_after(3, two_sources, tmp_path / "model", config)
     torch.save(Trap(tmp_path / "executed"), newest / "optimizer.pt")
     (newest / folders.MANIFEST).unlink()
-    folders.write_manifest(newest, "checkpoint", "trainer fit", inputs={}, rows={}, facts={})
+    folders.write_manifest(newest, "checkpoint", "trainer fit", inputs={}, rows={}, facts=Facts())
     with pytest.raises(ArtifactError, match=r"holds more than tensors: it is no checkpoint of ours"):
         fit(two_sources, tmp_path / "model", config, "test")
     assert not (tmp_path / "executed").exists()

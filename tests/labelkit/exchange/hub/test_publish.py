@@ -109,11 +109,11 @@ def test_a_dataset_is_published_pulled_and_loaded(hub, dataset, environment, tmp
         assert (tmp_path / "pulled" / name).read_bytes() == there[name]
     for table in CONFIGS:
         assert (tmp_path / "pulled" / f"{table}.parquet").read_bytes() == (dataset / f"{table}.parquet").read_bytes()
-    assert read_manifest(tmp_path / "pulled", "dataset")["rows"] == read_manifest(dataset, "dataset")["rows"]
+    assert read_manifest(tmp_path / "pulled", "dataset").rows == read_manifest(dataset, "dataset").rows
     loaded = subprocess.run(
         [sys.executable, "-c", LOAD, *CONFIGS], env=environment, capture_output=True, text=True, check=True
     )
-    assert json.loads(loaded.stdout) == read_manifest(dataset, "dataset")["rows"]
+    assert json.loads(loaded.stdout) == read_manifest(dataset, "dataset").rows
 
 
 LOAD = """

@@ -1,0 +1,73 @@
+"""A lock file that says who holds it: the second process learns whom it waits for, a killed holder frees its lock."""
+
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from labelkit.errors import HeldError
+
+PATIENCE = 1.0
+"""Seconds to wait for a holder to describe itself."""
+
+
+class HolderLock:
+    """The files `STEM.lock`, which is locked, and `STEM.holder`, which describes the process that holds it.
+
+    With `again`, the thread that holds a lock may take it again through another object of the same stem.
+    """
+
+    def __init__(self, stem: str, what: Path, *, again: bool = False) -> None:
+        self._lock = FileLock(f"{stem}.lock", is_singleton=again)
+        self._holder = Path(f"{stem}.holder")
+        self._what = what
+
+    def acquire(self) -> None:
+        """Take the lock at once. Raises `HeldError` where another process has it, `OSError` where it cannot be made."""
+        until = time.monotonic() + PATIENCE
+        while not self._taken():
+            # A holder that took it this moment has not described itself yet, one that gives it back does no more.
+            if (holder := self._described()) or time.monotonic() > until:
+                raise HeldError(f"{self._what} is held by {holder or 'another process'}; wait for it or stop it")
+            time.sleep(PATIENCE / 20)
+        if self._lock.lock_counter > 1:
+            return
+        described = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now().astimezone().isoformat(" ", "seconds"),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        }
+        try:
+            self._holder.write_text(json.dumps(described), encoding="utf-8")
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the lock back; its files go with the last of several holds."""
+        if self._lock.lock_counter == 1:
+            self._holder.unlink(missing_ok=True)
+            # While it is held: who opened the file before takes a lock on a file without a name, and tries again.
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+    def _taken(self) -> bool:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        return True
+
+    def _described(self) -> str:
+        try:
+            held = json.loads(self._holder.read_text(encoding="utf-8"))
+            return f"process {held['pid']} on {held['host']} since {held['since']}: {held['command']}"
+        except (OSError, ValueError, TypeError, KeyError):
+            return ""

@@ -1,0 +1,263 @@
+"""The manifest of a written folder as a checked record, with the facts that each kind of folder adds to it.
+
+A manifest comes from outside as soon as a folder is copied, so that it is checked when it is read: types, checksum,
+and the files that every folder of its kind has.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from fnmatch import filter as matching
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from labelkit.errors import ArtifactError
+from labelkit.records import SCHEMA_VERSION
+from labelkit.storage.names import inside
+
+MANIFEST = "manifest.json"
+AGAIN = "run the command that made the folder again"
+
+
+class Facts(BaseModel):
+    """Counts and settings of a folder beside its rows. A key that this release does not know is kept as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts that were given, as plain JSON, in the order of the fields."""
+        document: dict[str, Any] = json.loads(json.dumps(self.model_dump(exclude_unset=True)))
+        return document
+
+
+class PoolFacts(Facts):
+    """Facts of `labelkit pool`, or of `labelkit select`."""
+
+    recipe: tuple[str, ...] = ()
+    queries_without_candidates: int = 0
+    chosen: Mapping[str, int] = {}
+    """Reason -> pairs that `labelkit select` chose for it."""
+    of: int = 0
+    """Judged pairs that `labelkit select` chose from."""
+
+
+class ReviewFacts(Facts):
+    """The pairs that a person was asked to grade."""
+
+    by: str = ""
+    seed: int = 0
+    pairs: int = 0
+    of: int = 0
+
+
+class LabelsFacts(Facts):
+    """Facts of `labelkit annotate` and `labelkit review`; imported labels have none."""
+
+    passage_tokens: int | None = None
+    passage_words: int | None = None
+    """Length to which passages were cut, in one of the two units."""
+    cut_passages: int = 0
+    stripped_passages: int = 0
+    permutations: int = 1
+    queries_in_windows: int = 0
+    most_windows: int = 0
+    votes: int = 1
+    review: ReviewFacts | None = None
+    failures: Mapping[str, int] = {}
+    """Kind of a reason -> pairs without a grade."""
+    pending: int = 0
+    """Pairs that were not judged, because the caps allowed no more."""
+    without_score: int = 0
+    """Pairs with a grade and no score."""
+
+
+class Source(Facts):
+    """Where the texts of a dataset come from; None where nobody says."""
+
+    licence: str | None = None
+    revision: str | None = None
+
+
+class DatasetFacts(Facts):
+    """Facts of `labelkit mix`, or of an imported dataset."""
+
+    format: str | None = None
+    positive_grade: int | None = None
+    rules: Mapping[str, Any] = {}
+    """Fields of `labelkit.datasets.policies.MixRules`."""
+    weights: Mapping[str, float] = {}
+    calibrated_judges: tuple[str, ...] = ()
+    source: Source | None = None
+    queries: int = 0
+    queries_without_positives: int = 0
+    positives: int = 0
+    negatives: int = 0
+    on_both_sides: int = 0
+    ignored: int = 0
+    conflicts: int = 0
+    conflicts_between: Mapping[str, int] = {}
+    judged_by_both: int = 0
+    failed_judgements: int = 0
+    positives_per_query: Mapping[str, float] = {}
+    human_queries_set_aside: int = 0
+    dropped: Mapping[str, int] = {}
+    leaked_queries: int = 0
+
+    @property
+    def licence(self) -> str | None:
+        """The licence of the texts; None where nobody says."""
+        return self.source.licence if self.source else None
+
+
+class ExportFacts(Facts):
+    """Facts of `labelkit export`."""
+
+    format: str = ""
+    lacks: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = {}
+    dataset: DatasetFacts = DatasetFacts()
+
+
+class DataFacts(Facts):
+    """Facts of `labelkit tidy`: file -> lines set aside."""
+
+    set_aside: Mapping[str, int] = {}
+
+
+class ModelFacts(Facts):
+    """Facts of `trainer fit`: the configuration, versions of packages, a report for each stage, the evaluation."""
+
+    config: Mapping[str, Any] = {}
+    packages: Mapping[str, str] = {}
+    stages: tuple[Mapping[str, Any], ...] = ()
+    evaluation: Mapping[str, Any] | None = None
+
+
+class SuspectsFacts(Facts):
+    """Facts of `trainer suspects`."""
+
+    config: Mapping[str, Any] = {}
+    folds: int = 0
+
+
+F = TypeVar("F", bound=Facts)
+
+
+class Kind(str, Generic[F]):
+    """The name of a kind of folder, with the model of its facts and patterns of the files that it always has."""
+
+    facts: type[F]
+    files: tuple[str, ...]
+
+    def __new__(cls, name: str, facts: type[F], files: tuple[str, ...] = ()) -> Self:
+        """Describe a kind of folder."""
+        kind = super().__new__(cls, name)
+        kind.facts, kind.files = facts, files
+        return kind
+
+
+POOL = Kind("pool", PoolFacts, ("candidates.parquet", "queries.parquet", "passages.parquet"))
+LABELS = Kind("labels", LabelsFacts, ("judgements.parquet", "judges.parquet"))
+DATASET = Kind(
+    "dataset",
+    DatasetFacts,
+    ("train.parquet", "corpus.parquet", "queries.parquet", "judgements.parquet", "judges.parquet"),
+)
+EXPORT = Kind("export", ExportFacts, ("README.md",))
+DATA = Kind("data", DataFacts, ("corpus.jsonl", "queries.jsonl", "set_aside.jsonl"))
+MODEL = Kind("model", ModelFacts, ("*.safetensors",))
+SUSPECTS = Kind("suspects", SuspectsFacts, ("suspects.tsv", "suspects.run"))
+CHECKPOINT = Kind("checkpoint", Facts, ("weights.safetensors", "trainer_state.json"))
+TOKENS = Kind("tokens", Facts, ("tokens.arrow",))
+KINDS: dict[str, Kind[Any]] = {
+    kind: kind for kind in (POOL, LABELS, DATASET, EXPORT, DATA, MODEL, SUSPECTS, CHECKPOINT, TOKENS)
+}
+
+
+def kind_named(name: str) -> Kind[Any]:
+    """The kind of folder of a name; an unknown one has free facts and no files that it must have."""
+    return KINDS.get(name) or Kind(name, Facts)
+
+
+class Manifest(BaseModel, Generic[F]):
+    """The content of a folder's `manifest.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    schema_version: int
+    kind: str
+    command: str
+    """The command that made the folder."""
+    labelkit_version: str
+    inputs: Mapping[str, str]
+    """Path or name of what the folder was made from -> sha256."""
+    rows: Mapping[str, int]
+    """Table or file -> rows."""
+    facts: F
+    files: Mapping[str, str]
+    """Path inside the folder -> sha256."""
+    sha256: str = ""
+    """`document_sha256` of the manifest."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest as plain JSON, in the order of a manifest file."""
+        return self.model_dump() | {"facts": self.facts.as_json()}
+
+    def sealed(self) -> Self:
+        """The manifest with its own checksum."""
+        return self.model_copy(update={"sha256": document_sha256(self.as_json())})
+
+    def as_text(self) -> str:
+        """The content of a manifest file."""
+        return json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n"
+
+
+def document_sha256(document: Mapping[str, Any]) -> str:
+    """The sha256 of a manifest as plain JSON, without its own entry for it."""
+    rest = {name: value for name, value in document.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def parse_manifest(path: Path) -> Manifest[Any]:
+    """Read and check a manifest file. Raises `ArtifactError` with one line for everything that is wrong with it."""
+    try:
+        content = path.read_bytes()
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}); {AGAIN}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
+        raise ArtifactError(f"{path} is no manifest of ours; {AGAIN}")
+    if "sha256" not in document:
+        raise ArtifactError(f"{path} is of an earlier release; {AGAIN}")
+    folder, found = path.parent, document.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise ArtifactError(f"{folder} has schema version {found!r}; this labelkit reads {SCHEMA_VERSION}")
+    kind = kind_named(document["kind"])
+    try:
+        manifest: Manifest[Any] = Manifest[kind.facts].model_validate_json(content)  # type: ignore[name-defined]
+    except ValidationError as error:
+        raise ArtifactError(f"{path} is no manifest of ours ({first_fault(error)}); {AGAIN}") from None
+    for name in manifest.files:
+        inside(folder, name)
+    if manifest.sha256 != document_sha256(document):
+        raise ArtifactError(f"{path} changed since it was written; {AGAIN}")
+    if lost := missing_files(manifest, kind):
+        raise ArtifactError(f"{path} names no {lost}, which every folder with a {kind} has; {AGAIN}")
+    return manifest
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that a record does not allow, and where it is."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    return f"{place if place.isprintable() else ascii(place)}: {fault['msg']}"
+
+
+def missing_files(manifest: Manifest[Any], kind: Kind[Any]) -> str:
+    """The first file that a manifest should name and does not; empty where it names all."""
+    names = list(manifest.files)
+    wanted = (pattern for pattern in kind.files if not matching(names, pattern))
+    counted = {*names, *(Path(name).stem for name in names if "/" not in name)}
+    return next(wanted, None) or next((f"file of {name!r}" for name in manifest.rows if name not in counted), "")

@@ -1,0 +1,176 @@
+"""The folder that a command writes: found, locked and tried before the work, replaced in one step after it.
+
+Links are followed, so that what they lead to is replaced and they stay. A folder that cannot be renamed keeps its place
+and gets a new content: a mount point, the current folder, a folder whose parent may not be written.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from labelkit.errors import ArtifactError
+from labelkit.storage.atomic import exchange, sync_directory, write_text
+from labelkit.storage.locks import HolderLock
+from labelkit.storage.manifest import MANIFEST, parse_manifest
+
+REPLACING = ".replacing"
+"""In a folder that keeps its place while its content is replaced: the kind of the new content."""
+OF_THE_DISK = "lost+found"
+"""A folder that stands in every new ext4 file system."""
+
+
+class Place(NamedTuple):
+    """Where an output stands."""
+
+    path: Path
+    """As it was given, but for a link, which is followed, and `.`."""
+    in_place: bool
+    """Whether it cannot be renamed."""
+
+    def beside(self, suffix: str) -> Path:
+        """A path on the same disk for a companion of the output: `OUTPUT.suffix`, or `OUTPUT/.suffix`."""
+        return self.path / suffix if self.in_place else self.path.with_name(self.path.name + suffix)
+
+    def content(self) -> list[Path]:
+        """What stands in the output; of one that keeps its place, hidden files and folders do not belong to it."""
+        found = sorted(self.path.iterdir()) if self.path.is_dir() else []
+        if not self.in_place:
+            return found
+        return [path for path in found if not path.name.startswith(".") and path.name != OF_THE_DISK]
+
+
+def place_of(target: Path) -> Place:
+    """Where the output `target` stands. Raises `ArtifactError` for a path through a link that leads nowhere."""
+    try:
+        named = absolute(target)
+        for path in (named, *named.parents):
+            if path.is_symlink() and not path.exists():
+                raise ArtifactError(
+                    f"{path} is a link to {path.readlink()}, which does not exist; make that or choose another folder"
+                )
+        path = named.resolve() if named.is_symlink() or target.name in ("", "..") else target
+        return Place(path, path.is_dir() and keeps_its_place(path.resolve()))
+    except OSError as error:
+        raise ArtifactError(f"{target} cannot be read: {error.strerror}; choose another folder") from None
+
+
+def name_of(target: Path) -> str:
+    """The name of an output as the user gave it; the folder's own name for `.`."""
+    return absolute(target).name
+
+
+def absolute(path: Path) -> Path:
+    """A path from the root without `.` and `..`, its links not followed."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (`Path.absolute` keeps `..`)
+
+
+def keeps_its_place(folder: Path) -> bool:
+    """Whether a folder cannot be renamed, or not without harm."""
+    return (
+        folder.is_mount()
+        or str(folder) in mount_points()
+        or Path.cwd().is_relative_to(folder)
+        or not os.access(folder.parent, os.W_OK)
+    )
+
+
+def mount_points() -> set[str]:
+    """The mount points of this process as Linux lists them: a bind mount within one file system shows nowhere else."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return set()
+    escaped = (line.split()[4] for line in lines)
+    return {os.fsdecode(re.sub(rb"\\(\d{3})", lambda found: bytes([int(found[1], 8)]), path)) for path in escaped}
+
+
+@contextmanager
+def claimed(target: Path, kind: str | None = None) -> Iterator[Place]:
+    """Hold the output `target` while the block runs, so that no other process writes it; make its parents.
+
+    With `kind`, what stands there must be nothing, or a complete artifact of this kind. Raises `HeldError` where
+    another process holds the output, `ArtifactError` where it cannot be written. The thread that holds an output may
+    claim it again.
+    """
+    place = place_of(target)
+    lock = HolderLock(f"{place.path}/" if place.in_place else str(place.path), target, again=True)
+    new = [parent for parent in place.path.parents if not parent.exists()]
+    try:
+        place.path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise ArtifactError(
+            f"{target} cannot be written: {error.strerror}: {error.filename}; free the disk or choose another folder"
+        ) from None
+    try:
+        if kind is not None:
+            refuse_foreign(place, target, kind)
+        yield place
+    finally:
+        lock.release()
+        with suppress(OSError):
+            for parent in new:  # where nothing was written they go again
+                parent.rmdir()
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Hold a folder that is read for long, so that no command replaces it; nobody writes where this process cannot."""
+    place = place_of(folder)
+    writable = os.access(place.path if place.in_place else place.path.parent, os.W_OK)
+    with claimed(folder) if writable and place.path.is_dir() else nullcontext():
+        yield
+
+
+def refuse_foreign(place: Place, target: Path, kind: str) -> None:
+    """Raise `ArtifactError` unless a place is free, empty, or holds a complete artifact of this kind."""
+    path, replaced = place.path, place.path / REPLACING
+    if not path.exists() or (path.is_dir() and not place.content()):
+        return
+    if place.in_place and replaced.is_file() and replaced.read_text(encoding="utf-8") == kind:
+        return
+    if not (path / MANIFEST).is_file():
+        raise ArtifactError(f"{target} exists and is not a {kind} of ours; choose another output folder or remove it")
+    found = parse_manifest(path / MANIFEST).kind
+    if found != kind:
+        raise ArtifactError(f"{target} holds a {found}, not a {kind}; choose another output folder")
+
+
+def put(made: Path, place: Place, kind: str) -> None:
+    """Put a finished folder in its place; what stood there goes. Raises `ArtifactError`, and keeps what was made."""
+    try:
+        if place.in_place:
+            refill(made, place, kind)
+        elif place.path.exists():
+            exchange(made, place.path)
+        else:
+            made.rename(place.path)
+        sync_directory(place.path if place.in_place else place.path.parent)
+    except OSError as error:
+        raise ArtifactError(
+            f"{place.path} cannot be replaced: {error.strerror}; the finished folder is {made}: move it from there"
+        ) from None
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def refill(made: Path, place: Place, kind: str) -> None:
+    """Replace the content of a folder that keeps its place. Its manifest goes first and comes last: who finds one finds
+    a whole folder.
+    """
+    write_text(place.path / REPLACING, kind)
+    (place.path / MANIFEST).unlink(missing_ok=True)
+    sync_directory(place.path)
+    for old in place.content():
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
+    for new in sorted(made.iterdir(), key=lambda path: path.name == MANIFEST):
+        if new.name == MANIFEST:
+            sync_directory(place.path)
+        new.rename(place.path / new.name)
+    (place.path / REPLACING).unlink()
