@@ -26,9 +26,10 @@ from unittest.mock import patch
 
 from openai_overhead import Instant
 
-from labelkit.engines import Reply, Settings
+from labelkit.engines import Reply
 from labelkit.judging.annotate import annotate
 from labelkit.judging.journal import Asked, Charge, Journal, Spent
+from labelkit.judging.options import AnnotateOptions
 from labelkit.pooling.pool import Pool
 from labelkit.records import Candidate, Judge, Passage, Query
 
@@ -183,23 +184,20 @@ def overhead(given: argparse.Namespace) -> None:
     here, there = multiprocessing.Pipe()
     server = multiprocessing.get_context("spawn").Process(target=serve, args=(there, given.latency), daemon=True)
     server.start()
-    settings = Settings("m", base_urls=(f"http://127.0.0.1:{here.recv()}/v1",), concurrency=given.concurrency)
+    options = AnnotateOptions(
+        model="m",
+        engine="openai",
+        base_url=(f"http://127.0.0.1:{here.recv()}/v1",),
+        concurrency=given.concurrency,
+        defence=("none",),
+    )
     seconds: dict[str, list[float]] = {"journal": [], "off": []}
     for number in range(given.rounds):
         for name, kind in (("journal", Journal), ("off", Memory)):
             folder = given.work / f"{name}-{number}"
             with patch("labelkit.judging.annotate.Journal", kind):
                 start = time.perf_counter()
-                annotate(
-                    pool,
-                    folder,
-                    engine_name="openai",
-                    settings=settings,
-                    method_name="graded",
-                    prompt_name=None,
-                    limit=None,
-                    command="benchmark",
-                )
+                annotate(pool, folder, options, command="benchmark")
                 seconds[name].append(time.perf_counter() - start)
             print(f"{name}: {len(candidates)} pairs in {seconds[name][-1]:.2f} s", flush=True)
     server.terminate()

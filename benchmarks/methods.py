@@ -22,8 +22,9 @@ from pathlib import Path
 from labelkit.corpora.beir import Data, read_data
 from labelkit.corpora.qrels import Qrels, read_qrels
 from labelkit.judging.methods import METHODS
-from labelkit.pooling.pool import Recipe, make_pool
-from labelkit.quality.agreement import agree
+from labelkit.pooling.options import PoolOptions
+from labelkit.pooling.pool import make_pool
+from labelkit.quality.agreement import agreement_of
 from labelkit.quality.agreement_metrics import RELEVANT
 from labelkit.storage.labels import read_labels
 
@@ -55,7 +56,7 @@ def draw(folder: Path, split: str, pools: int, passages: int, output: Path) -> P
     run.write_text(
         "".join(f"{qid} Q0 {pid} 1 {-n} judged\n" for qid, ids in drawn.items() for n, pid in enumerate(ids))
     )
-    make_pool(output / "data", None, Recipe(bm25=0, runs=((run, passages),)), output / "pool", "benchmarks/methods.py")
+    make_pool(output / "data", output / "pool", PoolOptions(bm25=0, run=(f"{run}:{passages}",)))
     return output / "data" / "qrels" / "test.tsv"
 
 
@@ -108,7 +109,7 @@ def row(labels: Path, qrels: Path, method: str, seconds: float) -> str:
     chosen = {(one.query_id, one.passage_id) for one in judgements if (one.grade or 0) >= RELEVANT}
     relevant = {(qid, pid) for qid, grades in human.items() for pid, grade in grades.items() if grade >= RELEVANT}
     found = len(chosen & relevant)
-    [agreement] = agree([labels], [qrels]).comparisons
+    [agreement] = agreement_of([labels], [qrels]).comparisons
     agreed = [agreement.figures[name].value for name in ("kappa_2", "auc")]
     figures = [found / len(chosen) if chosen else None, found / len(relevant), len(chosen) / len(human)]
     cells = ["-" if one is None else f"{one:.2f}" for one in (*figures, *agreed)]

@@ -35,9 +35,9 @@ from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.dataset import write_tables
 from labelkit.storage.manifest import Facts
-from trainer.bakeoff.config import PAPER, BakeoffConfig
-from trainer.bakeoff.report import write_report
-from trainer.bakeoff.runner import RunResult, bakeoff
+from trainer.bakeoffs.config import PAPER, BakeoffConfig
+from trainer.bakeoffs.report import write_report
+from trainer.bakeoffs.runner import RunResult, run_grid
 from trainer.retrieval.search import read_collection
 
 DEPTH = 100
@@ -100,7 +100,7 @@ def main() -> None:
         folder = given.output / level.replace("/", "-")
         results = [run_part(folder, part, precision, recall, configs, command) for part in parts]
         title = f"labels of precision {precision:.0%} and recall {recall:.0%}"
-        words = write_report(folder, merge(results), title, command)
+        words = write_report(folder, merge(results), title, command=command)
         print(f"\n{title}\n" + "\n".join(words), flush=True)
 
 
@@ -133,7 +133,8 @@ def run_part(
     if not (folder / "dataset" / folders.MANIFEST).is_file():
         write_dataset(folder / "dataset", part, precision, recall)
     collections = [read_collection(test, "test")]
-    grids = [bakeoff(folder / "dataset", folder, config, collections, command) for config in configs]
+    dataset = folder / "dataset"
+    grids = [run_grid(dataset, folder, config, collections=collections, command=command) for config in configs]
     return [*grids[0], *(result for result in grids[1] if result.objective)]
 
 

@@ -136,7 +136,7 @@ def train_and_measure(
     """One run; its model is not kept."""
     model = work / "model"
     shutil.rmtree(model, ignore_errors=True)
-    fit(dataset, model, config, "benchmarks/objectives.py")
+    fit(dataset, model, config, command="benchmarks/objectives.py")
     values = measure(str(model), collection, held_out, config.max_passage_length)
     shutil.rmtree(model)
     return values

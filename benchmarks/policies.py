@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 
 from labelkit.corpora.qrels import Qrels, read_qrels
-from labelkit.datasets.inputs import Inputs
 from labelkit.datasets.mix import mix
-from labelkit.datasets.policies import POLICIES, MixRules
+from labelkit.datasets.options import MixOptions
+from labelkit.datasets.policies import POLICIES
 from labelkit.exchange.importing import import_grades
+from labelkit.exchange.options import ImportOptions
 from labelkit.records import ROLES
 from labelkit.storage.dataset import read_dataset
 
@@ -39,23 +40,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         labels = {path.stem.removeprefix("llm."): path for path in sorted(given.data.glob("llm.*.tsv"))}
         for name, path in labels.items():
-            import_grades(path, Path(scratch, name), judge_name=name, kind="llm", command="benchmark")
+            import_grades(path, Path(scratch, name), ImportOptions(judge=name, kind="llm"))
         folders = {name: Path(scratch, name) for name in labels}
         for name, folder in folders.items():
-            row(name, Inputs(given.data, None, [folder]), MixRules(), truth, Path(scratch, "dataset"))
+            row(name, MixOptions(data=given.data, llm=(folder,)), truth, target=Path(scratch, "dataset"))
         for share in SHARES:
             people = human if share else None
             for policy in POLICIES:
                 if policy == "staged":
                     continue  # its train table is that of human-first
-                rules = MixRules(policy, human_fraction=share, llm_positive=0.5, llm_negative=0.3)
-                inputs = Inputs(given.data, people, list(folders.values()))
-                row(" + ".join(folders), inputs, rules, truth, Path(scratch, "dataset"))
+                options = MixOptions(
+                    data=given.data,
+                    human=people,
+                    llm=tuple(folders.values()),
+                    policy=policy,
+                    human_fraction=share,
+                    llm_positive=0.5,
+                    llm_negative=0.3,
+                )
+                row(" + ".join(folders), options, truth, target=Path(scratch, "dataset"))
 
 
-def row(judges: str, inputs: Inputs, rules: MixRules, truth: Qrels, target: Path) -> None:
+def row(judges: str, options: MixOptions, truth: Qrels, *, target: Path) -> None:
     """Mix and compare on the queries without human labels."""
-    mix(inputs, rules, target, "benchmark")
+    mix(target, options, command="benchmark")
     examples = read_dataset(target).examples
     seen = {one.query_id for one in examples if any(label.source == "human" for label in one.positives + one.negatives)}
     examples = [one for one in examples if one.query_id not in seen]
@@ -68,7 +76,8 @@ def row(judges: str, inputs: Inputs, rules: MixRules, truth: Qrels, target: Path
     right = len(relevant & positives)
     found = (f"{right / max(1, len(positives)):.3f}", f"{right / len(relevant):.3f}")
     missed = f"{len(relevant & negatives) / max(1, len(negatives)):.3f}"
-    cells = (judges, rules.policy, f"{len(seen)} queries", len(positives), *found, len(negatives), missed, len(ignored))
+    counts = (len(positives), *found, len(negatives), missed, len(ignored))
+    cells = (judges, options.policy, f"{len(seen)} queries", *counts)
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 

@@ -64,7 +64,7 @@ def main() -> None:
     for workers in (0, 2):
         start = time.perf_counter()
         own = settings.model_copy(update={"workers": workers})
-        report = fit(dataset, given.output / f"model-{workers}", own, "benchmarks/trainer_scale.py")
+        report = fit(dataset, given.output / f"model-{workers}", own, command="benchmarks/trainer_scale.py")
         say(f"{report.steps} steps, {workers} workers, waited {report.stages[0].idle_share:.2%} of the time", start)
 
 

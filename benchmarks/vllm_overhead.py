@@ -22,12 +22,13 @@ from typing import Any
 from unittest.mock import patch
 
 from labelkit.corpora.beir import read_data
-from labelkit.engines import Request, Settings
+from labelkit.engines import Request
 from labelkit.engines.vllm import ROWS, VllmEngine
 from labelkit.judging import annotate as annotation
+from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.prompts import load_prompt
-from labelkit.judging.reading import Reading
-from labelkit.pooling.pool import Pool, Recipe, make_pool
+from labelkit.pooling.options import PoolOptions
+from labelkit.pooling.pool import Pool, make_pool
 
 MAX_MODEL_LEN = 4096
 
@@ -81,7 +82,7 @@ def judged_pairs(folder: Path, split: str, pairs: int, scratch: Path) -> Pool:
     with run.open("w", encoding="utf-8") as lines:
         for rank, ((query_id, _), passage_id) in enumerate(islice(texts.items(), pairs)):
             lines.write(f"{query_id} Q0 {passage_id} 1 {-rank} judged\n")
-    pool = make_pool(folder, split, Recipe(bm25=0, runs=((run, pairs),)), scratch / "pool", "benchmark")
+    pool = make_pool(folder, scratch / "pool", PoolOptions(split=split, bm25=0, run=(f"{run}:{pairs}",)))
     assert len(pool.candidates) == pairs, f"{folder} has only {len(pool.candidates)} different judged pairs"
     return pool
 
@@ -97,23 +98,20 @@ def requests_of(pool: Pool) -> Iterable[Request]:
 
 def ours(model: str, pool: Pool, folder: Path) -> float:
     """Seconds of an annotation whose engine is warm."""
-    settings = Settings(model, dtype="float32", max_model_len=MAX_MODEL_LEN)
-    engine = VllmEngine(settings)
+    options = AnnotateOptions(
+        model=model,
+        engine="vllm",
+        dtype="float32",
+        max_model_len=MAX_MODEL_LEN,
+        passage_tokens=MAX_MODEL_LEN,
+        defence=("none",),
+    )
+    engine = VllmEngine(options.settings)
     list(engine.run(islice(requests_of(pool), 1)))
     start = time.perf_counter()
     # The bare call does not pay for the end of the engine within its seconds either.
     with patch.object(annotation, "open_engine", return_value=engine), patch.object(engine, "close"):
-        outcome = annotation.annotate(
-            pool,
-            folder,
-            engine_name="vllm",
-            settings=settings,
-            method_name="graded",
-            prompt_name=None,
-            limit=None,
-            command="benchmark",
-            reading=Reading(passage_tokens=MAX_MODEL_LEN),
-        )
+        outcome = annotation.annotate(pool, folder, options, command="benchmark")
     told = (outcome.asked, outcome.cut_passages, outcome.failures)
     assert told == (len(pool.candidates), 0, {}), f"asked, cut, failed: {told}"
     seconds = time.perf_counter() - start

@@ -1,3 +1,259 @@
-"""labelkit: relevance labels from language models and people, as datasets that train retrievers."""
+"""labelkit: relevance labels from language models and people, as datasets that train retrievers.
 
-__version__ = "0.1.0"
+Every command of the command line is a function here, and its flags are the fields of one record::
+
+    import labelkit
+
+    labelkit.pool("data", "pool", labelkit.PoolOptions(bm25=50))
+    labelkit.annotate("pool", "labels", labelkit.AnnotateOptions(model="Qwen/Qwen3-8B", engine="vllm"))
+    labelkit.mix("dataset", labelkit.MixOptions(data="data", llm="labels"))
+
+What the command line takes as an argument comes first, then the folder to write (`-o`), then the options. Options are a
+record and no keyword arguments: a record is checked as a whole when it is made, can be kept, compared, printed and
+changed (`options.but(votes=3)`), and editors know its fields. Functions print nothing and never exit: they return
+records, report through `logging`, and raise the exceptions of `labelkit.errors`.
+
+A name is loaded when it is first used, so that `import labelkit` takes no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from labelkit.version import __version__
+
+if TYPE_CHECKING:
+    from labelkit.corpora.tidy import tidy
+    from labelkit.datasets.audit import audit
+    from labelkit.datasets.audit_findings import Finding
+    from labelkit.datasets.mix import mix
+    from labelkit.datasets.options import AuditOptions, MixOptions, ReplayOptions, ShowOptions
+    from labelkit.datasets.replay import Replayed, replay
+    from labelkit.datasets.show import ShownQuery, show
+    from labelkit.datasets.verify import Verified, verify
+    from labelkit.errors import (
+        ArtifactError,
+        BudgetError,
+        DataError,
+        EngineError,
+        JournalError,
+        LabelkitError,
+        MissingPackageError,
+        NotYetError,
+        RemoteError,
+        UnknownNameError,
+        UsageError,
+    )
+    from labelkit.exchange.exporting import Exported, export
+    from labelkit.exchange.hub import Upload, publish, pull
+    from labelkit.exchange.importing import import_dataset, import_grades
+    from labelkit.exchange.options import ExportOptions, ImportOptions, PublishOptions, PullOptions
+    from labelkit.judging.annotate import Outcome, annotate, reparse
+    from labelkit.judging.options import AnnotateOptions, PlanOptions
+    from labelkit.judging.plan import Plan, plan
+    from labelkit.judging.progress import Progress, progress_bar
+    from labelkit.pooling.options import PoolOptions
+    from labelkit.pooling.pool import Pool, read_pool
+    from labelkit.pooling.pool import make_pool as pool
+    from labelkit.quality.agree import AgreementReport, agree
+    from labelkit.quality.bias import Biases
+    from labelkit.quality.bias import biases as bias
+    from labelkit.quality.calibrate import calibrate
+    from labelkit.quality.calibration.apply import recalibrate
+    from labelkit.quality.calibration.models import Calibration
+    from labelkit.quality.cascade import Cascade, cascade
+    from labelkit.quality.options import (
+        AgreeOptions,
+        BiasOptions,
+        CalibrateOptions,
+        CascadeOptions,
+        RedteamOptions,
+        ReportOptions,
+        SelectOptions,
+    )
+    from labelkit.quality.redteam.run import redteam
+    from labelkit.quality.report import report
+    from labelkit.quality.selection import select
+    from labelkit.records import Candidate, Example, Judge, Judgement, Label, Origin, Passage, Query
+    from labelkit.storage.dataset import Dataset
+    from labelkit.storage.dataset import read_dataset as open_dataset
+    from labelkit.storage.labels import read_labels
+
+HOMES = {
+    "AgreeOptions": "labelkit.quality.options",
+    "AgreementReport": "labelkit.quality.agree",
+    "AnnotateOptions": "labelkit.judging.options",
+    "ArtifactError": "labelkit.errors",
+    "AuditOptions": "labelkit.datasets.options",
+    "BiasOptions": "labelkit.quality.options",
+    "Biases": "labelkit.quality.bias",
+    "BudgetError": "labelkit.errors",
+    "CalibrateOptions": "labelkit.quality.options",
+    "Calibration": "labelkit.quality.calibration.models",
+    "Candidate": "labelkit.records",
+    "Cascade": "labelkit.quality.cascade",
+    "CascadeOptions": "labelkit.quality.options",
+    "DataError": "labelkit.errors",
+    "Dataset": "labelkit.storage.dataset",
+    "EngineError": "labelkit.errors",
+    "Example": "labelkit.records",
+    "ExportOptions": "labelkit.exchange.options",
+    "Exported": "labelkit.exchange.exporting",
+    "Finding": "labelkit.datasets.audit_findings",
+    "ImportOptions": "labelkit.exchange.options",
+    "JournalError": "labelkit.errors",
+    "Judge": "labelkit.records",
+    "Judgement": "labelkit.records",
+    "Label": "labelkit.records",
+    "LabelkitError": "labelkit.errors",
+    "MissingPackageError": "labelkit.errors",
+    "MixOptions": "labelkit.datasets.options",
+    "NotYetError": "labelkit.errors",
+    "Origin": "labelkit.records",
+    "Outcome": "labelkit.judging.annotate",
+    "Passage": "labelkit.records",
+    "Plan": "labelkit.judging.plan",
+    "PlanOptions": "labelkit.judging.options",
+    "Pool": "labelkit.pooling.pool",
+    "PoolOptions": "labelkit.pooling.options",
+    "Progress": "labelkit.judging.progress",
+    "PublishOptions": "labelkit.exchange.options",
+    "PullOptions": "labelkit.exchange.options",
+    "Query": "labelkit.records",
+    "RedteamOptions": "labelkit.quality.options",
+    "RemoteError": "labelkit.errors",
+    "ReplayOptions": "labelkit.datasets.options",
+    "Replayed": "labelkit.datasets.replay",
+    "ReportOptions": "labelkit.quality.options",
+    "SelectOptions": "labelkit.quality.options",
+    "ShowOptions": "labelkit.datasets.options",
+    "ShownQuery": "labelkit.datasets.show",
+    "UnknownNameError": "labelkit.errors",
+    "Upload": "labelkit.exchange.hub",
+    "UsageError": "labelkit.errors",
+    "Verified": "labelkit.datasets.verify",
+    "agree": "labelkit.quality.agree",
+    "annotate": "labelkit.judging.annotate",
+    "audit": "labelkit.datasets.audit",
+    "bias": "labelkit.quality.bias:biases",
+    "calibrate": "labelkit.quality.calibrate",
+    "cascade": "labelkit.quality.cascade",
+    "export": "labelkit.exchange.exporting",
+    "import_dataset": "labelkit.exchange.importing",
+    "import_grades": "labelkit.exchange.importing",
+    "mix": "labelkit.datasets.mix",
+    "open_dataset": "labelkit.storage.dataset:read_dataset",
+    "plan": "labelkit.judging.plan",
+    "pool": "labelkit.pooling.pool:make_pool",
+    "progress_bar": "labelkit.judging.progress",
+    "publish": "labelkit.exchange.hub",
+    "pull": "labelkit.exchange.hub",
+    "read_labels": "labelkit.storage.labels",
+    "read_pool": "labelkit.pooling.pool",
+    "recalibrate": "labelkit.quality.calibration.apply",
+    "redteam": "labelkit.quality.redteam.run",
+    "reparse": "labelkit.judging.annotate",
+    "replay": "labelkit.datasets.replay",
+    "report": "labelkit.quality.report",
+    "select": "labelkit.quality.selection",
+    "show": "labelkit.datasets.show",
+    "tidy": "labelkit.corpora.tidy",
+    "verify": "labelkit.datasets.verify",
+}
+"""Name -> its module, and its name there where that is another. The imports above tell type checkers the same."""
+
+__all__ = [
+    "AgreeOptions",
+    "AgreementReport",
+    "AnnotateOptions",
+    "ArtifactError",
+    "AuditOptions",
+    "BiasOptions",
+    "Biases",
+    "BudgetError",
+    "CalibrateOptions",
+    "Calibration",
+    "Candidate",
+    "Cascade",
+    "CascadeOptions",
+    "DataError",
+    "Dataset",
+    "EngineError",
+    "Example",
+    "ExportOptions",
+    "Exported",
+    "Finding",
+    "ImportOptions",
+    "JournalError",
+    "Judge",
+    "Judgement",
+    "Label",
+    "LabelkitError",
+    "MissingPackageError",
+    "MixOptions",
+    "NotYetError",
+    "Origin",
+    "Outcome",
+    "Passage",
+    "Plan",
+    "PlanOptions",
+    "Pool",
+    "PoolOptions",
+    "Progress",
+    "PublishOptions",
+    "PullOptions",
+    "Query",
+    "RedteamOptions",
+    "RemoteError",
+    "ReplayOptions",
+    "Replayed",
+    "ReportOptions",
+    "SelectOptions",
+    "ShowOptions",
+    "ShownQuery",
+    "UnknownNameError",
+    "Upload",
+    "UsageError",
+    "Verified",
+    "__version__",
+    "agree",
+    "annotate",
+    "audit",
+    "bias",
+    "calibrate",
+    "cascade",
+    "export",
+    "import_dataset",
+    "import_grades",
+    "mix",
+    "open_dataset",
+    "plan",
+    "pool",
+    "progress_bar",
+    "publish",
+    "pull",
+    "read_labels",
+    "read_pool",
+    "recalibrate",
+    "redteam",
+    "reparse",
+    "replay",
+    "report",
+    "select",
+    "show",
+    "tidy",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name of the public API when it is first used."""
+    if name not in HOMES:
+        raise AttributeError(f"module 'labelkit' has no attribute {name!r}")
+    module, _, own = HOMES[name].partition(":")
+    found = getattr(import_module(module), own or name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -23,6 +23,7 @@ NEEDED_BY_OTHERS = {
     "datasets": "sentence-transformers trains on its tables",
     "gcsfs": "fsspec reads gs:// through it",
     "gguf": "transformers reads the demo's judge with it",
+    "ipywidgets": "tqdm draws its bar in notebooks with it",
     "llguidance": "imported by name where answers are constrained",
     "pandas": "crowd-kit takes its tables",
     "s3fs": "fsspec reads s3:// through it",

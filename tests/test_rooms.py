@@ -1,4 +1,7 @@
-"""The rooms of both packages, in the order of the path of a datum: a room imports only itself and rooms above it."""
+"""The rooms of both packages, in the order of the path of a datum: a room imports only itself and rooms above it.
+
+`__init__` is the public Python API: it names functions of every room above it, and the command line calls it.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -10,10 +13,11 @@ from labelkit.engines import ENGINES
 
 REPOSITORY = Path(__file__).parents[1]
 LABELKIT = [
-    "__init__",
+    "version",
     "errors",
     "records",
     "storage",
+    "options",
     "statistics",
     "corpora",
     "pooling",
@@ -23,24 +27,26 @@ LABELKIT = [
     "datasets",
     "exchange",
     "review",
+    "__init__",
     "commands",
     "__main__",
 ]
 TRAINER = [
-    "__init__",
     "config",
     "objectives",
     "data",
     "retrieval",
     "training",
-    "bakeoff",
-    "suspects",
-    "self_check",
+    "bakeoffs",
+    "doubts",
+    "invariance",
+    "packages",
+    "__init__",
     "commands",
     "__main__",
 ]
 ORDER = {"labelkit": LABELKIT, "trainer": TRAINER}
-FOR_TRAINER = {"__init__", "errors", "records", "storage", "statistics", "corpora", "pooling", "exchange"}
+FOR_TRAINER = {"version", "errors", "records", "storage", "options", "statistics", "corpora", "pooling", "exchange"}
 """Rooms of labelkit that the trainer reads from; its command line also shares labelkit's screen."""
 MODULES = sorted(path for package in ORDER for path in (REPOSITORY / package).rglob("*.py"))
 

@@ -2,4 +2,87 @@
 
 dataset -data-> groups of an epoch -batch-> unique passages, ragged positives
         -contrast-> scores -objectives-> loss          (fit: the run)          -evaluate-> metrics
+
+Every command of the command line is a function here, and its flags are the fields of one record::
+
+    import trainer
+
+    trainer.fit("dataset", "model", trainer.FitConfig(model="all-MiniLM-L6-v2", objective="lsepair"))
+    trainer.evaluate("model", ["data"], trainer.EvaluateOptions(compare="all-MiniLM-L6-v2"))
+
+Functions print nothing and never exit: they return records, report through `logging`, and raise the exceptions of
+`labelkit.errors`. A name is loaded when it is first used; a missing package raises `MissingPackageError`.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from labelkit.version import __version__
+
+if TYPE_CHECKING:
+    from trainer.bakeoffs.bakeoff import Bakeoff, bakeoff
+    from trainer.bakeoffs.config import BakeoffConfig
+    from trainer.bakeoffs.runner import RunResult
+    from trainer.config.fit_config import FitConfig, read_config
+    from trainer.doubts import Suspect, suspects
+    from trainer.invariance import SelfCheck, self_check
+    from trainer.retrieval.evaluate import EvalResult, evaluate
+    from trainer.retrieval.options import EvaluateOptions
+    from trainer.training.fit import FitReport, StageReport, fit
+
+HOMES = {
+    "BakeoffConfig": "trainer.bakeoffs.config",
+    "Bakeoff": "trainer.bakeoffs.bakeoff",
+    "EvalResult": "trainer.retrieval.evaluate",
+    "EvaluateOptions": "trainer.retrieval.options",
+    "FitConfig": "trainer.config.fit_config",
+    "FitReport": "trainer.training.fit",
+    "RunResult": "trainer.bakeoffs.runner",
+    "SelfCheck": "trainer.invariance",
+    "StageReport": "trainer.training.fit",
+    "Suspect": "trainer.doubts",
+    "bakeoff": "trainer.bakeoffs.bakeoff",
+    "evaluate": "trainer.retrieval.evaluate",
+    "fit": "trainer.training.fit",
+    "read_config": "trainer.config.fit_config",
+    "self_check": "trainer.invariance",
+    "suspects": "trainer.doubts",
+}
+"""Name -> its module. The imports above tell type checkers the same."""
+LIGHT = ("BakeoffConfig", "EvaluateOptions", "FitConfig", "read_config")
+"""Names that need none of the training packages."""
+
+__all__ = [
+    "Bakeoff",
+    "BakeoffConfig",
+    "EvalResult",
+    "EvaluateOptions",
+    "FitConfig",
+    "FitReport",
+    "RunResult",
+    "SelfCheck",
+    "StageReport",
+    "Suspect",
+    "__version__",
+    "bakeoff",
+    "evaluate",
+    "fit",
+    "read_config",
+    "self_check",
+    "suspects",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name of the public API when it is first used."""
+    if name not in HOMES:
+        raise AttributeError(f"module 'trainer' has no attribute {name!r}")
+    if name not in LIGHT:
+        import_module("trainer.packages").load_training_packages()
+    found = getattr(import_module(HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -109,9 +109,9 @@ def show_log() -> None:
         logger.handlers = [Screen()]
 
 
-def say(words: object) -> None:
-    """Words for people."""
-    print(shown(str(words)), file=sys.stderr, flush=True)
+def say(*lines: object) -> None:
+    """Print lines for people."""
+    print(*(shown(str(line)) for line in lines), sep="\n", file=sys.stderr, flush=True)
 
 
 def result(text: str) -> None:

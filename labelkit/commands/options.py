@@ -1,68 +1,86 @@
-"""Options that several commands of `labelkit` share, with their help."""
+"""Options of the commands: flags made of the fields of option records, and those that no record has."""
 
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-
-def here(location: str) -> Path:
-    """A path, or the local copy of what stands at an address (s3://, gs://, hf://)."""
-    from labelkit.storage.remote import local
-
-    return local(location)
-
+from labelkit.commands.declared import REQUIRED, Declared, declared
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-PositiveGrade = Annotated[
-    int, typer.Option(min=1, max=3, help="Lowest human grade that makes a positive; 1 for binary qrels.")
-]
 DatasetFolder = Annotated[
-    Path, typer.Argument(metavar="DATASET", parser=here, help="Dataset folder, local or at s3://, gs://, hf://.")
+    str, typer.Argument(metavar="DATASET", help="Dataset folder, local or at s3://, gs://, hf://.")
 ]
-Source = Annotated[
-    Path,
-    typer.Argument(metavar="POOL", parser=here, help="Pool folder, or a BEIR folder to pool with the defaults."),
-]
-MODEL = typer.Option(help="Local folder, Hub id, or the name the server knows.")
-ModelOption = Annotated[str, MODEL]
-EngineName = Annotated[str, typer.Option(help="local, vllm, openai, openai-batch, ray or scripted.")]
-MethodName = Annotated[
-    str, typer.Option(help="graded (0 to 3), binary (yes, no), or listwise: relsel, utilsel, utilrank.")
-]
-PromptName = Annotated[str | None, typer.Option(help="A shipped prompt's name or a TOML file.")]
-Revision = Annotated[str | None, typer.Option(help="Commit or tag of a Hub model.")]
-MaxModelLen = Annotated[
-    int | None, typer.Option(min=16, help="Longest prompt and answer in tokens: the context of a server, or less.")
-]
-ApplyAnyway = Annotated[
-    bool,
-    typer.Option("--apply-anyway", help="Apply a calibration although it agreed with people less than its judge."),
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Judge only the first N pairs of the pool.")]
-PassageTokens = Annotated[
-    int | None, typer.Option(min=1, help="Cut passages to so many tokens; the cut is counted. Default: 400.")
-]
-PassageWords = Annotated[
-    int | None, typer.Option(min=1, help="Cut by words instead. Default where no tokenizer is at hand: 300.")
-]
-Tokenizer = Annotated[
-    str | None, typer.Option(help="tokenizer.json, its folder or Hub id, for a model behind a server.")
-]
-Permutations = Annotated[int, typer.Option(min=1, help="Orders of a pool that a listwise method judges.")]
-VotesOption = Annotated[int, typer.Option(min=1, help="Answers drawn for a pair by a pointwise method.")]
-Defence = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="strip, nonce, second-look, or none; several times for several. Default: strip, and second-look where a "
-        "pair is judged alone and once."
-    ),
-]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code and load pickles that come with a model.")
-]
-NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not check input folders byte for byte; for huge ones.")]
-Prices = Annotated[
-    Path | None, typer.Option(help="TOML file with dollars for a million tokens; default: prices.toml of labelkit.")
-]
+Source = Annotated[str, typer.Argument(metavar="POOL", help="Pool folder, or a BEIR folder to pool with the defaults.")]
+Given = dict[str, Any]
+"""Field of an option record -> the value that was typed for it."""
+Command = Callable[..., None]
+
+
+def takes(
+    record: str,
+    into: str = "given",
+    *,
+    only: Collection[str] = (),
+    flags: Mapping[str, str] | None = None,
+    helps: Mapping[str, str] | None = None,
+    loose: Collection[str] = (),
+) -> Callable[[Command], Command]:
+    """Give a command a flag for each field of an option record, `module:Class`, in the place of its parameter `into`,
+    which receives what was typed.
+
+    `only` names the fields that get a flag; all do where it is empty. `flags` and `helps` replace the name or the help
+    of single flags. The flags of the fields in `loose` may be absent, and then give no value.
+    """
+    fields = {name: field for name, field in declared(record).items() if not only or name in only}
+    named = {name: (flags or {}).get(name, flag_of(name, field)) for name, field in fields.items()}
+    added = {
+        name: parameter(named[name], field._replace(help=(helps or {}).get(name, field.help)), loose=name in loose)
+        for name, field in fields.items()
+    }
+
+    def decorate(body: Command) -> Command:
+        @wraps(body)
+        def command(**values: Any) -> None:
+            typed = {name: values.pop(one.name) for name, one in added.items()}
+            given = {
+                name: not value if fields[name].default is True else value
+                for name, value in typed.items()
+                if value not in (None, [])
+            }
+            body(**values, **{into: given})
+
+        own = [one for name, one in inspect.signature(body).parameters.items() if name != into]
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *added.values())]
+        vars(command)["__signature__"] = inspect.Signature(parameters)
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        return command
+
+    return decorate
+
+
+def flag_of(name: str, field: Declared) -> str:
+    """`--max-usd` of `max_usd`; a field that is true by default is switched off, by `--no-verify`."""
+    return f"--{'no-' if field.default is True else ''}{name.replace('_', '-')}"
+
+
+def parameter(flag: str, field: Declared, *, loose: bool) -> inspect.Parameter:
+    """A field as the parameter of which Typer makes a flag."""
+    words, default = field.help, field.default
+    if default is True:
+        default = False
+    elif loose or field.several:
+        if default not in (REQUIRED, None, False, (), ""):
+            words = f"{words} Default {default}.".strip()
+        default = None
+    kind: Any = list[field.kind] if field.several else field.kind  # type: ignore[name-defined]
+    return inspect.Parameter(
+        "flag_" + flag.strip("-").replace("-", "_"),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is REQUIRED else default,
+        annotation=Annotated[kind | None if default is None else kind, typer.Option(flag, help=words, **field.bounds)],
+    )

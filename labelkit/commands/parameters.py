@@ -10,12 +10,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from labelkit.commands.declared import constants
 from labelkit.errors import UsageError
 
-MOST = 10**15
-"""The largest number of anything: files, tokens and arrays count no further without loss."""
-SEEDS = 2**32 - 1
-"""The largest seed: that of numpy and torch."""
+MOST = constants("labelkit.options")["MOST"]
 
 
 class Command(TyperCommand):
@@ -36,4 +34,5 @@ class Command(TyperCommand):
 
 def acceptable(value: float) -> bool:
     """Whether a number is finite and not beyond `MOST`."""
-    return math.isfinite(value) and abs(value) <= MOST if isinstance(value, float) else abs(value) <= MOST
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return bool(finite and abs(value) <= MOST)

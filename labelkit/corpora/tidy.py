@@ -31,12 +31,24 @@ class Aside(NamedTuple):
     reason: str
 
 
-def tidy(folder: Path, target: Path, command: str) -> dict[str, int]:
-    """Copy the lines of a BEIR folder that can be read; returns how many of each file were set aside.
+def tidy(data: Path | str, output: Path | str, *, command: str = "labelkit.tidy") -> dict[str, int]:
+    """Copy a BEIR folder without the lines that cannot be read; they are listed with file, line and reason.
 
-    An id that stands twice with one text is kept once; with two, no line of it is kept, for nobody knows which is
+    An id that is duplicated with one text is kept once; with two, no line of it is kept, for nobody knows which is
     meant. Qrels keep the pairs whose query and passage are there.
+
+    Args:
+        data: BEIR folder with lines that cannot be read.
+        output: the BEIR folder to write, with the list of lines in `set_aside.jsonl`.
+        command: the words that the manifest names as the origin of the folder.
+
+    Returns:
+        The number of lines set aside, by file.
+
+    Raises:
+        DataError: no line of the corpus or of the queries can be read.
     """
+    folder, target = Path(data), Path(output)
     aside: list[Aside] = []
     known: dict[str, set[str]] = {}
     with folders.writing(target, KIND, command) as draft:

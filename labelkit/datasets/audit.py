@@ -15,7 +15,7 @@ from labelkit.corpora.evaluation_sets import read_evaluation
 from labelkit.datasets.audit_checks import CHECKS, open_train, run_checks
 from labelkit.datasets.audit_findings import AuditScope, Finding
 from labelkit.datasets.inputs import register_judges
-from labelkit.datasets.policies import MixRules
+from labelkit.datasets.options import AuditOptions, MixRules
 from labelkit.errors import ArtifactError
 from labelkit.records import Judge
 from labelkit.storage import folders, tables
@@ -30,27 +30,49 @@ EXAMPLES = 5
 
 
 def audit(
-    folder: Path, evaluations: Sequence[Path], split: str, models: Sequence[str], command: str, *, verify: bool = True
+    folder: Path | str,
+    options: AuditOptions = AuditOptions(),  # noqa: B008 (a frozen record)
+    *,
+    command: str = "labelkit.audit",
 ) -> list[Finding]:
-    """Check a dataset folder and write its audit; the evaluation sets are BEIR folders, of which a split is read.
+    """Look for leakage, twins, contradictions, likely false negatives, biases and attacks; keep it with the dataset.
 
     Needs space beside the folder for tables of about its size.
+
+    Args:
+        folder: dataset folder; `audit.json` is written into it.
+        options: evaluation sets and models that the dataset is held against.
+        command: the words that the audit names as its origin.
+
+    Returns:
+        A finding for each check, errors first; `found` counts its items, None where the check could not be made.
+
+    Raises:
+        ArtifactError: the folder is damaged.
+        DataError: an evaluation set is malformed.
     """
+    folder = Path(folder)
     folders.manifest_kind(folder)  # a folder that is not there is said before anything is made beside it
     with claimed(folder) as place:
-        manifest = folders.read_manifest(folder, KIND, verify=verify)
-        known = [read_evaluation(path, split) for path in evaluations]
+        manifest = folders.read_manifest(folder, KIND, verify=options.verify)
+        known = [read_evaluation(path, options.eval_split) for path in options.eval]
         scratch = place.beside(".audit")
         with tables.session(scratch) as db:
             open_dataset(db, folder, manifest.facts.calibrated_judges)
-            scope = AuditScope(rules_of(folder, manifest.facts), scratch, manifest.facts.licence, known, models)
+            scope = AuditScope(
+                rules_of(folder, manifest.facts),
+                scratch,
+                licence=manifest.facts.licence,
+                evaluations=known,
+                models=options.model,
+            )
             run_checks(db, scope, list(CHECKS))
             findings = findings_of(db, scope)
         document = {
             "dataset": folders.file_sha256(folder / folders.MANIFEST),
             "command": command,
             "evaluations": {path: digest for one in known for path, digest in one.files.items()},
-            "models": list(models),
+            "models": list(options.model),
             "findings": [finding._asdict() for finding in findings],
         }
         write_text(folder / AUDIT, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -63,7 +85,7 @@ def open_dataset(db: DuckDBPyConnection, folder: Path, silent: Sequence[str]) ->
     for name in ("judgements", "queries"):
         db.execute(f"CREATE VIEW {name} AS FROM {tables.parquet(folder / f'{name}.parquet')}")
     judges = read_records(folder, "judges", Judge)
-    register_judges(db, judges, {}, silent)
+    register_judges(db, judges, {}, silent=silent)
     db.execute("CREATE TABLE set_aside (query_id VARCHAR)")
 
 

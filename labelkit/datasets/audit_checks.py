@@ -17,7 +17,8 @@ from labelkit.datasets.audit_biases import length_bias, lexical_overlap, one_fam
 from labelkit.datasets.audit_findings import ITEMS, AuditCheck, AuditScope
 from labelkit.datasets.duplicate_passages import FULL_TEXT, find_twins
 from labelkit.datasets.labels_in_sql import BETWEEN, pair_table, slices
-from labelkit.datasets.policies import RELEVANT, MixRules
+from labelkit.datasets.options import MixRules
+from labelkit.datasets.policies import RELEVANT
 from labelkit.records import ROLES
 from labelkit.storage import tables
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from labelkit.corpora.evaluation_sets import Evaluation
-from labelkit.datasets.policies import MixRules
+from labelkit.datasets.options import MixRules
 
 ITEMS = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("note", pa.string())])
 """A finding in detail: a label, a whole query (without passage_id), or something about the dataset (without both)."""

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from labelkit import __version__
 from labelkit.records import JUDGE_SCHEMA, Judge
 from labelkit.storage.credentials import blot
 from labelkit.storage.dataset import CONFIGS
@@ -28,6 +27,7 @@ from labelkit.storage.foreign_text import (
 )
 from labelkit.storage.manifest import DatasetFacts, Manifest, Source
 from labelkit.storage.shipped import SHIPPED
+from labelkit.version import __version__
 
 CARD = "README.md"
 TEMPLATE = "dataset.md.jinja"
@@ -63,7 +63,9 @@ class Told(NamedTuple):
     usd: float | None
 
 
-def dataset_card(name: str, rows: Mapping[str, int], facts: DatasetFacts, judges: Sequence[Judge], command: str) -> str:
+def dataset_card(
+    name: str, rows: Mapping[str, int], facts: DatasetFacts, *, judges: Sequence[Judge], command: str
+) -> str:
     """The card that `mix` writes: what is known before anybody measured anything."""
     return blot(render(name, rows, facts, [(judge, None) for judge in judges], command, {}))
 

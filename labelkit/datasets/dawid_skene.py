@@ -13,7 +13,8 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from labelkit.datasets.labels_in_sql import PATTERN, pair_table, slices
-from labelkit.datasets.policies import RELEVANT, MixRules
+from labelkit.datasets.options import MixRules
+from labelkit.datasets.policies import RELEVANT
 from labelkit.errors import MissingPackageError, UsageError
 from labelkit.storage import tables
 

@@ -7,16 +7,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from pydantic import ValidationError
 
 from labelkit.corpora.corpus import corpus_rows
+from labelkit.corpora.evaluation_sets import files_of
 from labelkit.corpora.qrels import qrels_rows
 from labelkit.corpora.queries import query_rows
+from labelkit.datasets.options import MixOptions
 from labelkit.datasets.policies import RELEVANT
+from labelkit.datasets.provenance import save_provenance
 from labelkit.errors import DataError, UsageError
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, PASSAGE_SCHEMA, QUERY_SCHEMA, Judge
 from labelkit.storage import folders, tables
@@ -41,36 +44,20 @@ RowStream = Callable[[], Iterator[tuple[Any, ...]]]
 """Reads a file from its start: `file:line` and the fields of each row."""
 
 
-class Inputs(NamedTuple):
-    """What a dataset is made from."""
+def save_inputs(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> tuple[list[Judge], list[str]]:
+    """Texts, judgements, judges and provenance as tables of the draft and of the session.
 
-    data: Path
-    """BEIR folder with the texts."""
-    human: Path | None = None
-    """Qrels, or a labels folder."""
-    llm: Sequence[Path] = ()
-    """Labels folders."""
-    weights: Mapping[str, float] = {}
-    """Judge id or name -> weight in the policy `weighted`; 1 for all others."""
-    licence: str | None = None
-    """Of corpus and queries; default: what `dataset_info.json` in the BEIR folder says."""
-    revision: str | None = None
-    """The same."""
-    calibration: Path | None = None
-    """File of `labelkit calibrate`: its judges speak together, with its probabilities."""
-    evaluations: Sequence[Path] = ()
-    """BEIR folders that training must not know."""
-    split: str = "test"
-    """Of those."""
-    verify: bool = True
-    """Labels folders are checked byte for byte."""
-    apply_anyway: bool = False
-    """A calibration that is worse than raw is applied too."""
-
-    @property
-    def labels(self) -> list[Path]:
-        """The sources of judgements, people first."""
-        return [*([self.human] if self.human else []), *self.llm]
+    Returns the judges, and the ids of those for whom the calibration speaks.
+    """
+    save_texts(db, draft, options.data)
+    judges, silent = save_judgements(db, draft, options)
+    save_provenance(db, draft, options.sources)
+    check_known(db, draft.path)
+    check_numbers(db, draft.path)
+    for name in ("judgements", "queries"):
+        db.execute(f"CREATE VIEW {name} AS FROM {tables.parquet(draft.path / f'{name}.parquet')}")
+    check_judges(db, options)
+    return judges, silent
 
 
 def save_texts(db: DuckDBPyConnection, draft: folders.Draft, folder: Path) -> None:
@@ -98,23 +85,23 @@ def stage_once(db: DuckDBPyConnection, table: str, schema: pa.Schema, rows: RowS
         raise DataError(f"{where}: {what} {', '.join(map(repr, twice))} stands twice")
 
 
-def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, inputs: Inputs) -> tuple[list[Judge], list[str]]:
+def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> tuple[list[Judge], list[str]]:
     """Tables `judgements` and `judges`, sorted, each judge once. Returns the judges, and the ids of those for whom the
     calibration speaks.
     """
     judges: dict[str, Judge] = {}
     db.register("nothing", JUDGEMENT_SCHEMA.empty_table())
     parts = ["FROM nothing"]
-    for number, path in enumerate(inputs.labels):
-        found, part = judgements_of(db, path, f"grades_{number}", verify=inputs.verify)
+    for number, path in enumerate(options.sources):
+        found, part = judgements_of(db, path, f"grades_{number}", verify=options.verify)
         for judge in found:
             if judge.judge_id in judges:
                 raise UsageError(f"{path}: judge {judge.judge_id!r} comes from another source too; give it once")
             judges[judge.judge_id] = judge
         parts.append(part)
     silent: list[str] = []
-    if inputs.calibration is not None:
-        judge, silent = stage_calibrated(db, inputs)
+    if options.calibration is not None:
+        judge, silent = stage_calibrated(db, options)
         judges[judge.judge_id] = judge
         parts.append("FROM calibrated")
     columns = ", ".join(JUDGEMENT_SCHEMA.names)
@@ -122,11 +109,11 @@ def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, inputs: Inputs
     tables.save(db, draft, "judgements", f"{everything} ORDER BY query_id, passage_id, judge_id", JUDGEMENT_SCHEMA)
     listed = [judges[judge_id] for judge_id in sorted(judges)]
     draft.write_table("judges", records_to_table(listed, JUDGE_SCHEMA))
-    register_judges(db, listed, inputs.weights, silent)
+    register_judges(db, listed, options.weight, silent=silent)
     return listed, silent
 
 
-def stage_calibrated(db: DuckDBPyConnection, inputs: Inputs) -> tuple[Judge, list[str]]:
+def stage_calibrated(db: DuckDBPyConnection, options: MixOptions) -> tuple[Judge, list[str]]:
     """Table `calibrated`: what the judges of the calibration say together. Returns who speaks, and for whom.
 
     Unlike everything else here it holds the judgements in memory. Raises `UsageError` where a judge of the calibration
@@ -137,14 +124,14 @@ def stage_calibrated(db: DuckDBPyConnection, inputs: Inputs) -> tuple[Judge, lis
     from labelkit.quality.calibration.judges import identity, match
     from labelkit.quality.calibration.models import read_calibration
 
-    assert inputs.calibration is not None
-    calibration, raters = read_calibration(inputs.calibration), raters_of(inputs.llm, [])
-    if not inputs.apply_anyway:
-        refuse_worse(calibration, inputs.calibration)
+    assert options.calibration is not None
+    calibration, raters = read_calibration(options.calibration), raters_of(options.llm, [])
+    if not options.apply_anyway:
+        refuse_worse(calibration, options.calibration)
     found = match(calibration, raters)
     spoken_for = set(map(identity, found.values()))
     silent = sorted(rater.rater_id for rater in raters if identity(rater) in spoken_for)
-    judgements, judge = apply_calibration(calibration, found, inputs.data)
+    judgements, judge = apply_calibration(calibration, found, options.data)
     rows = (tuple(getattr(row, name) for name in JUDGEMENT_SCHEMA.names) for row in judgements)
     tables.stage(db, "calibrated", JUDGEMENT_SCHEMA, rows)
     return judge, silent
@@ -163,7 +150,7 @@ def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, verify: boo
 
 
 def register_judges(
-    db: DuckDBPyConnection, judges: Sequence[Judge], weights: Mapping[str, float], silent: Sequence[str] = ()
+    db: DuckDBPyConnection, judges: Sequence[Judge], weights: Mapping[str, float], *, silent: Sequence[str] = ()
 ) -> None:
     """The session's table `judges`: the weight of each, whether it speaks, and, as 0 or 1, which of its labels are
     relevant.
@@ -210,9 +197,9 @@ def check_numbers(db: DuckDBPyConnection, folder: Path) -> None:
         )
 
 
-def source_facts(inputs: Inputs) -> Source:
+def source_facts(options: MixOptions) -> Source:
     """Licence and revision of corpus and queries, None where nobody says: as told, else from `dataset_info.json`."""
-    path = inputs.data / "dataset_info.json"
+    path = options.data / "dataset_info.json"
     try:
         info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
@@ -220,10 +207,33 @@ def source_facts(inputs: Inputs) -> Source:
     if not isinstance(info, dict):
         raise DataError(f"{path}: expected a JSON object")
     told = {
-        "licence": inputs.licence or info.get("license") or None,
-        "revision": inputs.revision or info.get("revision") or None,
+        "licence": options.license or info.get("license") or None,
+        "revision": options.revision or info.get("revision") or None,
     }
     try:
         return Source.model_validate(told)
     except ValidationError as error:
         raise DataError(f"{path}: {first_fault(error)}") from None
+
+
+def check_judges(db: DuckDBPyConnection, options: MixOptions) -> None:
+    """Raise `UsageError` where people graded and no grade makes a positive, and for rules that these judges cannot
+    follow.
+    """
+    highest = tables.value(db, "SELECT max(grade) FROM judgements JOIN judges USING (judge_id) WHERE kind = 'human'")
+    if highest is not None and highest < options.positive_grade:
+        raise UsageError(f"no human grade reaches {options.positive_grade}; binary qrels need --positive-grade 1")
+    judges = tables.value(db, "SELECT count(*) FROM judges WHERE speaks")
+    if options.policy == "agreement" and options.agree > judges:
+        raise UsageError(f"--agree {options.agree} of {judges} judges can never be; lower it or give more labels")
+    if options.weight and options.policy != "weighted":
+        raise UsageError(f"--weight is for the policy weighted, not for {options.policy}")
+
+
+def input_hashes(options: MixOptions) -> dict[str, str]:
+    """sha256 of everything that the dataset was made from."""
+    files = [options.data / "corpus.jsonl", options.data / "queries.jsonl"]
+    files += [path / folders.MANIFEST if path.is_dir() else path for path in options.sources]
+    files += [options.calibration] if options.calibration else []
+    files += [path for folder in options.eval for path in files_of(folder, options.eval_split)]
+    return {str(path): folders.file_sha256(path) for path in files}

@@ -10,12 +10,67 @@ from collections.abc import Iterator
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
-from labelkit.datasets.policies import MixRules, policy_named, side_of
+from labelkit.datasets.options import MixRules
+from labelkit.datasets.policies import policy_named, side_of
 from labelkit.records import EXAMPLE_SCHEMA, LABEL_COLUMNS, ROLES
-from labelkit.storage import tables
+from labelkit.storage import dataset, folders, tables
 
 QUERIES_AT_ONCE = 16_384
 NO_CAP = 2**31
+BY_BOTH = """len(list_distinct(list_transform(
+    list_filter(said, lambda x: x.grade IS NOT NULL), lambda x: x.kind = 'human'))) = 2"""
+"""Of a pair: people and models gave it a grade."""
+STAGES = {dataset.OF_MODELS: "kind <> 'human'", dataset.OF_PEOPLE: "kind = 'human'"}
+"""Tables of the policy `staged` -> the judges whose labels they hold."""
+
+
+def open_labels(db: DuckDBPyConnection, rules: MixRules) -> None:
+    """Make the tables that every slice needs: queries set aside, pairs to drop, and what Dawid and Skene learn."""
+    set_aside(db, rules)
+    db.execute("CREATE TABLE drops (query_id VARCHAR, passage_id VARCHAR)")
+    if rules.policy == "dawid-skene":
+        from labelkit.datasets.dawid_skene import learn_posteriors
+
+        learn_posteriors(db, rules)
+
+
+def write_examples(db: DuckDBPyConnection, draft: folders.Draft, rules: MixRules) -> None:
+    """Write `train` and the tables of the stages, as far as there are."""
+    db.execute("CREATE OR REPLACE TABLE conflicts (between VARCHAR)")
+    db.execute("CREATE OR REPLACE TABLE shared (pairs BIGINT)")
+    draft.write_batches("train", EXAMPLE_SCHEMA, examples(db, rules))
+    if rules.policy == "staged":
+        for table, judges in STAGES.items():
+            draft.write_batches(table, EXAMPLE_SCHEMA, examples(db, rules, judges))
+
+
+def set_aside(db: DuckDBPyConnection, rules: MixRules) -> None:
+    """Table `set_aside`: the queries whose human labels are not used. They are drawn by hash: another seed draws
+    others, and what a smaller share keeps a larger one keeps too.
+    """
+    db.execute(
+        f"""
+        CREATE TABLE set_aside AS
+        WITH graded AS (SELECT DISTINCT query_id FROM judgements JOIN judges USING (judge_id) WHERE kind = 'human')
+        SELECT query_id FROM graded ORDER BY md5('{rules.seed} ' || query_id), query_id
+        OFFSET (SELECT round({rules.human_fraction} * count(*))::BIGINT FROM graded)
+        """
+    )
+
+
+def examples(db: DuckDBPyConnection, rules: MixRules, judges: str | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of `train`, by query id; with a condition on the judges, of their labels alone.
+
+    The conflicts among all judges go into the table `conflicts` on the way, and how many pairs have grades of people
+    and of models into `shared`.
+    """
+    for part in slices(db):
+        pair_table(db, part, rules, judges=judges or "true")
+        label_table(db, rules)
+        if judges is None:
+            db.execute("INSERT INTO conflicts SELECT between FROM mixed WHERE between IS NOT NULL")
+            db.execute(f"INSERT INTO shared SELECT count(*) FROM pairs WHERE {BY_BOTH}")
+        yield from example_rows(db, rules)
 
 
 def slices(db: DuckDBPyConnection) -> list[dict[str, str]]:
@@ -31,7 +86,7 @@ def slices(db: DuckDBPyConnection) -> list[dict[str, str]]:
     return [{"first": first, "last": last} for first, last in found]
 
 
-def pair_table(db: DuckDBPyConnection, part: dict[str, str], rules: MixRules, judges: str = "true") -> None:
+def pair_table(db: DuckDBPyConnection, part: dict[str, str], rules: MixRules, *, judges: str = "true") -> None:
     """Table `pairs` of a slice: all that was said of each pair, as the policies read it, by the judges of a condition.
 
     Judgements without probabilities, or whose judge names no grades for them, have none.

@@ -7,44 +7,16 @@ falls and with what probability.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from labelkit.errors import UnknownNameError, UsageError
 
+if TYPE_CHECKING:
+    # The help of `labelkit mix` reads this module, and answers without pydantic.
+    from labelkit.datasets.options import MixRules
+
 RELEVANT = 2
 """Grade from which a judge's grade, or its probability mass, counts as relevant."""
-
-
-class MixRules(NamedTuple):
-    """Where the lines are drawn, and what of a query is kept."""
-
-    policy: str = "human-first"
-    positive_grade: int = 2
-    """Lowest human grade that makes a positive; lower human grades make negatives."""
-    by: str = "probability"
-    """What an LLM label is held against the lines by: `probability` (its grade where it gave none) or `grade`."""
-    llm_positive: float = 0.7
-    """An LLM label is a positive where its probability of grade >= 2 is at least this."""
-    llm_negative: float = 0.3
-    """It is a negative where that probability is at most this; between the two it is unsure and ignored."""
-    llm_positive_grade: int = 2
-    """The same lines for grades."""
-    llm_negative_grade: int = 0
-    """1 is "related, no answer", which an LLM says of positives and negatives alike."""
-    agree: int = 2
-    """Judges that must fall on the same side (policy `agreement`)."""
-    human_fraction: float = 1.0
-    """Human labels are used for this share of the queries that have any."""
-    seed: int = 0
-    """Of the draw of those queries."""
-    max_positives: int | None = None
-    """Keep at most so many positives a query, best first; the rest become ignored."""
-    max_negatives: int | None = None
-    """Keep at most so many negatives a query, hardest first; the rest stay in `judgements` alone."""
-    drop: tuple[str, ...] = ()
-    """Findings of the audit: the labels found are ignored, the queries found are left out."""
-    allow_leaks: bool = False
-    """Training queries may repeat evaluation queries."""
 
 
 class Policy(NamedTuple):
@@ -55,12 +27,12 @@ class Policy(NamedTuple):
     """May be NULL, and may name the side that was decided."""
 
 
-def human_first(rules: MixRules) -> Policy:
+def human_first(rules: "MixRules") -> Policy:
     """The human grade wins, an LLM fills the holes; of several judges of a kind the first by id speaks."""
     return Policy(side="said[1].side", probability=SPEAKER_PROBABILITY)
 
 
-def union(rules: MixRules) -> Policy:
+def union(rules: "MixRules") -> Policy:
     """Positive where any judge says positive; negative where one says negative and none positive."""
     return Policy(
         side=f"CASE WHEN {votes('positive')} > 0 THEN 'positive' WHEN {votes('negative')} > 0 THEN 'negative' "
@@ -69,7 +41,7 @@ def union(rules: MixRules) -> Policy:
     )
 
 
-def agreement(rules: MixRules) -> Policy:
+def agreement(rules: "MixRules") -> Policy:
     """A side needs --agree judges, people counted as judges; a pair with neither side or both is ignored."""
     enough = {side: f"({votes(side)} >= {rules.agree})" for side in ("positive", "negative")}
     return Policy(
@@ -79,7 +51,7 @@ def agreement(rules: MixRules) -> Policy:
     )
 
 
-def weighted(rules: MixRules) -> Policy:
+def weighted(rules: "MixRules") -> Policy:
     """The mean of the judges' probabilities, by --weight, against the lines; a human grade counts as 1 or 0."""
     graded = "list_filter(said, lambda x: x.grade IS NOT NULL)"
     weights = f"list_transform({graded}, lambda x: x.weight)"
@@ -88,17 +60,17 @@ def weighted(rules: MixRules) -> Policy:
     return Policy(side=between_the_lines(mean, rules), probability=mean)
 
 
-def dawid_skene(rules: MixRules) -> Policy:
+def dawid_skene(rules: "MixRules") -> Policy:
     """Probabilities by Dawid and Skene: how far each judge is right is learnt from all; human grades are the truth."""
     return Policy(side=between_the_lines("posterior", rules), probability="posterior")
 
 
-def staged(rules: MixRules) -> Policy:
+def staged(rules: "MixRules") -> Policy:
     """As human-first, and LLM and human labels apart too, in the tables stage_llm and stage_human, to train in turn."""
     return human_first(rules)
 
 
-POLICIES: dict[str, Callable[[MixRules], Policy]] = {
+POLICIES: "dict[str, Callable[[MixRules], Policy]]" = {
     "human-first": human_first,
     "union": union,
     "agreement": agreement,
@@ -119,7 +91,7 @@ BELIEF = (
 """How far a judge that gave a grade holds the pair for relevant; 0.5 for a bare grade between the lines."""
 
 
-def policy_named(rules: MixRules) -> Policy:
+def policy_named(rules: "MixRules") -> Policy:
     """The policy that the rules name. Raises `UsageError` for names and lines that make no sense."""
     if rules.by not in BY:
         raise UnknownNameError("measure", rules.by, BY)
@@ -143,7 +115,7 @@ def votes(side: str) -> str:
     return f"len(list_filter(said, lambda x: x.side = '{side}'))"
 
 
-def between_the_lines(probability: str, rules: MixRules) -> str:
+def between_the_lines(probability: str, rules: "MixRules") -> str:
     """The side of a probability; NULL is ignored."""
     return (
         f"CASE WHEN {probability} >= {rules.llm_positive} THEN 'positive' "
@@ -151,7 +123,7 @@ def between_the_lines(probability: str, rules: MixRules) -> str:
     )
 
 
-def side_of(rules: MixRules) -> str:
+def side_of(rules: "MixRules") -> str:
     """The side of one judgement, from its columns kind, grade and probability."""
     by_grade = (
         f"CASE WHEN grade >= {rules.llm_positive_grade} THEN 'positive' "

@@ -21,11 +21,11 @@ from labelkit.errors import LabelkitError
 from labelkit.judging.defences import strip
 from labelkit.judging.journal import FILE as JOURNAL
 from labelkit.judging.journal import Journal, reply_of
-from labelkit.judging.methods import method_named
+from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.prompts import Prompt
-from labelkit.judging.reading import Reading, Texts, shortened
+from labelkit.judging.reading import Reading, Texts, second_looks, shortened
 from labelkit.judging.request_keys import digest, identity_of, next_key, request_key
-from labelkit.judging.tasks import Task, Tasks
+from labelkit.judging.tasks import Task, Work
 from labelkit.records import JUDGEMENT_SCHEMA, PROMPT_SCHEMA, REPLY_SCHEMA, Judge, Judgement
 from labelkit.storage import folders, tables
 
@@ -101,8 +101,8 @@ def exchanges_of(
     """
     first = shown[0]
     ids = tuple(row.passage_id for row in shown)
-    task = Task(first.query_id, ids, 0, 0, first.permutation_seed, first.reply_ref or "")
-    sent = as_sent(judge, prompt, task, query, passages)
+    task = Task(first.query_id, ids, 0, window=0, seed=first.permutation_seed, key=first.reply_ref or "")
+    sent = as_sent(Judging(judge, prompt, method_named(prompt.method)), task, query, passages=passages)
     steps = method_named(prompt.method).judge(len(ids), prompt)
     ask, key = next(steps), task.key
     exchanges: list[Exchange] = []
@@ -119,32 +119,34 @@ def exchanges_of(
 
 
 def as_sent(
-    judge: Judge, prompt: Prompt, task: Task, query: str, passages: Sequence[str], tokenizer: str | None = None
-) -> tuple[Tasks, Task] | None:
+    judging: Judging, task: Task, query: str, *, passages: Sequence[str], tokenizer: str | None = None
+) -> tuple[Work, Task] | None:
     """What renders the requests of a task as they were sent, and the task as it was asked; None where its key belongs
     to none that can be made from the whole texts of query and passages.
 
     `tokenizer` is that of a judge that read so many tokens, if not where it was.
     """
+    judge = judging.judge
     if judge.reading is None:
         return None
     read = json.loads(judge.reading)
-    reading, method, identity = Reading(**read["reading"]), method_named(prompt.method), digest(identity_of(judge))
-    ask = next(method.judge(len(task.passage_ids), prompt))
+    reading, identity = Reading(**read["reading"]), digest(identity_of(judge))
+    ask = next(judging.method.judge(len(task.passage_ids), judging.prompt))
+    queries, pairs = {task.query_id: query}, [(task.query_id, passage_id) for passage_id in task.passage_ids]
     whole = [strip(passage) if "strip" in reading.defences else passage for passage in passages]
-    for cut in cuts(whole, reading, judge.engine, tokenizer or read["tokenizer"]):
+    for cut in cuts(whole, reading, engine=judge.engine, tokenizer=tokenizer or read["tokenizer"]):
         shown = dict(zip(task.passage_ids, cut, strict=True))
-        texts = Texts({task.query_id: query}, shown, "", 0, frozenset(), frozenset())
-        tasks = Tasks(texts, prompt, method, reading, identity)
+        again = second_looks(pairs, queries, shown, reading=reading)
+        work = Work(judging, reading, Texts([], queries, shown, without_query=again, facts={}))
         # The second of two looks at a passage has the same pair as the first, and another text.
-        for variant in range(2 if "second-look" in reading.defences else 1):
+        for variant in range(2 if again else 1):
             look = task._replace(variant=variant)
-            if request_key(identity, tasks.request(look, ask, "")) == task.key:
-                return tasks, look
+            if request_key(identity, work.request(look, ask, "")) == task.key:
+                return work, look
     return None
 
 
-def cuts(passages: Sequence[str], reading: Reading, engine: str | None, tokenizer: str) -> Iterator[Sequence[str]]:
+def cuts(passages: Sequence[str], reading: Reading, *, engine: str | None, tokenizer: str) -> Iterator[Sequence[str]]:
     """The passages as they may have been shown: whole; cut as the reading says; and, for the tokenizer may be gone or
     another one, every beginning of a passage that was judged alone.
     """

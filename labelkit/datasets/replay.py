@@ -11,14 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from labelkit.datasets.options import ReplayOptions
 from labelkit.datasets.provenance import NAMES, as_sent
 from labelkit.engines import Reply
 from labelkit.errors import DataError, UsageError
 from labelkit.judging.journal import FILE as JOURNAL
 from labelkit.judging.journal import Journal, reply_of
-from labelkit.judging.label_tables import method_of
+from labelkit.judging.methods import Judging, judging_of, method_of
 from labelkit.judging.methods.steps import Verdict
-from labelkit.judging.prompts import Prompt, parse_prompt
 from labelkit.judging.settling import judgements_of
 from labelkit.judging.tasks import Task
 from labelkit.pooling.pool import Pool, read_pool
@@ -62,19 +62,28 @@ class Replayed(NamedTuple):
 
 
 def replay(
-    folder: Path, sample: int, *, seed: int = 0, pool: Path | None = None, tokenizer: str | None = None
+    folder: Path | str,
+    options: ReplayOptions = ReplayOptions(),  # noqa: B008 (a frozen record)
 ) -> Replayed:
-    """Rebuild the requests of `sample` random labels of a labels folder or dataset and read their replies again.
+    """Show that labels come from their replies: rebuild the requests of random labels and read their replies again.
 
-    `pool` is where the texts of a labels folder are, if not where its manifest says; `tokenizer` is that of a judge
-    whose passages were cut by tokens, if not where it was.
+    Args:
+        folder: labels folder or dataset whose labels a model gave.
+        options: the number of labels, and where texts and tokenizer are, if not where the manifest says.
+
+    Returns:
+        The number of labels replayed, and a line for each that does not agree with its reply.
+
+    Raises:
+        UsageError: the folder keeps no replies, or its pool is not given.
     """
+    folder, pool = Path(folder), options.pool
     records = read_records(folder, pool)
     judged = [row for row in records.judgements if row.judge_id in records.prompts]
     if not judged:
         raise UsageError(f"{folder} keeps no replies: its labels were made elsewhere")
-    bench = Bench(records, tokenizer)
-    chosen = random.Random(seed).sample(judged, min(sample, len(judged)))
+    bench = Bench(records, options.tokenizer)
+    chosen = random.Random(options.seed).sample(judged, min(options.sample, len(judged)))
     found = [(row, bench.differs(row)) for row in chosen]
     mismatches = [
         f"{row.judge_id}, query {row.query_id!r}, passage {row.passage_id!r}: {why}" for row, why in found if why
@@ -124,7 +133,7 @@ class Bench:
     def __init__(self, records: Records, tokenizer: str | None) -> None:
         self._records = records
         self._tokenizer = tokenizer
-        self._prompt = lru_cache(self._read_prompt)
+        self._judging = lru_cache(self._read_judging)
         self._again = lru_cache(self._judge_again)
         self._asked: dict[tuple[str, ...], list[Judgement]] = {}
         for row in (*records.ballots, *records.judgements):
@@ -149,9 +158,8 @@ class Bench:
 
     def _judge_again(self, unit: tuple[str, ...]) -> dict[str, Judgement]:
         """The judgements of a unit by passage, from replies alone. Raises `DataError` where a request is another."""
-        judge = self._records.judges[unit[0]]
-        prompt, method = self._prompt(judge.judge_id), method_of(judge)
-        if prompt.sha256 != judge.prompt_sha256:
+        judging = self._judging(unit[0])
+        if judging.prompt.sha256 != judging.judge.prompt_sha256:
             raise DataError("the prompt is not the one that was used")
         shown: dict[tuple[int, str], list[Judgement]] = {}
         for row in self._asked[unit]:
@@ -159,19 +167,19 @@ class Bench:
         tasks = []
         for (_, key), rows in sorted(shown.items()):
             ids = tuple(row.passage_id for row in sorted(rows, key=lambda row: row.position or 0))
-            task = Task(unit[1], ids, 0, 0, rows[0].permutation_seed, key)
-            if not self._was_sent(judge, prompt, task):
+            task = Task(unit[1], ids, 0, window=0, seed=rows[0].permutation_seed, key=key)
+            if not self._was_sent(judging, task):
                 raise DataError("the rebuilt request is another one")
             tasks.append(task)
-        found = judgements_of(judge.judge_id, tasks, self._records.replies, lambda key: None, prompt, method)
+        found = judgements_of(judging, tasks, self._records.replies, cost=lambda key: None)
         return {row.passage_id: row for row, _ in found}
 
-    def _was_sent(self, judge: Judge, prompt: Prompt, task: Task) -> bool:
+    def _was_sent(self, judging: Judging, task: Task) -> bool:
         """Whether the first request of a task, made again, has the key under which its reply is kept."""
         texts = self._records.texts
         passages = [texts.passages[pid].full_text for pid in task.passage_ids]
         query = texts.queries[task.query_id].text
-        return as_sent(judge, prompt, task, query, passages, self._tokenizer) is not None
+        return as_sent(judging, task, query, passages=passages, tokenizer=self._tokenizer) is not None
 
-    def _read_prompt(self, judge_id: str) -> Prompt:
-        return parse_prompt(self._records.prompts[judge_id], f"prompt of {judge_id}")
+    def _read_judging(self, judge_id: str) -> Judging:
+        return judging_of(self._records.judges[judge_id], self._records.prompts[judge_id])

@@ -1,41 +1,65 @@
 """One query of a dataset for people and machines, with everything that is known of its labels: `labelkit show`."""
 
-from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from labelkit.datasets.evidence import Shown
+from labelkit.datasets.evidence import Shown, find
+from labelkit.datasets.options import ShowOptions
 from labelkit.records import Example
+from labelkit.storage.remote import local
 
 
-def as_json(example: Example, shown: Sequence[Shown]) -> dict[str, Any]:
-    """Everything as plain values."""
-    return {
-        "query_id": example.query_id,
-        "query": example.query,
-        "labels": [
-            {
-                "role": one.role,
-                **one.label.model_dump(),
-                "title": one.passage.title,
-                "text": one.passage.text,
-                "judgements": [
-                    {
-                        "judge": found.judge.model_dump(),
-                        **found.judgement.model_dump(exclude={"query_id", "passage_id", "judge_id"}),
-                        "prompt": found.prompt,
-                        "exchanges": [
-                            {
-                                "request": None
-                                if exchange.messages is None
-                                else [message._asdict() for message in exchange.messages],
-                                **exchange.record,
-                            }
-                            for exchange in found.exchanges
-                        ],
-                    }
-                    for found in one.evidence
-                ],
-            }
-            for one in shown
-        ],
-    }
+class ShownQuery(NamedTuple):
+    """A query and its labels, with the evidence of each."""
+
+    example: Example
+    labels: list[Shown]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {
+            "query_id": self.example.query_id,
+            "query": self.example.query,
+            "labels": [
+                {
+                    "role": one.role,
+                    **one.label.model_dump(),
+                    "title": one.passage.title,
+                    "text": one.passage.text,
+                    "judgements": [
+                        {
+                            "judge": found.judge.model_dump(),
+                            **found.judgement.model_dump(exclude={"query_id", "passage_id", "judge_id"}),
+                            "prompt": found.prompt,
+                            "exchanges": [
+                                {
+                                    "request": None
+                                    if exchange.messages is None
+                                    else [message._asdict() for message in exchange.messages],
+                                    **exchange.record,
+                                }
+                                for exchange in found.exchanges
+                            ],
+                        }
+                        for found in one.evidence
+                    ],
+                }
+                for one in self.labels
+            ],
+        }
+
+
+def show(dataset: Path | str, options: ShowOptions) -> ShownQuery:
+    """Look up a query's labels and what stands behind them: judge, prompt, request, raw reply, price, date.
+
+    Args:
+        dataset: dataset folder; may be at s3://, gs:// or hf://.
+        options: the query, or the query and one of its passages.
+
+    Returns:
+        The example and its labels, in the order of the example, with every judgement, request and reply.
+
+    Raises:
+        DataError: the dataset has no such query or label.
+    """
+    return ShownQuery(*find(local(str(dataset)), options.query, options.passage))

@@ -33,6 +33,10 @@ ENGINES = {
 }
 """Name of an engine -> its module, which has `open_engine(settings)` and the `Traits` of the engine as `TRAITS`."""
 
+DEFAULT = "local"
+"""The engine of a judge where none is named."""
+DEFAULT_WORKER = "vllm"
+"""The engine of a worker of `ray` where none is named."""
 LABEL_TOKENS = 8
 """Enough for any label; an answer that goes on is no label."""
 MOST_TOKENS = 10**9

@@ -6,10 +6,12 @@ from typing import NamedTuple
 from labelkit.errors import DataError, UnknownNameError
 from labelkit.exchange.formats import FORMATS
 from labelkit.exchange.formats.base import View
+from labelkit.exchange.options import ExportOptions
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.foreign_text import markdown, markdown_code, markdown_indented
 from labelkit.storage.manifest import DATASET, EXPORT, ExportFacts
+from labelkit.storage.remote import delivered, local
 
 KIND = EXPORT
 
@@ -24,16 +26,38 @@ class Exported(NamedTuple):
     """What the format never holds."""
 
 
-def export(dataset: Path, target: Path, format_name: str, command: str, *, verify: bool = True) -> Exported:
-    """Write a dataset folder in the format `format_name` to the folder `target`, streaming.
+def export(
+    dataset: Path | str, output: Path | str, options: ExportOptions, *, command: str = "labelkit.export"
+) -> Exported:
+    """Write a dataset in the format of another tool, streaming, and say what that format cannot hold.
 
-    The folder holds the format's own files, a README.md that says what is missing, and a manifest, which comes last.
-    Raises `DataError` where the format leaves all of it out.
+    Args:
+        dataset: dataset folder; may be at s3://, gs:// or hf://.
+        output: the folder to write, local or at s3:// or gs://: the format's own files, a README.md that says what is
+            missing, and a manifest, which comes last.
+        options: the format.
+        command: the words that manifest and README name as the origin of the folder.
+
+    Returns:
+        Rows by file, what the format has no place for, and what was left out of this dataset.
+
+    Raises:
+        UsageError: the format is unknown.
+        DataError: the format leaves all of the dataset out.
+        ArtifactError: the dataset is damaged, or `output` holds something else.
     """
-    if format_name not in FORMATS:
-        raise UnknownNameError("format", format_name, FORMATS)
+    if options.to not in FORMATS:
+        raise UnknownNameError("format", options.to, FORMATS)
+    folder = local(str(dataset))
+    with delivered(str(output), KIND) as target:
+        return write_export(folder, target, options, command=command)
+
+
+def write_export(dataset: Path, target: Path, options: ExportOptions, *, command: str) -> Exported:
+    """Write an export into a local folder."""
+    format_name = options.to
     made = FORMATS[format_name]
-    manifest = folders.read_manifest(dataset, DATASET, verify=verify)
+    manifest = folders.read_manifest(dataset, DATASET, verify=options.verify)
     with folders.writing(target, KIND, command) as draft, View(dataset, draft.path.parent) as view:
         written = made.write(view, draft.path)
         left_out = {what: count for what, count in written.left_out.items() if count}
@@ -46,11 +70,11 @@ def export(dataset: Path, target: Path, format_name: str, command: str, *, verif
             format=format_name, lacks=tuple(made.lacks), left_out=left_out, dataset=manifest.facts
         )
         result = Exported(written.rows, left_out, made.lacks)
-        write_text(draft.path / "README.md", readme(dataset.name, format_name, result, command))
+        write_text(draft.path / "README.md", readme(dataset.name, format_name, result, command=command))
     return result
 
 
-def readme(name: str, format_name: str, made: Exported, command: str) -> str:
+def readme(name: str, format_name: str, made: Exported, *, command: str) -> str:
     """What a reader of the folder should know; its metadata lets `datasets.load_dataset` find the files."""
     configs = [
         line

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from labelkit.datasets.card import CARD, Publication, judges_and_told, published_card
-from labelkit.errors import MissingPackageError, RemoteError, UsageError, first_line
+from labelkit.errors import MissingPackageError, RemoteError, UnknownNameError, UsageError, first_line
 from labelkit.exchange.croissant import as_text, croissant
+from labelkit.exchange.options import PublishOptions, PullOptions
 from labelkit.storage import folders
 from labelkit.storage.atomic import disk_errors, write_text
 from labelkit.storage.credentials import keyring, secrets
@@ -27,6 +28,7 @@ from labelkit.storage.dataset import AUDIT, KIND, known_leaks, read_audit
 from labelkit.storage.manifest import DatasetFacts, Manifest
 from labelkit.storage.names import inside
 from labelkit.storage.outputs import claimed, put, unchanged
+from labelkit.storage.remote import local
 
 log = logging.getLogger(__name__)
 
@@ -61,32 +63,49 @@ class Upload(NamedTuple):
 
 
 def publish(
-    dataset: Path,
-    publication: Publication,
-    *,
-    private: bool = False,
-    tag: str | None = None,
-    allow: Sequence[str] = (),
-    dry_run: bool = False,
+    dataset: Path | str,
+    repo: str,
+    options: PublishOptions = PublishOptions(),  # noqa: B008 (a frozen record)
 ) -> Upload:
-    """Send a dataset to its Hub repository; with `dry_run`, only say what would be sent.
+    """Send a dataset with its card to the Hugging Face Hub, or resume an upload that stopped.
 
-    Raises `UsageError` where the dataset is unlicensed, unaudited or known to leak and `allow` does not name that, or
-    where the tag stands at another version; `RemoteError` where the Hub refuses or cannot be reached.
+    Args:
+        dataset: dataset folder; may be at s3://, gs:// or hf://.
+        repo: ORG/NAME of the dataset repository.
+        options: license, card and version; with `dry_run` nothing is sent.
+
+    Returns:
+        The files, card and tag that were sent, or would be.
+
+    Raises:
+        UsageError: the dataset is unlicensed, unaudited or known to leak and `allow` does not name that, or the tag
+            stands at another version.
+        RemoteError: the Hub refuses or cannot be reached.
     """
+    for name in options.allow:
+        if name not in REFUSALS:
+            raise UnknownNameError("refusal", name, REFUSALS)
+    dataset = local(str(dataset))
     with unchanged(dataset):
         manifest = folders.read_manifest(dataset, KIND)
-        publication = publication._replace(
-            licence=publication.licence or manifest.facts.licence, audit=read_audit(dataset)
+        publication = Publication(
+            repo_id=repo,
+            licence=options.license or manifest.facts.licence,
+            languages=options.language,
+            sources=options.source,
+            title=options.title,
+            note=options.note,
+            audit=read_audit(dataset),
         )
-        refuse(dataset, publication, allow)
+        refuse(dataset, publication, options.allow)
         with staged(dataset, manifest, publication) as folder:
             files = files_of(dataset, folder, manifest)
             refuse_secrets(files)
             version = folders.file_sha256(folder / folders.MANIFEST)
             card = (folder / CARD).read_text(encoding="utf-8")
-            plan = Upload(publication.repo_id, tag or f"sha256-{version[:12]}", private, files, card)
-            if not dry_run:
+            tag = options.tag or f"sha256-{version[:12]}"
+            plan = Upload(repo, tag, options.private, files=files, card=card)
+            if not options.dry_run:
                 with hub_errors(plan.repo_id):
                     send(plan, version)
     return plan
@@ -199,19 +218,34 @@ def published_version(api: Any, client: Any, plan: Upload) -> str | None:
         return folders.file_sha256(Path(path))
 
 
-def pull(repo_id: str, target: Path, revision: str | None) -> Manifest[DatasetFacts]:
-    """Fetch a published dataset into the folder `target` and check every file; returns its manifest.
+def pull(
+    repo: str,
+    output: Path | str,
+    options: PullOptions = PullOptions(),  # noqa: B008 (a frozen record)
+) -> Manifest[DatasetFacts]:
+    """Fetch a published dataset and check every file, or resume a pull that stopped.
 
-    A pull that was killed goes on where it stopped. A complete dataset at `target` is replaced.
+    Args:
+        repo: ORG/NAME of the dataset repository on the Hugging Face Hub.
+        output: the dataset folder; a complete dataset there is replaced.
+        options: the version.
+
+    Returns:
+        The manifest of the dataset.
+
+    Raises:
+        RemoteError: the Hub refuses or cannot be reached.
+        ArtifactError: a file is not as it was published.
     """
+    target = Path(output)
     with claimed(target, KIND) as place, disk_errors(f"{target} was not written"):
         aside = place.beside(PULLED)
-        with hub_errors(repo_id):
+        with hub_errors(repo):
             api, client = hub()
-            listed = api.dataset_info(repo_id, revision=revision)
+            listed = api.dataset_info(repo, revision=options.revision)
             for sibling in listed.siblings or []:
                 inside(aside, sibling.rfilename)
-            client.snapshot_download(repo_id, repo_type="dataset", revision=listed.sha, local_dir=aside.absolute())
+            client.snapshot_download(repo, repo_type="dataset", revision=listed.sha, local_dir=aside.absolute())
         manifest = folders.read_manifest(aside, KIND)
         keep = {*manifest.files, folders.MANIFEST, AUDIT}
         for path in sorted(aside.rglob("*"), reverse=True):

@@ -4,30 +4,61 @@ from pathlib import Path
 
 from labelkit.corpora.qrels import read_qrels
 from labelkit.datasets.card import dataset_card
-from labelkit.exchange.formats import GRADES, found_in
+from labelkit.errors import UnknownNameError, UsageError
+from labelkit.exchange.formats import FORMATS, GRADES, found_in
 from labelkit.exchange.formats.base import queries_of
+from labelkit.exchange.options import ImportOptions
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
 from labelkit.storage.dataset import records_to_table, write_tables
 from labelkit.storage.labels import JudgeKind, imported_judge
 from labelkit.storage.manifest import DATASET, LABELS, DatasetFacts
 from labelkit.storage.outputs import name_of
+from labelkit.storage.remote import local
 
 KINDS: dict[str, JudgeKind] = {"human": "human", "llm": "llm", "imported": "imported"}
 
 
-def import_grades(
-    path: Path, target: Path, *, judge_name: str, kind: JudgeKind, command: str, format_name: str = "qrels"
-) -> int:
-    """Write grades as a labels folder; returns how many there are.
+def makes_labels(format_name: str) -> bool:
+    """Whether a format holds grades, for a labels folder; all others hold whole datasets.
 
-    They come from a qrels file (BEIR or TREC), or from what people answered in Argilla or Label Studio.
+    Raises `UnknownNameError` for a format that cannot be read.
     """
-    with folders.writing(target, LABELS, command) as draft:
-        if format_name in GRADES:
-            judgements, judges = GRADES[format_name](path, judge_name)
+    readable = ["qrels", *GRADES, *(name for name, known in FORMATS.items() if known.read)]
+    if format_name not in readable:
+        raise UnknownNameError("format", format_name, readable)
+    return format_name == "qrels" or format_name in GRADES
+
+
+def import_grades(
+    source: Path | str, output: Path | str, options: ImportOptions, *, command: str = "labelkit.import_grades"
+) -> int:
+    """Turn grades made elsewhere into a labels folder.
+
+    Args:
+        source: a qrels file (BEIR or TREC), or what people answered in Argilla or Label Studio; may be at s3://, gs://
+            or hf://.
+        output: the labels folder.
+        options: who made the grades, and their format.
+        command: the words that the manifest names as the origin of the folder.
+
+    Returns:
+        The number of grades.
+
+    Raises:
+        UsageError: the kind or the format is unknown, or the format holds no grades.
+        DataError: the file is malformed.
+    """
+    path = local(str(source))
+    if options.kind not in KINDS:
+        raise UsageError(f"unknown kind {options.kind!r}; choose one of: {', '.join(KINDS)}")
+    if not makes_labels(options.format):
+        raise UsageError(f"format {options.format} holds datasets and no grades: use import_dataset")
+    with folders.writing(Path(output), LABELS, command) as draft:
+        if options.format in GRADES:
+            judgements, judges = GRADES[options.format](path, options.judge)
         else:
-            judgements, judge = imported_judgements(path, judge_name, kind)
+            judgements, judge = imported_judgements(path, options.judge, KINDS[options.kind])
             judges = [judge]
         draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
@@ -36,14 +67,31 @@ def import_grades(
 
 
 def import_dataset(
-    path: Path, target: Path, *, format_name: str, judge_name: str, positive_grade: int, command: str
+    source: Path | str, output: Path | str, options: ImportOptions, *, command: str = "labelkit.import_dataset"
 ) -> dict[str, int]:
-    """Write a dataset in a foreign format as a dataset folder; returns how many queries and labels it has.
+    """Turn a dataset in a foreign format into a dataset folder.
 
     A format without grades calls its positives 2 and its negatives 0.
+
+    Args:
+        source: file or folder of the format; may be at s3://, gs:// or hf://.
+        output: the dataset folder.
+        options: the format, who made the labels, and the lowest grade of a positive.
+        command: the words that manifest and card name as the origin of the folder.
+
+    Returns:
+        The number of queries, positives, negatives, and passages that stood on both sides.
+
+    Raises:
+        UsageError: the format is unknown, or holds grades alone.
+        DataError: a file is malformed.
     """
+    path, target = local(str(source)), Path(output)
+    if makes_labels(options.format):
+        raise UsageError(f"format {options.format} holds grades and no dataset: use import_grades")
+    positive_grade = options.positive_grade
     with folders.writing(target, DATASET, command) as draft:
-        found = found_in(path, format_name, judge_name, positive_grade)
+        found = found_in(path, options.format, options.judge, positive_grade=positive_grade)
         write_tables(
             draft,
             examples=found.examples,
@@ -59,9 +107,9 @@ def import_dataset(
             "on_both_sides": sum(len(example.ignored) for example in found.examples),
         }
         draft.inputs = inputs_of(path)
-        facts = {"format": format_name, "positive_grade": positive_grade, **counts}
+        facts = {"format": options.format, "positive_grade": positive_grade, **counts}
         draft.facts = DatasetFacts.model_validate(facts)
-        card = dataset_card(name_of(target), draft.rows, draft.facts, [found.judge], command)
+        card = dataset_card(name_of(target), draft.rows, draft.facts, judges=[found.judge], command=command)
         (draft.path / "README.md").write_text(card, encoding="utf-8")
     return counts
 

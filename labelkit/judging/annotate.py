@@ -1,37 +1,38 @@
-"""Pending pairs -> engine -> journal -> judgements.
+"""Pool -> judgements, in one pass: read, cut and defend, ask, settle, write.
 
 Each reply goes to the journal before anything else happens with it. The judgements are then read from the journal
-alone: the same journal gives the same bytes, and a run that was killed goes on where it stopped and pays for nothing
+alone: the same journal gives the same bytes, and a run that was killed resumes where it stopped and pays for nothing
 twice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit.engines import EngineFacts, Reply, Settings, open_engine, traits_of
-from labelkit.errors import UsageError
-from labelkit.judging.budget import Budget, Caps, check_price
+from labelkit.engines import EngineFacts, open_engine, traits_of
+from labelkit.errors import BudgetError, UsageError
+from labelkit.judging.budget import check_price
 from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
-from labelkit.judging.label_tables import finalise
-from labelkit.judging.methods import Method, method_named
-from labelkit.judging.model_change import ModelChange
+from labelkit.judging.label_tables import Tally, finalise
+from labelkit.judging.methods import Judging, method_named
+from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.prices import price_of
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.judging.prompts import Prompt, prompt_for
 from labelkit.judging.reading import Reading, complete, read_texts
-from labelkit.judging.reply_cache import Cache
 from labelkit.judging.request_keys import canonical_json, digest, identity_of
-from labelkit.judging.scheduler import RunReplies, Scheduler
-from labelkit.judging.tasks import VOTE_TEMPERATURE, Task, Tasks, asked_of
-from labelkit.pooling.pool import Pool
+from labelkit.judging.scheduler import Scheduler, ask
+from labelkit.judging.tasks import VOTE_TEMPERATURE, Room, Work
+from labelkit.pooling.pool import Pool, first_pairs, pool_of
 from labelkit.records import Judge
 from labelkit.storage import folders
 from labelkit.storage.labels import KIND
 from labelkit.storage.manifest import LabelsFacts
 from labelkit.storage.outputs import claimed
+
+UNSCORED = "a grade without a score: no log-probabilities that tell the labels apart"
 
 
 class Outcome(NamedTuple):
@@ -59,91 +60,114 @@ class Outcome(NamedTuple):
     facts: dict[str, Any]
     """What the manifest says of cuts, orders and windows."""
 
+    def lines(self, folder: Path) -> list[str]:
+        """The run in words, for people: one line, and one for each reason why pairs have no grade."""
+        failed = sum(self.failures.values())
+        return [
+            f"{folder}: {self.pairs} pairs, {self.asked} asked now in {self.seconds:.0f} s, {self.known} already "
+            f"there, {self.cached} replies from the cache, {failed} failed, {self.cut_passages} passages cut",
+            *reason_lines(self.failures),
+            *([f"  {self.unscored} x {UNSCORED}"] if self.unscored else []),
+        ]
+
+    def check(self) -> None:
+        """Raise `BudgetError` where the caps left pairs unjudged."""
+        if self.pending:
+            raise BudgetError(
+                f"{self.pending} of {self.pairs} pairs are not judged: the caps allow no more requests; raise "
+                "--max-usd or --max-tokens and run the same command again"
+            )
+
+
+def reason_lines(failures: Mapping[str, int]) -> list[str]:
+    """A line for each reason why pairs have no grade."""
+    return [f"  {count} x {reason}" for reason, count in failures.items()]
+
 
 def annotate(
-    pool: Pool,
-    folder: Path,
+    source: Pool | Path | str,
+    output: Path | str,
+    options: AnnotateOptions,
     *,
-    engine_name: str,
-    settings: Settings,
-    method_name: str,
-    prompt_name: str | None,
-    limit: int | None,
-    command: str,
-    reading: Reading = Reading(),  # noqa: B008 (a frozen record)
-    tokenizer: str | None = None,
-    retry_failed: bool = False,
-    cache: Path | None = None,
-    allow_drift: bool = False,
-    caps: Caps = Caps(),  # noqa: B008 (a frozen record)
-    prices: Path | None = None,
+    command: str = "labelkit.annotate",
     progress: ShowProgress = silent,
 ) -> Outcome:
-    """Judge the pairs of a pool (the first `limit`, in pool order) into a labels folder, or go on with what is there.
+    """Judge the pairs of a pool with a language model and write a labels folder, or resume the run that is there.
 
-    With `retry_failed`, what failed to give a grade is asked again from its first step. Replies in the folder `cache`
-    are taken from there, unless they are to be asked again, and new ones are added to it. A served model that changes
-    its name or fingerprint ends the run with `EngineError`, unless `allow_drift`. `caps` hold for the folder, over all
-    its runs; `prices` is the file that says what tokens cost. `progress` is called as pairs are judged.
+    Args:
+        source: a pool, its folder, or a BEIR folder, which is pooled with the defaults beside `output`; folders may be
+            at s3://, gs:// or hf://.
+        output: the labels folder: `judgements`, `ballots` (single votes or orders), `judges`, and the journal of every
+            reply.
+        options: judge, reading, engine and limits. The caps hold for the folder, over all its runs.
+        command: the words that the manifest names as the origin of the folder.
+        progress: called as pairs are judged; `labelkit.progress_bar()` shows a bar in a terminal and in a notebook.
+
+    Returns:
+        Counts of pairs, requests and failures, tokens and US dollars. `pending` pairs are those that the caps left
+        unjudged; `Outcome.check` raises `BudgetError` for them.
+
+    Raises:
+        UsageError: options contradict each other, or the folder holds something else.
+        EngineError: the judge cannot be loaded, does not answer, or became another model.
+        JournalError: another process writes to the folder, or its journal is damaged.
     """
-    method = method_named(method_name)
-    prompt = prompt_for(method_name, prompt_name)
-    traits = traits_of(engine_name)
-    price = price_of(settings.model, prices, batch=traits.batch)
-    check_price(price, caps, settings.model)
-    with output_of(folder):
-        engine = open_engine(engine_name, settings._replace(folder=folder))
+    folder = Path(output)
+    pool = pool_of(source, folder, command, verify=options.verify)
+    return judge_pool(first_pairs(pool, options.limit), folder, options, command=command, progress=progress)
+
+
+def judge_pool(pool: Pool, folder: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress) -> Outcome:
+    """Judge every pair of a pool: cut and defend its texts, ask, settle the replies, write the tables."""
+    method, prompt = method_named(options.method), prompt_for(options.method, options.prompt)
+    traits = traits_of(options.engine)
+    price = price_of(options.model, options.prices, batch=traits.batch)
+    check_price(price, options.caps, options.model)
+    with output_of(folder), ExitStack() as opened:
+        engine = open_engine(options.engine, options.settings._replace(folder=folder))
+        opened.callback(engine.close)
         engine.check_labels(prompt.label_texts)
-        tokens = traits.tokens(settings, tokenizer)
-        reading = complete(reading, method, tokens)
-        judge = make_judge(engine.facts, settings, method, prompt, reading, tokenizer)
-        tasks = Tasks(read_texts(pool, limit, reading, tokens), prompt, method, reading, digest(identity_of(judge)))
-        work = tasks.make(pool, limit, tokens, traits.context(settings) if method.listwise else None)
+        tokens = traits.tokens(options.settings, options.tokenizer)
+        reading = complete(options.reading, method, tokens)
+        judge = make_judge(engine.facts, options, prompt, reading=reading)
+        room = Room(tokens, traits.context(options.settings) if method.listwise else None)
+        work = Work(Judging(judge, prompt, method), reading, read_texts(pool, reading, tokens), room=room)
         with Journal(folder) as journal:
             folders.begin(folder, KIND, command)
-            asked = asked_of(judge.judge_id, work.tasks, listwise=method.listwise)
-            journal.register(judge, prompt.content, asked, whole=method.listwise)
-            replies = RunReplies(journal, journal.answered())
-            # An engine that names its model beforehand runs those weights and no others.
-            watched = not allow_drift and engine.facts.model_answered is None
-            drift = ModelChange(earlier(journal, work.tasks, replies) if watched else (), watched=watched)
-            if retry_failed:
-                replies.forget_failed(work.tasks, method, prompt)
-            budget = Budget(journal, caps, price=price, tokens=tokens, traits=traits)
-            run = Scheduler(tasks, method, prompt, replies, journal, budget, progress)
-            run.start(work.tasks)
-            try:
-                run.ask(engine, drift, None if retry_failed or cache is None else Cache(cache))
-            finally:
-                run.progress.close()
-                engine.close()
-                if cache is not None and run.asked:
-                    kept = Cache(cache)
-                    kept.add(filter(None, map(journal.reply, run.bought)))
-                    kept.add(filter(None, map(journal.reply, kept.missing(replies.good))))
-            pairs = {(judge.judge_id, task.query_id, pid) for task in work.tasks for pid in task.passage_ids}
-            mine = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=pairs)
-        return Outcome(
-            pairs=len(pairs),
-            asked=run.asked,
-            known=run.known,
-            cached=run.cached,
-            pending=len(pairs) - mine.judged,
-            failures=mine.failures,
-            unscored=mine.unscored,
-            seconds=run.progress.seconds,
-            cut_passages=work.facts.cut_passages,
-            tokens=budget.tokens,
-            usd=budget.usd if price else None,
-            facts=work.facts.as_json(),
-        )
+            run = ask(work, engine, journal, options=options, price=price, show=progress)
+            opened.close()
+            mine = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=work.pairs)
+    return outcome_of(work, run, mine, priced=price is not None)
 
 
-def reparse(pool: Pool, folder: Path, command: str) -> dict[str, int]:
-    """Read the stored replies of a folder with the present parser and write its judgements anew; nothing is sent.
+def outcome_of(work: Work, run: Scheduler, mine: Tally, *, priced: bool) -> Outcome:
+    """What a run did, in numbers."""
+    return Outcome(
+        pairs=len(work.pairs),
+        asked=run.asked,
+        known=run.known,
+        cached=run.cached,
+        pending=len(work.pairs) - mine.judged,
+        failures=mine.failures,
+        unscored=mine.unscored,
+        seconds=run.progress.seconds,
+        cut_passages=work.facts.cut_passages,
+        tokens=run.budget.tokens,
+        usd=run.budget.usd if priced else None,
+        facts=work.facts.as_json(),
+    )
 
-    Returns the failures by reason. Raises `UsageError` where no run was journalled.
+
+def reparse(
+    source: Pool | Path | str, output: Path | str, *, verify: bool = True, command: str = "labelkit.reparse"
+) -> dict[str, int]:
+    """Read the stored replies of a labels folder with the present parser and write its judgements anew; nothing is
+    sent. `source` is the pool that was judged.
+
+    Returns the number of pairs without a grade by the reason. Raises `UsageError` where `output` has no journal.
     """
+    folder = Path(output)
+    pool = pool_of(source, folder, command, verify=verify)
     if not (folder / JOURNAL_FILE).is_file():
         raise UsageError(f"{folder} holds no annotation run; --reparse reads the replies of an earlier one")
     with output_of(folder), Journal(folder) as journal:
@@ -162,13 +186,11 @@ def output_of(folder: Path) -> Iterator[None]:
         yield
 
 
-def make_judge(
-    facts: EngineFacts, settings: Settings, method: Method, prompt: Prompt, reading: Reading, tokenizer: str | None
-) -> Judge:
+def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, reading: Reading) -> Judge:
     """The judge of a run. Its id is the method, the model's short name and a hash over all that may change a
     judgement.
     """
-    drawn = reading.votes > 1
+    settings, method, drawn = options.settings, method_named(prompt.method), reading.votes > 1
     decoding: dict[str, Any] = {"temperature": VOTE_TEMPERATURE if drawn else 0}
     served = served_by(settings.base_urls)
     defended = {"defences": reading.defences} if reading.defences else {}
@@ -191,7 +213,7 @@ def make_judge(
     read = {name: value for name, value in reading._asdict().items() if value != Reading._field_defaults[name]}
     provenance = {
         "judge_id": f"{prompt.method}-{Path(settings.called).name}-{digest(parts)[:16]}",
-        "reading": canonical_json({"reading": read, "tokenizer": tokenizer or settings.called}),
+        "reading": canonical_json({"reading": read, "tokenizer": options.tokenizer or settings.called}),
     }
     return judge.model_copy(update=provenance)
 
@@ -199,13 +221,3 @@ def make_judge(
 def served_by(base_urls: Sequence[str]) -> dict[str, Any]:
     """The address in the identity of a judge; those of a fleet in any order are the same fleet."""
     return {"base_url": base_urls[0] if len(base_urls) == 1 else sorted(base_urls)} if base_urls else {}
-
-
-def earlier(journal: Journal, tasks: Iterable[Task], replies: RunReplies) -> Iterator[Reply]:
-    """The replies that a change of the model would show in: one is enough where the whole journal names one model."""
-    alike = journal.models() == 1
-    for task in tasks:
-        if task.key in replies and (reply := replies.get(task.key)):
-            yield reply
-            if alike:
-                return

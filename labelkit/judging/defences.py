@@ -100,6 +100,16 @@ def fenced(passage: str, number: str) -> str:
     return f"<passage {number}>\n{passage}\n</passage {number}>"
 
 
+def between_marks(query: str, passages: Sequence[str]) -> list[str]:
+    """The passages of one request, each between its marks."""
+    number = nonce(query, passages)
+    return [fenced(text, number) for text in passages]
+
+
+MARKS = fenced("", nonce("", ()))
+"""The marks around an empty passage: how much longer they make any passage."""
+
+
 def announced(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Chat turns of which the first says what the marks mean."""
     first, *rest = messages

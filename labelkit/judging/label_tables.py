@@ -9,11 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from labelkit.engines import Reply
-from labelkit.judging.defences import looks_twice
 from labelkit.judging.journal import Asked, Journal
-from labelkit.judging.methods import Method, method_named
-from labelkit.judging.methods.steps import lowest
-from labelkit.judging.prompts import parse_prompt
+from labelkit.judging.methods import judging_of
 from labelkit.judging.settling import judgements_of
 from labelkit.judging.tasks import tasks_of
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
@@ -71,11 +68,10 @@ def finalise(
             for name in ("judgements", "ballots")
         )
         for judge, content in journal.judges():
-            prompt = parse_prompt(content, f"prompt of {judge.judge_id}")
-            method = method_of(judge)
+            judging = judging_of(judge, content)
             account = Account(journal, judge.judge_id)
-            tasks = tasks_of(account.asked(), listwise=method.listwise)
-            for row, votes in judgements_of(judge.judge_id, tasks, account, journal.cost, prompt, method):
+            tasks = tasks_of(account.asked(), listwise=judging.listwise)
+            for row, votes in judgements_of(judging, tasks, account, cost=journal.cost):
                 judgements.add(row)
                 ballots.add(*votes)
                 every.add(row)
@@ -102,12 +98,6 @@ def finalise(
         files=["judgements.parquet", "ballots.parquet", "judges.parquet"],
     )
     return tally
-
-
-def method_of(judge: Judge) -> Method:
-    """The method of a judge, with the way that its judgements are settled."""
-    method = method_named(str(judge.method))
-    return method._replace(settle=lowest) if looks_twice(judge) else method
 
 
 class Account:

@@ -6,17 +6,21 @@ replies: the most that they can ask is counted by selecting every passage and an
 
 from collections.abc import Iterator
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit.engines import Reply, Request, Settings, traits_of
+from labelkit.engines import Reply, Request, traits_of
 from labelkit.engines.tokenizers import Tokens, most_prompt_tokens
-from labelkit.judging.methods import Method, method_named
+from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.methods.steps import Ask
-from labelkit.judging.prices import Price
-from labelkit.judging.prompts import Prompt, prompt_for
-from labelkit.judging.reading import Reading, complete, read_texts
-from labelkit.judging.tasks import Task, Tasks
-from labelkit.pooling.pool import Pool
+from labelkit.judging.options import PlanOptions
+from labelkit.judging.prices import price_of
+from labelkit.judging.prompts import prompt_for
+from labelkit.judging.reading import complete, read_texts
+from labelkit.judging.tasks import Room, Task, Work
+from labelkit.pooling.pool import Pool, first_pairs, pool_of
+from labelkit.records import Judge
+from labelkit.storage.remote import local
 
 BLOCK = 16
 """Tokens that a prefix cache keeps or drops together, as vLLM does."""
@@ -46,30 +50,35 @@ class Plan(NamedTuple):
     """Cuts, orders and windows, as the manifest of the run will have them."""
 
 
-def plan(
-    pool: Pool,
-    *,
-    engine_name: str,
-    settings: Settings,
-    method_name: str,
-    prompt_name: str | None,
-    limit: int | None,
-    reading: Reading,
-    tokenizer: str | None,
-    price: Price | None,
-    rate: float | None,
-) -> Plan:
-    """Count what `annotate` would ask with the same options. `rate`: calls a second."""
-    method, prompt = method_named(method_name), prompt_for(method_name, prompt_name)
-    traits = traits_of(engine_name)
-    tokens = traits.tokens(settings, tokenizer)
-    reading = complete(reading, method, tokens)
-    tasks = Tasks(read_texts(pool, limit, reading, tokens), prompt, method, reading, "")
-    work = tasks.make(pool, limit, tokens, traits.context(settings) if method.listwise else None)
+def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "labelkit.plan") -> Plan:
+    """Count the calls, tokens, money and time of `annotate` with the same options. Nothing is sent.
+
+    Args:
+        source: a pool, its folder, or a BEIR folder, which is pooled with the defaults beside it.
+        options: judge and reading as for `annotate`; `rate` in calls per second gives the time.
+        command: the words that the manifest of a pool made here names as its origin.
+
+    Returns:
+        Counts of calls and tokens, US dollars where a price is known, seconds where a rate is given.
+
+    Raises:
+        UsageError: options contradict each other.
+        EngineError: the judge's tokenizer cannot be loaded.
+    """
+    beside = Path("pool") if isinstance(source, Pool) else local(str(source))
+    pool = first_pairs(pool_of(source, beside, command, verify=options.verify), options.limit)
+    method, prompt = method_named(options.method), prompt_for(options.method, options.prompt)
+    traits = traits_of(options.engine)
+    price = price_of(options.model, options.prices, batch=traits.batch)
+    tokens = traits.tokens(options.settings, options.tokenizer)
+    reading = complete(options.reading, method, tokens)
+    context = traits.context(options.settings) if method.listwise else None
+    judging = Judging(Judge(judge_id="", kind="llm", name=options.model, method=prompt.method), prompt, method)
+    work = Work(judging, reading, read_texts(pool, reading, tokens), room=Room(tokens, context))
     first = rest = calls = completion = shared = 0
     before = ""
     for task in work.tasks:
-        for number, request in enumerate(largest(task, tasks, method, prompt)):
+        for number, request in enumerate(largest(task, work)):
             size = tokens.prompt(request.messages) if tokens else most_prompt_tokens(request.messages)
             calls, completion = calls + 1, completion + request.max_tokens
             if number:
@@ -80,7 +89,7 @@ def plan(
             shared += cached(before, text, tokens)
             before = text
     return Plan(
-        pairs=len({(task.query_id, pid) for task in work.tasks for pid in task.passage_ids}),
+        pairs=len(work.pairs),
         calls=len(work.tasks),
         most_calls=calls,
         prompt_tokens=first,
@@ -90,18 +99,18 @@ def plan(
         shared_tokens=shared,
         usd=price.usd(first, 0) if price else None,
         most_usd=price.usd(first + rest, completion) if price else None,
-        seconds=len(work.tasks) / rate if rate else None,
-        most_seconds=calls / rate if rate else None,
+        seconds=len(work.tasks) / options.rate if options.rate else None,
+        most_seconds=calls / options.rate if options.rate else None,
         facts=work.facts.as_json(),
     )
 
 
-def largest(task: Task, tasks: Tasks, method: Method, prompt: Prompt) -> Iterator[Request]:
+def largest(task: Task, work: Work) -> Iterator[Request]:
     """The requests of a task where every reply is as long as it can be."""
-    steps = method.judge(len(task.passage_ids), prompt)
+    steps = work.judging.method.judge(len(task.passage_ids), work.judging.prompt)
     ask = next(steps)
     while True:
-        yield tasks.request(task, ask, "")
+        yield work.request(task, ask, "")
         try:
             ask = steps.send(Reply(key="", text=longest(ask)))
         except StopIteration:

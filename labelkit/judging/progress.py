@@ -2,6 +2,9 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
+
+from labelkit.errors import MissingPackageError
 
 
 class Progress:
@@ -79,3 +82,32 @@ ShowProgress = Callable[[Progress], None]
 
 def silent(progress: Progress) -> None:
     """Show nothing."""
+
+
+def progress_bar() -> ShowProgress:
+    """A bar for the `progress` of `annotate`, `cascade` and `redteam`, in a notebook or a terminal.
+
+    Raises `MissingPackageError` where tqdm is not installed.
+    """
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise MissingPackageError("tqdm", "notebook") from None
+    return TqdmBar(tqdm)
+
+
+class TqdmBar:
+    """Shows one run after the other as a bar of tqdm."""
+
+    def __init__(self, tqdm: Any) -> None:
+        self._tqdm = tqdm
+        self._bar: Any = None
+
+    def __call__(self, progress: Progress) -> None:
+        if self._bar is None:
+            self._bar = self._tqdm(total=progress.total, desc="judging", unit="pair")
+        self._bar.update(progress.done - self._bar.n)
+        self._bar.set_postfix_str(progress.words() if progress.moved or progress.finished else "loading the judge")
+        if progress.finished:
+            self._bar.close()
+            self._bar = None

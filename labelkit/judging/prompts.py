@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from labelkit.engines import Message
 from labelkit.errors import DataError, UnknownNameError, UsageError
+from labelkit.judging.defences import announced, between_marks
 from labelkit.judging.reply_parser import normalise
 from labelkit.records import MAX_GRADE, Record
 from labelkit.storage.shipped import SHIPPED
@@ -67,18 +68,24 @@ class Prompt(Record):
     def label_texts(self) -> tuple[str, ...]:
         return tuple(label.text for label in self.labels)
 
-    def render(self, step: str, query: str, passages: Sequence[str], answer: str = "") -> tuple[Message, ...]:
+    def render(
+        self, step: str, query: str, passages: Sequence[str], *, answer: str = "", marked: bool = False
+    ) -> tuple[Message, ...]:
         """The chat turns of a step. Rubric first, then the query, so that prompts of a query share their opening.
+
+        With `marked`, each passage stands between marks that its author cannot know (the defence `nonce`).
 
         In a list every passage stands on a line of its own behind its identifier, `[1] ...`: white space inside becomes
         single spaces, so that no passage can open a line of another.
         """
+        passages = between_marks(query, passages) if marked else passages
         numbered = (f"[{number}] {' '.join(text.split())}" for number, text in enumerate(passages, 1))
         fields = {"query": query, "passage": passages[0], "passages": "\n".join(numbered), "answer": answer}
         templates = self.steps[step]
         turns = (Message("system", templates.system), Message("user", templates.user))
         rendered = (turn._replace(content=turn.content.strip().format(**fields)) for turn in turns)
-        return tuple(turn for turn in rendered if turn.content)
+        sent = tuple(turn for turn in rendered if turn.content)
+        return announced(sent) if marked else sent
 
 
 def shipped_prompts() -> dict[str, Path]:

@@ -1,12 +1,14 @@
-"""The texts of a pool as a judge reads them: how much of a passage, in which orders, how often."""
+"""Pool -> texts as a judge reads them: passages defended and cut; in how many orders, how often."""
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from labelkit.engines.tokenizers import Tokens
 from labelkit.errors import UsageError
-from labelkit.judging.defences import strip
+from labelkit.judging.defences import strip, without_query
 from labelkit.judging.methods import Method
 from labelkit.pooling.pool import Pool
+from labelkit.records import PairIds
 
 PASSAGE_WORDS = 300
 """Words of a passage that a judge reads where no tokenizer is at hand: as in arXiv 2504.05220."""
@@ -32,17 +34,16 @@ class Reading(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """The texts of a pool as a judge reads them."""
+    """The texts of pairs as a judge reads them: passages cut to their length, with the defences applied."""
 
-    queries: dict[str, str]
-    passages: dict[str, str]
-    measure: str
-    """What passages were cut by: `passage_tokens` or `passage_words`."""
-    longest: int
-    cut: frozenset[str]
-    """Ids of the passages that were longer."""
-    stripped: frozenset[str]
-    """Ids of the passages that held reserved tokens or invisible characters."""
+    pairs: Sequence[PairIds]
+    """In the order of the pool, query by query."""
+    queries: Mapping[str, str]
+    passages: Mapping[str, str]
+    without_query: Mapping[PairIds, str]
+    """Passages that a second look reads without their repetition of the query."""
+    facts: Mapping[str, Any]
+    """Length, and number of pairs whose passage was cut or stripped, for the manifest."""
 
 
 def complete(reading: Reading, method: Method, tokens: Tokens | None) -> Reading:
@@ -62,24 +63,37 @@ def complete(reading: Reading, method: Method, tokens: Tokens | None) -> Reading
     return reading._replace(passage_tokens=PASSAGE_TOKENS) if tokens else reading._replace(passage_words=PASSAGE_WORDS)
 
 
-def read_texts(pool: Pool, limit: int | None, reading: Reading, tokens: Tokens | None) -> Texts:
-    """The texts of the first `limit` pairs, each passage cut to what the reading says."""
-    wanted = pool.candidates[:limit]
+def read_texts(pool: Pool, reading: Reading, tokens: Tokens | None) -> Texts:
+    """The texts of a pool's pairs, each passage defended and cut as the reading says."""
+    pairs = [(candidate.query_id, candidate.passage_id) for candidate in pool.candidates]
+    queries = {query_id: pool.queries[query_id].text for query_id, _ in pairs}
     passages, cut, stripped = {}, set(), set()
-    for passage_id in {candidate.passage_id: None for candidate in wanted}:
+    for passage_id in dict.fromkeys(passage_id for _, passage_id in pairs):
         text = full = pool.passages[passage_id].full_text
         if "strip" in reading.defences and (text := strip(full)) is not full:
             stripped.add(passage_id)
         passages[passage_id] = short = shortened(text, reading, tokens)
         if short is not text:
             cut.add(passage_id)
-    queries = {candidate.query_id: pool.queries[candidate.query_id].text for candidate in wanted}
-    measure, longest = (
-        ("passage_tokens", reading.passage_tokens)
+    facts: dict[str, Any] = (
+        {"passage_tokens": reading.passage_tokens}
         if reading.passage_tokens
-        else ("passage_words", reading.passage_words)
+        else {"passage_words": reading.passage_words}
     )
-    return Texts(queries, passages, measure, longest or 0, frozenset(cut), frozenset(stripped))
+    facts["cut_passages"] = sum(passage_id in cut for _, passage_id in pairs)
+    if stripped:
+        facts["stripped_passages"] = sum(passage_id in stripped for _, passage_id in pairs)
+    return Texts(pairs, queries, passages, second_looks(pairs, queries, passages, reading=reading), facts=facts)
+
+
+def second_looks(
+    pairs: Iterable[PairIds], queries: Mapping[str, str], passages: Mapping[str, str], *, reading: Reading
+) -> dict[PairIds, str]:
+    """The passages that repeat their query, without it, where the reading has the second look."""
+    if "second-look" not in reading.defences:
+        return {}
+    shown = ((pair, without_query(queries[pair[0]], passages[pair[1]])) for pair in pairs)
+    return {pair: text for pair, text in shown if text != passages[pair[1]]}
 
 
 def shortened(text: str, reading: Reading, tokens: Tokens | None) -> str:

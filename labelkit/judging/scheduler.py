@@ -3,20 +3,21 @@
 Each reply goes to the journal before anything else happens with it, and is read from there when it is wanted again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from labelkit.engines import Engine, Reply, Request
+from labelkit.engines import Engine, Reply, Request, traits_of
 from labelkit.errors import EngineError, JournalError
 from labelkit.judging.budget import Budget
-from labelkit.judging.journal import Journal
-from labelkit.judging.methods import Method
+from labelkit.judging.journal import Charge, Journal
+from labelkit.judging.methods import Judging
 from labelkit.judging.model_change import ModelChange
+from labelkit.judging.options import AnnotateOptions
+from labelkit.judging.prices import Price
 from labelkit.judging.progress import Progress, ShowProgress
-from labelkit.judging.prompts import Prompt
 from labelkit.judging.reply_cache import Cache
 from labelkit.judging.settling import Finished, Waiting, advance, together
-from labelkit.judging.tasks import Task, Tasks
+from labelkit.judging.tasks import Task, Work, asked_of
 
 UNREACHABLE = 20
 """So many requests without an answer in a row, and none answered before, mean that there is no judge."""
@@ -28,9 +29,9 @@ class RunReplies:
     Only their keys are in memory.
     """
 
-    def __init__(self, journal: Journal, good: set[str]) -> None:
+    def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self.good = good
+        self.good = journal.answered()
         """Keys of the good ones."""
         self._came: dict[str, Reply] = {}
 
@@ -59,10 +60,64 @@ class RunReplies:
             yield
             del self._came[reply.key]
 
-    def forget_failed(self, tasks: Iterable[Task], method: Method, prompt: Prompt) -> None:
+    def append(self, replies: Sequence[Reply], charges: Sequence[Charge] = ()) -> None:
+        """Journal replies; when this returns, they survive a crash."""
+        self._journal.append(replies, charges)
+
+    def forget_failed(self, tasks: Iterable[Task], judging: Judging) -> None:
         """Leave out the replies of every task with a failure, so that it is asked again from its first step."""
-        failed = (advance(task, method, prompt, self) for task in tasks)
+        failed = (advance(task, judging, self) for task in tasks)
         self.good -= {key for done in failed if isinstance(done, Finished) and done.failures for key in done.keys}
+
+    def earlier(self, tasks: Iterable[Task]) -> Iterator[Reply]:
+        """The replies that a change of the model would show in: one is enough where the journal names one model."""
+        alike = self._journal.models() == 1
+        for task in tasks:
+            if task.key in self and (reply := self.get(task.key)):
+                yield reply
+                if alike:
+                    return
+
+    def publish(self, cache: Cache, bought: Iterable[str]) -> None:
+        """Add to a cache what was bought in this run, and what a run before it bought that was killed."""
+        cache.add(filter(None, map(self._journal.reply, bought)))
+        cache.add(filter(None, map(self._journal.reply, cache.missing(self.good))))
+
+
+def ask(
+    work: Work,
+    engine: Engine,
+    journal: Journal,
+    *,
+    options: AnnotateOptions,
+    price: Price | None,
+    show: ShowProgress,
+) -> "Scheduler":
+    """Register the work in the journal and ask for every reply that is not there, as far as the budget goes.
+
+    Raises `EngineError` where nobody answers, or another model than before. What was bought goes into the cache in any
+    case.
+    """
+    judging = work.judging
+    asked = asked_of(judging.judge.judge_id, work.tasks, listwise=judging.listwise)
+    journal.register(judging.judge, judging.prompt.content, asked, whole=judging.listwise)
+    replies = RunReplies(journal)
+    # An engine that names its model beforehand runs those weights and no others.
+    watched = not options.allow_drift and engine.facts.model_answered is None
+    drift = ModelChange(replies.earlier(work.tasks) if watched else (), watched=watched)
+    if options.retry_failed:
+        replies.forget_failed(work.tasks, judging)
+    traits = traits_of(options.engine)
+    budget = Budget(journal, options.caps, price=price, tokens=work.tokens, traits=traits)
+    run = Scheduler(work, replies, budget, show=show)
+    cache = None if options.cache is None else Cache(options.cache)
+    try:
+        run.ask(engine, drift, None if options.retry_failed else cache)
+    finally:
+        run.progress.close()
+        if cache is not None and run.asked:
+            replies.publish(cache, run.bought)
+    return run
 
 
 Waitlist = dict[str, list[tuple[Task, Waiting]]]
@@ -75,42 +130,31 @@ class Scheduler:
     Tasks that need the same reply wait for it together, so equal texts are paid once.
     """
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        method: Method,
-        prompt: Prompt,
-        replies: RunReplies,
-        journal: Journal,
-        budget: Budget,
-        show: ShowProgress,
-    ) -> None:
-        self._tasks = tasks
-        self._method = method
-        self._prompt = prompt
+    def __init__(self, work: Work, replies: RunReplies, budget: Budget, *, show: ShowProgress) -> None:
+        self._work = work
+        self._judging = work.judging
         self._replies = replies
-        self._journal = journal
-        self._budget = budget
-        self._show = show
+        self.budget = budget
         self._waiting: Waitlist = {}
         self._unreached = 0
         """Replies without an answer so far; -1 once there was an answer."""
         self.bought: list[str] = []
         """Keys of the good replies of this run."""
         self.asked = self.known = self.cached = 0
+        self.progress = Progress(total=pairs_of(work.tasks), done=self._take_up(), show=show)
 
-    def start(self, tasks: list[Task]) -> None:
-        """Take up the tasks where their replies end."""
-        one_step = len(self._prompt.steps) == 1
+    def _take_up(self) -> int:
+        """Take up the tasks where their replies end; returns the number of pairs that have all of them."""
+        one_step = len(self._judging.prompt.steps) == 1
         done = 0
-        for group in together(tasks, listwise=self._method.listwise):
+        for group in together(self._work.tasks, listwise=self._judging.listwise):
             # Where one reply is all, what it says does not matter here.
             there = [task for task in group if (one_step and task.key in self._replies) or self._place(task)]
             done += pairs_of(there)
             # A pair with several orders, votes or looks is known by the last of them.
             if len(there) == len(group):
                 self.known += pairs_of(group)
-        self.progress = Progress(total=pairs_of(tasks), done=done, show=self._show)
+        return done
 
     def ask(self, engine: Engine, drift: ModelChange, cache: Cache | None) -> None:
         """Send what waits, journal each reply as it comes, and go on until every task is finished.
@@ -134,8 +178,8 @@ class Scheduler:
         """One pass over what waits; what the budget does not allow stays in the batch."""
         limit = min(UNREACHABLE, len(batch))
         for replies in engine.together(drift.until(self._affordable(batch))):
-            charges = [self._budget.charge(reply) for reply in replies]
-            self._journal.append(replies, charges)
+            charges = [self.budget.charge(reply) for reply in replies]
+            self._replies.append(replies, charges)
             for reply, charge in zip(replies, charges, strict=True):
                 drift.see(reply)
                 self.asked += 1
@@ -152,8 +196,8 @@ class Scheduler:
     def _affordable(self, batch: Waitlist) -> Iterator[Request]:
         """The requests of a batch, made when the engine takes them, up to the first that does not fit the budget."""
         for key, (task, waiting) in [(key, tasks[0]) for key, tasks in batch.items()]:
-            request = self._tasks.request(task, waiting.ask, key)
-            if not self._budget.reserve(request):
+            request = self._work.request(task, waiting.ask, key)
+            if not self.budget.reserve(request):
                 return
             yield request
 
@@ -161,7 +205,7 @@ class Scheduler:
         """Take what waits out of the cache, as far as it is there; how many replies that were."""
         found = cache.find(self._waiting)
         if found:
-            self._journal.append(found)
+            self._replies.append(found)
         for reply in found:
             self._take(reply, self._waiting.pop(reply.key), cached=True)
         self.cached += len(found)
@@ -177,7 +221,7 @@ class Scheduler:
 
     def _place(self, task: Task) -> Finished | None:
         """Where a task stands: finished, or waiting with all others that need the same reply."""
-        found = advance(task, self._method, self._prompt, self._replies)
+        found = advance(task, self._judging, self._replies)
         if isinstance(found, Finished):
             return found
         self._waiting.setdefault(found.key, []).append((task, found))

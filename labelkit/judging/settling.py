@@ -6,12 +6,14 @@ from typing import NamedTuple, Protocol
 
 from labelkit.engines import Reply
 from labelkit.engines.completions import read_again
-from labelkit.judging.methods import Method
+from labelkit.judging.methods import Judging
 from labelkit.judging.methods.steps import Ask, Verdict
-from labelkit.judging.prompts import Prompt
 from labelkit.judging.request_keys import next_key
 from labelkit.judging.tasks import Task
 from labelkit.records import Judgement
+
+Cost = Callable[[str], float | None]
+"""Key of a reply -> US dollars that it cost, None where that is not known."""
 
 
 class Replies(Protocol):
@@ -44,9 +46,9 @@ class Finished(NamedTuple):
         return sum(verdict.failure is not None for verdict in self.verdicts)
 
 
-def advance(task: Task, method: Method, prompt: Prompt, replies: Replies) -> Waiting | Finished:
+def advance(task: Task, judging: Judging, replies: Replies) -> Waiting | Finished:
     """Run the steps of a task over the replies that are there."""
-    steps = method.judge(len(task.passage_ids), prompt)
+    steps = judging.method.judge(len(task.passage_ids), judging.prompt)
     ask, key = next(steps), task.key
     taken: list[Reply] = []
     while reply := replies.get(key):
@@ -61,12 +63,7 @@ def advance(task: Task, method: Method, prompt: Prompt, replies: Replies) -> Wai
 
 
 def judgements_of(
-    judge_id: str,
-    tasks: Iterable[Task],
-    replies: Replies,
-    cost: Callable[[str], float | None],
-    prompt: Prompt,
-    method: Method,
+    judging: Judging, tasks: Iterable[Task], replies: Replies, *, cost: Cost
 ) -> Iterator[tuple[Judgement, list[Judgement]]]:
     """The judgements of a judge in the order of its tasks, each with the ballots behind it where it has several orders
     or votes. Tasks that are settled together stand together: those of a pair, or of a query with a listwise method.
@@ -74,20 +71,19 @@ def judgements_of(
     `cost` gives the dollars of a reply whose price is known.
     Pairs without a reply are pending and stay out; with a listwise method so do all pairs of their query.
     """
-    grades = method.grades or tuple(label.grade for label in prompt.labels)
-    for group in together(tasks, listwise=method.listwise):
+    for group in together(tasks, listwise=judging.listwise):
         found: dict[str, list[Judgement]] = {}
         pending = False
         for task in group:
-            done = advance(task, method, prompt, replies)
+            done = advance(task, judging, replies)
             pending = pending or isinstance(done, Waiting)
             if isinstance(done, Finished):
-                for row in _rows(judge_id, task, done, cost, method):
+                for row in _rows(judging, task, done, cost=cost):
                     found.setdefault(row.passage_id, []).append(row)
         if pending:
             continue
         ids = sorted(found)
-        settled = method.settle([[_verdict(row) for row in found[pid]] for pid in ids], grades)
+        settled = judging.method.settle([[_verdict(row) for row in found[pid]] for pid in ids], judging.grades)
         for pid, verdict in zip(ids, settled, strict=True):
             yield _joined(found[pid], verdict), found[pid] if len(found[pid]) > 1 else []
 
@@ -98,9 +94,7 @@ def together(tasks: Iterable[Task], *, listwise: bool) -> Iterator[list[Task]]:
         yield list(group)
 
 
-def _rows(
-    judge_id: str, task: Task, done: Finished, cost: Callable[[str], float | None], method: Method
-) -> Iterator[Judgement]:
+def _rows(judging: Judging, task: Task, done: Finished, *, cost: Cost) -> Iterator[Judgement]:
     """One row a passage of a task. Tokens and dollars of a window are shared out evenly."""
     costs = [cost(key) for key in done.keys]
     usd = None if None in costs else sum(filter(None, costs))
@@ -110,9 +104,9 @@ def _rows(
         yield Judgement(
             query_id=task.query_id,
             passage_id=passage_id,
-            judge_id=judge_id,
+            judge_id=judging.judge.judge_id,
             **verdict._asdict(),
-            position=place if method.listwise else None,
+            position=place if judging.listwise else None,
             permutation_seed=task.seed,
             reply_ref=task.key,
             tokens=round(tokens / len(task.passage_ids)) if counted else None,

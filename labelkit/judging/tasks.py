@@ -1,4 +1,4 @@
-"""Pool -> tasks: what a judge is asked together, in which order, cut to which length.
+"""Texts -> work: what a judge is asked together, in which order.
 
 A task is one window of passages under one query (a single passage for the pointwise methods), asked once. Several
 orders or several votes are several tasks.
@@ -9,17 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from labelkit.engines import Message, Request
+from labelkit.engines import Request
 from labelkit.engines.tokenizers import Tokens, bound
-from labelkit.judging.defences import announced, fenced, nonce, without_query
+from labelkit.judging.defences import MARKS
 from labelkit.judging.journal import Asked
-from labelkit.judging.methods import Method
+from labelkit.judging.methods import Judging
 from labelkit.judging.methods.steps import Ask
 from labelkit.judging.methods.utilsel import ANSWER_TOKENS
-from labelkit.judging.prompts import Prompt
 from labelkit.judging.reading import Reading, Texts
-from labelkit.judging.request_keys import request_key
-from labelkit.pooling.pool import Pool
+from labelkit.judging.request_keys import digest, identity_of, request_key
 from labelkit.storage.manifest import LabelsFacts
 
 VOTE_TEMPERATURE = 1.0
@@ -38,64 +36,69 @@ class Task(NamedTuple):
     """Of its first request."""
 
 
-class Work(NamedTuple):
-    """Everything that one run asks, and what its manifest will say of it."""
+class Room(NamedTuple):
+    """How much a judge can read at once."""
 
-    tasks: list[Task]
-    facts: LabelsFacts
+    tokens: Tokens | None
+    """Counts a text; None where nobody can, and bytes stand for tokens."""
+    context: int | None
+    """Tokens of a prompt and its answer together; None where only the server knows."""
 
 
-class Tasks:
-    """Makes the tasks of a run and renders their requests."""
+class Work:
+    """Everything that one run asks: its tasks, query by query, and how their requests read."""
 
-    def __init__(self, texts: Texts, prompt: Prompt, method: Method, reading: Reading, identity: str) -> None:
-        self._texts = texts
-        self._prompt = prompt
-        self._method = method
+    def __init__(self, judging: Judging, reading: Reading, texts: Texts, *, room: Room | None = None) -> None:
+        """A list that does not fit the judge's `room` is shown in windows of nearly equal size."""
+        self.judging = judging
         self._reading = reading
-        self._identity = identity
+        self._texts = texts
+        self._room = room
+        self._identity = digest(identity_of(judging.judge))
+        self.tasks: list[Task] = []
+        self._most_windows = self._in_windows = 0
+        for query_id, group in groupby(texts.pairs, key=lambda pair: pair[0]):
+            ids = [passage_id for _, passage_id in group]
+            self.tasks += self._listed(query_id, ids) if judging.listwise else self._alone(query_id, ids)
 
-    def make(self, pool: Pool, limit: int | None, tokens: Tokens | None, context: int | None) -> Work:
-        """The tasks of a pool, query by query, and the facts of its manifest.
+    @property
+    def tokens(self) -> Tokens | None:
+        """Counts the judge's tokens; None where nobody can."""
+        return self._room.tokens if self._room else None
 
-        A pool that does not fit the judge's `context` is shown in windows of nearly equal size.
-        """
-        wanted = pool.candidates[:limit]
-        tasks: list[Task] = []
-        most = split = 0
-        for query_id, group in groupby(wanted, key=lambda candidate: candidate.query_id):
-            ids = [candidate.passage_id for candidate in group]
-            if not self._method.listwise:
-                tasks += (task for pid in ids for task in self._votes(query_id, pid))
-                continue
-            made = list(self._orders(query_id, ids, tokens, context))
-            most = max(most, *(task.window + 1 for task in made))
-            split += any(task.window for task in made)
-            tasks += made
-        texts = self._texts
-        facts: dict[str, Any] = {
-            texts.measure: texts.longest,
-            "cut_passages": sum(candidate.passage_id in texts.cut for candidate in wanted),
-        }
-        if texts.stripped:
-            facts["stripped_passages"] = sum(candidate.passage_id in texts.stripped for candidate in wanted)
-        if self._method.listwise:
-            facts |= {"permutations": self._reading.permutations, "queries_in_windows": split, "most_windows": most}
+    @property
+    def facts(self) -> LabelsFacts:
+        """What the manifest of the run will say of texts, orders and windows."""
+        facts: dict[str, Any] = dict(self._texts.facts)
+        if self.judging.listwise:
+            facts |= {"permutations": self._reading.permutations}
+            facts |= {"queries_in_windows": self._in_windows, "most_windows": self._most_windows}
         elif self._reading.votes > 1:
             facts |= {"votes": self._reading.votes}
-        return Work(tasks, LabelsFacts(**facts))
+        return LabelsFacts(**facts)
+
+    @property
+    def pairs(self) -> set[tuple[str, str, str]]:
+        """Judge, query and passage of every pair."""
+        judge_id = self.judging.judge.judge_id
+        return {(judge_id, task.query_id, passage_id) for task in self.tasks for passage_id in task.passage_ids}
 
     def request(self, task: Task, ask: Ask, key: str) -> Request:
         """The request of one step of a task."""
         voted = self._reading.votes > 1
-        query = self._texts.queries[task.query_id]
         passages = [self._texts.passages[task.passage_ids[place]] for place in ask.shown]
         if task.variant and "second-look" in self._reading.defences:
-            passages = [without_query(query, passages[0])]
+            passages = [self._texts.without_query[task.query_id, task.passage_ids[0]]]
         return Request(
             key=key,
             group=task.query_id,
-            messages=self._render(ask.step, query, passages, ask.answer),
+            messages=self.judging.prompt.render(
+                ask.step,
+                self._texts.queries[task.query_id],
+                passages,
+                answer=ask.answer,
+                marked="nonce" in self._reading.defences,
+            ),
             labels=ask.labels,
             pattern=ask.pattern,
             max_tokens=ask.max_tokens,
@@ -103,52 +106,51 @@ class Tasks:
             seed=task.seed if voted else None,
         )
 
-    def _render(self, step: str, query: str, passages: Sequence[str], answer: str = "") -> tuple[Message, ...]:
-        """The chat turns of a step, the passages between marks where that is a defence."""
-        if "nonce" not in self._reading.defences:
-            return self._prompt.render(step, query, passages, answer)
-        number = nonce(query, passages)
-        return announced(self._prompt.render(step, query, [fenced(text, number) for text in passages], answer))
+    def _alone(self, query_id: str, ids: Iterable[str]) -> Iterator[Task]:
+        """The only task of each pair, or one per vote; the second of a second look."""
+        for passage_id in ids:
+            votes = self._reading.votes + ((query_id, passage_id) in self._texts.without_query)
+            for vote in range(votes):
+                seed = self._reading.seed + vote if self._reading.votes > 1 else None
+                yield self._keyed(Task(query_id, (passage_id,), vote, window=0, seed=seed, key=""))
 
-    def _votes(self, query_id: str, passage_id: str) -> Iterator[Task]:
-        """The only task of a pair, or one a vote; the second of a second look."""
-        votes = self._reading.votes
-        if "second-look" in self._reading.defences:
-            query, passage = self._texts.queries[query_id], self._texts.passages[passage_id]
-            votes += without_query(query, passage) != passage
-        for vote in range(votes):
-            seed = self._reading.seed + vote if self._reading.votes > 1 else None
-            yield self._keyed(Task(query_id, (passage_id,), vote, 0, seed, ""))
-
-    def _orders(self, query_id: str, ids: list[str], tokens: Tokens | None, context: int | None) -> Iterator[Task]:
+    def _listed(self, query_id: str, ids: Sequence[str]) -> Iterator[Task]:
         """The windows of a query in each of its orders."""
-        sizes, room = self._sizes(query_id, ids, tokens, context) if context else ({}, None)
+        sizes, most = self._sizes(query_id, ids)
+        windowed = False
         for variant in range(self._reading.permutations):
             seed = self._reading.seed + variant
             order = [ids[place] for place in shuffled(len(ids), seed, query_id)]
-            for number, window in enumerate(windows(order, sizes, room)):
-                yield self._keyed(Task(query_id, tuple(window), variant, number, seed, ""))
+            for number, window in enumerate(windows(order, sizes, most)):
+                self._most_windows = max(self._most_windows, number + 1)
+                windowed = windowed or number > 0
+                yield self._keyed(Task(query_id, tuple(window), variant, window=number, seed=seed, key=""))
+        self._in_windows += windowed
 
-    def _sizes(
-        self, query_id: str, ids: Iterable[str], tokens: Tokens | None, context: int
-    ) -> tuple[dict[str, int], int]:
-        """Tokens that each passage takes in a window, its place in the answer included, and the room for them."""
+    def _sizes(self, query_id: str, ids: Iterable[str]) -> tuple[dict[str, int], int | None]:
+        """Tokens that each passage takes in a window, its place in the answer included, and the room for them; None
+        where that is not known.
+        """
+        if self._room is None or not self._room.context:
+            return {}, None
+        tokens, prompt = self._room.tokens, self.judging.prompt
+        marked = "nonce" in self._reading.defences
 
         def count(text: str) -> int:
             return len(tokens.ends(text)) if tokens else bound(text)
 
-        query, fixed = self._texts.queries[query_id], 0
-        for step in self._prompt.steps:
-            messages = self._render(step, query, ("",))
+        fixed = 0
+        for step in prompt.steps:
+            messages = prompt.render(step, self._texts.queries[query_id], ("",), marked=marked)
             alone = tokens.prompt(messages) if tokens else sum(bound(message.content) for message in messages)
-            fixed = max(fixed, alone + (ANSWER_TOKENS if len(self._prompt.steps) > 1 else 0))
-        marks = count(fenced("", nonce("", ()))) if "nonce" in self._reading.defences else 0
+            fixed = max(fixed, alone + (ANSWER_TOKENS if len(prompt.steps) > 1 else 0))
+        marks = count(MARKS) if marked else 0
         sizes = {pid: count(f"[9999] {self._texts.passages[pid]}\n") + marks + 8 for pid in ids}
-        return sizes, context - fixed - 8
+        return sizes, self._room.context - fixed - 8
 
     def _keyed(self, task: Task) -> Task:
         """The task with the key of its first request."""
-        ask = next(self._method.judge(len(task.passage_ids), self._prompt))
+        ask = next(self.judging.method.judge(len(task.passage_ids), self.judging.prompt))
         return task._replace(key=request_key(self._identity, self.request(task, ask, "")))
 
 
@@ -174,16 +176,31 @@ def asked_of(judge_id: str, tasks: Iterable[Task], *, listwise: bool) -> Iterato
     for task in tasks:
         for place, pid in enumerate(task.passage_ids, 1):
             position = place if listwise else 0
-            yield Asked(judge_id, task.query_id, pid, task.variant, task.window, position, task.seed, task.key)
+            yield Asked(
+                judge_id=judge_id,
+                query_id=task.query_id,
+                passage_id=pid,
+                variant=task.variant,
+                window=task.window,
+                position=position,
+                seed=task.seed,
+                key=task.key,
+            )
 
 
 def tasks_of(asked: Iterable[Asked], *, listwise: bool) -> Iterator[Task]:
     """The tasks behind the pairs of a journal, query by query."""
     for query_id, group in groupby(asked, key=lambda pair: pair.query_id):
         if not listwise:
-            yield from (Task(query_id, (row.passage_id,), row.variant, row.window, row.seed, row.key) for row in group)
+            yield from (task_of(query_id, [row]) for row in group)
             continue
         rows = sorted(group, key=lambda row: (row.variant, row.window, row.position))
-        for (variant, window), shown in groupby(rows, key=lambda row: (row.variant, row.window)):
-            part = list(shown)
-            yield Task(query_id, tuple(row.passage_id for row in part), variant, window, part[0].seed, part[0].key)
+        for _, shown in groupby(rows, key=lambda row: (row.variant, row.window)):
+            yield task_of(query_id, list(shown))
+
+
+def task_of(query_id: str, shown: Sequence[Asked]) -> Task:
+    """The task of pairs that were shown together, in the order shown."""
+    first = shown[0]
+    ids = tuple(row.passage_id for row in shown)
+    return Task(query_id, ids, first.variant, window=first.window, seed=first.seed, key=first.key)

@@ -14,6 +14,7 @@ from labelkit.corpora.qrels import Qrels, qrels_path, read_qrels
 from labelkit.corpora.runs import RankedRun, read_run
 from labelkit.errors import UsageError
 from labelkit.pooling.model_loading import load_encoder
+from labelkit.pooling.options import PoolOptions
 from labelkit.records import (
     CANDIDATE_SCHEMA,
     PASSAGE_SCHEMA,
@@ -27,6 +28,7 @@ from labelkit.storage import folders
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.manifest import POOL, PoolFacts
 from labelkit.storage.outputs import Place, place_of
+from labelkit.storage.remote import local
 
 log = logging.getLogger(__name__)
 
@@ -44,47 +46,60 @@ class Pool(NamedTuple):
     """What the labels' manifest will name as its input."""
 
 
-class Recipe(NamedTuple):
-    """What goes into a pool. `dense` is (model, depth); `runs` are (file, depth)."""
+def make_pool(
+    data: Path | str,
+    output: Path | str,
+    options: PoolOptions = PoolOptions(),  # noqa: B008 (a frozen record)
+    *,
+    command: str = "labelkit.pool",
+) -> Pool:
+    """Collect the candidates worth judging of a BEIR folder and write them as a pool folder.
 
-    bm25: int = 30
-    dense: tuple[tuple[str, int], ...] = ()
-    runs: tuple[tuple[Path, int], ...] = ()
-    human: Path | None = None
-    positive_grade: int = 2
-    depth: int | None = None
-    """At most so many candidates a query."""
-    trust_remote_code: bool = False
-    """Code that comes with a dense model may run."""
+    Args:
+        data: BEIR folder with corpus.jsonl and queries.jsonl; may be at s3://, gs:// or hf://.
+        output: the pool folder: `candidates`, `queries` and `passages`, in judging order.
+        options: the retrievers and their depths, in passages per query.
+        command: the words that the manifest names as the origin of the folder.
+
+    Returns:
+        The pool as it was written: candidates query by query, best fused rank first.
+
+    Raises:
+        UsageError: no source of candidates is given, or no human grade makes a positive.
+        DataError: a file is malformed or names unknown ids.
+    """
+    folder = local(str(data))
+    with folders.writing(Path(output), KIND, command) as draft:
+        read = read_data(folder, options.split)
+        candidates = list(candidates_of(read, options))
+        write_tables(draft, candidates, queries=read.queries, passages=read.corpus)
+        draft.inputs = {str(path): folders.file_sha256(path) for path in input_files(folder, options)}
+        draft.facts = PoolFacts(recipe=recipe(options), queries_without_candidates=empty(read, candidates))
+    return read_pool(Path(output))
 
 
-def make_pool(folder: Path, split: str | None, recipe: Recipe, target: Path, command: str) -> Pool:
-    """Build the pool of a BEIR folder and write it to `target`. With `split`, only the queries that its qrels judge."""
-    with folders.writing(target, KIND, command) as draft:
-        data = read_data(folder, split)
-        candidates = list(candidates_of(data, recipe))
-        write_tables(draft, candidates, data.queries, data.corpus)
-        draft.inputs = {str(path): folders.file_sha256(path) for path in input_files(folder, split, recipe)}
-        draft.facts = PoolFacts(
-            recipe=tuple(str(value) for value in recipe), queries_without_candidates=empty(data, candidates)
-        )
-    return read_pool(target)
-
-
-def candidates_of(data: Data, recipe: Recipe) -> Iterator[Candidate]:
-    """The candidates of every query. Raises `UsageError` for a recipe without a source."""
-    ranked = list(rankings(data, recipe))
-    if not ranked and recipe.human is None:
+def candidates_of(data: Data, options: PoolOptions) -> Iterator[Candidate]:
+    """The candidates of every query. Raises `UsageError` for options without a source."""
+    ranked = list(rankings(data, options))
+    if not ranked and options.human is None:
         raise UsageError("nothing to pool from: give --bm25, --dense, --run or --human")
-    human = read_positives(recipe.human, data, recipe.positive_grade) if recipe.human else {}
+    human = read_positives(options.human, data, options.positive_grade) if options.human else {}
     for query_id in data.queries:
         runs = [(name, run.get(query_id, {})) for name, run in ranked]
-        yield from fuse(query_id, runs, human, recipe.depth)
+        yield from fuse(query_id, runs, human, depth=options.depth)
+
+
+def recipe(options: PoolOptions) -> tuple[str, ...]:
+    """The options of a pool as its manifest keeps them."""
+    sources = (options.bm25, options.models, options.runs, options.human)
+    rest = (options.positive_grade, options.depth, options.trust_remote_code)
+    return tuple(str(value) for value in (*sources, *rest))
 
 
 def write_tables(
     draft: folders.Draft,
     candidates: Sequence[Candidate],
+    *,
     queries: Mapping[str, Query],
     passages: Mapping[str, Passage],
 ) -> None:
@@ -108,32 +123,40 @@ def read_pool(folder: Path, *, verify: bool = True) -> Pool:
     return Pool(queries, passages, candidates, inputs)
 
 
-def pool_of(source: Path, output: Path, command: str, *, verify: bool = True) -> Pool:
+def first_pairs(pool: Pool, limit: int | None) -> Pool:
+    """A pool with its first `limit` candidates alone; None for all."""
+    return pool._replace(candidates=pool.candidates[:limit])
+
+
+def pool_of(source: Pool | Path | str, output: Path, command: str, *, verify: bool = True) -> Pool:
     """The pool to judge; a BEIR folder is pooled with the defaults, beside the labels."""
-    if not (source / "corpus.jsonl").is_file():
-        return read_pool(source, verify=verify)
+    if isinstance(source, Pool):
+        return source
+    folder = local(str(source))
+    if not (folder / "corpus.jsonl").is_file():
+        return read_pool(folder, verify=verify)
     # Nothing is written into the data themselves, wherever they stand.
-    place = Place(source.resolve(), in_place=False) if output == source else place_of(output)
+    place = Place(folder.resolve(), in_place=False) if output == folder else place_of(output)
     target = place.beside(".pool")
     if target.is_dir():
         made = folders.read_manifest(target, KIND, verify=False).inputs
         if (
             made != {str(path): folders.file_sha256(path) for path in map(Path, made)}
-            or str(source / "corpus.jsonl") not in made
+            or str(folder / "corpus.jsonl") not in made
         ):
-            raise UsageError(f"{target} was made from other data than {source}; choose another output or remove it")
+            raise UsageError(f"{target} was made from other data than {folder}; choose another output or remove it")
         return read_pool(target, verify=verify)
-    log.info(f"{source} is no pool: pooling {Recipe().bm25} passages a query from BM25 into {target}")
-    return make_pool(source, None, Recipe(), target, command)
+    log.info(f"{folder} is no pool: pooling {PoolOptions().bm25} passages a query from BM25 into {target}")
+    return make_pool(folder, target, command=command)
 
 
-def rankings(data: Data, recipe: Recipe) -> Iterator[tuple[str, RankedRun]]:
-    """Each source of the recipe with its ranking of every query."""
-    if recipe.bm25:
-        yield "bm25", bm25_run(data.corpus, data.queries, recipe.bm25)
-    for model, depth in recipe.dense:
-        yield f"dense:{Path(model).name}", dense_run(data, model, depth, trusted=recipe.trust_remote_code)
-    for path, depth in recipe.runs:
+def rankings(data: Data, options: PoolOptions) -> Iterator[tuple[str, RankedRun]]:
+    """Each source of candidates with its ranking of every query."""
+    if options.bm25:
+        yield "bm25", bm25_run(data.corpus, data.queries, options.bm25)
+    for model, depth in options.models:
+        yield f"dense:{Path(model).name}", dense_run(data, model, depth, trusted=options.trust_remote_code)
+    for path, depth in options.runs:
         run = read_run(path)
         wanted = {qid: dict(list(ranked.items())[:depth]) for qid, ranked in run.items() if qid in data.queries}
         check_ids(wanted, data.queries, data.corpus, str(path))
@@ -189,6 +212,7 @@ def fuse(
     query_id: str,
     ranked: Sequence[tuple[str, Mapping[str, float]]],
     human: Mapping[str, Mapping[str, int]],
+    *,
     depth: int | None,
 ) -> list[Candidate]:
     """Candidates of one query by reciprocal rank, ties by passage id; `depth` never costs a human positive."""
@@ -224,12 +248,12 @@ def records_to_candidates(candidates: Iterable[Candidate]) -> Any:
     return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
 
 
-def input_files(folder: Path, split: str | None, recipe: Recipe) -> list[Path]:
+def input_files(folder: Path, options: PoolOptions) -> list[Path]:
     """The files that a pool was made from, for its manifest."""
-    files = [folder / "corpus.jsonl", folder / "queries.jsonl", *(path for path, _ in recipe.runs)]
-    if split is not None:
-        files.append(qrels_path(folder, split))
-    return files + ([recipe.human] if recipe.human else [])
+    files = [folder / "corpus.jsonl", folder / "queries.jsonl", *(path for path, _ in options.runs)]
+    if options.split is not None:
+        files.append(qrels_path(folder, options.split))
+    return files + ([options.human] if options.human else [])
 
 
 def empty(data: Data, candidates: Sequence[Candidate]) -> int:

@@ -93,7 +93,7 @@ class Agreement(NamedTuple):
     """Pairs that at least two raters graded."""
 
 
-def agree(labels: Sequence[Path], human: Sequence[Path]) -> Agreement:
+def agreement_of(labels: Sequence[Path], human: Sequence[Path]) -> Agreement:
     """Agreement of all raters of some labels folders and human qrels.
 
     Raises `UsageError` for fewer than two raters, and `DataError` where no two graded the same pair.

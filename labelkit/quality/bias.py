@@ -17,6 +17,7 @@ from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement import Rater, raters_of
 from labelkit.quality.agreement_metrics import RELEVANT
 from labelkit.quality.by_group import overlap
+from labelkit.quality.options import BiasOptions
 from labelkit.records import Judgement, PairIds, Passage, Query
 from labelkit.statistics.intervals import Estimate, estimate, mean, ratio
 from labelkit.storage import folders
@@ -85,26 +86,33 @@ class BiasInputs(NamedTuple):
 
 def biases(
     labels: Sequence[Path],
-    *,
-    data: Path | None = None,
-    human: Path | None = None,
-    authors: Path | None = None,
-    again: Sequence[Path] = (),
+    options: BiasOptions = BiasOptions(),  # noqa: B008 (a frozen record)
 ) -> Biases:
-    """Every bias that these labels, or a dataset, can show. `again`: labels folders in which the same judges judged
-    pairs anew. Raises `UsageError` where the texts of labels are not given.
+    """Measure what a judge rewards besides relevance: length, shared words, place, its own writing; and drift.
+
+    Args:
+        labels: labels folders, or a dataset.
+        options: texts, human grades, authors, and labels of the same pairs made again.
+
+    Returns:
+        Effects in standard deviations of the score per unit of the property, agreement of several orders, and drift,
+        with 95% confidence intervals clustered by query.
+
+    Raises:
+        UsageError: the texts of labels are not given, or `again` holds no pair that the same judge judged before.
     """
     datasets = [folder for folder in labels if folders.manifest_kind(folder) == DATASET]
-    texts = texts_of(datasets[0] if datasets else None, data)
+    texts = texts_of(datasets[0] if datasets else None, options.data)
     if texts is None:
         raise UsageError("biases are measured on the texts: give --data, the BEIR folder")
-    people, raters = people_apart(raters_of(labels, [human] if human else []))
-    material = BiasInputs(texts, read_authors(authors) if authors else {}, grades_by(people))
+    people, raters = people_apart(raters_of(labels, [options.human] if options.human else []))
+    authors = read_authors(options.authors) if options.authors else {}
+    material = BiasInputs(texts, authors, grades_by(people))
     for rater in raters:
         check_texts(rater, texts)
     ballots = [row for folder in labels for row in ballots_of(folder)]
     found = biases_of(raters, ballots, material)
-    return found._replace(drift=drift(raters, raters_of(again, []))) if again else found
+    return found._replace(drift=drift(raters, raters_of(options.again, []))) if options.again else found
 
 
 def people_apart(raters: Sequence[Rater]) -> tuple[list[Rater], list[Rater]]:

@@ -5,15 +5,19 @@ A share of what the strong judge is asked is drawn at random from all pairs: the
 says what the cheap judge's word on the rest costs.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from labelkit.errors import UsageError
-from labelkit.judging.annotate import Outcome
-from labelkit.pooling.pool import Pool
+from labelkit.judging.annotate import Outcome, annotate
+from labelkit.judging.options import AnnotateOptions
+from labelkit.judging.progress import ShowProgress, silent
+from labelkit.pooling.pool import Pool, pool_of
 from labelkit.quality.agreement import Rater, rated_pairs, raters_of
 from labelkit.quality.agreement_metrics import FIGURES, RELEVANT
+from labelkit.quality.options import CascadeOptions
 from labelkit.quality.selection import RANDOM, Chosen, Quota, beliefs, choose, chosen_pool
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement, PairIds
 from labelkit.statistics.intervals import Estimate, estimate, mean
@@ -23,11 +27,10 @@ from labelkit.storage.labels import read_labels
 from labelkit.storage.manifest import LABELS, LabelsFacts
 from labelkit.storage.outputs import claimed
 
+log = logging.getLogger(__name__)
+
 RANDOM_SHARE = 0.25
 """Of the pairs that the strong judge sees: those drawn at random, to compare the two on."""
-
-Annotate = Callable[[Pool, Path], Outcome]
-"""Judges a pool into a labels folder."""
 
 
 class Cascade(NamedTuple):
@@ -49,29 +52,60 @@ class Cascade(NamedTuple):
 
 
 def cascade(
-    pool: Pool, folder: Path, cheap: Annotate, strong: Annotate, share: float, seed: int, command: str
+    source: Pool | Path | str,
+    output: Path | str,
+    options: AnnotateOptions,
+    *,
+    strong: CascadeOptions,
+    command: str = "labelkit.cascade",
+    progress: ShowProgress = silent,
 ) -> Cascade:
-    """Judge a pool by both and write the joined labels into `folder`; the runs stand beside it, as `.cheap`, `.strong`.
+    """Judge a pool by a cheap judge, and the pairs that it is unsure of by a strong one.
 
-    `share` of the pairs go to the strong judge. The same command again resumes both runs.
+    Args:
+        source: a pool, its folder, or a BEIR folder, as for `annotate`.
+        output: the joined labels folder, one judgement per pair; the two runs stand beside it, as `.cheap` and
+            `.strong`, and the same call resumes both.
+        options: the cheap judge.
+        strong: the strong judge and the share of the pairs that it judges.
+        command: the words that the manifests name as the origin of the folders.
+        progress: called as pairs are judged.
+
+    Returns:
+        The saving, and estimates of the loss on the random pairs that both judged.
+
+    Raises:
+        BudgetError: the caps left pairs unjudged.
+        UsageError: the share is no pair.
+        LabelkitError: what `annotate` raises.
     """
-    if not 0 < share < 1:
+    if not 0 < strong.share < 1:
         raise UsageError("--cascade-share must lie between 0 and 1")
+    folder = Path(output)
+    pool = pool_of(source, folder, command, verify=options.verify)
     with claimed(folder, LABELS) as place:
         first, second = place.beside(".cheap"), place.beside(".strong")
-        spent = cheap(pool, first)
+        spent = judged(pool, first, options, command=command, progress=progress)
         (judge,) = raters_of([first], [])
         believed = beliefs(sorted(judge.judgements), [judge])
-        chosen = choose(believed, {}, Quota(round(share * len(believed)), RANDOM_SHARE, seed))
+        chosen = choose(believed, {}, Quota(round(strong.share * len(believed)), RANDOM_SHARE, options.seed))
         if not chosen:
-            raise UsageError(f"--cascade-share {share} of {len(believed)} pairs is no pair; raise it")
-        more = strong(chosen_pool(pool, chosen), second)
-        join(first, second, folder, command)
-    (better,) = raters_of([second], [])
-    return account(judge, better, chosen, spent, more)
+            raise UsageError(f"--cascade-share {strong.share} of {len(believed)} pairs is no pair; raise it")
+        more = judged(chosen_pool(pool, chosen), second, strong.judge(options), command=command, progress=progress)
+        join(first, second, folder, command=command)
+    return account(judge, raters_of([second], [])[0], chosen, spent=spent, more=more)
 
 
-def join(first: Path, second: Path, folder: Path, command: str) -> None:
+def judged(pool: Pool, folder: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress) -> Outcome:
+    """One of the two runs, whole."""
+    outcome = annotate(pool, folder, options, command=command, progress=progress)
+    for line in outcome.lines(folder):
+        log.info(line)
+    outcome.check()
+    return outcome
+
+
+def join(first: Path, second: Path, folder: Path, *, command: str) -> None:
     """One judgement a pair: the strong judge's where it gave a grade, else the cheap one's."""
     judgements: dict[PairIds, Judgement] = {}
     judges: dict[str, Judge] = {}
@@ -91,7 +125,7 @@ def join(first: Path, second: Path, folder: Path, command: str) -> None:
         draft.facts = LabelsFacts(failures={}, pending=0)
 
 
-def account(cheap: Rater, strong: Rater, chosen: Sequence[Chosen], spent: Outcome, more: Outcome) -> Cascade:
+def account(cheap: Rater, strong: Rater, chosen: Sequence[Chosen], *, spent: Outcome, more: Outcome) -> Cascade:
     """The saving and the loss."""
     drawn = [one.pair for one in chosen if one.reason == RANDOM]
     both = [

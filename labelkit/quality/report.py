@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit import __version__
 from labelkit.corpora.beir import Data
 from labelkit.errors import UsageError
 from labelkit.quality import report_sections
 from labelkit.quality.agreement import Rater, agree_raters, raters_of
 from labelkit.quality.bias import BiasInputs, ballots_of, biases_of, check_texts, grades_by, people_apart, texts_of
+from labelkit.quality.options import ReportOptions
 from labelkit.records import Judge, Judgement
 from labelkit.statistics.charts import STYLE
 from labelkit.storage.atomic import write_text
@@ -22,6 +22,7 @@ from labelkit.storage.folders import manifest_kind, read_manifest
 from labelkit.storage.labels import judgements_in
 from labelkit.storage.manifest import Manifest
 from labelkit.storage.shipped import SHIPPED
+from labelkit.version import __version__
 
 TEMPLATE = "report.html.jinja"
 
@@ -42,18 +43,23 @@ class Subject(NamedTuple):
 
 def report(
     folders: Sequence[Path],
-    target: Path,
+    output: Path | str,
+    options: ReportOptions = ReportOptions(),  # noqa: B008 (a frozen record)
     *,
-    human: Sequence[Path] = (),
-    data: Path | None = None,
-    calibration: Path | None = None,
-    attacks: Sequence[Path] = (),
-    command: str,
+    command: str = "labelkit.report",
 ) -> None:
-    """Write the page. `attacks` are the `attacks.json` of redteam folders.
+    """Write one HTML page on labels or a dataset: judges, agreement, calibration, bias, attacks, examples, audit.
 
-    Raises `UsageError` for folders that make no report together.
+    Args:
+        folders: a dataset folder, or labels folders.
+        output: the HTML file; it loads nothing from the network.
+        options: human grades, texts, calibration and attacks that the page shows too.
+        command: the words that the page names as its origin.
+
+    Raises:
+        UsageError: the folders make no report together.
     """
+    human, data = options.human, options.data
     subject = read_subject(folders, human, data)
     people, judging = people_apart(subject.raters)
     grades = grades_by(people)
@@ -68,9 +74,9 @@ def report(
         "agreement": report_sections.agreement_section(agreement, people[0].name) if agreement else None,
         "alpha": report_sections.alpha_line(agreement) if agreement else None,
         "few": report_sections.few_queries(agreement),
-        "calibration": report_sections.calibration_section(calibration) if calibration else None,
+        "calibration": report_sections.calibration_section(options.calibration) if options.calibration else None,
         "bias": report_sections.bias_section(found, shared) if found and (found.effects or found.consistency) else None,
-        "attacks": [report_sections.attack_section(path) for path in attacks],
+        "attacks": [report_sections.attack_section(path) for path in options.attacks],
         "disagreements": report_sections.disagreements(people[0], judging, texts) if shared and texts else None,
         "audit": read_audit(dataset) if dataset else None,
         "provenance": provenance(subject),
@@ -92,7 +98,7 @@ def report(
             "version": __version__,
         }
     )
-    write_text(target, page)
+    write_text(Path(output), page)
 
 
 def read_subject(folders: Sequence[Path], human: Sequence[Path], data: Path | None) -> Subject:

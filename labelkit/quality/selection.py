@@ -21,6 +21,7 @@ from labelkit.quality.calibration.features import both_views, matrix
 from labelkit.quality.calibration.figures import own_relevance
 from labelkit.quality.calibration.judges import match
 from labelkit.quality.calibration.models import Calibration, predict, read_calibration, relevance
+from labelkit.quality.options import SelectOptions
 from labelkit.records import Origin, PairIds
 from labelkit.storage import folders
 from labelkit.storage.manifest import POOL, PoolFacts
@@ -47,34 +48,38 @@ class Quota(NamedTuple):
 
 
 def select(
-    labels: Sequence[Path],
-    pool_folder: Path,
-    target: Path,
-    budget: Quota,
-    *,
-    human: Path | None = None,
-    calibration: Path | None = None,
-    data: Path | None = None,
-    command: str,
+    labels: Sequence[Path], output: Path | str, options: SelectOptions, *, command: str = "labelkit.select"
 ) -> dict[str, int]:
-    """Write the chosen pairs as a pool, which people or another judge can grade; returns how many for each reason.
+    """Choose the pairs worth a person's or a stronger judge's time: unsure, disputed, and a random share.
 
-    Pairs that `human` graded already are left out. Raises `DataError` where nothing is left.
+    Args:
+        labels: labels folders of the pool.
+        output: the pool folder of the chosen pairs; the reason of each is among its sources.
+        options: the pool, and how many pairs are chosen.
+        command: the words that the manifest names as the origin of the folder.
+
+    Returns:
+        The number of pairs chosen for each reason.
+
+    Raises:
+        DataError: no judged pair is left to choose from.
     """
-    with folders.writing(target, POOL, command) as draft:
-        pool, raters = read_pool(pool_folder), raters_of(labels, [])
+    with folders.writing(Path(output), POOL, command) as draft:
+        pool, raters, human = read_pool(options.pool), raters_of(labels, []), options.human
         known = {(qid, pid) for qid, graded in read_qrels(human).items() for pid in graded} if human else set()
         pairs = [pair for one in pool.candidates if (pair := (one.query_id, one.passage_id)) not in known]
         judged = [pair for pair in pairs if any(pair in rater.judgements for rater in raters)]
         if not judged:
             raise DataError(
-                f"no judged pair of {pool_folder} is left to choose from; are these the labels of that pool?"
+                f"no judged pair of {options.pool} is left to choose from; are these the labels of that pool?"
             )
-        believed = beliefs(judged, raters, read_calibration(calibration) if calibration else None, data)
-        chosen = choose(believed, disagreement(judged, raters), budget)
+        calibration = read_calibration(options.calibration) if options.calibration else None
+        believed = beliefs(judged, raters, calibration, data=options.data)
+        quota = Quota(options.budget, options.random_share, options.seed)
+        chosen = choose(believed, disagreement(judged, raters), quota)
         part = chosen_pool(pool, chosen)
-        write_tables(draft, part.candidates, part.queries, part.passages)
-        read = (pool_folder, *labels)
+        write_tables(draft, part.candidates, queries=part.queries, passages=part.passages)
+        read = (options.pool, *labels)
         draft.inputs = {str(folder): folders.file_sha256(folder / folders.MANIFEST) for folder in read}
         counts = {reason: sum(one.reason == reason for one in chosen) for reason in (RANDOM, UNSURE, DISPUTED)}
         draft.facts = PoolFacts(chosen=counts, of=len(judged))
@@ -82,7 +87,11 @@ def select(
 
 
 def beliefs(
-    pairs: Sequence[PairIds], raters: Sequence[Rater], calibration: Calibration | None = None, data: Path | None = None
+    pairs: Sequence[PairIds],
+    raters: Sequence[Rater],
+    calibration: Calibration | None = None,
+    *,
+    data: Path | None = None,
 ) -> dict[PairIds, float]:
     """P(relevant) of each pair: calibrated, or else the mean over the judges; 0.5 where nobody knows."""
     if calibration:

@@ -22,6 +22,7 @@ from labelkit.judging.label_tables import finalise
 from labelkit.judging.prompts import Prompt, load_prompt
 from labelkit.pooling.pool import read_pool
 from labelkit.records import Judge, Judgement, PairIds
+from labelkit.review.options import ReviewOptions
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.labels import read_labels
@@ -137,28 +138,35 @@ class Review:
 
 def review(
     labels: Path,
-    folder: Path,
+    output: Path | str,
+    options: ReviewOptions,
     *,
-    name: str,
-    texts: Path | None,
-    order: str,
-    limit: int,
-    seed: int,
-    port: int,
     ready: Callable[[str], None],
-    command: str,
+    command: str = "labelkit.review",
 ) -> int:
-    """Serve the page until it says that it is done, or Ctrl-C; returns how many pairs are graded.
+    """Serve the page on which a person grades pairs by keyboard, blind to the judges, until it says that it is done.
 
-    The grades become judgements of a human judge in the labels folder `folder`; the same command goes on with them.
-    `ready` is called with the page's address.
+    Args:
+        labels: labels folder whose judges are to be checked.
+        output: labels folder of the grades, as judgements of a human judge; the same call resumes it.
+        options: who grades which pairs.
+        ready: called with the page's address.
+        command: the words that the manifest names as the origin of the folder.
+
+    Returns:
+        The number of pairs that are graded.
+
+    Raises:
+        UsageError: the order is unknown, or the pool behind the labels is gone.
+        DataError: no judged pair has a text.
     """
+    folder, name, order, seed = Path(output), options.name, options.by, options.seed
     if order not in ORDERS:
         raise UnknownNameError("order", order, ORDERS)
     with output_of(folder):
         judgements, judges, manifest = read_labels(labels)
         names = {judge.judge_id: judge.name for judge in judges if judge.kind != "human"}
-        queries, passages, wanted = read_texts(texts or pool_behind(labels, manifest))
+        queries, passages, wanted = read_texts(options.texts or pool_behind(labels, manifest))
         pairs: dict[PairIds, list[Judgement]] = {}
         for row in judgements:
             pair = (row.query_id, row.passage_id)
@@ -168,7 +176,7 @@ def review(
             raise DataError(f"{labels} holds no judged pair with a text; give the pool that was judged to --texts")
         prompt = load_prompt(PROMPT)
         judge = human_judge(name, prompt)
-        chosen = ORDERS[order](pairs, seed)[:limit]
+        chosen = ORDERS[order](pairs, seed)[: options.pairs]
         items = [item_of(pair, queries, passages, judge) for pair in chosen]
         said = {pair: [Said(names[row.judge_id], row.grade, row.score) for row in rows] for pair, rows in pairs.items()}
         with Journal(folder) as journal:
@@ -176,7 +184,7 @@ def review(
             journal.register(judge, prompt.content, sorted(asked))
             session = Review(items, said, journal, folder)
             try:
-                serve(session, prompt, port, ready)
+                serve(session, prompt, options.port, ready=ready)
             finally:
                 facts = LabelsFacts(review=ReviewFacts(by=order, seed=seed, pairs=len(items), of=len(pairs)))
                 inputs = {str(labels): folders.file_sha256(labels / folders.MANIFEST)}
@@ -228,7 +236,7 @@ def pool_behind(labels: Path, manifest: Manifest[LabelsFacts]) -> Path:
     raise UsageError(f"the pool behind {labels} is not where it was; give it, or a BEIR folder, to --texts")
 
 
-def serve(session: Review, prompt: Prompt, port: int, ready: Callable[[str], None]) -> None:
+def serve(session: Review, prompt: Prompt, port: int, *, ready: Callable[[str], None]) -> None:
     """Serve a session on the loopback interface, under an address that only its reader knows."""
     try:
         from aiohttp import web

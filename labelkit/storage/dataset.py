@@ -34,6 +34,7 @@ from labelkit.records import (
 )
 from labelkit.storage import folders
 from labelkit.storage.manifest import DATASET, DatasetFacts, Manifest
+from labelkit.storage.remote import local
 
 KIND = DATASET
 AUDIT = "audit.json"
@@ -51,8 +52,12 @@ class Dataset(NamedTuple):
     manifest: Manifest[DatasetFacts]
 
 
-def read_dataset(folder: Path, *, verify: bool = True) -> Dataset:
-    """Read and check a dataset folder. Raises `ArtifactError` where it is unfinished or damaged."""
+def read_dataset(folder: Path | str, *, verify: bool = True) -> Dataset:
+    """Read a dataset folder into memory; it may be at s3://, gs:// or hf://.
+
+    With `verify`, every file is checked byte for byte. Raises `ArtifactError` where it is unfinished or damaged.
+    """
+    folder = local(str(folder))
     manifest = folders.read_manifest(folder, KIND, verify=verify)
     examples = list(examples_from_table(folders.read_table(folder, "train")))
     passages = folders.read_table(folder, "corpus").to_pylist()

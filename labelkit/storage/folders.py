@@ -15,7 +15,6 @@ from typing import Any, overload
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labelkit import __version__
 from labelkit.errors import ArtifactError
 from labelkit.records import SCHEMA_VERSION
 from labelkit.storage.atomic import UNFINISHED, disk_errors, sync_file, write_text
@@ -23,6 +22,7 @@ from labelkit.storage.credentials import blot
 from labelkit.storage.manifest import MANIFEST as MANIFEST
 from labelkit.storage.manifest import F, Facts, Kind, Manifest, document_sha256, kind_named, parse_manifest
 from labelkit.storage.outputs import claimed, place_of, put
+from labelkit.version import __version__
 
 BEGUN = "unfinished.json"
 """In a folder that is being written: the kind and the command that finishes it. It goes when the manifest comes."""

@@ -18,15 +18,14 @@ from proxy import Proxy
 from tiny_encoder import write_encoder
 
 from labelkit.datasets import mix as mixing
-from labelkit.datasets.inputs import Inputs
-from labelkit.datasets.policies import MixRules
+from labelkit.datasets.options import MixOptions, ReplayOptions
 from labelkit.datasets.replay import replay
 from labelkit.engines import Message, Reply, Request, Settings, client, open_engine
 from labelkit.errors import LabelkitError
 from labelkit.exchange.hub import holds
 from labelkit.judging.annotate import annotate, reparse
 from labelkit.judging.journal import FILE, Journal
-from labelkit.pooling.pool import read_pool
+from labelkit.judging.options import AnnotateOptions
 from labelkit.storage import dataset
 from labelkit.storage.credentials import BLOT
 from labelkit.storage.labels import read_labels
@@ -149,8 +148,8 @@ def full_disk(work: Path, full: bool) -> Outcome:
 
 def scripted(pool: Path, folder: Path) -> int:
     """A run of the scripted judge; how many requests it sent."""
-    settings = {"method_name": "graded", "prompt_name": None, "limit": None, "command": "rig"}
-    return annotate(read_pool(pool), folder, engine_name="scripted", settings=Settings("garbage"), **settings).asked
+    options = AnnotateOptions(model="garbage", engine="scripted", defence=("none",))
+    return annotate(pool, folder, options, command="rig").asked
 
 
 def flip(path: Path, chance: random.Random) -> str:
@@ -170,7 +169,7 @@ def bit_flips(work: Path, full: bool) -> Outcome:
     pool, labels, made = work / f"pool-{pairs}", work / "labels", work / "dataset"
     scripted(pool, labels)
     whole = (labels / "judgements.parquet").read_bytes()
-    mixing.mix(Inputs(work / f"beir-{pairs}", llm=[labels]), MixRules(), made, "rig")
+    mixing.mix(made, MixOptions(data=work / f"beir-{pairs}", llm=(labels,)), command="rig")
     files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
     refused = asked_again = 0
     for _ in range(times):
@@ -472,9 +471,15 @@ def odd_shapes(work: Path, full: bool) -> Outcome:
         return rig.Sent(content.encode())
 
     server = rig.Server(odd)
-    settings = Settings("m", base_urls=(server.url,), concurrency=rig.CONCURRENCY)
-    run = {"method_name": "graded", "prompt_name": None, "limit": None, "command": "rig", "allow_drift": True}
-    outcome = annotate(pool, work / "labels", engine_name="openai", settings=settings, **run)
+    options = AnnotateOptions(
+        model="m",
+        engine="openai",
+        base_url=(server.url,),
+        concurrency=rig.CONCURRENCY,
+        defence=("none",),
+        allow_drift=True,
+    )
+    outcome = annotate(pool, work / "labels", options, command="rig")
     server.close()
     kept = [json.loads(reply) for reply in rig.replies_in(work / "labels").values()]
     bodies = {reply["raw"] for reply in kept if "raw" in reply}
@@ -486,7 +491,7 @@ def odd_shapes(work: Path, full: bool) -> Outcome:
     graded = sum(row.grade is not None for row in judged)
     if graded != sum(sent.values()):
         wrong.append(f"{graded} pairs graded, {sum(sent.values())} answers state a grade")
-    again = sum(reparse(pool, work / "labels", "rig").values())
+    again = sum(reparse(pool, work / "labels", command="rig").values())
     wrong += [f"{again} failures when read again"] if again != sum(outcome.failures.values()) else []
     return Outcome(len(sent), wrong, f"{len(bodies)} bodies kept as they came, {graded} pairs graded")
 
@@ -497,6 +502,8 @@ def replays(work: Path, full: bool) -> Outcome:
     pool, server = rig.make_pairs(work, pairs), rig.Server(rig.mix(seed=21))
     rig.judge(pool, work / "labels", server.url)
     server.close()
-    mixing.mix(Inputs(work / f"beir-{pairs}", llm=[work / "labels"]), MixRules(), work / "dataset", "rig")
-    found = [replay(work / name, 1000 if full else 100, seed=5) for name in ("labels", "dataset")]
+    options = MixOptions(data=work / f"beir-{pairs}", llm=(work / "labels",))
+    mixing.mix(work / "dataset", options, command="rig")
+    sample = ReplayOptions(sample=1000 if full else 100, seed=5)
+    found = [replay(work / name, sample) for name in ("labels", "dataset")]
     return Outcome(sum(one.labels for one in found), [line for one in found for line in one.mismatches])

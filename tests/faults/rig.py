@@ -25,12 +25,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit.engines import Settings, client
+from labelkit.engines import client
 from labelkit.errors import LabelkitError
 from labelkit.judging import annotate as annotation
 from labelkit.judging.budget import Caps
 from labelkit.judging.journal import Journal
-from labelkit.pooling.pool import Pool, Recipe, make_pool, read_pool
+from labelkit.judging.options import AnnotateOptions
+from labelkit.pooling.options import PoolOptions
+from labelkit.pooling.pool import Pool, make_pool, read_pool
 
 CONCURRENCY = 64
 # Faults by the hundred: what is shown does not depend on how long a pause is.
@@ -195,7 +197,7 @@ def make_pairs(folder: Path, pairs: int) -> Pool:
         queries = [{"_id": f"q{n:05d}", "text": f"tea number word{n % 97} {n}"} for n in range(pairs // 50)]
         for name, rows in (("corpus", passages), ("queries", queries)):
             (beir / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        made = make_pool(beir, None, Recipe(bm25=50), target, "rig")
+        made = make_pool(beir, target, PoolOptions(bm25=50))
         assert len(made.candidates) == pairs
     return read_pool(target)
 
@@ -239,17 +241,16 @@ def judge(
     caps: Caps = Caps(),  # noqa: B008
 ) -> annotation.Outcome:
     """One annotation run against the server, in this process."""
-    return annotation.annotate(
-        pool,
-        folder,
-        engine_name="openai",
-        settings=Settings("m", base_urls=(url,), concurrency=concurrency),
-        method_name="graded",
-        prompt_name=None,
-        limit=None,
-        command="rig",
-        caps=caps,
+    options = AnnotateOptions(
+        model="m",
+        engine="openai",
+        base_url=(url,),
+        concurrency=concurrency,
+        defence=("none",),
+        max_usd=caps.usd,
+        max_tokens=caps.tokens,
     )
+    return annotation.annotate(pool, folder, options, command="rig")
 
 
 def forks() -> Any:

@@ -16,9 +16,10 @@ import yaml
 from markdown_it import MarkdownIt
 from payloads import PAYLOADS, payloads
 
-from labelkit.datasets.card import Publication
 from labelkit.exchange.exporting import Exported, readme
 from labelkit.exchange.hub import publish
+from labelkit.exchange.options import PublishOptions
+from labelkit.quality.options import ReportOptions
 from labelkit.quality.report import report
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Example, Judge, Judgement, Label, Passage, Query
 from labelkit.storage.dataset import AUDIT, records_to_table, write_tables
@@ -174,8 +175,16 @@ def folder_name(text: str) -> str:
 def test_a_data_card_is_inert_and_its_metadata_is_what_was_given(inert, texts, tmp_path, number):
     text = texts[number]
     dataset = hostile_dataset(tmp_path / folder_name(text), texts, number)
-    given = Publication(text, text, (text, "no"), (text,), text, f"{text}\n\n{text}")
-    card = publish(dataset, given, dry_run=True, allow=["leaking"]).card
+    given = PublishOptions(
+        license=text,
+        language=(text, "no"),
+        source=(text,),
+        title=text,
+        note=f"{text}\n\n{text}",
+        dry_run=True,
+        allow=("leaking",),
+    )
+    card = publish(dataset, text, given).card
     metadata, body = front_matter(card)
     plain = without_controls(text)
     assert (metadata["pretty_name"], metadata["license"]) == (plain, plain)
@@ -202,7 +211,8 @@ def test_the_report_is_inert(inert, texts, tmp_path, number):
         "clean": [where | {"pairs": 1} | dict.fromkeys(("kappa", "auc", "kappa_lost", "auc_lost"), ESTIMATE)],
     }  # fmt: skip
     (tmp_path / "attacks.json").write_text(json.dumps(attacks))
-    report([dataset], tmp_path / "report.html", attacks=[tmp_path / "attacks.json"], command=text)
+    options = ReportOptions(attacks=(tmp_path / "attacks.json",))
+    report([dataset], tmp_path / "report.html", options, command=text)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     missing = [
         name for name in ("agreement", "bias", "attacks", "disagreements", "audit") if f'id="{name}"' not in page
@@ -217,8 +227,8 @@ def test_the_report_is_inert(inert, texts, tmp_path, number):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_report_of_a_bakeoff_is_inert(inert, texts, tmp_path, number):
-    from trainer.bakeoff.report import write_report
-    from trainer.bakeoff.runner import UNTRAINED, RunResult
+    from trainer.bakeoffs.report import write_report
+    from trainer.bakeoffs.runner import UNTRAINED, RunResult
 
     text, measures = texts[number], ("nDCG@10", "RR@10", "AP@100", "R@100")
 
@@ -229,7 +239,7 @@ def test_the_report_of_a_bakeoff_is_inert(inert, texts, tmp_path, number):
 
     results = [made(UNTRAINED, "", 0.1)]
     results += [made(regime, name, worth) for worth, regime in ((0.2, text), (0.3, "llm")) for name in (text, "x")]
-    write_report(tmp_path, results, text, text)
+    write_report(tmp_path, results, text, command=text)
     inert(tmp_path / "report.html")
     without_policy = (tmp_path / "report.html").read_text().replace('http-equiv="Content-Security-Policy"', "")
     (tmp_path / "open.html").write_text(without_policy, encoding="utf-8")
@@ -260,7 +270,7 @@ def test_the_cards_of_a_model_and_of_an_export_are_inert(inert, texts, tmp_path,
     assert metadata["base_model"] == without_controls(text)
     assert metadata["tags"] == ["sentence-transformers", "dense-retrieval", "multi-positive", "lsepair"]
     inert(as_page(body, tmp_path / "model.html"))
-    _, body = front_matter(readme(text, "beir", Exported({text: 1}, {"labels": 1}, ("ids",)), text))
+    _, body = front_matter(readme(text, "beir", Exported({text: 1}, {"labels": 1}, ("ids",)), command=text))
     inert(as_page(body, tmp_path / "export.html"))
 
 

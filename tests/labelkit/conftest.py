@@ -13,12 +13,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 from labelkit.commands import app
-from labelkit.engines import Settings
 from labelkit.judging.annotate import Outcome, annotate
 from labelkit.judging.budget import Caps
+from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.judging.reading import Reading
-from labelkit.pooling.pool import Pool, Recipe, make_pool, read_pool
+from labelkit.pooling.options import PoolOptions
+from labelkit.pooling.pool import Pool, make_pool, read_pool
 
 PASSAGES = {
     "p1": ("Cats", "cats sleep most of the day and hunt at night"),
@@ -148,22 +149,26 @@ def judge() -> Callable[..., Outcome]:
         progress: ShowProgress = silent,
         **settings: Any,
     ) -> Outcome:
-        return annotate(
-            pool,
-            folder,
-            engine_name=engine,
-            settings=Settings(model, **settings),
-            method_name=method,
-            prompt_name=prompt,
+        options = AnnotateOptions(
+            model=model,
+            engine=engine,
+            method=method,
+            prompt=prompt,
             limit=limit,
-            reading=reading,
+            passage_tokens=reading.passage_tokens,
+            passage_words=reading.passage_words,
+            permutations=reading.permutations,
+            votes=reading.votes,
+            seed=reading.seed,
+            defence=reading.defences or ("none",),
             retry_failed=retry_failed,
             cache=cache,
-            caps=caps,
+            max_usd=caps.usd,
+            max_tokens=caps.tokens,
             prices=prices,
-            progress=progress,
-            command="test",
+            **settings,
         )
+        return annotate(pool, folder, options, command="test", progress=progress)
 
     return run
 
@@ -175,4 +180,4 @@ def wide(tmp_path: Path) -> Pool:
     passages = {f"p{n:02}": ("", f"{words[n % 8]} {words[(n + 3) % 8]} tree number {n}") for n in range(30)}
     queries = {f"q{n}": f"tree {words[n % 8]} {words[(n * 3) % 8]} query{n}" for n in range(10)}
     beir = write_beir(tmp_path / "wide", passages, queries, {})
-    return make_pool(beir, None, Recipe(bm25=30), tmp_path / "wide.pool", "test")
+    return make_pool(beir, tmp_path / "wide.pool", PoolOptions(bm25=30))

@@ -6,62 +6,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import trainer
 from labelkit.commands import console
+from labelkit.commands.options import Given, takes
 from labelkit.errors import LabelkitError
-from trainer.commands.packages import load_training_packages
 
 if TYPE_CHECKING:
-    from trainer.retrieval.evaluate import EvalResult
     from trainer.retrieval.significance import Estimate
 
 
+@takes("trainer.retrieval.options:EvaluateOptions")
 def evaluate(
     model: Annotated[str, typer.Argument(help="sentence-transformers folder or name on the Hub.")],
     data: Annotated[list[Path], typer.Argument(help="BEIR folders: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")],
-    split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
-    compare: Annotated[list[str] | None, typer.Option(help="Another model; may be given several times.")] = None,
-    relevant_grade: Annotated[int, typer.Option(min=1, help="Lowest grade that RR, AP and R call relevant.")] = 1,
-    cutoffs: Annotated[list[int] | None, typer.Option("--recall", min=1, help="Cutoff of Recall. Default 100.")] = None,
-    index: Annotated[str, typer.Option(help="exact, or approximate: faiss, usearch.")] = "exact",
-    max_query_length: Annotated[int | None, typer.Option(min=3, help="Tokens; default: the model's limit.")] = None,
-    max_passage_length: Annotated[int | None, typer.Option(min=3, help="Tokens; default: the model's limit.")] = None,
-    dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first so many of an embedding.")] = None,
-    runs: Annotated[Path | None, typer.Option(help="Folder for a TREC run a model and collection.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
-    ] = False,
+    given: Given,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, values per query included.")
     ] = False,
 ) -> None:
     """Measure a model on one or several collections, with 95% intervals and paired tests against others."""
-    load_training_packages()
-    from labelkit.pooling.dense_search import Lengths
-    from trainer.retrieval.evaluate import evaluate as run
-    from trainer.retrieval.evaluate import load_contender
-    from trainer.retrieval.search import read_collections
-
-    # All data and models first: a wrong name should not cost an hour.
-    collections = read_collections(data, split)
-    contenders = [load_contender(name, trust_remote_code=trust_remote_code) for name in (model, *(compare or ()))]
-    result = run(
-        contenders,
-        collections,
-        relevant_grade=relevant_grade,
-        cutoffs=tuple(cutoffs or (100,)),
-        index=index,
-        lengths=Lengths(max_query_length, max_passage_length),
-        dimensions=dimensions,
-        runs=runs,
-        progress=console.say if len(contenders) * len(data) > 1 else lambda words: None,
-    )
+    options = trainer.EvaluateOptions(**given)
+    several = (1 + len(options.compare)) * len(data) > 1
+    result = trainer.evaluate(model, data, options, progress=console.say if several else lambda words: None)
     if as_json:
         console.result_json(result.to_json(), indent=2)
     else:
         print_result(result)
 
 
-def print_result(result: "EvalResult") -> None:
+def print_result(result: "trainer.EvalResult") -> None:
     """Tables of means and differences, and the notes that go with them."""
     from rich.table import Table
 
@@ -103,7 +76,7 @@ def _cells(means: "dict[str, Estimate]", form: str) -> list[str]:
     return [f"{e.mean:{form}} [{e.low:{form}}, {e.high:{form}}]" for e in means.values()]
 
 
-def _notes(result: "EvalResult", called: Mapping[str, str]) -> Iterator[str]:
+def _notes(result: "trainer.EvalResult", called: Mapping[str, str]) -> Iterator[str]:
     from trainer.retrieval.significance import TELLING
 
     if result.index != "exact":
@@ -131,19 +104,15 @@ def verify(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: what PyTorch finds.")] = None,
 ) -> None:
     """Check on this machine that tiles, caches, masks and processes change no loss and no gradient."""
-    load_training_packages()
-    import torch
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal
-    from trainer.self_check import CHECKS
-    from trainer.self_check import verify as run
+    from trainer.invariance import CHECKS, default_device
 
-    if device is None:
-        device = accelerator.type if (accelerator := torch.accelerator.current_accelerator()) else "cpu"
+    device = device or default_device()
     table = Table("check", "what was compared", "difference", "allowed", "", title=f"trainer verify on {device}")
     missed = []
-    for number, check in enumerate(run(device), start=1):
+    for number, check in enumerate(trainer.self_check(device), start=1):
         console.say(f"{number}/{len(CHECKS)} {check.name}: {'held' if check.held else 'MISSED'}")
         table.add_row(
             check.name,

@@ -4,11 +4,12 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from labelkit.errors import UnknownNameError, UsageError
+from labelkit.options import Options
 from trainer.config.label_selection import Selection, parse_labels
 
 OBJECTIVE_NAMES = (
@@ -59,10 +60,14 @@ OF_A_STAGE = (
 """Settings that a stage may set for itself; the others hold for the whole run."""
 
 
-class FitConfig(BaseModel):
+IN_A_FILE = " or put {name} into the settings file"
+"""Where a required setting can be set besides its flag."""
+
+
+class FitConfig(Options):
     """Everything that decides what a run computes, beside the dataset."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    elsewhere: ClassVar[str] = IN_A_FILE
 
     model: str
     """A sentence-transformers or transformers model: a local folder or a name on the Hugging Face Hub."""
@@ -71,11 +76,13 @@ class FitConfig(BaseModel):
     allow_leaks: bool = False
     """Train although there are queries of the evaluation in it."""
     pooling: Literal["mean", "cls", "lasttoken", "max", "weightedmean"] | None = None
-    """How the tokens of a text become one vector. Not set: the model's own, mean for a plain transformer."""
+    """mean, cls, lasttoken, max or weightedmean: how the tokens of a text become one vector. Where it is not set, the
+    model's own, mean for a plain transformer.
+    """
     query_prompt: str | None = None
     """What is put before every query; saved with the model. Where it is not set, the model's own."""
     passage_prompt: str | None = None
-    """The same for passages."""
+    """What is put before every passage; saved with the model. Where it is not set, the model's own."""
     lora_rank: int | None = Field(default=None, ge=1)
     """Train low-rank adapters of this rank instead of all weights; they are merged into the saved model."""
     lora_alpha: int = Field(default=32, ge=1)
@@ -84,72 +91,82 @@ class FitConfig(BaseModel):
     """Names of the layers that get an adapter."""
 
     labels: str = "all"
-    """Whose labels make positives: `human`, `llm`, `human + llm`, `20% human + llm`, `all`. See
-    `trainer.config.label_selection`.
-    """
+    """Whose labels make positives: human, llm, 'human + llm', '20% human + llm', all."""
     min_grade: int | None = Field(default=None, ge=0)
     """Positives of a lower grade, and of none, are ignored: neither positives nor negatives."""
     min_probability: float | None = Field(default=None, ge=0, le=1)
-    """So are those whose judge gave a lower probability."""
+    """Positives whose judge gave a lower probability are ignored: neither positives nor negatives."""
     stages: tuple[dict[str, Any], ...] = ()
-    """A curriculum: settings of `OF_A_STAGE` that each stage in turn has of its own. Every stage starts a learning-rate
-    schedule, an optimizer and a data order of its own. A text stands for the labels alone: `["llm", "human"]`.
+    """A curriculum: the settings of each stage in turn, or its labels alone, as in `["llm", "human"]`.
+
+    A stage may set what `OF_A_STAGE` names. Every stage starts a learning-rate schedule, an optimizer and a data order
+    of its own.
     """
 
     pool: Path | None = None
-    """A pool folder. What it has for a query and nobody judged fills the query's group after the judged negatives."""
+    """Pool whose unjudged passages are negatives where judged ones are too few."""
     held_out: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=2)]] | None = None
     """Leave out the queries of a fold, `[2, 5]` for the third of five; folds depend on the queries' ids alone."""
 
     objective: str
-    """A name of the table in `trainer.objectives.objectives`."""
-    objective_settings: dict[str, float] = {}
+    """singlelh, rand1lh, jointlh, summarglh, lsepair, …; an unknown name lists all."""
+    objective_settings: dict[str, float] = Field(default={})
     """Settings of that objective, such as `trim`; its docstring has their meaning and defaults."""
     matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Train the first so many dimensions of an embedding to work alone; the loss is the mean over them."""
     epochs: int | None = Field(default=None, ge=1)
-    """Passes over the queries; 1 where neither this nor `max_steps` is set."""
+    """Passes over the queries; 1 where neither epochs nor max_steps is set."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Take exactly this many steps instead, over as many epochs as that needs."""
+    """Take exactly this many steps, over as many epochs as that needs, instead of whole epochs."""
     batch_size: int = Field(default=32, ge=1)
-    """Queries a step."""
+    """Queries per step."""
     group_size: int = Field(default=8, ge=1)
-    """Passages drawn for a query at most, positives and negatives together. Judged negatives fill it up, then passages
-    of the query that nobody judged; the passages of other queries come on top.
+    """Passages drawn for a query at most, positives and negatives together.
+
+    Judged negatives fill the group up, then passages of the query that nobody judged; the passages of other queries
+    come on top.
     """
     max_positives: int = Field(default=4, ge=1)
     """Positives drawn for a query at most. SingleLH and Rand1LH use one."""
     positives: Literal["new", "best", "grade"] | None = None
-    """Which ones: drawn anew each epoch (the default), the best ones, or drawn anew in proportion to the grade."""
+    """Positives of a query that are drawn: new ones each epoch (the default), the best ones, or new ones in proportion
+    to the grade.
+    """
     learning_rate: float = Field(default=2e-5, gt=0)
     """Peak of a linear schedule that ends at 0."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises from 0."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Weight decay of the optimizer."""
     temperature: float = Field(default=TEMPERATURES["cosine"], gt=0)
-    """What similarities are divided by. Where it is not set, the similarity's own of `TEMPERATURES`."""
+    """Similarities are divided by this: 0.05 for cosine and 1.0 for dot where it is not set."""
     learn_temperature: bool = False
     """Learn the temperature too, at `TEMPERATURE_RATE` times the learning rate."""
     similarity: Literal["cosine", "dot"] = "cosine"
+    """Similarity of two embeddings: cosine or dot."""
     in_batch_negatives: bool = True
     """Passages of a batch that nobody judged for a query are its negatives; otherwise only judged ones are."""
     false_negative_margin: float | None = None
-    """Unjudged passages more similar to the query than its best positive plus this are no negatives: they are taken
-    for positives that were missed.
+    """Unjudged passages more similar to the query than its best positive plus this margin are no negatives: they are
+    taken for positives that were missed.
     """
     false_negative_ratio: float | None = Field(default=None, gt=0)
-    """The same, more similar than this times the best positive's similarity; 0.95 in arXiv 2407.15831."""
-    source_weights: dict[Literal["human", "llm", "imported"], Annotated[float, Field(gt=0)]] = {}
+    """Unjudged passages more similar to the query than this times the similarity of its best positive are no negatives;
+    0.95 in arXiv 2407.15831.
+    """
+    source_weights: dict[Literal["human", "llm", "imported"], Annotated[float, Field(gt=0)]] = Field(default={})
     """Weights of positives by source, which multiply those of the dataset; 1 where none is set."""
     weight_by_probability: bool = False
     """Multiply the weight of a positive by the probability that its judge gave it, where it gave one."""
 
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """What the encoder computes in; weights and scores stay in float32."""
+    """The encoder computes in float32, bf16 or fp16; weights and scores stay in float32."""
     gradient_checkpointing: bool = False
     """Keep fewer activations and compute them again: less memory, about a third slower."""
     gradient_cache: bool = False
-    """Keep the activations of one mini-batch only, for batches that do not fit into memory; embeds every text twice."""
+    """Keep the activations of one mini-batch only, for batches that do not fit into memory; every text is encoded
+    twice.
+    """
     compile: bool = False
     """Compile the encoder. Pays where a run is long: lengths vary, and each new shape may be compiled once."""
     mini_batch_tokens: int | None = Field(default=None, ge=1)
@@ -159,23 +176,26 @@ class FitConfig(BaseModel):
     max_query_length: int | None = Field(default=None, ge=3)
     """Tokens of a query, special tokens and prompt included; the model's own limit where it is not set."""
     max_passage_length: int | None = Field(default=None, ge=3)
-    """The same for passages. The saved model keeps its own limit."""
+    """Tokens of a passage, special tokens and prompt included; the model's own limit where it is not set. The saved
+    model keeps its own limit.
+    """
     workers: int = Field(default=0, ge=0)
     """Processes that draw and tokenise batches beside the training; 0 does it in between."""
     cache_tokens: bool = True
     """Tokenise every text that may be drawn once, before the first step, and keep the tokens on disk."""
 
     dev: str | None = None
-    """BEIR folder on which every epoch is measured, `FOLDER` (split dev) or `FOLDER:SPLIT`; a stage ends with the
-    weights that were best there.
+    """BEIR folder (split dev) or FOLDER:SPLIT on which every epoch is measured; a stage ends with the weights that were
+    best there.
     """
     patience: int | None = Field(default=None, ge=1)
-    """End a stage when so many epochs in a row were no better on `dev`."""
+    """End a stage after this many epochs in a row without gain on the dev set."""
     checkpoint_minutes: float = Field(default=10.0, ge=0)
     """How much work a killed run may lose. 0: after every logged step."""
     log_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where the losses are logged too; files of tensorboard lie in the model's folder."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of new weights, of the draws and of the order of the data."""
 
     @field_validator("objective")
     @classmethod
@@ -227,8 +247,6 @@ class FitConfig(BaseModel):
         kept = {k: v for k, v in shared.items() if not (k in lengths and lengths & set(own))}
         try:
             return FitConfig.model_validate(kept | dict(own))
-        except ValidationError as error:
-            raise UsageError(f"stage {number}: " + "; ".join(map(explain, error.errors()))) from None
         except UsageError as error:
             raise UsageError(f"stage {number}: {error}") from None
 
@@ -304,8 +322,6 @@ def make_config(settings: Mapping[str, Any], flags: Mapping[str, Any], where: st
             settings.pop(other, None)
     try:
         return FitConfig.model_validate(settings | given)
-    except ValidationError as error:
-        raise UsageError(where + "; ".join(map(explain, error.errors()))) from None
     except UnknownNameError:
         raise
     except UsageError as error:
@@ -321,15 +337,3 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read the settings in {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
-
-
-def explain(problem: Mapping[str, Any]) -> str:
-    """One problem that pydantic found, with the fix."""
-    name = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        near = get_close_matches(name, FitConfig.model_fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"settings are: {', '.join(FitConfig.model_fields)}"
-        return f"unknown setting {name!r}; {hint}"
-    if problem["type"] == "missing":
-        return f"{name} is not set; give --{name.replace('_', '-')} or put {name} into the settings file"
-    return f"{name} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

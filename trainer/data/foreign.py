@@ -8,6 +8,7 @@ from filelock import FileLock
 from labelkit.errors import UsageError
 from labelkit.exchange.formats import recognised
 from labelkit.exchange.importing import import_dataset, inputs_of
+from labelkit.exchange.options import ImportOptions
 from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
 from labelkit.storage.manifest import EXPORT
@@ -36,5 +37,6 @@ def our_dataset(path: Path) -> Path:
     with FileLock(f"{kept}.making"):
         if not (kept / folders.MANIFEST).is_file():
             command = f"labelkit import {path} --from {form}"
-            import_dataset(path, kept, format_name=form, judge_name=name, positive_grade=1, command=command)
+            options = ImportOptions(judge=name, format=form, positive_grade=1)
+            import_dataset(path, kept, options, command=command)
     return kept

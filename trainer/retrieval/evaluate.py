@@ -20,9 +20,10 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
-from labelkit.pooling.dense_search import OWN_LENGTHS, Lengths
+from labelkit.pooling.dense_search import Lengths
 from labelkit.storage.names import inside
-from trainer.retrieval.search import Collection, load_model, search
+from trainer.retrieval.options import EvaluateOptions
+from trainer.retrieval.search import Collection, load_model, read_collections, search
 from trainer.retrieval.significance import Estimate, Test, bootstrap, compare
 
 JUDGED = 10
@@ -111,45 +112,66 @@ def load_contender(name: str, *, trust_remote_code: bool = False) -> Contender:
 
 
 def evaluate(
-    contenders: Sequence[Contender],
-    collections: Sequence[Collection],
+    model: Path | str,
+    data: Sequence[Path],
+    options: EvaluateOptions = EvaluateOptions(),  # noqa: B008 (a frozen record)
     *,
-    relevant_grade: int = 1,
-    cutoffs: Sequence[int] = (100,),
-    index: str = "exact",
-    lengths: Lengths = OWN_LENGTHS,
-    dimensions: int | None = None,
-    runs: Path | None = None,
     progress: Callable[[str], None] = lambda words: None,
 ) -> EvalResult:
-    """nDCG@10, RR@10, AP and Recall of a model and of those it is compared with, on some collections.
+    """Measure a model on one or several collections: nDCG@10, RR@10, AP and Recall, against other models.
 
-    The first contender is compared with each of the others.
+    nDCG takes the grade as its gain; the deepest cutoff of Recall is the depth of AP too.
 
-    `relevant_grade` is the lowest grade that RR, AP and Recall call relevant; nDCG takes the grade as its gain.
-    `cutoffs` are those of Recall; the deepest is the depth of AP too. `dimensions` keeps the first so many of an
-    embedding. `runs` is a folder for one TREC run a model and collection.
-    Raises `DataError` for a malformed corpus.
+    Args:
+        model: sentence-transformers folder or name on the Hub.
+        data: BEIR folders: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.
+        options: models that it is compared with, cutoffs, lengths in tokens, index.
+        progress: called with a line for each model and collection.
+
+    Returns:
+        Means with 95% bootstrap confidence intervals over queries, values per query, and paired permutation tests of
+        the model against each of the others.
+
+    Raises:
+        UsageError: a model or index does not exist.
+        DataError: a file is malformed or names unknown ids.
     """
+    # All data and models first: a wrong name should not cost an hour.
+    collections = read_collections(data, options.split)
+    trusted = options.trust_remote_code
+    contenders = [load_contender(str(name), trust_remote_code=trusted) for name in (model, *options.compare)]
+    return compare_contenders(contenders, collections, options, progress=progress)
+
+
+def compare_contenders(
+    contenders: Sequence[Contender],
+    collections: Sequence[Collection],
+    options: EvaluateOptions = EvaluateOptions(),  # noqa: B008 (a frozen record)
+    *,
+    progress: Callable[[str], None] = lambda words: None,
+) -> EvalResult:
+    """Measure loaded models, and compare the first with each of the others."""
+    lengths = Lengths(options.max_query_length, options.max_passage_length)
+    relevant_grade, cutoffs, runs = options.relevant_grade, options.recall, options.runs
     names = tuple(contender.name for contender in contenders)
     facts = [_facts(collection, relevant_grade) for collection in collections]
     measured: list[Measured] = []
     for (name, encoder, folder), tag in zip(contenders, run_tags(names), strict=True):
-        encoder.truncate_dim = dimensions
-        kept = folder if dimensions is None else None
+        encoder.truncate_dim = options.dimensions
+        kept = folder if options.dimensions is None else None
         for collection, fact in zip(collections, facts, strict=True):
             depth = max(JUDGED, *cutoffs)
-            run = search(encoder, kept, collection, index=index, depth=depth, lengths=lengths)
+            run = search(encoder, kept, collection, index=options.index, depth=depth, lengths=lengths)
             if runs is not None:
                 write_run(inside(runs, f"{collection.name}.{tag}.run"), run, tag)
-            per_query = measure(collection.qrels, run, relevant_grade, cutoffs)
-            measured.append(_measured(name, collection, fact, run, per_query))
+            per_query = measure(collection.qrels, run, relevant_grade, cutoffs=cutoffs)
+            measured.append(_measured(name, collection, fact, run=run, per_query=per_query))
             progress(f"{name} on {collection.name}: nDCG@10 {measured[-1].means['nDCG@10'].mean:.3f}")
         if len(collections) > 1:
             measured.append(_average(name, measured[-len(collections) :]))
     return EvalResult(
         relevant_grade=relevant_grade,
-        index=index,
+        index=options.index,
         collections=tuple(facts),
         models=names,
         measured=tuple(measured),

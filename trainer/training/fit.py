@@ -37,9 +37,10 @@ from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
 from trainer.data.token_cache import token_cache
 from trainer.data.training_sets import TrainingSet, make_training_sets
-from trainer.retrieval.evaluate import EvalResult
+from trainer.retrieval.evaluate import Contender, EvalResult, compare_contenders, load_contender
 from trainer.retrieval.leaks import refuse_leaks
-from trainer.retrieval.search import Collection
+from trainer.retrieval.options import EvaluateOptions
+from trainer.retrieval.search import Collection, read_collections
 from trainer.training.checkpoints import Checkpoints, read_weights, step_of
 from trainer.training.dev import Dev, make_dev
 from trainer.training.encoder import build_model, freeze_unused, merge_adapters, prompt_of
@@ -102,34 +103,84 @@ class FitReport:
 
 
 def fit(
+    dataset: Path | str,
+    output: Path | str,
+    config: FitConfig,
+    *,
+    evaluation: Sequence[Path] = (),
+    command: str = "trainer.fit",
+    progress: Callable[[str], None] = lambda words: None,
+) -> FitReport:
+    """Train a retriever on a dataset, or resume a run that was killed.
+
+    Args:
+        dataset: folder of `labelkit mix`, or data in a format of `labelkit.exchange.formats`.
+        output: folder of the trained model, an ordinary sentence-transformers folder with a manifest and a card.
+        config: everything that decides what the run computes.
+        evaluation: BEIR folders (split test) on which the model is measured for its card, beside the one it started
+            from.
+        command: the words that the manifest names as the origin of the folder.
+        progress: called with a line for each model and collection that is measured.
+
+    Returns:
+        Steps, seconds and losses of each stage.
+
+    Raises:
+        UsageError: settings that the model cannot follow.
+        DataError: a dataset without positives, or with queries of the evaluation or of the dev set.
+        ArtifactError: a dataset that is not whole, or an output that stands in the way.
+    """
+    collections = read_collections([Path(folder) for folder in evaluation], "test")
+    target = Path(output)
+    measure = card_measure(config, name_of(target), collections, progress=progress) if collections else None
+    return train(Path(dataset), target, config, measure=measure, collections=collections, command=command)
+
+
+def card_measure(
+    config: FitConfig, name: str, collections: Sequence[Collection], *, progress: Callable[[str], None]
+) -> Measure:
+    """Measures the trained model and the one it started from."""
+
+    def measure(model: SentenceTransformer) -> EvalResult:
+        options = EvaluateOptions(
+            max_query_length=config.max_query_length, max_passage_length=config.max_passage_length
+        )
+        before = load_contender(config.model, trust_remote_code=config.trust_remote_code)
+        return compare_contenders([Contender(name, model), before], collections, options, progress=progress)
+
+    return measure
+
+
+def train(
     dataset: Path,
     output: Path,
     config: FitConfig,
-    command: str,
-    evaluation: Measure | None = None,
+    *,
+    measure: Measure | None = None,
     collections: Sequence[Collection] = (),
+    command: str,
 ) -> FitReport:
     """Train `config.model` on the dataset folder and write the model to `output`.
 
-    The dataset may be in a format of `labelkit.exchange.formats` too. Raises `ArtifactError` for one that is not whole
-    or an output that stands in the way, `DataError` for one without positives or with queries of `collections` or of
-    the dev set, `UsageError` for settings that the model cannot follow. `command` is what the manifest says was run;
-    what `evaluation` finds goes into the manifest and the card.
+    Raises `DataError` for a dataset with queries of `collections`. What `measure` finds goes into the manifest and the
+    card.
     """
     # One process of several writes; the others wait for it at the first step that they take together.
     held = claimed(output, KIND) if processes().is_main_process else nullcontext()
     with held, disk_errors(f"{output} is not trained"):
-        return _fit(dataset, output, config, command, evaluation, collections)
+        return _train(dataset, output, config, measure=measure, collections=collections, command=command)
 
 
-def _fit(
+def _train(
     dataset: Path,
     output: Path,
     config: FitConfig,
-    command: str,
-    evaluation: Measure | None,
+    *,
+    measure: Measure | None,
     collections: Sequence[Collection],
+    command: str,
 ) -> FitReport:
+    """The run itself, while its output is held."""
     state = processes()
     _check_loggers(config)
     folder = our_dataset(dataset)
@@ -161,7 +212,7 @@ def _fit(
         raise
     if state.is_main_process:
         with folders.writing(output, KIND, command) as draft:
-            _write_model(draft, name_of(output), model, dataset, config, stages, store, evaluation)
+            _write_model(draft, name_of(output), model, dataset, config, stages, store, measure)
             if (checkpoints.folder / "logs").is_dir():
                 shutil.copytree(checkpoints.folder / "logs", draft.path / "logs")
         checkpoints.remove()

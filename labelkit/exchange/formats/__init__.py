@@ -134,7 +134,7 @@ def recognised(path: Path) -> str:
     raise UsageError(f"{path} is no dataset that can be read; those of labelkit can, and these formats: {known}")
 
 
-def found_in(path: Path, name: str, judge: str, positive_grade: int) -> Found:
+def found_in(path: Path, name: str, judge: str, *, positive_grade: int) -> Found:
     """Read `path` in the format `name`."""
     read = FORMATS[name].read
     if read is None:

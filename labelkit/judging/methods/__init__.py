@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from labelkit.errors import UnknownNameError
+from labelkit.judging.defences import looks_twice
 from labelkit.judging.methods import binary, graded, relsel, utilrank, utilsel
-from labelkit.judging.methods.steps import Steps, Verdict, majority
-from labelkit.judging.prompts import Prompt
+from labelkit.judging.methods.steps import Steps, Verdict, lowest, majority
+from labelkit.judging.prompts import Prompt, parse_prompt
+from labelkit.records import Judge
 
 
 class Method(NamedTuple):
@@ -44,3 +46,32 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
     return METHODS[name]
+
+
+class Judging(NamedTuple):
+    """A judge with its prompt and method: all that it takes to ask it, and to read its replies again."""
+
+    judge: Judge
+    prompt: Prompt
+    method: Method
+
+    @property
+    def listwise(self) -> bool:
+        """Whether the passages of a query are judged together."""
+        return self.method.listwise
+
+    @property
+    def grades(self) -> tuple[int, ...]:
+        """Grades that the judge can give, in the order of its labels."""
+        return self.method.grades or tuple(label.grade for label in self.prompt.labels)
+
+
+def judging_of(judge: Judge, prompt: bytes) -> Judging:
+    """A judge out of a journal or a dataset, with the text of its prompt."""
+    return Judging(judge, parse_prompt(prompt, f"prompt of {judge.judge_id}"), method_of(judge))
+
+
+def method_of(judge: Judge) -> Method:
+    """The method of a judge, with the way that its judgements are settled."""
+    method = method_named(str(judge.method))
+    return method._replace(settle=lowest) if looks_twice(judge) else method

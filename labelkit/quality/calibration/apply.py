@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelkit.errors import DataError
+from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement import Rater, grade_of, raters_of
 from labelkit.quality.agreement_metrics import GRADES
 from labelkit.quality.calibration.features import both_views, matrix
 from labelkit.quality.calibration.judges import match, refuse_unknown
 from labelkit.quality.calibration.models import Calibration, by_grade, grades_of, predict, read_calibration
+from labelkit.quality.options import CalibrateOptions
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
 from labelkit.storage.dataset import records_to_table
@@ -69,30 +70,33 @@ def apply_calibration(
 
 
 def recalibrate(
-    file: Path,
-    labels: Sequence[Path],
-    data: Path | None,
-    target: Path,
-    *,
-    command: str,
-    renamed: Mapping[str, str] | None = None,
-    anyway: bool = False,
+    labels: Sequence[Path], output: Path | str, options: CalibrateOptions, *, command: str = "labelkit.recalibrate"
 ) -> int:
-    """Write the judgements of some labels folders, calibrated, as a labels folder; returns how many there are.
+    """Write the judgements of some labels folders, calibrated, as a labels folder.
 
-    `renamed`: judges that go by another name in these labels, as for `match`. `anyway`: also a calibration that is
-    worse than raw is applied.
+    Args:
+        labels: labels folders of the judges that the calibration was fitted to.
+        output: the labels folder; its one judge is all judges and retrievers of the calibration together.
+        options: the calibration to apply, and the texts where retrieval scores are features.
+        command: the words that the manifest names as the origin of the folder.
+
+    Returns:
+        The number of judgements.
+
+    Raises:
+        UsageError: no calibration is given, or it is for other judges.
     """
-    with folders.writing(target, KIND, command) as draft:
-        calibration, raters = read_calibration(file), raters_of(labels, [])
-        if not anyway:
-            refuse_worse(calibration, file)
-        found = match(calibration, raters, renamed)
+    if options.apply is None:
+        raise UsageError("there is no calibration to apply: give --apply FILE")
+    with folders.writing(Path(output), KIND, command) as draft:
+        calibration, raters = read_calibration(options.apply), raters_of(labels, [])
+        if not options.apply_anyway:
+            refuse_worse(calibration, options.apply)
+        found = match(calibration, raters, options.renamed)
         refuse_unknown(calibration, raters, found)
-        judgements, judge = apply_calibration(calibration, found, data)
+        judgements, judge = apply_calibration(calibration, found, options.data)
         draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table([judge], JUDGE_SCHEMA))
-        draft.inputs = {
-            str(path): folders.file_sha256(path) for path in [file, *(p / folders.MANIFEST for p in labels)]
-        }
+        read = [options.apply, *(folder / folders.MANIFEST for folder in labels)]
+        draft.inputs = {str(path): folders.file_sha256(path) for path in read}
     return len(judgements)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from labelkit.errors import DataError
+from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement import Rater, grade_of, plain, raters_of
 from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, Ints
 from labelkit.quality.calibration.features import Feature, both_views, features_of, matrix
@@ -30,6 +30,7 @@ from labelkit.quality.calibration.models import (
     relevance,
     with_thresholds,
 )
+from labelkit.quality.options import CalibrateOptions
 from labelkit.records import PairIds
 
 LEAST_PAIRS = 50
@@ -82,27 +83,25 @@ class HeldOut(NamedTuple):
     """The queries of each fold, and the fit to the others."""
 
 
-def calibrate(
+def fit_calibration(
     labels: Sequence[Path],
-    human: Path,
+    options: CalibrateOptions,
     *,
-    data: Path | None = None,
-    bm25: bool = False,
-    dense: Sequence[str] = (),
-    line: float = 0.5,
     weights: Mapping[PairIds, float] | None = None,
     command: str = "",
 ) -> Calibration:
     """Fit the judges of some labels folders, and retrievers where asked for, to human grades.
 
-    `line` is the probability from which a pair is taken as positive in the estimate of precision and recall over all
-    judged pairs; `weights` says which labelled pairs that estimate may use, each with 1 / its chance of being chosen
-    (default: all of them, as a random sample). Raises `DataError` where the labels are too few.
+    `weights` says which labelled pairs the estimate of precision and recall over all judged pairs may use, each with
+    1 / its chance of being chosen (default: all of them, as a random sample). Raises `UsageError` without human grades,
+    and `DataError` where the labels are too few.
     """
-    people, *others = raters_of(labels, [human])
+    if options.human is None:
+        raise UsageError("a calibration is fitted to human grades: give --human QRELS")
+    people, *others = raters_of(labels, [options.human])
     judges = joined(others)
-    features = tuple(features_of(judges, bm25=bm25, dense=dense))
-    judged = judged_by(judges, features, data)
+    features = tuple(features_of(judges, bm25=options.bm25, dense=options.dense))
+    judged = judged_by(judges, features, options.data)
     known = known_of(judged, people)
     refuse_too_few(known)
     among = choices(known.queries)
@@ -110,11 +109,11 @@ def calibrate(
     fitted = best_fit(known, features, among)
     # A pair on which every judge failed gets no label, and so is no positive.
     graded = np.array([any(grade_of(judge, pair) is not None for judge in judges) for pair in judged.pairs], dtype=bool)
-    taken = graded & (relevance(predict(fitted, judged.scores)) >= line)
+    taken = graded & (relevance(predict(fitted, judged.scores)) >= options.line)
     said = cross_fitted(judged, held, fitted)
     report = {
         "command": command,
-        "human": str(human),
+        "human": str(options.human),
         "labels": [str(path) for path in labels],
         "pairs": len(known.pairs),
         "queries": known.queries,
@@ -123,7 +122,7 @@ def calibrate(
         "judges": {judge.rater_id: judge.name for judge in judges},
         **compared(known, held, judges),
         "estimate": {
-            "line": line,
+            "line": options.line,
             **label_quality(judged.pairs, taken, said, relevant=relevant_pairs(people), weights=weights),
         },
     }

@@ -14,13 +14,14 @@ from typing import Any
 
 from labelkit.corpora.beir import read_data
 from labelkit.corpora.qrels import read_qrels
-from labelkit.engines import Settings
 from labelkit.judging.annotate import annotate
+from labelkit.judging.defences import NONE
 from labelkit.judging.methods import method_named
+from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.judging.prompts import load_prompt
-from labelkit.judging.reading import Reading
 from labelkit.quality.agreement_metrics import FIGURES, Rated, rated
+from labelkit.quality.options import RedteamOptions
 from labelkit.quality.redteam.trials import Attempt, CleanPair, attacked_pool, draw
 from labelkit.records import Judgement
 from labelkit.statistics.intervals import Estimate, estimate, mean, rate
@@ -41,34 +42,39 @@ Judged = Mapping[tuple[str, str], Judgement]
 
 
 def redteam(
-    data_folder: Path,
-    human: Path,
-    folder: Path,
+    data: Path | str,
+    output: Path | str,
+    options: RedteamOptions,
     *,
-    engine_name: str,
-    settings: Settings,
-    prompts: Sequence[str],
-    defences: Sequence[tuple[str, ...]],
-    pairs: int,
-    seed: int,
-    attacks: Sequence[str],
-    command: str,
-    tokenizer: str | None = None,
+    command: str = "labelkit.redteam",
     progress: ShowProgress = silent,
 ) -> dict[str, Any]:
-    """Attack a judge under every prompt and defence; returns what `attacks.json` in `folder` holds.
+    """Try to fool a judge, under every prompt and defence.
 
-    `pairs` is how many pairs of human grade 0 are attacked, drawn evenly over the queries. Raises `DataError` where
-    there is none.
+    Args:
+        data: BEIR folder with the texts.
+        output: folder of `attacks.json` and of the labels of every part; the same call resumes it.
+        options: the judge, human grades, attacks and defences.
+        command: the words that `attacks.json` names as its origin.
+        progress: called as pairs are judged.
+
+    Returns:
+        The content of `attacks.json`: success rate of each attack class, and agreement with people on clean pairs, by
+        prompt and defence, with 95% confidence intervals clustered by query.
+
+    Raises:
+        DataError: people graded no pair 0.
+        UnknownNameError: an attack, prompt or defence does not exist.
     """
+    folder = Path(output)
     with claimed(folder) as place:
-        setup = draw(read_data(data_folder), read_qrels(human), pairs, seed)
+        setup = draw(read_data(Path(data)), read_qrels(options.human), options.pairs, seed=options.seed)
         place.path.mkdir(exist_ok=True)
-        found: dict[str, Any] = {"command": command, "model": settings.model, "engine": engine_name}
+        found: dict[str, Any] = {"command": command, "model": options.model, "engine": options.engine}
         found |= {"attacks": [], "clean": []}
-        trials = {name: attacked_pool(setup, load_prompt(name), attacks) for name in prompts}
+        trials = {name: attacked_pool(setup, load_prompt(name), options.attack) for name in options.prompts}
         before: dict[str, Judged] = {}
-        for defence in defences:
+        for defence in options.defences:
             for name, trial in trials.items():
                 prompt, label = load_prompt(name), "+".join(defence) or "none"
                 if "second-look" in defence and method_named(prompt.method).listwise:
@@ -76,20 +82,8 @@ def redteam(
                     continue
                 target = inside(folder, f"{prompt.name}.{label}")
                 log.info(f"{prompt.name}, defence {label}: {len(trial.pool.candidates)} pairs to judge")
-                annotate(
-                    trial.pool,
-                    target,
-                    engine_name=engine_name,
-                    settings=settings,
-                    method_name=prompt.method,
-                    prompt_name=name,
-                    limit=None,
-                    command=command,
-                    reading=Reading(seed=seed, defences=defence),
-                    tokenizer=tokenizer,
-                    cache=folder / "cache",
-                    progress=progress,
-                )
+                asked = judge_options(options, name, defence).but(cache=folder / "cache")
+                annotate(trial.pool, target, asked, command=command, progress=progress)
                 judged = {(row.query_id, row.passage_id): row for row in read_labels(target)[0]}
                 named = {"prompt": prompt.name, "method": prompt.method, "defence": label}
                 found["attacks"] += [named | row for row in attack_rows(trial.attempts, judged)]
@@ -97,6 +91,21 @@ def redteam(
                 # After every part: a run of hours shows what it has.
                 write_text(folder / FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return found
+
+
+def judge_options(options: RedteamOptions, prompt: str, defence: Sequence[str]) -> AnnotateOptions:
+    """The judge under one prompt and defence."""
+    return AnnotateOptions(
+        model=options.model,
+        engine=options.engine,
+        method=load_prompt(prompt).method,
+        prompt=prompt,
+        revision=options.revision,
+        tokenizer=options.tokenizer,
+        defence=tuple(defence) or (NONE,),
+        base_url=options.base_url,
+        seed=options.seed,
+    )
 
 
 def attack_rows(attempts: Sequence[Attempt], judged: Judged) -> Iterator[dict[str, Any]]:

@@ -58,7 +58,7 @@ class Setup(NamedTuple):
     seed: int
 
 
-def draw(data: Data, qrels: Qrels, pairs: int, seed: int) -> Setup:
+def draw(data: Data, qrels: Qrels, pairs: int, *, seed: int) -> Setup:
     """Victims and other clean pairs, each drawn evenly over the queries."""
     check_ids(qrels, data.queries, data.corpus, "the human grades")
     known = sorted(

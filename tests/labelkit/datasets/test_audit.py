@@ -14,6 +14,7 @@ from labelkit.corpora.near_duplicates import NEAR, KnownTexts, jaccard, normalis
 from labelkit.datasets.audit import audit
 from labelkit.datasets.audit_biases import families
 from labelkit.datasets.audit_checks import CHECKS, DROPS, INJECTIONS
+from labelkit.datasets.options import AuditOptions
 from labelkit.errors import ArtifactError
 from labelkit.quality.redteam.attacks import LISTWISE_ATTACKS, Target
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
@@ -62,7 +63,7 @@ def found(tmp_path):
     """Audit a dataset; gives the items of each finding that has any."""
 
     def run(dataset, *evaluations, models=()):
-        findings = audit(dataset, evaluations, "test", models, "test")
+        findings = audit(dataset, AuditOptions(eval=evaluations, model=models))
         assert {finding.name for finding in findings} == set(CHECKS)
         return {one.name: one for one in findings if one.found and one.name != "no-licence"}
 

@@ -6,9 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from labelkit.datasets.inputs import Inputs, register_judges
-from labelkit.datasets.mix import decide, mix
-from labelkit.datasets.policies import POLICIES, MixRules
+from labelkit.datasets.deciding import decide
+from labelkit.datasets.inputs import register_judges
+from labelkit.datasets.mix import mix
+from labelkit.datasets.options import MixOptions
+from labelkit.datasets.policies import POLICIES
 from labelkit.errors import DataError, UnknownNameError, UsageError
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, QUERY_SCHEMA, ROLES, Judge, Judgement, Query
 from labelkit.storage import tables
@@ -54,7 +56,7 @@ def mixed_fixture(tmp_path):
             queries = [Query(query_id=name, text=f"text of {name}") for name in "qr"]
             db.register("queries", records_to_table(queries, QUERY_SCHEMA))
             register_judges(db, list(JUDGES.values()), weights or {})
-            totals = decide(db, Draft(folder, "dataset", "test"), Inputs(folder), MixRules(**rules))
+            totals = decide(db, Draft(folder, "dataset", "test"), MixOptions(data=folder, **rules))
         made = list(examples_from_table(pq.read_table(folder / "train.parquet")))
         return sides_of(made[0]), made, totals
 
@@ -329,7 +331,7 @@ def labels(labelkit, pool, tmp_path):
 
 def test_the_folder_holds_every_judgement_and_judge(labels, beir, tmp_path):
     human, target = beir / "qrels" / "test.tsv", tmp_path / "dataset"
-    totals = mix(Inputs(beir, human, [labels, tmp_path / "garbage"]), MixRules(), target, "test")
+    totals = mix(target, MixOptions(data=beir, human=human, llm=(labels, tmp_path / "garbage")), command="test")
     dataset = read_dataset(target)
     judged = sum(len(read_labels(folder)[0]) for folder in (labels, tmp_path / "garbage"))
     assert dataset.manifest.rows == {
@@ -348,10 +350,10 @@ def test_the_folder_holds_every_judgement_and_judge(labels, beir, tmp_path):
 
 
 def test_human_labels_alone_and_llm_labels_alone_make_datasets(labels, beir, tmp_path):
-    mix(Inputs(beir, beir / "qrels" / "test.tsv"), MixRules(), tmp_path / "human", "test")
+    mix(tmp_path / "human", MixOptions(data=beir, human=beir / "qrels" / "test.tsv"))
     positives = [[label.passage_id for label in one.positives] for one in read_dataset(tmp_path / "human").examples]
     assert positives == [["p1"], ["p3"], ["p2"]]
-    mix(Inputs(beir, None, [labels]), MixRules(), tmp_path / "llm", "test")
+    mix(tmp_path / "llm", MixOptions(data=beir, llm=(labels,)))
     machine = read_dataset(tmp_path / "llm").examples
     assert {label.source for one in machine for label in one.positives + one.negatives} == {"llm"}
 
@@ -384,9 +386,15 @@ def test_the_same_inputs_give_the_same_bytes(labelkit, labels, beir, tmp_path, p
 def test_binary_qrels_need_a_word(beir, write_qrels, tmp_path):
     human = write_qrels(tmp_path / "human.tsv", {"q1": {"p1": 1, "p2": 0}})
     with pytest.raises(UsageError, match="no human grade reaches 2; binary qrels need --positive-grade 1"):
-        mix(Inputs(beir, human), MixRules(), tmp_path / "dataset", "test")
+        mix(
+            tmp_path / "dataset",
+            MixOptions(
+                data=beir,
+                human=human,
+            ),
+        )
     assert not (tmp_path / "dataset").exists()
-    mix(Inputs(beir, human), MixRules(positive_grade=1), tmp_path / "dataset", "test")
+    mix(tmp_path / "dataset", MixOptions(data=beir, human=human, positive_grade=1))
     (example,) = read_dataset(tmp_path / "dataset").examples
     assert [label.passage_id for label in example.positives] == ["p1"]
 
@@ -394,7 +402,7 @@ def test_binary_qrels_need_a_word(beir, write_qrels, tmp_path):
 @pytest.mark.parametrize(("qrels", "what"), [({"q9": {"p1": 3}}, "query 'q9'"), ({"q1": {"p9": 3}}, "passage 'p9'")])
 def test_unknown_ids_are_refused(beir, write_qrels, tmp_path, qrels, what):
     with pytest.raises(DataError, match=rf"{what}, which is not in (queries|corpus)\.jsonl"):
-        mix(Inputs(beir, write_qrels(tmp_path / "human.tsv", qrels)), MixRules(), tmp_path / "dataset", "test")
+        mix(tmp_path / "dataset", MixOptions(data=beir, human=write_qrels(tmp_path / "human.tsv", qrels)))
     assert not (tmp_path / "dataset").exists()
 
 
@@ -411,7 +419,7 @@ def test_malformed_data_is_refused_with_its_place(beir, tmp_path, file, line, wo
     with (beir / file).open("a", encoding="utf-8") as text:
         text.write(line + "\n")
     with pytest.raises(DataError, match=words):
-        mix(Inputs(beir, beir / "qrels" / "test.tsv"), MixRules(), tmp_path / "dataset", "test")
+        mix(tmp_path / "dataset", MixOptions(data=beir, human=beir / "qrels" / "test.tsv"))
     assert not (tmp_path / "dataset").exists()
 
 
@@ -423,7 +431,7 @@ def test_odd_text_survives_the_tables(write_beir, tmp_path):
     with writing(tmp_path / "labels", "labels", "test") as draft:
         draft.write_table("judgements", pa.Table.from_pylist(rows, schema=JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table([judge], JUDGE_SCHEMA))
-    mix(Inputs(beir, None, [tmp_path / "labels"]), MixRules(), tmp_path / "dataset", "test")
+    mix(tmp_path / "dataset", MixOptions(data=beir, llm=(tmp_path / "labels",)))
     ((example,), corpus, _) = read_dataset(tmp_path / "dataset")
     assert (example.query_id, example.query, example.positives[0].passage_id) == (odd, odd, odd)
     assert corpus[odd].title == corpus[odd].text == odd
@@ -448,7 +456,16 @@ def test_options_that_cannot_be_followed_are_refused(labelkit, labels, beir, tmp
 
 def test_the_same_labels_twice_are_refused(labels, beir, tmp_path):
     with pytest.raises(UsageError, match="comes from another source too; give it once"):
-        mix(Inputs(beir, None, [labels, labels]), MixRules(), tmp_path / "dataset", "test")
+        mix(
+            tmp_path / "dataset",
+            MixOptions(
+                data=beir,
+                llm=(
+                    labels,
+                    labels,
+                ),
+            ),
+        )
 
 
 def test_licence_and_revision_are_carried(labelkit, beir, tmp_path):

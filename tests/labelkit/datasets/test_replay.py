@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from labelkit.datasets.options import ReplayOptions
 from labelkit.datasets.replay import replay
 from labelkit.judging.reading import Reading
 from labelkit.storage import folders
@@ -23,7 +24,7 @@ READINGS = {
 def test_every_label_of_a_folder_replays(judge, wide, tmp_path, method):
     labels = tmp_path / "labels"
     judge(wide, labels, "garbage", method=method, reading=READINGS[method])
-    replayed = replay(labels, 10_000)
+    replayed = replay(labels, ReplayOptions(sample=10_000))
     assert replayed.mismatches == []
     assert replayed.labels == replayed.of >= 300
 

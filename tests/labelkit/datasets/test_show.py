@@ -12,7 +12,7 @@ from labelkit.judging.journal import Journal
 from labelkit.judging.methods import METHODS
 from labelkit.judging.prompts import load_prompt
 from labelkit.judging.reading import Reading
-from labelkit.judging.tasks import Tasks
+from labelkit.judging.tasks import Work
 
 PRICES = "[overlap]\nprompt = 1000.0\ncompletion = 2000.0\n"
 SEVERAL = {
@@ -27,7 +27,7 @@ SEVERAL = {
 def sent(monkeypatch):
     """Every request that the runs of a test send: the key and the messages."""
     seen = {}
-    request = Tasks.request
+    request = Work.request
 
     def note(self, task, ask, key):
         made = request(self, task, ask, key)
@@ -35,7 +35,7 @@ def sent(monkeypatch):
             seen[key] = made.messages
         return made
 
-    monkeypatch.setattr(Tasks, "request", note)
+    monkeypatch.setattr(Work, "request", note)
     return seen
 
 
@@ -97,12 +97,12 @@ def test_another_text_is_not_passed_off_as_the_one_that_was_sent(mixed):
 
 def test_a_cut_as_the_judge_read_comes_before_every_beginning():
     words, two = Reading(passage_words=2), Reading(passage_tokens=2)
-    assert list(cuts(["a  b c"], words, "scripted", "-"))[:3] == [["a  b c"], ["a b"], ["a"]]
-    assert list(cuts(["a  b c"], two, "scripted", "-"))[:2] == [["a  b c"], ["a  b"]]
-    assert list(cuts(["a  b c", "d"], two, "scripted", "-")) == [["a  b c", "d"], ["a  b", "d"]]
+    assert list(cuts(["a  b c"], words, engine="scripted", tokenizer="-"))[:3] == [["a  b c"], ["a b"], ["a"]]
+    assert list(cuts(["a  b c"], two, engine="scripted", tokenizer="-"))[:2] == [["a  b c"], ["a  b"]]
+    assert list(cuts(["a  b c", "d"], two, engine="scripted", tokenizer="-")) == [["a  b c", "d"], ["a  b", "d"]]
     gone = "/nowhere/tokenizer.json"
-    assert ["a  b"] in list(cuts(["a  b c"], two, "openai", gone))
-    assert list(cuts(["a  b c", "d"], two, "openai", gone)) == [["a  b c", "d"]]
+    assert ["a  b"] in list(cuts(["a  b c"], two, engine="openai", tokenizer=gone))
+    assert list(cuts(["a  b c", "d"], two, engine="openai", tokenizer=gone)) == [["a  b c", "d"]]
 
 
 def test_show_for_people_and_machines(labelkit, mixed):

@@ -17,7 +17,8 @@ import pytest
 from labelkit.engines import EngineFacts, Reply, Settings, open_engine
 from labelkit.engines.ray import Worker, answer
 from labelkit.errors import EngineError, UnknownNameError
-from labelkit.pooling.pool import Recipe, make_pool
+from labelkit.pooling.options import PoolOptions
+from labelkit.pooling.pool import make_pool
 from labelkit.storage.labels import read_labels
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
@@ -42,7 +43,7 @@ def big_pool(tmp_path_factory, write_beir):
     passages = {f"p{n:03}": ("", f"{words[n % 5]} tree number {n}") for n in range(100)}
     queries = {f"q{n:02}": f"tree {words[n % 5]} query{n}" for n in range(20)}
     beir = write_beir(folder / "beir", passages, queries, {})
-    assert len(make_pool(beir, None, Recipe(bm25=100), folder / "pool", "test").candidates) == PAIRS
+    assert len(make_pool(beir, folder / "pool", PoolOptions(bm25=100)).candidates) == PAIRS
     return folder / "pool"
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from labelkit.pooling.pool import Recipe, make_pool
+from labelkit.pooling.options import PoolOptions
+from labelkit.pooling.pool import make_pool
 
 JUDGE = os.environ.get("LABELKIT_JUDGE")
 pytestmark = [
@@ -53,7 +54,7 @@ def pool(tmp_path_factory, write_beir):
     beir = write_beir(folder / "beir", {name: ("", text) for name, text in PASSAGES.items()}, {"q": QUERY}, {})
     run = folder / "run.trec"
     run.write_text("".join(f"q Q0 {name} 1 {-rank} all\n" for rank, name in enumerate(PASSAGES)))
-    make_pool(beir, None, Recipe(bm25=0, runs=((run, 12),)), folder / "pool", "test")
+    make_pool(beir, folder / "pool", PoolOptions(bm25=0, run=(f"{run}:12",)))
     return folder / "pool"
 
 

@@ -19,7 +19,8 @@ import pytest
 from labelkit.engines import Message, Request, Settings, open_engine
 from labelkit.errors import EngineError, UsageError
 from labelkit.judging.journal import FILE
-from labelkit.pooling.pool import Recipe, make_pool
+from labelkit.pooling.options import PoolOptions
+from labelkit.pooling.pool import make_pool
 
 pytestmark = [
     pytest.mark.vllm,
@@ -58,7 +59,7 @@ def pool(tmp_path_factory, write_beir):
     beir = write_beir(folder / "beir", passages, {"q": "why do cats sleep in the day"}, {})
     run = folder / "run.trec"
     run.write_text("".join(f"q Q0 {name} 1 {-rank} all\n" for rank, name in enumerate(passages)))
-    make_pool(beir, None, Recipe(bm25=0, runs=((run, 20),)), folder / "pool", "test")
+    make_pool(beir, folder / "pool", PoolOptions(bm25=0, run=(f"{run}:20",)))
     return folder / "pool"
 
 

@@ -15,6 +15,7 @@ from labelkit.exchange.exporting import export
 from labelkit.exchange.formats import FORMATS, found_in, recognised
 from labelkit.exchange.formats.base import Found, View, name_of
 from labelkit.exchange.importing import import_dataset, import_grades
+from labelkit.exchange.options import ExportOptions, ImportOptions
 from labelkit.records import Example, Judge, Judgement, Label, Passage, Query
 from labelkit.storage.dataset import Dataset, read_dataset, write_tables
 from labelkit.storage.folders import manifest_kind, read_manifest, writing
@@ -87,7 +88,7 @@ Sides = dict[str, tuple[list[str], list[str]]]
 
 
 def read(path: Path) -> Found:
-    return found_in(path, recognised(path), "somebody", 2)
+    return found_in(path, recognised(path), "somebody", positive_grade=2)
 
 
 def names(labels: tuple[Label, ...]) -> list[str]:
@@ -133,10 +134,8 @@ HELD: dict[str, Callable[[Sides], Sides]] = {
 
 @pytest.mark.parametrize("name", HELD)
 def test_a_round_trip_keeps_all_that_the_format_can_hold(dataset, tmp_path, name):
-    export(dataset, tmp_path / "out", name, "test")
-    import_dataset(
-        tmp_path / "out", tmp_path / "back", format_name=name, judge_name="back", positive_grade=2, command="test"
-    )
+    export(dataset, tmp_path / "out", ExportOptions(to=name))
+    import_dataset(tmp_path / "out", tmp_path / "back", ImportOptions(judge="back", format=name))
     back = read_dataset(tmp_path / "back")
     assert sides(back) == HELD[name](sides(read_dataset(dataset)))
     assert {passage.full_text for passage in back.corpus.values()} <= {full(name) for name in TEXTS}
@@ -157,12 +156,12 @@ def test_every_format_that_can_be_read_is_tried():
 
 
 def test_beir_keeps_titles_and_the_whole_corpus(dataset, tmp_path):
-    export(dataset, tmp_path / "out", "beir", "test")
+    export(dataset, tmp_path / "out", ExportOptions(to="beir"))
     assert read(tmp_path / "out").corpus == read_dataset(dataset).corpus
 
 
 def test_flag_embedding_scores_are_the_probabilities(dataset, tmp_path):
-    export(dataset, tmp_path / "out", "flag-embedding", "test")
+    export(dataset, tmp_path / "out", ExportOptions(to="flag-embedding"))
     rows = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().split("\n") if line]
     assert rows[0]["pos_scores"] == [0.5, 0.75]
     assert rows[0]["neg_scores"] == [0.125, 0.25]
@@ -172,13 +171,13 @@ def test_flag_embedding_scores_are_the_probabilities(dataset, tmp_path):
 
 def test_flag_embedding_has_no_scores_where_a_label_has_no_probability(tmp_path):
     examples = [EXAMPLES[0].model_copy(update={"negatives": (label("c", 0, None),)})]
-    made = export(make(tmp_path / "dataset", examples), tmp_path / "out", "flag-embedding", "test")
+    made = export(make(tmp_path / "dataset", examples), tmp_path / "out", ExportOptions(to="flag-embedding"))
     assert "pos_scores" not in (tmp_path / "out" / "train.jsonl").read_text()
     assert any(what.startswith("probabilities") for what in made.left_out)
 
 
 def test_labelled_lists_carry_the_grades(dataset, tmp_path):
-    export(dataset, tmp_path / "out", "st-labeled-list", "test")
+    export(dataset, tmp_path / "out", ExportOptions(to="st-labeled-list"))
     rows = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
     assert rows[0] == {
         "query": "one \u2028 query",
@@ -188,7 +187,7 @@ def test_labelled_lists_carry_the_grades(dataset, tmp_path):
 
 
 def test_what_is_left_out_is_counted_and_written(dataset, tmp_path):
-    made = export(dataset, tmp_path / "out", "st-ntuple", "test")
+    made = export(dataset, tmp_path / "out", ExportOptions(to="st-ntuple"))
     assert made.left_out == {
         "queries without positives": 1,
         "queries with fewer than 4 negatives": 2,
@@ -207,16 +206,16 @@ def test_a_format_that_leaves_all_out_is_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"st-ntuple can hold nothing of .*: left out .*1 queries with fewer than 4 neg"
     ):
-        export(few, tmp_path / "out", "st-ntuple", "test")
+        export(few, tmp_path / "out", ExportOptions(to="st-ntuple"))
     assert not (tmp_path / "out").exists()
     alone = make(tmp_path / "alone", [EXAMPLES[0].model_copy(update={"negatives": ()})])
-    made = export(alone, tmp_path / "out", "msmarco", "test")
+    made = export(alone, tmp_path / "out", ExportOptions(to="msmarco"))
     assert made.left_out
     assert made.rows["qidpidtriples.train.tsv"] == 0, "one empty file of several is no reason"
 
 
 def test_trec_files_have_grades_and_scores(dataset, tmp_path):
-    export(dataset, tmp_path / "out", "trec", "test")
+    export(dataset, tmp_path / "out", ExportOptions(to="trec"))
     qrels = (tmp_path / "out" / "qrels.train.txt").read_text().splitlines()
     assert qrels[:4] == ["q1 0 a 3", "q1 0 b 2", "q1 0 c 0", "q1 0 d 1"]
     run = (tmp_path / "out" / "runs" / "graded-model.run").read_text().splitlines()
@@ -229,7 +228,7 @@ def test_trec_files_have_grades_and_scores(dataset, tmp_path):
 
 
 def test_ms_marco_triples_pair_every_positive_with_every_negative(dataset, tmp_path):
-    export(dataset, tmp_path / "out", "msmarco", "test")
+    export(dataset, tmp_path / "out", ExportOptions(to="msmarco"))
     with (tmp_path / "out" / "qidpidtriples.train.tsv").open() as file:
         rows = list(csv.reader(file, delimiter="\t"))
     assert rows[:4] == [["q1", "a", "c"], ["q1", "a", "d"], ["q1", "b", "c"], ["q1", "b", "d"]]
@@ -238,7 +237,7 @@ def test_ms_marco_triples_pair_every_positive_with_every_negative(dataset, tmp_p
 
 def test_a_tab_in_a_text_becomes_a_blank_and_is_counted(tmp_path):
     texts = TEXTS | {"a": ("", "one\ttwo\r\nthree")}
-    made = export(make(tmp_path / "dataset", EXAMPLES, texts), tmp_path / "out", "msmarco", "test")
+    made = export(make(tmp_path / "dataset", EXAMPLES, texts), tmp_path / "out", ExportOptions(to="msmarco"))
     assert made.left_out["tabs and line ends"] == 1
     assert "a\tone two  three\n" in (tmp_path / "out" / "collection.tsv").read_text()
 
@@ -247,14 +246,14 @@ def test_a_tab_in_a_text_becomes_a_blank_and_is_counted(tmp_path):
 def test_an_id_that_is_no_word_is_refused_and_leaves_no_folder(tmp_path, name):
     examples = [EXAMPLES[1].model_copy(update={"query_id": "two words"})]
     with pytest.raises(DataError, match="'two words' holds a blank"):
-        export(make(tmp_path / "dataset", examples), tmp_path / "out", name, "test")
+        export(make(tmp_path / "dataset", examples), tmp_path / "out", ExportOptions(to=name))
     assert not (tmp_path / "out").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset"]
 
 
 @pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.configs])
 def test_every_export_loads_with_datasets(dataset, tmp_path, name):
-    made = export(dataset, tmp_path / "out", name, "test")
+    made = export(dataset, tmp_path / "out", ExportOptions(to=name))
     for config, file in FORMATS[name].configs.items():
         rows = datasets.load_dataset(str(tmp_path / "out"), config, split="train", cache_dir=str(tmp_path / "cache"))
         assert len(rows) == made.rows[file] > 0
@@ -263,10 +262,9 @@ def test_every_export_loads_with_datasets(dataset, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["argilla", "label-studio"])
 def test_people_s_grades_come_back_from_records(dataset, tmp_path, name):
-    export(dataset, tmp_path / "out", name, "test")
-    count = import_grades(
-        tmp_path / "out", tmp_path / "labels", judge_name="team", kind="human", format_name=name, command="test"
-    )
+    export(dataset, tmp_path / "out", ExportOptions(to=name))
+    options = ImportOptions(judge="team", kind="human", format=name)
+    count = import_grades(tmp_path / "out", tmp_path / "labels", options)
     judgements, (judge,), _ = read_labels(tmp_path / "labels")
     assert {(row.query_id, row.passage_id): row.grade for row in judgements} == grades(EXAMPLES)
     assert count == len(grades(EXAMPLES))
@@ -283,10 +281,8 @@ def test_two_people_in_label_studio_are_two_judges(tmp_path):
         "annotations": [annotation({"email": "a@x"}, "3"), annotation(7, "1"), annotation(8, "2", was_cancelled=True)],
     }
     (tmp_path / "tasks.json").write_text(json.dumps([task]))
-    import_grades(
-        tmp_path / "tasks.json", tmp_path / "labels", judge_name="ls", kind="human", format_name="label-studio",
-        command="test",
-    )  # fmt: skip
+    options = ImportOptions(judge="ls", kind="human", format="label-studio")
+    import_grades(tmp_path / "tasks.json", tmp_path / "labels", options)
     judgements, judges, _ = read_labels(tmp_path / "labels")
     names = {judge.judge_id: judge.name for judge in judges}
     assert {names[row.judge_id]: row.grade for row in judgements} == {"ls: a@x": 3, "ls: 7": 1}
@@ -302,11 +298,9 @@ def test_two_people_in_label_studio_are_two_judges(tmp_path):
 )
 def test_records_that_are_none_are_refused(tmp_path, records, message):
     (tmp_path / "tasks.json").write_text(json.dumps(records))
+    options = ImportOptions(judge="x", kind="human", format="label-studio")
     with pytest.raises(DataError, match=message):
-        import_grades(
-            tmp_path / "tasks.json", tmp_path / "labels", judge_name="x", kind="human", format_name="label-studio",
-            command="test",
-        )  # fmt: skip
+        import_grades(tmp_path / "tasks.json", tmp_path / "labels", options)
 
 
 def test_a_passage_on_both_sides_is_ignored(tmp_path):
@@ -321,9 +315,7 @@ def test_a_passage_on_both_sides_is_ignored(tmp_path):
 
 def test_text_triples_of_ms_marco_are_read(tmp_path):
     (tmp_path / "triples.tsv").write_text("query\tgood\tbad\nquery\tbetter\tbad\n")
-    import_dataset(
-        tmp_path / "triples.tsv", tmp_path / "d", format_name="msmarco", judge_name="x", positive_grade=2, command="t"
-    )
+    import_dataset(tmp_path / "triples.tsv", tmp_path / "d", ImportOptions(judge="x", format="msmarco"))
     (one,) = read_dataset(tmp_path / "d").examples
     assert (len(one.positives), len(one.negatives)) == (2, 1)
 

@@ -4,11 +4,12 @@ import pytest
 
 from labelkit.errors import DataError
 from labelkit.exchange.importing import KINDS, import_grades
+from labelkit.exchange.options import ImportOptions
 from labelkit.storage.labels import read_labels
 
 
 def imported(path, target, kind="human", name="somebody"):
-    count = import_grades(path, target, judge_name=name, kind=kind, command="test")
+    count = import_grades(path, target, ImportOptions(judge=name, kind=kind))
     judgements, (judge,), manifest = read_labels(target)
     assert count == len(judgements) == manifest.rows["judgements"]
     assert manifest.inputs == {str(path): judge.revision.removeprefix("sha256:")}
@@ -64,5 +65,5 @@ def test_importing_again_replaces_the_folder_byte_for_byte(tmp_path, write_qrels
 def test_a_bad_grade_leaves_no_folder(tmp_path, write_qrels):
     path = write_qrels(tmp_path / "grades.tsv", {"q": {"a": 7}})
     with pytest.raises(DataError, match=r"grades\.tsv:2: the grade '7'"):
-        import_grades(path, tmp_path / "labels", judge_name="x", kind="llm", command="test")
+        import_grades(path, tmp_path / "labels", ImportOptions(judge="x", kind="llm"))
     assert not (tmp_path / "labels").exists()

@@ -4,14 +4,14 @@ import sqlite3
 
 import pytest
 
-from labelkit.engines import EngineFacts, Settings
+from labelkit.engines import EngineFacts
 from labelkit.errors import DataError, UsageError
 from labelkit.judging.annotate import make_judge
-from labelkit.judging.methods import method_named
+from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.prompts import load_prompt, shipped_prompts
 from labelkit.judging.reading import Reading
 from labelkit.judging.request_keys import digest, identity_of
-from labelkit.pooling.pool import Recipe, make_pool
+from labelkit.pooling.pool import make_pool
 from labelkit.storage.labels import read_labels
 
 
@@ -97,15 +97,15 @@ def test_a_changed_passage_asks_for_its_pairs_alone(judge, write_beir, tmp_path)
     passages = {"a": ("", "red apples"), "b": ("", "red cherries")}
     beir = write_beir(tmp_path / "one", passages, {"q": "red"}, {})
     labels = tmp_path / "labels"
-    judge(make_pool(beir, None, Recipe(), tmp_path / "one.pool", "test"), labels)
+    judge(make_pool(beir, tmp_path / "one.pool"), labels)
     beir = write_beir(tmp_path / "two", passages | {"b": ("", "red, sweet cherries")}, {"q": "red"}, {})
-    assert judge(make_pool(beir, None, Recipe(), tmp_path / "two.pool", "test"), labels).asked == 1
+    assert judge(make_pool(beir, tmp_path / "two.pool"), labels).asked == 1
     assert len(read_labels(labels)[0]) == 2
 
 
 def test_long_passages_are_cut_and_counted(judge, write_beir, tmp_path):
     passages = {"long": ("", "red " + "word " * 500), "short": ("", "red " + "word " * 200)}
-    pool = make_pool(write_beir(tmp_path / "b", passages, {"q": "red"}, {}), None, Recipe(), tmp_path / "p", "test")
+    pool = make_pool(write_beir(tmp_path / "b", passages, {"q": "red"}, {}), tmp_path / "p")
     assert judge(pool, tmp_path / "labels").cut_passages == 1
     judgements, _, manifest = read_labels(tmp_path / "labels")
     assert manifest.facts.cut_passages == 1
@@ -140,7 +140,7 @@ def test_the_journal_keeps_the_prompt_it_asked_with(judge, candidates, tmp_path)
 
 def test_an_empty_pool_gives_empty_labels(judge, write_beir, tmp_path):
     beir = write_beir(tmp_path / "b", {"a": ("", "red")}, {"q": "blue"}, {})
-    outcome = judge(make_pool(beir, None, Recipe(), tmp_path / "p", "test"), tmp_path / "labels")
+    outcome = judge(make_pool(beir, tmp_path / "p"), tmp_path / "labels")
     assert (outcome.pairs, outcome.asked) == (0, 0)
     assert read_labels(tmp_path / "labels")[0] == []
 
@@ -160,7 +160,7 @@ def test_models_behind_a_server_are_told_apart_by_name_and_weights_here_by_revis
 
     def identities(facts):
         made = [
-            make_judge(facts, Settings(str(folder)), method_named("graded"), load_prompt("graded"), Reading(), None)
+            make_judge(facts, AnnotateOptions(model=str(folder)), load_prompt("graded"), reading=Reading())
             for folder in folders
         ]
         return {digest(identity_of(judge)) for judge in made}

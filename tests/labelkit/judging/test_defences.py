@@ -22,11 +22,12 @@ from labelkit.judging.defences import (
     strip,
     without_query,
 )
-from labelkit.judging.methods import method_named
+from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.methods.steps import Verdict, lowest
 from labelkit.judging.prompts import load_prompt
 from labelkit.judging.reading import Reading, read_texts
-from labelkit.judging.tasks import Tasks
+from labelkit.judging.tasks import Work
+from labelkit.records import Judge
 from labelkit.storage.labels import read_labels
 
 
@@ -107,13 +108,11 @@ def test_the_lower_look_counts_and_a_failed_one_fails():
 
 
 def requests(pool, *defences):
-    prompt, method = load_prompt("graded"), "graded"
-
     reading = Reading(passage_words=300, defences=defences)
-    tasks = Tasks(read_texts(pool, None, reading, Words()), prompt, method_named(method), reading, "identity")
-    return {
-        (task.query_id, task.passage_ids[0], task.variant): task for task in tasks.make(pool, None, Words(), None).tasks
-    }
+    judge = Judge(judge_id="graded-m", kind="llm", name="m", method="graded")
+    judging = Judging(judge, load_prompt("graded"), method_named("graded"))
+    tasks = Work(judging, reading, read_texts(pool, reading, Words())).tasks
+    return {(task.query_id, task.passage_ids[0], task.variant): task for task in tasks}
 
 
 def attacked(pool):

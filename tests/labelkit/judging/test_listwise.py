@@ -218,15 +218,15 @@ def test_windows_are_as_few_as_fit_and_nearly_equal():
 
 
 def test_a_new_passage_asks_for_its_window_again_and_no_other(judge, write_beir, tmp_path):
-    from labelkit.pooling.pool import Recipe, make_pool
+    from labelkit.pooling.pool import make_pool
 
     passages = {"a": ("", "red apples"), "b": ("", "red cherries"), "c": ("", "blue sky")}
     queries = {"q": "red", "r": "blue"}
     labels = tmp_path / "labels"
     beir = write_beir(tmp_path / "one", passages, queries, {})
-    judge(make_pool(beir, None, Recipe(), tmp_path / "one.pool", "test"), labels, method="relsel")
+    judge(make_pool(beir, tmp_path / "one.pool"), labels, method="relsel")
     beir = write_beir(tmp_path / "two", passages | {"d": ("", "red roses")}, queries, {})
-    pool = make_pool(beir, None, Recipe(), tmp_path / "two.pool", "test")
+    pool = make_pool(beir, tmp_path / "two.pool")
     assert judge(pool, labels, method="relsel").asked == 1
     rows = slow_rows(labels)
     assert {pid for qid, pid in rows if qid == "q"} == {"a", "b", "d"}
@@ -238,8 +238,7 @@ import os, signal, sys
 from pathlib import Path
 from labelkit.judging import journal
 from labelkit.judging.annotate import annotate
-from labelkit.engines import Settings
-from labelkit.pooling.pool import read_pool
+from labelkit.judging.options import AnnotateOptions
 append, left = journal.Journal.append, int(sys.argv[3])
 def counted(self, replies, *charges):
     global left
@@ -248,8 +247,8 @@ def counted(self, replies, *charges):
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 journal.Journal.append = counted
-annotate(read_pool(Path(sys.argv[1])), Path(sys.argv[2]), engine_name="scripted", settings=Settings("overlap"),
-         method_name="utilsel", prompt_name=None, limit=None, command="test")
+options = AnnotateOptions(model="overlap", engine="scripted", method="utilsel", defence="none")
+annotate(sys.argv[1], sys.argv[2], options, command="test")
 """
 
 

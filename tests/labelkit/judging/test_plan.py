@@ -4,18 +4,17 @@ import json
 
 import pytest
 
-from labelkit.engines import Settings
 from labelkit.errors import DataError, UsageError
+from labelkit.judging.options import PlanOptions
 from labelkit.judging.plan import plan
-from labelkit.judging.prices import Price, price_of
+from labelkit.judging.prices import price_of
 from labelkit.judging.reading import Reading
 from labelkit.storage.labels import read_labels
 
 
 def planned(pool, method="graded", *, engine="scripted", max_model_len=None, **options):
-    settings = Settings("overlap", max_model_len=max_model_len)
-    fields = {"limit": None, "reading": Reading(), "tokenizer": None, "price": None, "rate": None, "prompt_name": None}
-    return plan(pool, engine_name=engine, settings=settings, method_name=method, **fields | options)
+    fields = {"model": "overlap", "defence": ("none",)} | options
+    return plan(pool, PlanOptions(engine=engine, method=method, max_model_len=max_model_len, **fields))
 
 
 @pytest.mark.parametrize("method", ["graded", "binary"])
@@ -34,7 +33,7 @@ def test_calls_and_tokens_are_those_of_the_run(judge, wide, tmp_path, method):
 @pytest.mark.parametrize("permutations", [1, 3])
 def test_a_run_stays_within_its_plan(judge, wide, tmp_path, method, permutations):
     reading = Reading(permutations=permutations)
-    made = planned(wide, method, reading=reading)
+    made = planned(wide, method, permutations=permutations)
     outcome = judge(wide, tmp_path / "labels", method=method, reading=reading)
     assert made.calls == 10 * permutations <= outcome.asked <= made.most_calls
     assert made.most_calls == made.calls * (1 if method == "relsel" else 3)
@@ -47,8 +46,9 @@ def test_a_prefix_cache_saves_rubric_and_query(wide):
     assert 0.5 * made.prompt_tokens < made.shared_tokens < made.prompt_tokens
 
 
-def test_money_and_time(wide):
-    made = planned(wide, price=Price(prompt=2.0, completion=10.0), rate=5.0)
+def test_money_and_time(wide, tmp_path):
+    (tmp_path / "prices.toml").write_text("[overlap]\nprompt = 2.0\ncompletion = 10.0\n")
+    made = planned(wide, prices=tmp_path / "prices.toml", rate=5.0)
     assert made.usd == pytest.approx(made.prompt_tokens * 2e-6)
     assert made.most_usd == pytest.approx(made.usd + made.most_completion_tokens * 1e-5)
     assert made.seconds == 60
@@ -82,18 +82,18 @@ def tiny_tokenizer(tmp_path):
 def test_passages_are_cut_where_a_token_ends(tiny_tokenizer, write_beir, tmp_path):
     from labelkit.engines.tokenizers import FileTokens
     from labelkit.judging.reading import read_texts
-    from labelkit.pooling.pool import Recipe, make_pool
+    from labelkit.pooling.pool import make_pool
 
     text = "ünïcode red passage ☕ 你好世界 " * 30
     beir = write_beir(tmp_path / "b", {"a": ("", text), "s": ("", "red")}, {"q": "red"}, {})
-    pool = make_pool(beir, None, Recipe(), tmp_path / "p", "test")
+    pool = make_pool(beir, tmp_path / "p")
     tokens = FileTokens(str(tiny_tokenizer))
-    texts = read_texts(pool, None, Reading(passage_tokens=50), tokens)
+    texts = read_texts(pool, Reading(passage_tokens=50), tokens)
     whole = pool.passages["a"].full_text
     assert whole.startswith(texts.passages["a"])
     assert 45 <= len(tokens.ends(texts.passages["a"])) <= 52
     assert texts.passages["s"] == "red"
-    assert texts.cut == {"a"}
+    assert texts.facts == {"passage_tokens": 50, "cut_passages": 1}
 
 
 def test_a_server_whose_context_is_told_gets_windows_that_fit(tiny_tokenizer, wide):
@@ -107,10 +107,10 @@ def test_a_server_whose_context_is_told_gets_windows_that_fit(tiny_tokenizer, wi
 @pytest.mark.parametrize(
     ("engine", "options", "reason"),
     [
-        ("openai", {"reading": Reading(passage_tokens=9)}, "needs the server's tokenizer"),
-        ("scripted", {"reading": Reading(9, 9)}, "not both"),
-        ("scripted", {"reading": Reading(permutations=2)}, "--permutations is for the listwise methods"),
-        ("scripted", {"prompt_name": "binary"}, "prompt 'binary' is for method 'binary'"),
+        ("openai", {"passage_tokens": 9}, "needs the server's tokenizer"),
+        ("scripted", {"passage_tokens": 9, "passage_words": 9}, "not both"),
+        ("scripted", {"permutations": 2}, "--permutations is for the listwise methods"),
+        ("scripted", {"prompt": "binary"}, "prompt 'binary' is for method 'binary'"),
         ("local", {"tokenizer": "x"}, "takes no --tokenizer"),
     ],
 )

@@ -183,7 +183,7 @@ def test_an_empty_system_is_no_turn():
 
 def test_a_method_of_several_steps_has_a_template_for_each():
     prompt = parse_prompt(STEPPED.encode(), "mine.toml")
-    (user,) = prompt.render("utility", "q", ["p", "r"], "{an answer}")
+    (user,) = prompt.render("utility", "q", ["p", "r"], answer="{an answer}")
     assert user.content == "q, {an answer}: [1] p\n[2] r"
 
 

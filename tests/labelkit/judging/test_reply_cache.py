@@ -13,7 +13,7 @@ from labelkit.errors import JournalError
 from labelkit.judging.prompts import shipped_prompts
 from labelkit.judging.reading import Reading
 from labelkit.judging.reply_cache import FILE, Cache
-from labelkit.pooling.pool import Recipe, make_pool
+from labelkit.pooling.pool import make_pool
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -37,7 +37,7 @@ def test_another_folder_buys_nothing_and_says_the_same(judge, wide, tmp_path, me
 def test_a_new_passage_buys_one_judgement(judge, write_beir, tmp_path):
     def asked(name, passages):
         beir = write_beir(tmp_path / name, passages, {"q": "red"}, {})
-        pool = make_pool(beir, None, Recipe(), tmp_path / f"{name}.pool", "test")
+        pool = make_pool(beir, tmp_path / f"{name}.pool")
         return judge(pool, tmp_path / f"{name}.labels", cache=tmp_path / "cache").asked
 
     passages = {f"p{number}": ("", f"red {number}") for number in range(20)}
@@ -93,8 +93,7 @@ import sys
 from pathlib import Path
 from labelkit.judging import journal
 from labelkit.judging.annotate import annotate
-from labelkit.engines import Settings
-from labelkit.pooling.pool import read_pool
+from labelkit.judging.options import AnnotateOptions
 append, left = journal.Journal.append, 40
 def counted(self, replies, *charges):
     global left
@@ -103,8 +102,8 @@ def counted(self, replies, *charges):
     if left == 0:
         raise KeyboardInterrupt
 journal.Journal.append = counted
-annotate(read_pool(Path(sys.argv[1])), Path(sys.argv[2]), engine_name="scripted", settings=Settings("overlap"),
-         method_name="graded", prompt_name=None, limit=None, command="test", cache=Path(sys.argv[3]))
+options = AnnotateOptions(model="overlap", engine="scripted", method="graded", defence="none", cache=sys.argv[3])
+annotate(sys.argv[1], sys.argv[2], options, command="test")
 """
     command = [sys.executable, "-c", stopped, tmp_path / "wide.pool", tmp_path / "labels", tmp_path / "cache"]
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode != 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labelkit.errors import EngineError, JournalError, LabelkitError
-from labelkit.pooling.pool import Recipe, make_pool
+from labelkit.pooling.pool import make_pool
 from labelkit.storage.labels import read_labels
 
 REPOSITORY = Path(__file__).parents[3]
@@ -55,8 +55,7 @@ import os, signal, sys
 from pathlib import Path
 from labelkit.judging import journal
 from labelkit.judging.annotate import annotate
-from labelkit.engines import Settings
-from labelkit.pooling.pool import read_pool
+from labelkit.judging.options import AnnotateOptions
 append, left = journal.Journal.append, int(sys.argv[3])
 def counted(self, replies, *charges):
     global left
@@ -65,8 +64,8 @@ def counted(self, replies, *charges):
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 journal.Journal.append = counted
-annotate(read_pool(Path(sys.argv[1])), Path(sys.argv[2]), engine_name="scripted", settings=Settings("garbage"),
-         method_name="graded", prompt_name=None, limit=None, command="test")
+options = AnnotateOptions(model="garbage", engine="scripted", method="graded", defence="none")
+annotate(sys.argv[1], sys.argv[2], options, command="test")
 """
 
 
@@ -120,7 +119,7 @@ def test_damage_to_what_was_asked_never_changes_a_judgement_in_silence(judge, ca
 def test_equal_texts_are_paid_once(judge, write_beir, tmp_path):
     passages = {"a": ("", "red apples"), "b": ("", "red apples"), "c": ("", "blue")}
     beir = write_beir(tmp_path / "beir", passages, {"q": "red"}, {})
-    outcome = judge(make_pool(beir, None, Recipe(), tmp_path / "twins", "test"), tmp_path / "labels")
+    outcome = judge(make_pool(beir, tmp_path / "twins"), tmp_path / "labels")
     assert (outcome.pairs, outcome.asked) == (2, 1)
     one, other = read_labels(tmp_path / "labels")[0]
     assert one.reply_ref == other.reply_ref

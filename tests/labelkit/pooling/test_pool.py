@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelkit.errors import DataError, UsageError
-from labelkit.pooling.pool import Recipe, fuse, make_pool, read_pool
+from labelkit.pooling.options import PoolOptions
+from labelkit.pooling.pool import fuse, make_pool, read_pool
 from labelkit.records import Origin
 
 
@@ -23,7 +24,7 @@ def encoder(tmp_path_factory):
 
 
 def pooled(beir, tmp_path, split=None, **recipe):
-    made = make_pool(beir, split, Recipe(**{"bm25": 0, **recipe}), tmp_path / "made", "test")
+    made = make_pool(beir, tmp_path / "made", PoolOptions(split=split, **{"bm25": 0, **recipe}))
     by_query = {}
     for candidate in made.candidates:
         by_query.setdefault(candidate.query_id, {})[candidate.passage_id] = candidate.sources
@@ -56,7 +57,7 @@ def test_bm25_keeps_as_many_as_asked_for(beir, tmp_path):
 def test_dense_ranks_by_the_models_own_similarity(beir, tmp_path, encoder):
     from sentence_transformers import SentenceTransformer
 
-    found = pooled(beir, tmp_path, dense=((str(encoder), 4),))
+    found = pooled(beir, tmp_path, dense=(f"{encoder}:4",))
     data = read_pool(tmp_path / "made")
     model = SentenceTransformer(str(encoder))
     for query_id, candidates in found.items():
@@ -69,7 +70,7 @@ def test_dense_ranks_by_the_models_own_similarity(beir, tmp_path, encoder):
 
 
 def test_dense_pools_are_the_same_again_from_the_cache(beir, tmp_path, encoder):
-    assert pooled(beir, tmp_path, dense=((str(encoder), 6),)) == pooled(beir, tmp_path, dense=((str(encoder), 6),))
+    assert pooled(beir, tmp_path, dense=(f"{encoder}:6",)) == pooled(beir, tmp_path, dense=(f"{encoder}:6",))
 
 
 def test_a_run_gives_its_first_passages(beir, tmp_path):
@@ -84,21 +85,21 @@ def test_a_run_gives_its_first_passages(beir, tmp_path):
 def test_fusion_is_the_sum_of_reciprocal_ranks():
     one = {"a": 9.0, "b": 8.0, "c": 7.0}
     other = {"c": 0.3, "b": 0.2, "d": 0.1}
-    fused = fuse("q", [("one", one), ("other", other)], {}, None)
+    fused = fuse("q", [("one", one), ("other", other)], {}, depth=None)
     by_hand = {"a": 1 / 61, "b": 1 / 62 + 1 / 62, "c": 1 / 63 + 1 / 61, "d": 1 / 63}
     assert [candidate.passage_id for candidate in fused] == sorted(by_hand, key=lambda name: -by_hand[name])
     assert fused[0].sources == (Origin("one", 3, 7.0), Origin("other", 1, 0.3))
 
 
 def test_ties_go_by_passage_id():
-    fused = fuse("q", [("one", {"b": 1.0}), ("other", {"a": 1.0})], {}, None)
+    fused = fuse("q", [("one", {"b": 1.0}), ("other", {"a": 1.0})], {}, depth=None)
     assert [candidate.passage_id for candidate in fused] == ["a", "b"]
 
 
 @given(st.permutations(list("abcdef")), st.integers(1, 8), st.sets(st.sampled_from("abcdefgh"), max_size=4))
 def test_people_s_positives_are_kept_beyond_any_depth(order, depth, positives):
     ranked = {name: float(-place) for place, name in enumerate(order)}
-    fused = fuse("q", [("run", ranked)], {"q": dict.fromkeys(positives, 2)}, depth)
+    fused = fuse("q", [("run", ranked)], {"q": dict.fromkeys(positives, 2)}, depth=depth)
     names = [candidate.passage_id for candidate in fused]
     assert positives <= set(names)
     assert len(names) == max(len(positives), min(depth, len({*order, *positives})))
@@ -142,7 +143,7 @@ def test_a_split_pools_only_its_queries(beir, tmp_path, write_qrels):
 @pytest.mark.parametrize("text", ["zebra", "the", "", "?!", "☕"])
 def test_queries_without_candidates_are_counted(write_beir, tmp_path, text):
     beir = write_beir(tmp_path / "b", {"a": ("", "red apples"), "b": ("", "")}, {"q1": "red", "q2": text}, {})
-    made = make_pool(beir, None, Recipe(bm25=5), tmp_path / "made", "test")
+    made = make_pool(beir, tmp_path / "made", PoolOptions(bm25=5))
     assert [(one.query_id, one.passage_id) for one in made.candidates] == [("q1", "a")]
     assert json.loads((tmp_path / "made" / "manifest.json").read_text())["facts"]["queries_without_candidates"] == 1
     assert set(made.queries) == {"q1", "q2"}
@@ -150,7 +151,7 @@ def test_queries_without_candidates_are_counted(write_beir, tmp_path, text):
 
 def test_a_corpus_without_words_gives_an_empty_pool(write_beir, tmp_path):
     beir = write_beir(tmp_path / "b", {"a": ("", ""), "b": ("", "the")}, {"q1": "red"}, {})
-    assert make_pool(beir, None, Recipe(bm25=5), tmp_path / "made", "test").candidates == []
+    assert make_pool(beir, tmp_path / "made", PoolOptions(bm25=5)).candidates == []
 
 
 def test_the_same_command_gives_the_same_bytes(labelkit, beir, tmp_path, encoder):

@@ -16,7 +16,7 @@ from scipy.stats import kendalltau, spearmanr
 from sklearn import metrics
 
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement import Rater, advise, agree, alpha_of_all, compare, raters_of
+from labelkit.quality.agreement import Rater, advise, agreement_of, alpha_of_all, compare, raters_of
 from labelkit.quality.agreement_metrics import FIGURES, rated
 from labelkit.quality.by_group import GroupInputs, break_down, overlap
 from labelkit.quality.system_rankings import compare_systems
@@ -211,20 +211,20 @@ def test_pairs_that_only_one_side_graded_are_left_out(labelkit, tmp_path, write_
     theirs = write_qrels(tmp_path / "theirs.tsv", {"q1": {"a": 3, "b": 0, "c": 1}, "q9": {"a": 1}})
     human = write_qrels(tmp_path / "human.tsv", {"q1": {"a": 3, "b": 0, "z": 2}})
     labelkit("import", theirs, "-o", tmp_path / "labels", "--judge", "x", "--kind", "llm")
-    (found,) = agree([tmp_path / "labels"], [human]).comparisons
+    (found,) = agreement_of([tmp_path / "labels"], [human]).comparisons
     assert (found.pairs, found.judge, found.figures["kappa"].value) == (2, "x", 1)
     other = write_qrels(tmp_path / "other.tsv", {"q7": {"a": 1}})
     with pytest.raises(DataError, match="have no pair in common"):
-        agree([tmp_path / "labels"], [other])
+        agreement_of([tmp_path / "labels"], [other])
     with pytest.raises(UsageError, match="needs two raters"):
-        agree([tmp_path / "labels"], [])
+        agreement_of([tmp_path / "labels"], [])
 
 
 def test_every_rater_is_compared_with_every_other_people_first(labelkit, beir, pool, tmp_path):
     for method in ("graded", "binary"):
         command = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "scripted", "--model", "overlap")
         assert labelkit(*command, "--method", method).code == 0
-    found = agree([tmp_path / "labels"], [beir / "qrels" / "test.tsv"])
+    found = agreement_of([tmp_path / "labels"], [beir / "qrels" / "test.tsv"])
     kinds = [(one.reference_kind, one.judge_id.split("-")[0]) for one in found.comparisons]
     assert kinds == [("human", "binary"), ("human", "graded"), ("llm", "graded")]
     assert found.raters == 3
@@ -307,7 +307,7 @@ def test_two_real_judges_agree_as_published(labelkit, tmp_path):
     for name in expected:
         file = VALIDATION / f"llm.{name}.tsv"
         assert labelkit("import", file, "-o", tmp_path / name, "--judge", name, "--kind", "llm").code == 0
-    found = agree([tmp_path / name for name in expected], [VALIDATION / "qrels" / "test.tsv"])
+    found = agreement_of([tmp_path / name for name in expected], [VALIDATION / "qrels" / "test.tsv"])
     against_people = {one.judge: one for one in found.comparisons if one.reference_kind == "human"}
     for name, values in expected.items():
         one = against_people[name]

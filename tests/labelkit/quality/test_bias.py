@@ -8,6 +8,7 @@ from labelkit.errors import UsageError
 from labelkit.judging.reading import Reading
 from labelkit.quality.agreement import Rater
 from labelkit.quality.bias import BiasInputs, biases, consistency, drift, effect, effect_of_place
+from labelkit.quality.options import BiasOptions
 from labelkit.records import Judgement, Passage, Query
 from labelkit.statistics.intervals import mean
 from labelkit.storage import folders
@@ -139,7 +140,8 @@ def test_means_are_clustered_by_query():
 def test_the_command_reads_orders_and_a_second_run(labelkit, beir, candidates, judge, tmp_path):
     judge(candidates, tmp_path / "first", method="relsel", reading=Reading(permutations=3))
     judge(candidates, tmp_path / "again", method="relsel", reading=Reading(permutations=3), limit=4)
-    found = biases([tmp_path / "first"], data=beir, human=beir / "qrels" / "test.tsv", again=[tmp_path / "again"])
+    options = BiasOptions(data=beir, human=beir / "qrels" / "test.tsv", again=(tmp_path / "again",))
+    found = biases([tmp_path / "first"], options)
     assert found.consistency[0].orders == 3
     assert found.consistency[0].same.value == 1
     assert (found.drift[0].same.value, found.drift[0].shift.value) == (1, 0)

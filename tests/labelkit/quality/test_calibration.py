@@ -20,9 +20,10 @@ from labelkit.quality.calibration.figures import (
     verdict,
 )
 from labelkit.quality.calibration.figures import log_loss as losses
-from labelkit.quality.calibration.fit import LabelledPairs, best_fit, calibrate, choices, held_out
+from labelkit.quality.calibration.fit import LabelledPairs, best_fit, choices, fit_calibration, held_out
 from labelkit.quality.calibration.judges import match
 from labelkit.quality.calibration.models import MODELS, by_grade, fit, ordinal_loss, predict, read_calibration
+from labelkit.quality.options import CalibrateOptions
 from labelkit.quality.selection import Chosen, Quota, chances, choose, draw
 from labelkit.statistics.intervals import Estimate
 from labelkit.storage.labels import read_labels
@@ -172,7 +173,7 @@ def judged(labelkit, write_beir, write_qrels, tmp_path):
 
 def test_held_out_queries_show_what_calibration_gains(judged):
     beir, human, _, labels = judged
-    fitted = calibrate([labels], human, data=beir, bm25=True)
+    fitted = fit_calibration([labels], CalibrateOptions(human=human, data=beir, bm25=True))
     report = fitted.report
     (before,) = report["before"].values()
     assert (report["pairs"], report["queries"], report["folds"]) == (144, 8, 8)
@@ -227,7 +228,7 @@ def test_people_are_fitted_to_and_are_no_feature(labelkit, judged, write_qrels, 
     _, human, _, labels = judged
     wrong = write_qrels(tmp_path / "wrong.tsv", {"q0": {"p0x0": 3}})
     assert labelkit("import", wrong, "-o", tmp_path / "people", "--judge", "x", "--kind", "human").code == 0
-    fitted = calibrate([tmp_path / "people", labels], human)
+    fitted = fit_calibration([tmp_path / "people", labels], CalibrateOptions(human=human))
     assert [feature.kind for feature in fitted.features] == ["judge"]
     assert (fitted.report["human"], fitted.report["pairs"]) == (str(human), 144)
 
@@ -236,7 +237,7 @@ def test_too_few_labels_are_refused_with_their_number(judged, write_qrels, tmp_p
     _, _, _, labels = judged
     few = write_qrels(tmp_path / "few.tsv", {"q0": {f"p0x{k}": k % 2 * 3 for k in range(12)}})
     with pytest.raises(DataError, match=r"12 labelled pairs \(50 are needed\), 6 of them of grade 2 or 3"):
-        calibrate([labels], few)
+        fit_calibration([labels], CalibrateOptions(human=few))
 
 
 def test_a_pair_on_which_every_judge_failed_stays_a_failure(labelkit, judged, tmp_path):
@@ -245,7 +246,7 @@ def test_a_pair_on_which_every_judge_failed_stays_a_failure(labelkit, judged, tm
     assert labelkit(*command).code == 0
     from labelkit.quality.agreement import raters_of
 
-    fitted = calibrate([tmp_path / "garbage"], human)
+    fitted = fit_calibration([tmp_path / "garbage"], CalibrateOptions(human=human))
     judgements, _ = apply_calibration(fitted, match(fitted, raters_of([tmp_path / "garbage"], [])))
     failed = {(row.query_id, row.passage_id) for row in read_labels(tmp_path / "garbage")[0] if row.grade is None}
     assert {(row.query_id, row.passage_id) for row in judgements if row.failure} == failed

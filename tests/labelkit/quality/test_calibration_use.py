@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelkit.quality.calibration.fit import calibrate
+from labelkit.quality.calibration.fit import fit_calibration
 from labelkit.quality.calibration.models import read_calibration
+from labelkit.quality.options import CalibrateOptions
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.folders import writing
@@ -88,7 +89,7 @@ def test_judges_that_a_calibration_does_not_know_are_named(labelkit, graded, tmp
 def test_two_parts_of_a_judge_are_one_judge(labelkit, graded, tmp_path):
     human, imported = graded
     parts = [imported("one", ["q0", "q1"]), imported("two", ["q2", "q3"])]
-    fitted = calibrate(parts, human)
+    fitted = fit_calibration(parts, CalibrateOptions(human=human))
     assert [judge.name for judge in fitted.judges] == ["m"]
     assert fitted.report["pairs"] == 80
     again = labelkit("calibrate", *parts, imported("three", ["q3"]), "--human", human, "-o", tmp_path / "c.json")

@@ -1,24 +1,25 @@
 """A cheap judge for most pairs and a strong one for the rest: what is asked, what is joined, what is said of it."""
 
 import json
+import math
 
 import pytest
 
 from labelkit.errors import UsageError
+from labelkit.judging.journal import Journal
+from labelkit.judging.options import AnnotateOptions
 from labelkit.quality.cascade import cascade
+from labelkit.quality.options import CascadeOptions
 from labelkit.storage.labels import read_labels
 
-
-@pytest.fixture
-def judges(judge):
-    """The scripted judge with three grades twice: as the cheap one with yes and no, and as the strong one."""
-    cheap = lambda pool, folder: judge(pool, folder, method="binary")  # noqa: E731
-    strong = lambda pool, folder: judge(pool, folder, method="graded")  # noqa: E731
-    return cheap, strong
+CHEAP = AnnotateOptions(model="overlap", engine="scripted", method="binary", defence="none")
+"""The scripted judge with yes and no."""
+STRONG = CascadeOptions(model="overlap", method="graded")
+"""The same with four grades."""
 
 
-def test_every_pair_has_one_judgement_and_the_unsure_ones_are_the_strong_judge_s(wide, judges, tmp_path):
-    found = cascade(wide, tmp_path / "labels", *judges, share=0.2, seed=0, command="test")
+def test_every_pair_has_one_judgement_and_the_unsure_ones_are_the_strong_judge_s(wide, tmp_path):
+    found = cascade(wide, tmp_path / "labels", CHEAP, strong=STRONG)
     judgements, who, _ = read_labels(tmp_path / "labels")
     assert len(judgements) == found.pairs == len(wide.candidates)
     assert len({(row.query_id, row.passage_id) for row in judgements}) == found.pairs
@@ -35,41 +36,38 @@ def test_every_pair_has_one_judgement_and_the_unsure_ones_are_the_strong_judge_s
     assert found.kappa.value is not None
 
 
-def test_the_same_cascade_again_asks_nothing(wide, judges, tmp_path):
-    first = cascade(wide, tmp_path / "labels", *judges, share=0.2, seed=0, command="test")
-    asked = []
+def replies(folder):
+    with Journal(folder) as journal:
+        return journal.spent().replies
 
-    def counting(run):
-        def wrapped(pool, folder):
-            outcome = run(pool, folder)
-            asked.append(outcome.asked)
-            return outcome
 
-        return wrapped
-
-    again = cascade(wide, tmp_path / "labels", *map(counting, judges), share=0.2, seed=0, command="test")
-    assert asked == [0, 0]
+def test_the_same_cascade_again_asks_nothing(wide, tmp_path):
+    first = cascade(wide, tmp_path / "labels", CHEAP, strong=STRONG)
+    paid = replies(tmp_path / "labels.cheap"), replies(tmp_path / "labels.strong")
+    again = cascade(wide, tmp_path / "labels", CHEAP, strong=STRONG)
+    assert (replies(tmp_path / "labels.cheap"), replies(tmp_path / "labels.strong")) == paid
     assert again == first
 
 
-def test_two_equal_judges_lose_nothing(wide, judge, tmp_path):
-    same = lambda pool, folder: judge(pool, folder, method="graded")  # noqa: E731
-    found = cascade(wide, tmp_path / "labels", same, same, share=0.3, seed=0, command="test")
+def test_two_equal_judges_lose_nothing(wide, tmp_path):
+    same = CascadeOptions(model="overlap", share=0.3)
+    found = cascade(wide, tmp_path / "labels", CHEAP.but(method="graded"), strong=same)
     assert (found.kappa.value, found.lost.value) == (1, 0)
 
 
-def test_a_failed_second_opinion_leaves_the_first(wide, judge, tmp_path):
-    cheap = lambda pool, folder: judge(pool, folder)  # noqa: E731
-    strong = lambda pool, folder: judge(pool, folder, "garbage")  # noqa: E731
-    cascade(wide, tmp_path / "labels", cheap, strong, share=0.3, seed=0, command="test")
+def test_a_failed_second_opinion_leaves_the_first(wide, tmp_path):
+    strong = CascadeOptions(model="garbage", share=0.3)
+    cascade(wide, tmp_path / "labels", CHEAP.but(method="graded"), strong=strong)
     assert any(row.grade is None for row in read_labels(tmp_path / "labels.strong")[0])
     assert all(row.grade is not None for row in read_labels(tmp_path / "labels")[0])
 
 
-def test_a_share_that_makes_no_sense_is_refused(wide, judges, tmp_path):
-    for share in (0, 1, 0.0001):
-        with pytest.raises(UsageError, match="--cascade-share"):
-            cascade(wide, tmp_path / "labels", *judges, share=share, seed=0, command="test")
+def test_a_share_that_makes_no_sense_is_refused(wide, tmp_path):
+    for share in (0, 1, math.nan):
+        with pytest.raises(UsageError, match="share = "):
+            CascadeOptions(model="overlap", share=share)
+    with pytest.raises(UsageError, match="--cascade-share"):
+        cascade(wide, tmp_path / "labels", CHEAP, strong=CascadeOptions(model="overlap", share=0.0001))
 
 
 def test_the_command_says_what_was_saved(labelkit, pool, beir, tmp_path):

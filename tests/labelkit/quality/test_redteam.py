@@ -31,7 +31,7 @@ def graded(write_beir, tmp_path):
 
 
 def setup_of(folder, pairs=12) -> Setup:
-    return draw(read_data(folder), read_qrels(folder / "qrels" / "test.tsv"), pairs, 0)
+    return draw(read_data(folder), read_qrels(folder / "qrels" / "test.tsv"), pairs, seed=0)
 
 
 @pytest.mark.parametrize("name", LISTWISE_ATTACKS)

@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from labelkit.exchange.importing import import_grades
+from labelkit.exchange.options import ImportOptions
 from labelkit.judging.journal import Journal
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.review.session import by_chance, by_disagreement
@@ -315,7 +316,7 @@ def test_disagreement_comes_first_then_doubt():
 
 def test_human_grades_in_the_labels_are_not_reviewed(tmp_path, data):
     (tmp_path / "g.tsv").write_text("q0 0 p0 1\n")
-    import_grades(tmp_path / "g.tsv", tmp_path / "human", judge_name="h", kind="human", command="test")
+    import_grades(tmp_path / "g.tsv", tmp_path / "human", ImportOptions(judge="h", kind="human"))
     command = [
         "-m",
         "labelkit",

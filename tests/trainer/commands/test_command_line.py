@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.commands.measuring import short_names
-from trainer.commands.packages import TRAINING_PACKAGES
+from trainer.packages import TRAINING_PACKAGES
 
 from ..conftest import call
 

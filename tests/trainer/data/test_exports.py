@@ -12,6 +12,7 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from labelkit.exchange.exporting import export
+from labelkit.exchange.options import ExportOptions
 from trainer.config.fit_config import FitConfig
 from trainer.training.fit import fit
 
@@ -20,7 +21,7 @@ from trainer.training.fit import fit
 def test_sentence_transformers_trains_on_an_export(
     toy_dataset: Path, tiny_model: Path, tmp_path: Path, name: str, columns: int
 ) -> None:
-    export(toy_dataset, tmp_path / "export", name, "test")
+    export(toy_dataset, tmp_path / "export", ExportOptions(to=name))
     rows = load_dataset(str(tmp_path / "export"), "train", split="train", cache_dir=str(tmp_path / "cache"))
     assert len(rows.column_names) == columns
     model = SentenceTransformer(str(tiny_model), device="cpu")
@@ -43,8 +44,8 @@ QUERIES = {"tevatron": 12, "st-labeled-list": 13, "beir": 13}
 def test_our_own_exports_train_as_files_of_other_tools_do(
     toy_dataset: Path, tiny_model: Path, tmp_path: Path, name: str
 ) -> None:
-    export(toy_dataset, tmp_path / "export", name, "test")
+    export(toy_dataset, tmp_path / "export", ExportOptions(to=name))
     settings = FitConfig(model=str(tiny_model), objective="lsepair", max_steps=1, batch_size=4)
-    report = fit(tmp_path / "export", tmp_path / "model", settings, "test")
+    report = fit(tmp_path / "export", tmp_path / "model", settings)
     assert report.stages[0].counts["queries"] == QUERIES[name]
     assert report.steps == 1

@@ -33,7 +33,7 @@ def test_a_file_of_another_tool_trains(tiny_model: Path, tmp_path: Path, rows: l
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = FitConfig(model=str(tiny_model), objective="singlelh", max_steps=2, batch_size=3)
-    report = fit(path, tmp_path / "model", settings, "test")
+    report = fit(path, tmp_path / "model", settings)
     assert report.stages[0].counts["queries"] == 6
     assert str(path) in folders.read_manifest(tmp_path / "model", "model").inputs
     made = our_dataset(path)
@@ -57,4 +57,4 @@ def test_what_is_no_dataset(tmp_path: Path, toy_dataset: Path) -> None:
     (toy_dataset / folders.MANIFEST).unlink()
     settings = FitConfig(model="m", objective="lsepair")
     with pytest.raises(ArtifactError, match="it is not a finished dataset"):
-        fit(toy_dataset, tmp_path / "model", settings, "test")
+        fit(toy_dataset, tmp_path / "model", settings)

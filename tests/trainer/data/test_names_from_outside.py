@@ -7,8 +7,8 @@ import pytest
 
 from labelkit.errors import ArtifactError, UsageError
 from labelkit.storage.cache_folder import cache_folder
-from trainer.bakeoff.config import BakeoffConfig
-from trainer.bakeoff.runner import _path
+from trainer.bakeoffs.config import BakeoffConfig
+from trainer.bakeoffs.runner import _path
 from trainer.data.foreign import our_dataset
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from labelkit.datasets.inputs import Inputs
 from labelkit.datasets.mix import mix
-from labelkit.datasets.policies import MixRules
+from labelkit.datasets.options import MixOptions
 from labelkit.errors import DataError, UsageError
 from labelkit.pooling import pool
 from labelkit.records import Candidate, Origin, Query
@@ -31,7 +30,8 @@ def write_pool(folder: Path, pooled: Mapping[str, str]) -> Path:
     ]
     texts = {one.passage_id: passage(one.passage_id, "text") for one in candidates}
     with folders.writing(folder, pool.KIND, "test") as draft:
-        pool.write_tables(draft, candidates, {name: Query(query_id=name, text=name) for name in pooled}, texts)
+        queries = {name: Query(query_id=name, text=name) for name in pooled}
+        pool.write_tables(draft, candidates, queries=queries, passages=texts)
     return folder
 
 
@@ -84,11 +84,11 @@ def test_a_pool_of_other_data_is_refused(judged: Path, tmp_path: Path, pooled: d
 
 
 def test_human_labels_train_with_the_negatives_of_bm25(beir: Path, tiny_model: Path, tmp_path: Path) -> None:
-    mix(Inputs(beir, human=beir / "qrels" / "test.tsv"), MixRules(), tmp_path / "dataset", "test")
-    pool.make_pool(beir, None, pool.Recipe(bm25=3), tmp_path / "pool", "test")
+    mix(tmp_path / "dataset", MixOptions(data=beir, human=beir / "qrels" / "test.tsv"))
+    pool.make_pool(beir, tmp_path / "pool", pool.PoolOptions(bm25=3))
     assert drawn(tmp_path / "dataset", tmp_path / "pool") == ["p5"]
     config = FitConfig(model=str(tiny_model), objective="lsepair", max_steps=2, pool=tmp_path / "pool")
-    fit(tmp_path / "dataset", tmp_path / "model", config, "test")
+    fit(tmp_path / "dataset", tmp_path / "model", config)
     manifest = json.loads((tmp_path / "model" / folders.MANIFEST).read_text())
     assert manifest.inputs[str(tmp_path / "pool")] == folders.file_sha256(tmp_path / "pool" / folders.MANIFEST)
     assert manifest.facts.config["pool"] == str(tmp_path / "pool")

@@ -19,7 +19,8 @@ from labelkit.corpora.runs import read_run
 from labelkit.errors import ArtifactError, DataError, UsageError
 from labelkit.pooling import dense_search as module
 from labelkit.pooling.dense_search import Exact, Lengths, limited
-from trainer.retrieval.evaluate import EvalResult, evaluate, halves, load_contender, unjudged_share
+from trainer.retrieval.evaluate import EvalResult, compare_contenders, evaluate, halves, load_contender, unjudged_share
+from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import load_model, read_collection, read_collections, search
 
 LETTERS = "abcdefgh"
@@ -53,7 +54,7 @@ def write_beir(
 
 def evaluated(model: str, data: Path, *others: str, **settings: Any) -> EvalResult:
     contenders = [load_contender(name) for name in (model, *others)]
-    return evaluate(contenders, read_collections([data], "test"), **settings)
+    return compare_contenders(contenders, read_collections([data], "test"), EvaluateOptions(**settings))
 
 
 PASSAGES = {"p1": "a b", "p2": "a c", "p3": "a", "p4": "c", "p5": "d"}
@@ -88,7 +89,7 @@ def test_the_measures_by_hand(bag: str, data: Path) -> None:
 
 
 def test_a_higher_relevant_grade_leaves_ndcg_and_counts_queries_without_relevant(bag: str, data: Path) -> None:
-    low, high = evaluated(bag, data), evaluated(bag, data, relevant_grade=2, cutoffs=(1, 3))
+    low, high = evaluated(bag, data), evaluated(bag, data, relevant_grade=2, recall=(1, 3))
     (strict,) = high.measured
     assert strict.per_query["nDCG@10"] == low.measured[0].per_query["nDCG@10"]
     assert strict.per_query["RR@10"] == {"q1": 0.5, "q2": 0.0}
@@ -223,7 +224,7 @@ def test_the_difference_is_the_first_model_minus_the_other(tmp_path: Path, bag: 
 
 def test_several_collections_their_average_and_their_runs(tmp_path: Path, bag: str, data: Path) -> None:
     other = write_beir(tmp_path / "other", PASSAGES, QUERIES, {"q1": {"p1": 1}})
-    result = evaluate([load_contender(bag)] * 2, read_collections([data, other], "test"), runs=tmp_path / "runs")
+    result = evaluate(bag, [data, other], EvaluateOptions(compare=bag, runs=tmp_path / "runs"))
     first, second, average = result.measured[:3]
     assert [entry.data for entry in result.measured[:3]] == ["data", "other", "average"]
     assert second.means["nDCG@10"].mean == 1.0

@@ -24,7 +24,7 @@ from ..conftest import WORDS, Trap
 
 def train(model: Path, dataset: Path, output: Path, **settings: Any) -> FitReport:
     quick = {"objective": "lsepair", "max_steps": 12, "batch_size": 6, "learning_rate": 5e-3, "temperature": 0.2}
-    return fit(dataset, output, FitConfig(model=str(model), **(quick | settings)), "test")
+    return fit(dataset, output, FitConfig(model=str(model), **(quick | settings)))
 
 
 def assert_learnt(report: FitReport, output: Path) -> SentenceTransformer:

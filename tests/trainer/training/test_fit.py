@@ -19,7 +19,7 @@ from labelkit.storage import folders
 from trainer.config.fit_config import FitConfig
 from trainer.objectives.objectives import OBJECTIVES
 from trainer.retrieval.search import read_collection
-from trainer.training.fit import FitReport, fit
+from trainer.training.fit import FitReport, fit, train
 
 
 def config(model: Path, objective: str = "lsepair", **settings: Any) -> FitConfig:
@@ -35,7 +35,7 @@ def weights_sha256(folder: Path) -> str:
 def test_the_loss_falls_on_a_set_that_can_be_learnt_by_heart(
     tiny_model: Path, toy_dataset: Path, tmp_path: Path, objective: str
 ) -> None:
-    report = fit(toy_dataset, tmp_path / "model", config(tiny_model, objective, max_steps=30), "test")
+    report = fit(toy_dataset, tmp_path / "model", config(tiny_model, objective, max_steps=30))
     first, last = report.stages[0].loss_at_ends()
     # JointLH of two positives never falls below log 2, its sum below 2 log 2; the hardest negative is hard.
     assert last < (0.8 if objective == "lsepair-hardneg" else 0.6) * first
@@ -46,7 +46,7 @@ def test_the_model_folder_is_an_ordinary_one_and_says_how_it_was_made(
     tiny_model: Path, toy_dataset: Path, tmp_path: Path
 ) -> None:
     settings = config(tiny_model, max_steps=None, epochs=2, similarity="dot", temperature=0.5)
-    report = fit(toy_dataset, tmp_path / "model", settings, "trainer fit x")
+    report = fit(toy_dataset, tmp_path / "model", settings, command="trainer fit x")
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     assert torch.isfinite(model.encode(["word1 word2"], convert_to_tensor=True)).all()
     assert model.similarity_fn_name == "dot"
@@ -72,7 +72,7 @@ def test_the_same_command_twice_gives_the_same_weights_and_another_seed_gives_ot
     tiny_model: Path, toy_dataset: Path, tmp_path: Path
 ) -> None:
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
-        fit(toy_dataset, tmp_path / name, config(tiny_model, seed=seed), "test")
+        fit(toy_dataset, tmp_path / name, config(tiny_model, seed=seed))
     one, two, three = (weights_sha256(tmp_path / name) for name in ("one", "two", "three"))
     assert one == two
     assert one != three
@@ -92,7 +92,7 @@ def test_layers_that_a_checkpoint_lacks_start_from_the_seed(
     kept = {name: tensor for name, tensor in load_file(bare / "model.safetensors").items() if "pooler" not in name}
     save_file(kept, bare / "model.safetensors", metadata={"format": "pt"})
     for name in ("one", "two"):
-        fit(toy_dataset, tmp_path / name, config(bare, max_steps=1), "test")
+        fit(toy_dataset, tmp_path / name, config(bare, max_steps=1))
         torch.manual_seed(99)
     assert any("pooler" in name for name in load_file(tmp_path / "one" / "model.safetensors"))
     assert weights_sha256(tmp_path / "one") == weights_sha256(tmp_path / "two")
@@ -104,7 +104,7 @@ def test_the_first_loss_is_that_of_the_untrained_model_on_the_first_batch(
     """Everything between the dataset and the loss, once more with encode and a loop over pairs."""
     still = write_without_dropout(tiny_model, tmp_path / "still")
     settings = config(still, max_steps=1, temperature=0.2)
-    report = fit(toy_dataset, tmp_path / "model", settings, "test")
+    report = fit(toy_dataset, tmp_path / "model", settings)
     assert report.stages[0].losses[0]["loss"] == pytest.approx(
         first_loss_by_loops(still, toy_dataset, settings), rel=1e-5
     )
@@ -148,10 +148,10 @@ def test_a_dataset_that_is_missing_or_unfinished_is_refused_before_anything_is_w
     tiny_model: Path, toy_dataset: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ArtifactError, match="does not exist, but a dataset is needed"):
-        fit(tmp_path / "nowhere", tmp_path / "model", config(tiny_model), "test")
+        fit(tmp_path / "nowhere", tmp_path / "model", config(tiny_model))
     (toy_dataset / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="it is not a finished dataset"):
-        fit(toy_dataset, tmp_path / "model", config(tiny_model), "test")
+        fit(toy_dataset, tmp_path / "model", config(tiny_model))
     assert not (tmp_path / "model").exists()
     assert not list(tmp_path.glob("model*"))
 
@@ -161,9 +161,9 @@ def test_known_leakage_is_refused_unless_allowed(tiny_model: Path, toy_dataset: 
     leak = {"dataset": digest, "findings": [{"name": "leaked-queries", "found": 2}]}
     (toy_dataset / "audit.json").write_text(json.dumps(leak))
     with pytest.raises(DataError, match="its audit found 2 queries of an evaluation set"):
-        fit(toy_dataset, tmp_path / "model", config(tiny_model), "test")
+        fit(toy_dataset, tmp_path / "model", config(tiny_model))
     assert not (tmp_path / "model").exists()
-    assert fit(toy_dataset, tmp_path / "model", config(tiny_model, allow_leaks=True, max_steps=1), "test").steps == 1
+    assert fit(toy_dataset, tmp_path / "model", config(tiny_model, allow_leaks=True, max_steps=1)).steps == 1
 
 
 def test_training_queries_are_no_evaluation(tiny_model: Path, toy_dataset: Path, beir: Path, tmp_path: Path) -> None:
@@ -173,16 +173,18 @@ def test_training_queries_are_no_evaluation(tiny_model: Path, toy_dataset: Path,
     (beir / "queries.jsonl").write_text("\n".join(rows) + "\n")
     for settings, collections in (({"dev": f"{beir}:test"}, []), ({}, [read_collection(beir, "test")])):
         with pytest.raises(DataError, match=r"1 of the 2 queries of beir, split test, are training queries .* 'q0'"):
-            fit(toy_dataset, tmp_path / "model", config(tiny_model, **settings), "test", collections=collections)
+            train(
+                toy_dataset, tmp_path / "model", config(tiny_model, **settings), collections=collections, command="test"
+            )
         allowed = config(tiny_model, allow_leaks=True, max_steps=1, **settings)
-        assert fit(toy_dataset, tmp_path / "model", allowed, "test", collections=collections).steps == 1
+        assert train(toy_dataset, tmp_path / "model", allowed, collections=collections, command="test").steps == 1
     (beir / "queries.jsonl").write_text("\n".join([rows[0].replace("30", "31"), rows[1]]) + "\n")
-    fit(
+    train(
         toy_dataset,
         tmp_path / "other",
         config(tiny_model, max_steps=1),
-        "t",
         collections=[read_collection(beir, "test")],
+        command="test",
     )
 
 
@@ -226,7 +228,7 @@ def test_a_margin_masks_lookalikes_and_the_log_says_how_many(
     tiny_model: Path, toy_dataset: Path, tmp_path: Path
 ) -> None:
     strict, loose = (
-        fit(toy_dataset, tmp_path / str(margin), config(tiny_model, max_steps=1, false_negative_margin=margin), "test")
+        fit(toy_dataset, tmp_path / str(margin), config(tiny_model, max_steps=1, false_negative_margin=margin))
         for margin in (-1.0, 2.0)
     )
     assert strict.stages[0].losses[0]["suspected_share"] > 0.3
@@ -238,13 +240,13 @@ def test_a_folder_in_the_way_is_left_alone(tiny_model: Path, toy_dataset: Path, 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.txt").write_text("years of work")
     with pytest.raises(ArtifactError, match="choose another output folder"):
-        fit(toy_dataset, tmp_path / "model", config(tiny_model), "test")
+        fit(toy_dataset, tmp_path / "model", config(tiny_model))
     assert (tmp_path / "model" / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_run_that_diverges_stops_and_leaves_no_model(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(LabelkitError, match=r"the loss is nan at step .*; lower learning_rate"):
-        fit(toy_dataset, tmp_path / "model", config(tiny_model, learning_rate=1e35), "test")
+        fit(toy_dataset, tmp_path / "model", config(tiny_model, learning_rate=1e35))
     assert not list(tmp_path.glob("model*"))
 
 
@@ -259,14 +261,14 @@ def test_lengths_that_the_model_does_not_read_are_refused(
     tiny_model: Path, toy_dataset: Path, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        fit(toy_dataset, tmp_path / "model", config(tiny_model, **settings), "test")
+        fit(toy_dataset, tmp_path / "model", config(tiny_model, **settings))
 
 
 def test_trap_cosine_without_scaling_under_the_name_of_dot(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
     modules = [*SentenceTransformer(str(tiny_model), device="cpu"), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(tmp_path / "unit"))
     with pytest.raises(UsageError, match=r"normalises its embeddings.*set similarity to cosine"):
-        fit(toy_dataset, tmp_path / "model", config(tmp_path / "unit", similarity="dot"), "test")
+        fit(toy_dataset, tmp_path / "model", config(tmp_path / "unit", similarity="dot"))
 
 
 def test_training_reads_the_prompts_that_encode_query_and_encode_document_use(
@@ -276,7 +278,7 @@ def test_training_reads_the_prompts_that_encode_query_and_encode_document_use(
     model = SentenceTransformer(str(still), device="cpu", prompts={"query": "word7 ", "passage": "word8 "})
     model.save_pretrained(str(tmp_path / "prompted"))
     settings = config(tmp_path / "prompted", max_steps=1, temperature=0.2)
-    report = fit(toy_dataset, tmp_path / "model", settings, "test")
+    report = fit(toy_dataset, tmp_path / "model", settings)
     expected = first_loss_by_loops(tmp_path / "prompted", toy_dataset, settings)
     assert report.stages[0].losses[0]["loss"] == pytest.approx(expected, rel=1e-5)
     bare = first_loss_by_loops(still, toy_dataset, settings)
@@ -286,7 +288,7 @@ def test_training_reads_the_prompts_that_encode_query_and_encode_document_use(
 def test_length_limits_reach_the_tokens(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
     """[CLS] word [SEP]: with 3 tokens a passage is cut to its first word, and training sees other losses."""
     full, cut = (
-        fit(toy_dataset, tmp_path / name, config(tiny_model, max_steps=1, max_passage_length=length), "test")
+        fit(toy_dataset, tmp_path / name, config(tiny_model, max_steps=1, max_passage_length=length))
         for name, length in (("full", 5), ("cut", 3))
     )
     assert isinstance(full, FitReport)

@@ -16,7 +16,7 @@ from labelkit.errors import DiskError
 from labelkit.storage import folders
 from trainer.config.fit_config import FitConfig
 from trainer.training.checkpoints import step_of
-from trainer.training.fit import fit
+from trainer.training.fit import fit, train
 
 SIZE = 8 << 20
 REPOSITORY = Path(__file__).parents[3]
@@ -35,13 +35,13 @@ def test_a_disk_that_is_full_at_any_file_of_a_checkpoint_costs_no_more_than_that
     tiny_model: Path, toy_dataset: Path, tmp_path: Path, room: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = settings(tiny_model)
-    fit(toy_dataset, tmp_path / "whole", config, "test")
+    fit(toy_dataset, tmp_path / "whole", config)
     with disk(tmp_path / "disk", SIZE) as folder:
         ballast, model = folder / "ballast", folder / "model"
         ballast.write_bytes(bytes(SIZE - room))
         told = r"model is not trained, its checkpoints are kept: .*; free the disk and run the same command again$"
         with pytest.raises(DiskError, match=told):
-            fit(toy_dataset, model, config, "test")
+            fit(toy_dataset, model, config)
         kept = sorted(map(step_of, (folder / "model.checkpoints").glob("stage-1/checkpoint-*")))
         assert all(
             (path / folders.MANIFEST).is_file() for path in folder.glob("model.checkpoints/stage-1/checkpoint-*")
@@ -49,7 +49,7 @@ def test_a_disk_that_is_full_at_any_file_of_a_checkpoint_costs_no_more_than_that
         assert not list(folder.rglob("*.unfinished"))
         ballast.unlink()
         with caplog.at_level(logging.INFO):
-            fit(toy_dataset, model, config, "test")
+            fit(toy_dataset, model, config)
         resumed = [record.getMessage() for record in caplog.records if "goes on from step" in record.getMessage()]
         assert resumed == ([f"stage 1 goes on from step {kept[-1]}"] if kept else [])
         one, other = (folders.read_manifest(path, "model").files for path in (model, tmp_path / "whole"))
@@ -70,11 +70,11 @@ def test_a_disk_without_room_for_the_finished_model_keeps_the_checkpoints(
                     pass
 
         with pytest.raises(DiskError, match=r"model was not written: No space left on device; free the disk and run"):
-            fit(toy_dataset, model, settings(tiny_model), "test", fill)
+            train(toy_dataset, model, settings(tiny_model), measure=fill, command="test")
         assert sorted(path.name for path in folder.iterdir()) == ["ballast", "model.checkpoints"]
         ballast.unlink()
         with caplog.at_level(logging.INFO):
-            fit(toy_dataset, model, settings(tiny_model), "test")
+            fit(toy_dataset, model, settings(tiny_model))
         assert "goes on from step 11" in caplog.text
         folders.read_manifest(model, "model")
 
@@ -105,10 +105,10 @@ def test_a_model_is_trained_into_a_mount_point_with_its_checkpoints_in_it(
         ballast = volume / ".ballast"
         ballast.write_bytes(bytes(SIZE - 400_000))
         with pytest.raises(DiskError):
-            fit(toy_dataset, volume, settings(tiny_model), "test")
+            fit(toy_dataset, volume, settings(tiny_model))
         assert list(volume.glob(".checkpoints/stage-1/checkpoint-*/manifest.json"))
         ballast.unlink()
-        fit(toy_dataset, volume, settings(tiny_model), "test")
+        fit(toy_dataset, volume, settings(tiny_model))
         folders.read_manifest(volume, "model")
         assert not (volume / ".checkpoints").exists()
         assert "# volume" in (volume / "README.md").read_text()

@@ -55,7 +55,7 @@ def fit_alone(dataset: Path, output: Path, config: FitConfig) -> None:
     """tqdm's lock is shared with forks: one that is killed while it holds the lock would stop all that come later."""
     tqdm.set_lock(threading.RLock())
     show_log()
-    fit(dataset, output, config, "test")
+    fit(dataset, output, config)
 
 
 def progress_of(output: Path) -> tuple[int, int]:
@@ -85,7 +85,7 @@ def test_killed_at_random_moments_a_run_ends_bit_equal(
     # Enough steps for a fast machine too: it takes several before a kill arrives.
     human = {"labels": "human", "objective": "singlelh", "max_steps": 60}
     config = curriculum(tiny_model, dev=f"{beir}:test", stages=["llm", human], max_steps=90)
-    fit(two_sources, tmp_path / "whole", config, "test")
+    fit(two_sources, tmp_path / "whole", config)
     output, source = tmp_path / "killed", random.Random(3)
     steps = [(1, step) for step in range(90)] + [(2, step) for step in range(60)]
     kills = [
@@ -112,7 +112,7 @@ def test_a_truncated_newest_checkpoint_is_passed_over_for_the_one_before(
     tiny_model: Path, two_sources: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = curriculum(tiny_model, stages=())
-    fit(two_sources, tmp_path / "whole", config, "test")
+    fit(two_sources, tmp_path / "whole", config)
     before, newest = killed_after(5, two_sources, tmp_path / "cut", config)[-2:]
     with (newest / "optimizer.pt").open("rb+") as file:
         file.truncate(100)
@@ -131,9 +131,9 @@ def test_another_run_is_not_mixed_with_the_one_that_was_killed(
     killed_after(2, two_sources, tmp_path / "model", config)
     other = curriculum(tiny_model, stages=(), learning_rate=1e-3)
     with pytest.raises(UsageError, match=r"with learning_rate = 0\.005 and not 0\.001; run it to its end"):
-        fit(two_sources, tmp_path / "model", other, "test")
+        fit(two_sources, tmp_path / "model", other)
     harmless = curriculum(tiny_model, stages=(), workers=1)
-    fit(two_sources, tmp_path / "model", harmless, "test")
+    fit(two_sources, tmp_path / "model", harmless)
     assert (tmp_path / "model" / folders.MANIFEST).is_file()
 
 
@@ -145,7 +145,7 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(tiny_model: Path, two_sources:
     (newest / folders.MANIFEST).unlink()
     folders.write_manifest(newest, "checkpoint", "trainer fit", inputs={}, rows={}, facts=Facts())
     with pytest.raises(ArtifactError, match=r"holds more than tensors: it is no checkpoint of ours"):
-        fit(two_sources, tmp_path / "model", config, "test")
+        fit(two_sources, tmp_path / "model", config)
     assert not (tmp_path / "executed").exists()
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from labelkit.errors import LabelkitError
 from labelkit.storage import folders
 from trainer.config.fit_config import FitConfig
-from trainer.suspects import suspects
+from trainer.doubts import suspects
 from trainer.training.checkpoints import Checkpoints, write_weights
 from trainer.training.encoder import build_model
 from trainer.training.fit import fit
@@ -46,7 +46,7 @@ def test_weights_that_overflow_at_any_step_are_not_written(
 ) -> None:
     settings = config(tiny_model, max_steps=steps, learning_rate=rate, checkpoint_minutes=0)
     with pytest.raises(LabelkitError, match=r"(not finite|loss is nan at step \d).*lower learning_rate|lower learning"):
-        fit(toy_dataset, tmp_path / "model", settings, "test")
+        fit(toy_dataset, tmp_path / "model", settings)
     assert left_in(tmp_path) == set()
 
 
@@ -88,7 +88,7 @@ def test_a_model_that_is_damaged_already_gives_no_model_no_figure_and_no_list(
 def test_a_fold_whose_similarities_overflow_gives_no_list(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
     settings = config(tiny_model, similarity="dot", temperature=1e-38, max_steps=1)
     with pytest.raises(LabelkitError):
-        suspects(toy_dataset, tmp_path / "doubted", settings, 2, "test")
+        suspects(toy_dataset, tmp_path / "doubted", settings, folds=2)
     assert not (tmp_path / "doubted").exists()
 
 
@@ -111,7 +111,7 @@ def test_training_without_a_negative_is_said_and_is_an_error(
     caplog.set_level("WARNING", "trainer")
     settings = config(tiny_model, objective, in_batch_negatives=False)
     with pytest.raises(LabelkitError, match="nothing was learnt, no model is written: no step gave the weights a grad"):
-        fit(without_negatives, tmp_path / "model", settings, "test")
+        fit(without_negatives, tmp_path / "model", settings)
     assert "no query of the first step has a negative" in caplog.text
     assert "the first step has no gradient" in caplog.text
     assert left_in(tmp_path) == set()
@@ -121,7 +121,7 @@ def test_one_text_for_all_passages_is_an_error(tiny_model: Path, write_dataset: 
     passages = [passage(f"p{n}", WORDS[0]) for n in range(4)]
     dataset = write_dataset([example(f"q{n}", [f"p{n}"], query=WORDS[n + 10]) for n in range(4)], passages)
     with pytest.raises(LabelkitError, match="nothing was learnt"):
-        fit(dataset, tmp_path / "model", config(tiny_model), "test")
+        fit(dataset, tmp_path / "model", config(tiny_model))
     assert left_in(tmp_path) == set()
 
 
@@ -132,19 +132,19 @@ def test_positives_alone_are_warned_of_where_an_objective_can_balance_them(
     examples = [example(f"q{n}", [f"p{2 * n}", f"p{2 * n + 1}"], query=WORDS[n + 10]) for n in range(4)]
     caplog.set_level("WARNING", "trainer")
     settings = config(tiny_model, "jointlh", in_batch_negatives=False)
-    fit(write_dataset(examples, passages), tmp_path / "model", settings, "test")
+    fit(write_dataset(examples, passages), tmp_path / "model", settings)
     assert "no query of the first step has a negative" in caplog.text
     assert "no gradient" not in caplog.text
 
 
 def test_a_rate_too_small_to_change_a_weight_is_an_error(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(LabelkitError, match="every weight is what it was before; raise learning_rate"):
-        fit(toy_dataset, tmp_path / "model", config(tiny_model, learning_rate=1e-60, weight_decay=0), "test")
+        fit(toy_dataset, tmp_path / "model", config(tiny_model, learning_rate=1e-60, weight_decay=0))
     assert left_in(tmp_path) == set()
 
 
 def test_a_single_step_is_taken_at_the_whole_rate(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
-    fit(toy_dataset, tmp_path / "model", config(tiny_model, max_steps=1), "test")
+    fit(toy_dataset, tmp_path / "model", config(tiny_model, max_steps=1))
     assert folders.file_sha256(tmp_path / "model/model.safetensors") != folders.file_sha256(
         tiny_model / "model.safetensors"
     )

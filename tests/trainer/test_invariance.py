@@ -11,7 +11,7 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 
-from trainer import self_check
+from trainer import invariance
 from trainer.objectives import contrast, loss
 from trainer.objectives.contrast import PositivePairs
 
@@ -27,21 +27,21 @@ def test_every_invariance_holds_on_this_machine() -> None:
         timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr.count(": held") == len(self_check.CHECKS)
+    assert done.stderr.count(": held") == len(invariance.CHECKS)
     assert "MISSED" not in done.stdout
-    assert all(name.split(",")[0] in done.stdout for name in self_check.CHECKS)
+    assert all(name.split(",")[0] in done.stdout for name in invariance.CHECKS)
 
 
 def test_an_engine_that_forgets_its_masks_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = self_check.random_groups(9, 40)
+    groups = invariance.random_groups(9, 40)
 
     def no_pairs(row: torch.Tensor, key: torch.Tensor, passage_key: torch.Tensor) -> PositivePairs:
         return PositivePairs(row[:0], row[:0])
 
     monkeypatch.setattr(contrast, "known_pairs", no_pairs)
-    for check in (self_check.check_tiles, self_check.check_masks):
+    for check in (invariance.check_tiles, invariance.check_masks):
         difference, allowed, what = check(groups, CPU)
-        assert not self_check.SelfCheck("masks", what, difference, allowed).held
+        assert not invariance.SelfCheck("masks", what, difference, allowed).held
 
 
 def test_a_cache_that_sums_where_the_loss_means_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,8 +52,8 @@ def test_a_cache_that_sums_where_the_loss_means_is_caught(monkeypatch: pytest.Mo
         return found * 8 if with_backward else found
 
     monkeypatch.setattr(loss.MultiPositiveLoss, "calculate_loss", sums)
-    difference, allowed, what = self_check.check_cache(self_check.random_groups(3, 20), CPU)
-    assert not self_check.SelfCheck("cache", what, difference, allowed).held
+    difference, allowed, what = invariance.check_cache(invariance.random_groups(3, 20), CPU)
+    assert not invariance.SelfCheck("cache", what, difference, allowed).held
 
 
 def scale_gradients(by: float) -> Callable[..., Any]:
@@ -95,12 +95,12 @@ def fall_into(rank: int, folder: Path) -> None:
     """Compute one batch on two processes, right and with each fault."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    groups = self_check.random_groups(5, 20)
-    found = {"none": self_check.compute(groups, self_check.settings("lsepair"), CPU, process=rank, processes=2)}
+    groups = invariance.random_groups(5, 20)
+    found = {"none": invariance.compute(groups, invariance.settings("lsepair"), CPU, process=rank, processes=2)}
     for name, (owner, attribute, fault) in FAULTS.items():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(owner, attribute, fault())
-            found[name] = self_check.compute(groups, self_check.settings("lsepair"), CPU, process=rank, processes=2)
+            found[name] = invariance.compute(groups, invariance.settings("lsepair"), CPU, process=rank, processes=2)
     dist.destroy_process_group()
     if rank == 0:
         torch.save({name: (one.loss, one.gradient) for name, one in found.items()}, folder / "found.pt")
@@ -109,9 +109,9 @@ def fall_into(rank: int, folder: Path) -> None:
 def test_traps_of_gathering_across_processes_are_caught(tmp_path: Path) -> None:
     """1/W, W, local blocks only, wrong ids on padding: each makes two processes differ from one."""
     multiprocessing.spawn(fall_into, (tmp_path,), nprocs=2)
-    found = {name: self_check.CheckResult(*one) for name, one in torch.load(tmp_path / "found.pt").items()}
-    alone = self_check.compute(self_check.random_groups(5, 20), self_check.settings("lsepair"), CPU)
-    allowed = self_check.PROCESSES[torch.float64]
+    found = {name: invariance.CheckResult(*one) for name, one in torch.load(tmp_path / "found.pt").items()}
+    alone = invariance.compute(invariance.random_groups(5, 20), invariance.settings("lsepair"), CPU)
+    allowed = invariance.PROCESSES[torch.float64]
     assert found.pop("none").differs(alone) <= allowed
     assert set(found) == set(FAULTS)
     for name, outcome in found.items():
@@ -119,4 +119,4 @@ def test_traps_of_gathering_across_processes_are_caught(tmp_path: Path) -> None:
 
 
 def test_nan_is_no_small_difference() -> None:
-    assert not self_check.SelfCheck("x", "y", float("nan"), 1.0).held
+    assert not invariance.SelfCheck("x", "y", float("nan"), 1.0).held

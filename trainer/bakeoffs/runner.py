@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.errors import UsageError
-from labelkit.pooling.dense_search import Lengths
 from labelkit.storage import folders
 from labelkit.storage.atomic import disk_errors, write_text
 from labelkit.storage.names import inside
 from labelkit.storage.outputs import claimed
-from trainer.bakeoff.config import BakeoffConfig
+from trainer.bakeoffs.config import BakeoffConfig
 from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
 from trainer.data.training_sets import make_training_sets
-from trainer.retrieval.evaluate import Contender, EvalResult, PerQuery, evaluate, load_contender
+from trainer.retrieval.evaluate import Contender, EvalResult, PerQuery, compare_contenders, load_contender
+from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import Collection
 from trainer.training.encoder import build_model
-from trainer.training.fit import HARMLESS, fit
+from trainer.training.fit import HARMLESS, train
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +61,12 @@ class RunResult:
     """Collection -> measure -> query id -> value."""
 
 
-def bakeoff(
-    dataset: Path, output: Path, config: BakeoffConfig, collections: Sequence[Collection], command: str
+def run_grid(
+    dataset: Path, output: Path, config: BakeoffConfig, *, collections: Sequence[Collection], command: str
 ) -> list[RunResult]:
     """Do the runs of the grid that are missing in `output`; the results of all of them, the untrained model's first.
 
-    Raises `UsageError` where `output` holds results of other settings or data, and what `fit` and `evaluate` raise.
+    Raises `UsageError` where `output` holds results of other settings or data, and what `train` and `evaluate` raise.
     """
     with claimed(output) as place, disk_errors(f"{output} is not finished, its results are kept"):
         made = our_dataset(dataset)
@@ -76,13 +76,13 @@ def bakeoff(
             make_training_sets(store, each)
         identity = _identity(store, config, collections)
         (place.path / "results").mkdir(parents=True, exist_ok=True)
-        results = [_kept(output, UNTRAINED, identity, partial(_untrained, config, collections))]
+        results = [_kept(output, UNTRAINED, identity, compute=partial(_untrained, config, collections))]
         runs = list(grid(config))
         for number, run in enumerate(runs, start=1):
             known = _path(output, run.name).is_file()
             own = identity | {"stages": config.regimes[run.regime]}
-            train = partial(_train, made, output, config, run, collections, command)
-            results.append(_kept(output, run.name, own, train))
+            compute = partial(_train, made, output, config, run=run, collections=collections, command=command)
+            results.append(_kept(output, run.name, own, compute=compute))
             if not known:
                 log.info(f"{number}/{len(runs)} {run.name}: {results[-1].seconds:.0f} s, {_figures(results[-1])}")
     return results
@@ -97,11 +97,17 @@ def grid(config: BakeoffConfig) -> Iterator[BakeoffRun]:
 
 
 def _train(
-    dataset: Path, output: Path, config: BakeoffConfig, run: BakeoffRun, collections: Sequence[Collection], command: str
+    dataset: Path,
+    output: Path,
+    config: BakeoffConfig,
+    *,
+    run: BakeoffRun,
+    collections: Sequence[Collection],
+    command: str,
 ) -> RunResult:
     settings = config.fit_config(run.regime, run.objective, run.seed)
     model = inside(output / "models", run.name)
-    report = fit(dataset, model, settings, command, collections=collections)
+    report = train(dataset, model, settings, collections=collections, command=command)
     result = RunResult(
         *run,
         seconds=report.seconds,
@@ -123,15 +129,19 @@ def _untrained(config: BakeoffConfig, collections: Sequence[Collection]) -> RunR
 
 
 def _measure(contender: Contender, config: BakeoffConfig, collections: Sequence[Collection]) -> EvalResult:
-    lengths = Lengths(config.fit.get("max_query_length"), config.fit.get("max_passage_length"))
-    return evaluate([contender], collections, relevant_grade=config.relevant_grade, lengths=lengths)
+    options = EvaluateOptions(
+        relevant_grade=config.relevant_grade,
+        max_query_length=config.fit.get("max_query_length"),
+        max_passage_length=config.fit.get("max_passage_length"),
+    )
+    return compare_contenders([contender], collections, options)
 
 
 def _values(result: EvalResult) -> dict[str, PerQuery]:
     return {entry.data: entry.per_query for entry in result.measured if entry.per_query}
 
 
-def _kept(output: Path, name: str, identity: dict[str, Any], compute: Callable[[], RunResult]) -> RunResult:
+def _kept(output: Path, name: str, identity: dict[str, Any], *, compute: Callable[[], RunResult]) -> RunResult:
     """The result of a run, from its file where that is there."""
     path = _path(output, name)
     if not path.is_file():

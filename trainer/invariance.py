@@ -71,14 +71,32 @@ class CheckResult(NamedTuple):
         return float((mine - others).abs().amax() / others.abs().amax().clamp(min=1.0))
 
 
-def verify(device: str) -> Iterator[SelfCheck]:
-    """Run every check on a device (`cpu`, `cuda`, …); several processes run on the CPU unless each has a GPU."""
+def self_check(device: str | None = None) -> Iterator[SelfCheck]:
+    """Check on this machine that tiles, caches, masks and processes change no loss and no gradient.
+
+    Args:
+        device: cpu, cuda, mps; default: what PyTorch finds. Several processes run on the CPU unless each has a GPU.
+
+    Yields:
+        One check after the other, as each is done; `held` says whether its difference is allowed.
+    """
+    device = device or default_device()
+    threads = torch.get_num_threads()
     # Tiny matrices gain nothing from threads that wait for each other.
     torch.set_num_threads(1)
-    groups = random_groups(queries=9, passages=40)
-    for name, check in CHECKS.items():
-        difference, allowed, what = check(groups, torch.device(device))
-        yield SelfCheck(name, what, difference, allowed)
+    try:
+        groups = random_groups(queries=9, passages=40)
+        for name, check in CHECKS.items():
+            difference, allowed, what = check(groups, torch.device(device))
+            yield SelfCheck(name, what, difference=difference, allowed=allowed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def default_device() -> str:
+    """The accelerator that PyTorch finds, or the CPU."""
+    found = torch.accelerator.current_accelerator()
+    return found.type if found else "cpu"
 
 
 def random_groups(queries: int, passages: int) -> list[Group]:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from labelkit.errors import UnknownNameError, UsageError
-from trainer.bakeoff.comparison import compare_objectives, compare_regimes, recommendation, verdict
-from trainer.bakeoff.config import BakeoffConfig, find_config, parse_regimes, read_bakeoff
-from trainer.bakeoff.report import objective_words, table_rows
-from trainer.bakeoff.runner import UNTRAINED, RunResult, grid
+from trainer.bakeoffs.comparison import compare_objectives, compare_regimes, recommendation, verdict
+from trainer.bakeoffs.config import BakeoffConfig, find_config, parse_regimes, read_bakeoff
+from trainer.bakeoffs.report import objective_words, table_rows
+from trainer.bakeoffs.runner import UNTRAINED, RunResult, grid
 
 from ..conftest import call
 

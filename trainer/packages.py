@@ -1,4 +1,4 @@
-"""The packages that training needs, loaded inside the commands so that `--help` answers at once."""
+"""The packages that training needs, loaded with the first function that needs them."""
 
 from importlib import import_module
 

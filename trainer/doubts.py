@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from labelkit.errors import LabelkitError
+from labelkit.errors import LabelkitError, UsageError
 from labelkit.pooling.dense import encode_passages, encode_queries
 from labelkit.pooling.dense_search import SIMILARITIES, limited
 from labelkit.records import Example, Label
@@ -31,7 +31,7 @@ from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
 from trainer.data.training_sets import fold_of
 from trainer.retrieval.search import load_model
-from trainer.training.fit import fit, inputs_of
+from trainer.training.fit import inputs_of, train
 from trainer.training.soundness import LOWER
 
 log = logging.getLogger(__name__)
@@ -63,12 +63,29 @@ class Suspect:
     passage: str
 
 
-def suspects(dataset: Path, output: Path, config: FitConfig, folds: int, command: str) -> list[Suspect]:
-    """Train a model a fold and write the labels of the dataset to `output`, the most doubted first.
+def suspects(
+    dataset: Path | str, output: Path | str, config: FitConfig, *, folds: int = 5, command: str = "trainer.suspects"
+) -> list[Suspect]:
+    """List the labels that models trained on other queries disagree with most, for a second look.
 
-    `suspects.tsv` has them all; `suspects.run` is the TREC run that `labelkit pool --run` takes, so that another judge
-    or a person can look at the first so many of each query. A fold that is done is kept in `OUTPUT.folds`.
+    Args:
+        dataset: folder of `labelkit mix`, or data in a format of `labelkit.exchange.formats`.
+        output: folder of `suspects.tsv`, with all labels, and `suspects.run`, the TREC run that `labelkit pool --run`
+            takes. A fold that is done is kept in `OUTPUT.folds`, and the same call resumes.
+        config: settings of the models, one per fold.
+        folds: parts of the queries, at least 2.
+        command: the words that the manifest names as the origin of the folder.
+
+    Returns:
+        Every label with its doubt, from 0 to 1, the most doubted first.
+
+    Raises:
+        UsageError: fewer than 2 folds.
+        LabelkitError: what `fit` raises.
     """
+    if folds < 2:
+        raise UsageError(f"folds = {folds}: a model is trained on the other folds, so there must be at least 2")
+    dataset, output = Path(dataset), Path(output)
     with claimed(output, KIND) as place:
         store = open_store(our_dataset(dataset), config.pool)
         models = place.beside(".folds")
@@ -77,7 +94,7 @@ def suspects(dataset: Path, output: Path, config: FitConfig, folds: int, command
             settings = FitConfig.model_validate(config.model_dump(exclude_unset=True) | {"held_out": (fold, folds)})
             folder = models / f"fold-{fold}-of-{folds}"
             if not _is_made(folder, settings, store):
-                fit(dataset, folder, settings, command)
+                train(dataset, folder, settings, command=command)
             model = load_model(str(folder), trust_remote_code=config.trust_remote_code)
             rows = np.flatnonzero(fold_of(store.query_keys, folds) == fold)
             found += doubts(model, store, rows, settings)

@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.bakeoff.runner import UNTRAINED, RunResult
+from trainer.bakeoffs.runner import UNTRAINED, RunResult
 from trainer.retrieval.significance import (
     LEVEL,
     RESAMPLES,

@@ -12,8 +12,15 @@ from labelkit.statistics import charts
 from labelkit.statistics.charts import Interval, curve, intervals
 from labelkit.storage.atomic import write_text
 from labelkit.storage.foreign_text import markdown, markdown_indented
-from trainer.bakeoff.comparison import BakeoffVerdict, Gap, compare_objectives, compare_regimes, recommendation, verdict
-from trainer.bakeoff.runner import UNTRAINED, RunResult
+from trainer.bakeoffs.comparison import (
+    BakeoffVerdict,
+    Gap,
+    compare_objectives,
+    compare_regimes,
+    recommendation,
+    verdict,
+)
+from trainer.bakeoffs.runner import UNTRAINED, RunResult
 from trainer.retrieval.significance import LEVEL, show_p
 
 MEASURES = ("nDCG@10", "RR@10", "AP@100", "R@100")
@@ -43,7 +50,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 """
 
 
-def write_report(output: Path, results: Sequence[RunResult], title: str, command: str) -> list[str]:
+def write_report(output: Path, results: Sequence[RunResult], title: str, *, command: str) -> list[str]:
     """Write all files of the report into `output`; the words of the recommendation."""
     found = {measure: verdict(results, measure) for measure in MEASURES}
     first = found[MEASURES[0]]

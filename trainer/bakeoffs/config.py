@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from labelkit.errors import UnknownNameError, UsageError
-from trainer.config.fit_config import OBJECTIVE_NAMES, FitConfig, explain, make_config, read_toml
+from labelkit.options import Options
+from trainer.config.fit_config import IN_A_FILE, OBJECTIVE_NAMES, FitConfig, make_config, read_toml
 
 PAPER = ("singlelh", "rand1lh", "jointlh", "summarglh", "lsepair")
 """The five objectives of arXiv 2602.12727."""
@@ -16,19 +17,21 @@ SHIPPED = Path(str(files("trainer") / "shipped"))
 """Folder of the settings that come with the trainer."""
 
 
-class BakeoffConfig(BaseModel):
+class BakeoffConfig(Options):
     """What is compared, and the settings that all runs share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    elsewhere: ClassVar[str] = IN_A_FILE
 
     objectives: tuple[str, ...] = Field(default=PAPER, min_length=1)
+    """Objectives that are compared. Default: the five of the paper."""
     regimes: dict[str, list[str | dict[str, Any]]] = Field(default={"all": ["all"]}, min_length=1)
     """Name of a regime -> its stages, as in `FitConfig.stages`."""
     seeds: int = Field(default=3, ge=1)
+    """Runs of each objective and regime that differ in their seed."""
     relevant_grade: int = Field(default=1, ge=1)
-    """Lowest grade that RR, AP and Recall call relevant."""
+    """Lowest grade that RR, AP and R call relevant."""
     keep_models: bool = False
-    """Keep the model of every run; otherwise it is removed once it is measured."""
+    """Keep the model of every run, instead of removing it once it is measured."""
     fit: dict[str, Any]
     """Settings of `FitConfig` that all runs share."""
 
@@ -69,9 +72,10 @@ def read_bakeoff(source: str | None, flags: Mapping[str, Any], fit_flags: Mappin
             fit.pop(other, None)
     try:
         return BakeoffConfig.model_validate(settings | given | {"fit": fit | own})
-    except ValidationError as error:
-        where = f"{source}: " if source is not None else ""
-        raise UsageError(where + "; ".join(map(explain, error.errors()))) from None
+    except UnknownNameError:
+        raise
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}" if source is not None else str(error)) from None
 
 
 def find_config(source: str) -> Path:
@@ -82,6 +86,11 @@ def find_config(source: str) -> Path:
     if source in names:
         return names[source]
     raise UsageError(f"there is no settings file {source}; shipped ones: {', '.join(names) or 'none'}")
+
+
+def parse_objectives(texts: Sequence[str] | None) -> list[str] | None:
+    """The names in texts such as `lsepair, jointlh`."""
+    return [name.strip() for text in texts for name in text.split(",")] if texts else None
 
 
 def parse_regimes(texts: Sequence[str] | None) -> dict[str, list[str]] | None:

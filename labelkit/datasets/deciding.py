@@ -1,0 +1,92 @@
+"""Judgements -> `train`: labels decided, findings dropped, rows written, all counted.
+
+The tables `judgements`, `judges` and `queries` stand in a session; the draft of the dataset grows beside it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from duckdb import DuckDBPyConnection
+
+from labelkit.corpora.evaluation_sets import read_evaluation
+from labelkit.datasets.audit_checks import DROPS, LEAKS, open_train, run_checks
+from labelkit.datasets.audit_findings import AuditScope
+from labelkit.datasets.labels_in_sql import open_labels, write_examples
+from labelkit.datasets.options import MixOptions, MixRules
+from labelkit.errors import DataError
+from labelkit.storage import folders, tables
+
+SCRATCH = ".scratch"
+"""Folder of the session in a draft, and of large arrays."""
+
+
+def decide(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> dict[str, Any]:
+    """Write `train`, and the tables of the stages where the policy keeps them apart; returns the counts."""
+    open_labels(db, options)
+    write_examples(db, draft, options)
+    found = clean(db, draft, options) if options.drop or options.eval else {}
+    dropped = {name: count for name, count in found.items() if name in options.drop}
+    leaked = {name.replace("-", "_"): found[name] for name in LEAKS if name in found and name not in dropped}
+    return counts(db, draft.path / "train.parquet") | {"dropped": dropped} | leaked
+
+
+def clean(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> dict[str, int]:
+    """Find what is to be dropped in what was written, and write it again without; returns how much was found of each.
+
+    Raises `DataError` for leakage that is neither to be dropped nor allowed.
+    """
+    known = [read_evaluation(path, options.eval_split) for path in options.eval]
+    scope = AuditScope(options, draft.path / SCRATCH, evaluations=known)
+    # Whether a query has positives is seen when everything else is dropped.
+    last = [name for name in options.drop if name in ("no-positives", "no-negatives")]
+    first = [name for name in DROPS if (name in options.drop or name in LEAKS) and name not in last]
+    for names in (first, last):
+        open_train(db, draft.path)
+        run_checks(db, scope, names)
+        refuse_leaks(db, options)
+        wanted = ", ".join(f"'{name}'" for name in names if name in options.drop)
+        if wanted:
+            db.execute(f"INSERT INTO drops SELECT DISTINCT query_id, passage_id FROM found WHERE finding IN ({wanted})")
+            write_examples(db, draft, options)
+    return dict(db.execute("SELECT finding, count(*) FROM found GROUP BY finding ORDER BY finding").fetchall())
+
+
+def refuse_leaks(db: DuckDBPyConnection, rules: MixRules) -> None:
+    """Raise `DataError` where training queries repeat evaluation queries and nobody said what to do with them."""
+    if rules.allow_leaks or "leaked-queries" in rules.drop:
+        return
+    leaked = "SELECT query_id, note FROM found WHERE finding = 'leaked-queries'"
+    if count := tables.value(db, f"SELECT count(*) FROM ({leaked})"):
+        query_id, note = db.execute(f"{leaked} ORDER BY ALL LIMIT 1").fetchall()[0]
+        raise DataError(
+            f"{count} training queries repeat an evaluation query ({query_id}: {note}); give --drop leaked-queries, or "
+            "--allow-leaks"
+        )
+
+
+def counts(db: DuckDBPyConnection, train: Path) -> dict[str, Any]:
+    """Totals for the manifest and the screen."""
+    rows = tables.parquet(train)
+    queries, empty, positives, negatives, ignored = db.execute(
+        f"""
+        SELECT count(*), count(*) FILTER (len(positive_ids) = 0), sum(len(positive_ids)), sum(len(negative_ids)),
+               sum(len(ignored_ids))
+        FROM {rows}
+        """
+    ).fetchall()[0]
+    sources = f"SELECT unnest(positive_sources) AS source FROM {rows}"
+    by_source = db.execute(f"SELECT source, count(*) FROM ({sources}) GROUP BY source ORDER BY source").fetchall()
+    between = db.execute("SELECT between, count(*) FROM conflicts GROUP BY between ORDER BY between").fetchall()
+    return {
+        "queries": queries,
+        "queries_without_positives": empty,
+        "positives": positives or 0,
+        "negatives": negatives or 0,
+        "ignored": ignored or 0,
+        "conflicts": sum(count for _, count in between),
+        "conflicts_between": dict(between),
+        "judged_by_both": tables.value(db, "SELECT sum(pairs)::BIGINT FROM shared") or 0,
+        "failed_judgements": tables.value(db, "SELECT count(*) FROM judgements WHERE grade IS NULL"),
+        "positives_per_query": {source: round(count / queries, 3) for source, count in by_source},
+        "human_queries_set_aside": tables.value(db, "SELECT count(*) FROM set_aside"),
+    }
