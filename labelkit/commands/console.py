@@ -5,6 +5,7 @@ standard output. Nothing from outside that is printed here controls the terminal
 import io
 import json
 import logging
+import os
 import re
 import shlex
 import signal
@@ -39,7 +40,9 @@ def run(app: Callable[[], None]) -> None:
 
     A scheduler's SIGTERM is taken as Ctrl-C: an engine must end the processes that it started.
     """
+    read_file_names_as_utf8()
     signal.signal(signal.SIGTERM, interrupt)
+    escape_what_cannot_be_shown()
     show_log()
     try:
         refuse_odd_bytes(sys.argv)
@@ -68,6 +71,20 @@ def run(app: Callable[[], None]) -> None:
     except Exception:
         say(traceback.format_exc().rstrip())
         sys.exit(1)
+
+
+def read_file_names_as_utf8() -> None:
+    """Start this command again in Python's UTF-8 mode where the locale has another encoding, such as ASCII."""
+    if sys.getfilesystemencoding().lower() != "utf-8":
+        command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, os.environ | {"PYTHONUTF8": "1"})  # the workers that it starts too
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Have the terminal's encoding end no command: characters that it lacks are shown as `\\uXXXX`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def refuse_odd_bytes(arguments: Sequence[str]) -> None:

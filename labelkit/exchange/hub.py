@@ -23,6 +23,7 @@ from labelkit.exchange.croissant import as_text, croissant
 from labelkit.exchange.options import PublishOptions, PullOptions
 from labelkit.storage import folders
 from labelkit.storage.atomic import disk_errors, write_text
+from labelkit.storage.cache_folder import home_folder
 from labelkit.storage.credentials import keyring, secrets
 from labelkit.storage.dataset import AUDIT, KIND, known_leaks, read_audit
 from labelkit.storage.manifest import DatasetFacts, Manifest
@@ -148,7 +149,8 @@ def staged(dataset: Path, manifest: Manifest[DatasetFacts], publication: Publica
 
 def without_home(document: Any) -> Any:
     """A JSON document whose paths do not tell the name of the publisher's home folder."""
-    return json.loads(json.dumps(document).replace(json.dumps(f"{Path.home()}/")[1:-1], "~/"))
+    home = home_folder()
+    return json.loads(json.dumps(document).replace(json.dumps(f"{home}/")[1:-1], "~/")) if home else document
 
 
 def files_of(dataset: Path, folder: Path, manifest: Manifest[DatasetFacts]) -> list[Sent]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from labelkit.errors import UsageError
+from labelkit.storage.cache_folder import home_folder
 
 KEY, GENERAL_KEY = "LABELKIT_API_KEY", "OPENAI_API_KEY"
 KEYRING = "LABELKIT_KEYRING"
@@ -55,12 +56,14 @@ def key_for(url: str) -> str:
     if parts.hostname in LOOPBACK:
         return NO_KEY
     line = f'"{parts.hostname}" = "KEY"'
-    raise UsageError(f"no API key: set {KEY} or {GENERAL_KEY} in the environment, or write {line} to {keyring_path()}")
+    place = keyring_path() or f"a file that {KEYRING} names"
+    raise UsageError(f"no API key: set {KEY} or {GENERAL_KEY} in the environment, or write {line} to {place}")
 
 
-def keyring_path() -> Path:
-    """Where the keyring is, if there is one."""
-    return Path(os.environ.get(KEYRING) or Path.home() / ".config" / "labelkit" / "keys.toml")
+def keyring_path() -> Path | None:
+    """Where the keyring is, if there is one; None where there is no home folder."""
+    named, home = os.environ.get(KEYRING), home_folder()
+    return Path(named) if named else home / ".config" / "labelkit" / "keys.toml" if home else None
 
 
 def keyring() -> dict[str, str]:
@@ -68,9 +71,9 @@ def keyring() -> dict[str, str]:
     is not TOML of that form; the message never shows its content.
     """
     path = keyring_path()
-    if not path.is_file():
+    if path is None or not os.access(path, os.R_OK) or not path.is_file():
         if KEYRING in os.environ:
-            raise UsageError(f"{KEYRING} names {path}, which is no file")
+            raise UsageError(f"{KEYRING} names {path}, which is no file that can be read")
         return {}
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise UsageError(f"{path} holds keys and others may read it: chmod 600 {path}")
@@ -112,7 +115,10 @@ def logins(text: str) -> Iterator[tuple[str, str]]:
 
 def names_a_file(value: str) -> bool:
     """Whether a value is the path of a file that holds the secret."""
-    return value.startswith(("/", "~", ".")) and Path(value).expanduser().exists()
+    try:
+        return value.startswith(("/", "~", ".")) and Path(value).expanduser().exists()
+    except (OSError, RuntimeError):  # a folder that may not be looked into; no home folder
+        return False
 
 
 def secret_forms(*always: str) -> tuple[str, ...]:

@@ -118,7 +118,8 @@ def means_chart(found: BakeoffVerdict) -> Markup:
     rows = [Interval(cell.name, cell.mean.mean, cell.mean.low, cell.mean.high) for cell in found.cells]
     low, high = min(cell.mean.low for cell in found.cells), max(cell.mean.high for cell in found.cells)
     title = f"{found.measure}, 95% interval over queries and seeds"
-    return intervals(rows, math.floor(low * 20) / 20, math.ceil(high * 20) / 20, title)
+    start = math.floor(low * 20) / 20
+    return intervals(rows, start, max(math.ceil(high * 20) / 20, start + 0.05), title)
 
 
 def dev_charts(results: Sequence[RunResult]) -> dict[str, Markup]:
