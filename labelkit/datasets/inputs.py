@@ -134,7 +134,7 @@ def stage_calibrated(db: DuckDBPyConnection, inputs: Inputs) -> tuple[Judge, lis
     """
     from labelkit.quality.agreement import raters_of
     from labelkit.quality.calibration.apply import apply_calibration, refuse_worse
-    from labelkit.quality.calibration.judges import identity, match
+    from labelkit.quality.calibration.judges import match
     from labelkit.quality.calibration.models import read_calibration
 
     assert inputs.calibration is not None
@@ -142,8 +142,8 @@ def stage_calibrated(db: DuckDBPyConnection, inputs: Inputs) -> tuple[Judge, lis
     if not inputs.apply_anyway:
         refuse_worse(calibration, inputs.calibration)
     found = match(calibration, raters)
-    spoken_for = set(map(identity, found.values()))
-    silent = sorted(rater.rater_id for rater in raters if identity(rater) in spoken_for)
+    spoken_for = {rater.identity for rater in found.values()}
+    silent = sorted(rater.rater_id for rater in raters if rater.identity in spoken_for)
     judgements, judge = apply_calibration(calibration, found, inputs.data)
     rows = (tuple(getattr(row, name) for name in JUDGEMENT_SCHEMA.names) for row in judgements)
     tables.stage(db, "calibrated", JUDGEMENT_SCHEMA, rows)

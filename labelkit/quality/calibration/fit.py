@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelkit.errors import DataError
-from labelkit.quality.agreement import Rater, grade_of, plain, raters_of
+from labelkit.quality.agreement import Rater, grade_of, joined, plain, raters_of
 from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, Ints
 from labelkit.quality.calibration.features import Feature, both_views, features_of, matrix
 from labelkit.quality.calibration.figures import FLOOR, WORSE, Graded, gain, own_relevance, quality, verdict
-from labelkit.quality.calibration.judges import joined, known_judges_of
+from labelkit.quality.calibration.judges import known_judges_of
 from labelkit.quality.calibration.label_quality import label_quality
 from labelkit.quality.calibration.models import (
     MODELS,
@@ -100,7 +100,7 @@ def calibrate(
     (default: all of them, as a random sample). Raises `DataError` where the labels are too few.
     """
     people, *others = raters_of(labels, [human])
-    judges = joined(others)
+    judges = joined(rater for rater in others if rater.kind != "human")
     features = tuple(features_of(judges, bm25=bm25, dense=dense))
     judged = judged_by(judges, features, data)
     known = known_of(judged, people)
