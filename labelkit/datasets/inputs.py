@@ -121,7 +121,7 @@ def stage_calibrated(db: DuckDBPyConnection, options: MixOptions) -> tuple[Judge
     """
     from labelkit.quality.agreement import raters_of
     from labelkit.quality.calibration.apply import apply_calibration, refuse_worse
-    from labelkit.quality.calibration.judges import identity, match
+    from labelkit.quality.calibration.judges import match
     from labelkit.quality.calibration.models import read_calibration
 
     assert options.calibration is not None
@@ -129,8 +129,8 @@ def stage_calibrated(db: DuckDBPyConnection, options: MixOptions) -> tuple[Judge
     if not options.apply_anyway:
         refuse_worse(calibration, options.calibration)
     found = match(calibration, raters)
-    spoken_for = set(map(identity, found.values()))
-    silent = sorted(rater.rater_id for rater in raters if identity(rater) in spoken_for)
+    spoken_for = {rater.identity for rater in found.values()}
+    silent = sorted(rater.rater_id for rater in raters if rater.identity in spoken_for)
     judgements, judge = apply_calibration(calibration, found, options.data)
     rows = (tuple(getattr(row, name) for name in JUDGEMENT_SCHEMA.names) for row in judgements)
     tables.stage(db, "calibrated", JUDGEMENT_SCHEMA, rows)

@@ -29,6 +29,14 @@ class Rater(NamedTuple):
     imported: bool = False
     """Its grades were made elsewhere and imported."""
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What two labels folders must share for their judges to be the same: the id, or kind and name if imported.
+
+        The id of an imported judge contains the sha256 of the imported file.
+        """
+        return (self.kind, self.name) if self.imported else (self.rater_id,)
+
 
 class Spread(NamedTuple):
     """A figure query by query, over the queries where it is defined."""
@@ -126,6 +134,26 @@ def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
             imported = judge.engine is None and judge.method is None
             raters.append(Rater(judge.judge_id, judge.name, judge.kind, mine, judge.label_grades, imported))
     return sorted([*map(human_rater, human), *raters], key=lambda rater: rater.kind != "human")
+
+
+def joined(raters: Iterable[Rater]) -> list[Rater]:
+    """One rater for each identity, with its judgements in all labels.
+
+    Raises `UsageError` where it judged a pair in two labels folders.
+    """
+    found: dict[tuple[str, ...], Rater] = {}
+    for rater in raters:
+        if rater.identity not in found:
+            found[rater.identity] = rater
+            continue
+        earlier = found[rater.identity]
+        if twice := sorted(earlier.judgements.keys() & rater.judgements.keys()):
+            raise UsageError(
+                f"judge {rater.name!r} ({rater.kind}) judged query {twice[0][0]!r}, passage {twice[0][1]!r} in two of "
+                "these labels; give one of them, or import the other under another name"
+            )
+        found[rater.identity] = earlier._replace(judgements=earlier.judgements | rater.judgements)
+    return list(found.values())
 
 
 def human_rater(path: Path) -> Rater:

@@ -14,7 +14,7 @@ import numpy as np
 
 from labelkit.corpora.beir import Data, check_ids, read_data
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement import Rater, raters_of
+from labelkit.quality.agreement import Rater, joined, raters_of
 from labelkit.quality.agreement_metrics import RELEVANT
 from labelkit.quality.by_group import overlap
 from labelkit.quality.options import BiasOptions
@@ -291,19 +291,19 @@ def consistency(rater: Rater, ballots: Sequence[Judgement]) -> Consistency | Non
 def drift(first: Sequence[Rater], second: Sequence[Rater]) -> list[JudgedAgain]:
     """How far each judge, asked about the same pairs again, says the same. Raises `UsageError` where no judge is in
     both."""
-    later = {rater.rater_id: rater for rater in second}
+    later = {rater.identity: rater for rater in joined(second)}
     found = []
     for rater in first:
-        if rater.rater_id not in later:
+        if rater.identity not in later:
             continue
         both = sorted(
             pair
-            for pair, row in later[rater.rater_id].judgements.items()
+            for pair, row in later[rater.identity].judgements.items()
             if row.grade is not None and pair in rater.judgements and rater.judgements[pair].grade is not None
         )
         if not both:
             continue
-        then, now = ([one.judgements[pair] for pair in both] for one in (rater, later[rater.rater_id]))
+        then, now = ([one.judgements[pair] for pair in both] for one in (rater, later[rater.identity]))
         deviation = float(np.std([score_of(row) for row in then])) or 1.0
         names = [query_id for query_id, _ in both]
         same = [float(one.grade == other.grade) for one, other in zip(then, now, strict=True)]

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement import Rater, grade_of, plain, raters_of
+from labelkit.quality.agreement import Rater, grade_of, joined, plain, raters_of
 from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, Ints
 from labelkit.quality.calibration.features import Feature, both_views, features_of, matrix
 from labelkit.quality.calibration.figures import FLOOR, WORSE, Graded, gain, own_relevance, quality, verdict
-from labelkit.quality.calibration.judges import joined, known_judges_of
+from labelkit.quality.calibration.judges import known_judges_of
 from labelkit.quality.calibration.label_quality import label_quality
 from labelkit.quality.calibration.models import (
     MODELS,
@@ -99,7 +99,7 @@ def fit_calibration(
     if options.human is None:
         raise UsageError("a calibration is fitted to human grades: give --human QRELS")
     people, *others = raters_of(labels, [options.human])
-    judges = joined(others)
+    judges = joined(rater for rater in others if rater.kind != "human")
     features = tuple(features_of(judges, bm25=options.bm25, dense=options.dense))
     judged = judged_by(judges, features, options.data)
     known = known_of(judged, people)

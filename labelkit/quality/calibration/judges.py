@@ -7,7 +7,7 @@ imported is known by kind and name, since its id holds the sha256 of the importe
 from collections.abc import Iterable, Mapping, Sequence
 
 from labelkit.errors import UsageError
-from labelkit.quality.agreement import Rater
+from labelkit.quality.agreement import Rater, joined
 from labelkit.quality.calibration.models import Calibration, KnownJudge
 
 IMPORTED_KINDS = ("llm", "imported")
@@ -33,30 +33,6 @@ def known_judges_of(judges: Iterable[Rater]) -> tuple[KnownJudge, ...]:
     return tuple(KnownJudge(judge_id=j.rater_id, name=j.name, kind=j.kind, imported=j.imported) for j in judges)
 
 
-def identity(rater: Rater) -> tuple[str, ...]:
-    """What two labels folders must share for their judges to be the same."""
-    return (rater.kind, rater.name) if rater.imported else (rater.rater_id,)
-
-
-def joined(raters: Iterable[Rater]) -> list[Rater]:
-    """One rater for each judge, with its judgements in all of these labels; people are left out.
-
-    Raises `UsageError` where a judge judged a pair in two labels folders.
-    """
-    found: dict[tuple[str, ...], Rater] = {}
-    for rater in raters:
-        if rater.kind == "human":
-            continue
-        earlier = found.setdefault(identity(rater), rater)
-        if twice := sorted(earlier.judgements.keys() & rater.judgements.keys()) if earlier is not rater else []:
-            raise UsageError(
-                f"judge {rater.name!r} ({rater.kind}) judged query {twice[0][0]!r}, passage {twice[0][1]!r} in two of "
-                "these labels; give one of them, or import the other under another name"
-            )
-        found[identity(rater)] = earlier._replace(judgements=earlier.judgements | rater.judgements)
-    return list(found.values())
-
-
 def match(
     calibration: Calibration, raters: Sequence[Rater], renamed: Mapping[str, str] | None = None
 ) -> dict[str, Rater]:
@@ -66,7 +42,7 @@ def match(
     name here; the key "" stands for the only judge of these labels. Raises `UsageError` where a judge of the
     calibration is missing.
     """
-    known, judges = known_judges(calibration), joined(raters)
+    known, judges = known_judges(calibration), joined(rater for rater in raters if rater.kind != "human")
     told = {one(judges, given).rater_id: known_as(known, name).judge_id for given, name in (renamed or {}).items()}
     found: dict[str, Rater] = {}
     for own in known:
@@ -74,7 +50,7 @@ def match(
             judge
             for judge in judges
             if judge.rater_id not in told
-            and (own.judge_id == judge.rater_id or (own.imported and identity(judge) == (own.kind, own.name)))
+            and (own.judge_id == judge.rater_id or (own.imported and judge.identity == (own.kind, own.name)))
         ]
         if not same:
             raise UsageError(
@@ -88,8 +64,8 @@ def match(
 
 def refuse_unknown(calibration: Calibration, raters: Iterable[Rater], found: Mapping[str, Rater]) -> None:
     """Raise `UsageError` for judges of these labels that the calibration does not have."""
-    matched = set(map(identity, found.values()))
-    unknown = [rater for rater in raters if rater.kind != "human" and identity(rater) not in matched]
+    matched = {rater.identity for rater in found.values()}
+    unknown = [rater for rater in raters if rater.kind != "human" and rater.identity not in matched]
     if unknown:
         raise UsageError(
             f"the calibration was not fitted to judge {named_judges(unknown)}; {listed(known_judges(calibration))}. "

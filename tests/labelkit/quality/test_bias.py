@@ -130,6 +130,9 @@ def test_drift_is_measured_on_the_same_judge_alone():
     assert found.shift.value == pytest.approx(1 / deviation)
     with pytest.raises(UsageError, match="same judge"):
         drift([rater], [rater._replace(rater_id="other")])
+    imported = rater._replace(imported=True)
+    (again,) = drift([imported], [imported._replace(rater_id="another file", judgements=moved)])
+    assert again == found
 
 
 def test_means_are_clustered_by_query():
