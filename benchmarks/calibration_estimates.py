@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from labelkit.quality.agreement_metrics import FIGURES, GRADES, RELEVANT, Floats, Ints, rated
+from labelkit.quality.agreement_metrics import FIGURES, GRADES, RELEVANT, Floats, GradedPair, Ints, rated
 from labelkit.quality.calibration.features import Feature, both_views
 from labelkit.quality.calibration.figures import Graded, gain
 from labelkit.quality.calibration.fit import (
@@ -192,7 +192,7 @@ def graded(labelled: LabelledPairs, grades: Ints, scores: Floats) -> Graded:
 
 
 def kappa(world: World, grades: Ints) -> float:
-    pairs = rated(["q"] * len(grades), world.human.tolist(), grades.tolist(), grades.tolist())
+    pairs = rated(map(GradedPair, ["q"] * len(grades), world.human.tolist(), grades.tolist(), grades.tolist()))
     return FIGURES["kappa"].of(pairs, np.ones(1, dtype=np.int64))
 
 

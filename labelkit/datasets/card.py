@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,6 +28,9 @@ from labelkit.storage.foreign_text import (
 from labelkit.storage.manifest import DatasetFacts, Manifest, Source
 from labelkit.storage.shipped import SHIPPED
 from labelkit.version import __version__
+
+if TYPE_CHECKING:
+    from labelkit.quality.agreement_metrics import GradedPair
 
 CARD = "README.md"
 TEMPLATE = "dataset.md.jinja"
@@ -205,33 +208,34 @@ def told_by_judge(folder: Path) -> dict[str, Told]:
 
 def agreements(folder: Path, judges: Sequence[Judge]) -> Iterator[dict[str, Any]]:
     """Agreement of every model with every person of a dataset that graded pairs in common, streamed."""
+    from labelkit.quality.agreement_metrics import GradedPair
+
     kinds = {judge.judge_id: judge for judge in judges}
     people: dict[str, dict[tuple[str, str], int]] = {}
     for judge_id, pair, grade in graded(folder):
         if kinds[judge_id].kind == "human":
             people.setdefault(judge_id, {})[pair] = grade
-    both: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+    both: dict[tuple[str, str], list[GradedPair]] = {}
     for judge_id, pair, grade in graded(folder):
         if kinds[judge_id].kind != "human":
             for person, grades in people.items():
                 if pair in grades:
-                    both.setdefault((judge_id, person), []).append((pair[0], grades[pair], grade))
+                    both.setdefault((judge_id, person), []).append(GradedPair(pair[0], grades[pair], grade, grade))
     for (judge_id, person), rows in sorted(both.items()):
         yield {"judge": kinds[judge_id].name, "human": kinds[person].name, **agreement_of(rows)}
 
 
-def agreement_of(rows: Iterable[tuple[str, int, int]]) -> dict[str, Any]:
-    """Figures with intervals over (query id, human grade, judge's grade)."""
+def agreement_of(rows: "Iterable[GradedPair]") -> dict[str, Any]:
+    """Figures with intervals; the human grade is the reference."""
     from labelkit.quality.agreement_metrics import FIGURES, rated
     from labelkit.statistics.intervals import estimate
 
-    query_ids, human, judged = zip(*rows, strict=True)
-    pairs = rated(query_ids, human, judged, judged)
+    pairs = rated(rows)
     figures = {
         name: str(estimate(partial(FIGURES[name].of, pairs), pairs.queries))
         for name in ("kappa", "kappa_2", "kappa_quadratic")
     }
-    return {"pairs": len(judged), "queries": pairs.queries, **figures}
+    return {"pairs": len(pairs.query), "queries": pairs.queries, **figures}
 
 
 def graded(folder: Path) -> Iterator[tuple[str, tuple[str, str], int]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from labelkit.corpora.qrels import read_qrels
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement_metrics import FIGURES, GRADES, Rated, alpha, coincidences, rated
+from labelkit.quality.agreement_metrics import FIGURES, GRADES, GradedPair, Rated, alpha, coincidences, rated
 from labelkit.records import Judgement, PairIds
 from labelkit.statistics.intervals import Estimate, estimate
 from labelkit.storage.labels import judgements_in
@@ -195,10 +195,13 @@ def compare(reference: Rater, judge: Rater, only: Iterable[PairIds] | None = Non
 def rated_pairs(graded: Sequence[tuple[Judgement, Judgement]]) -> Rated:
     """Pairs of judgements as arrays; where the judge gave no score, its grade is the score."""
     return rated(
-        [one.query_id for one, _ in graded],
-        [one.grade or 0 for one, _ in graded],
-        [other.grade or 0 for _, other in graded],
-        [other.score if other.score is not None else float(other.grade or 0) for _, other in graded],
+        GradedPair(
+            query_id=one.query_id,
+            reference=one.grade or 0,
+            judged=other.grade or 0,
+            score=other.score if other.score is not None else float(other.grade or 0),
+        )
+        for one, other in graded
     )
 
 

@@ -5,7 +5,7 @@ support (a constant rater, one class) is nan.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -55,8 +55,20 @@ def _counts(cell: Ints, weight: Floats, size: int) -> Floats:
     return counts
 
 
-def rated(query_ids: Sequence[str], reference: Sequence[int], judged: Sequence[int], scores: Sequence[float]) -> Rated:
+class GradedPair(NamedTuple):
+    """A pair that two raters graded; the first rater is the reference."""
+
+    query_id: str
+    reference: int
+    judged: int
+    score: float
+    """The judge's score, or its grade where it gave none."""
+
+
+def rated(pairs: Iterable[GradedPair]) -> Rated:
     """Arrays of the pairs; queries are numbered in the order of their ids."""
+    rows = list(pairs)
+    query_ids, reference, judged, scores = zip(*rows, strict=True) if rows else ((), (), (), ())
     names, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
     _, level = np.unique(np.array(scores, dtype=float), return_inverse=True)
     return Rated(query, np.array(reference, dtype=int), np.array(judged, dtype=int), level, len(names))

@@ -5,8 +5,9 @@ Parquet is made to be read from end to end, and an epoch reads queries and passa
 
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -32,7 +33,64 @@ HASH = "hash(text)"
 """64 bits, good for this process alone. Two of ten million texts share one with a chance of 3 in a million."""
 KEY = "(('0x' || substr(md5(text), 1, 16))::UBIGINT >> 1)::BIGINT"
 """`trainer.objectives.batch.key_of` a text, in DuckDB's words."""
-Indices = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[Any]]
+"""Arrays by the name of their file."""
+
+
+class KeyedRows(NamedTuple):
+    """Rows of a table by the 64-bit key of their id."""
+
+    keys: NDArray[np.int64]
+    """[rows], sorted."""
+    rows: NDArray[np.int64]
+    """[rows]: the row of each key."""
+
+    def row_of(self, key: int) -> int | None:
+        """The row of a key; None where it has none."""
+        place = int(np.searchsorted(self.keys, key))
+        return int(self.rows[place]) if place < len(self.keys) and self.keys[place] == key else None
+
+
+class PoolRows(NamedTuple):
+    """Rows of the corpus that each query of `train` has in its pool."""
+
+    starts: NDArray[np.int64]
+    """[queries + 1]: where the rows of each query begin in `rows`."""
+    rows: NDArray[np.int64]
+
+    def of(self, query: int) -> list[int]:
+        """Those of one query."""
+        found: list[int] = self.rows[self.starts[query] : self.starts[query + 1]].tolist()
+        return found
+
+
+@dataclass(frozen=True)
+class Indices:
+    """The arrays that find what belongs to a query or a passage id."""
+
+    query_keys: NDArray[np.int64]
+    """[queries]: `key_of` each query id of `train`."""
+    rows_in: Mapping[str, NDArray[np.int64]]
+    """Table -> [queries]: where each query of `train` stands in it, or -1."""
+    passages: KeyedRows
+    """Of the corpus."""
+    labelled: NDArray[np.int64]
+    """Rows of the corpus that some query labels or has in its pool, in order."""
+    copies: NDArray[np.int64]
+    """[2, duplicates]: row of a copy, row of the passage that stands for it."""
+    pool: PoolRows
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> "Indices":
+        """The arrays that `make_indices` made, or that lie in a folder of the cache."""
+        return cls(
+            query_keys=arrays["query_keys"],
+            rows_in={name.removeprefix("rows_"): array for name, array in arrays.items() if name.startswith("rows_")},
+            passages=KeyedRows(arrays["passage_keys"], arrays["passage_rows"]),
+            labelled=arrays["labelled"],
+            copies=arrays["copies"],
+            pool=PoolRows(arrays["pool_starts"], arrays["pool_rows"]),
+        )
 
 
 def lay_out_dataset(folder: Path, target: Path) -> None:
@@ -45,7 +103,7 @@ def lay_out_dataset(folder: Path, target: Path) -> None:
     labels, corpus = map_tables(target)
     for name, table in labels.items():
         _check_numbers(table, f"{folder / name}.parquet")
-    save_indices(make_indices(labels, corpus), target)
+    save_arrays(make_indices(labels, corpus), target)
 
 
 def _check_numbers(table: pa.Table, where: str) -> None:
@@ -91,17 +149,17 @@ def lay_out_pool(
         raise DataError(f"{folder} has no query of the dataset; make the pool of the folder that it was mixed from")
     queries, rows = found["query"].to_numpy(), found["passage"].to_numpy()
     used = np.union1d(labelled, rows)
-    indices = {
+    arrays = {
         "pool_starts": np.searchsorted(queries, np.arange(len(labels["train"]) + 1)),
         "pool_rows": rows,
         "labelled": used,
         "copies": _copies(corpus, used, hashes(_texts(corpus))),
     }
-    save_indices(indices, target)
+    save_arrays(arrays, target)
 
 
-def make_indices(labels: Mapping[str, pa.Table], corpus: pa.Table) -> Indices:
-    """What finds rows by id: `query_keys`, `rows_TABLE`, `passage_keys` and `passage_rows`, `labelled`, `copies`, and
+def make_indices(labels: Mapping[str, pa.Table], corpus: pa.Table) -> Arrays:
+    """The arrays of `Indices`: `query_keys`, `rows_TABLE`, `passage_keys` and `passage_rows`, `labelled`, `copies`, and
     the arrays of an empty pool. Raises `DataError` for a query id that stands twice or a label of an unknown passage.
     """
     train = labels["train"]
@@ -198,13 +256,13 @@ def _lay_out(source: Path, target: Path) -> None:
             writer.write_batch(batch)
 
 
-def save_indices(indices: Indices, folder: Path) -> None:
+def save_arrays(arrays: Arrays, folder: Path) -> None:
     """Each array as a file of its name."""
-    for name, values in indices.items():
+    for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
 
 
-def map_indices(folder: Path) -> Indices:
+def map_arrays(folder: Path) -> Arrays:
     """The arrays, memory-mapped."""
     return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
 

@@ -27,10 +27,11 @@ from labelkit.storage.manifest import DATASET, POOL, DatasetFacts, Manifest
 from trainer.data.layout import (
     VERSION,
     Indices,
+    KeyedRows,
     lay_out_dataset,
     lay_out_pool,
     make_indices,
-    map_indices,
+    map_arrays,
     map_tables,
 )
 from trainer.objectives.batch import key_of
@@ -39,17 +40,16 @@ from trainer.objectives.batch import key_of
 class Passages(Mapping[str, str]):
     """Title and text of every passage by id, as an encoder reads them."""
 
-    def __init__(self, corpus: pa.Table, keys: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+    def __init__(self, corpus: pa.Table, rows: KeyedRows) -> None:
         self._ids, self._titles, self._texts = (corpus[name] for name in ("passage_id", "title", "text"))
-        self._keys, self._rows = keys, rows  # sorted keys, and the row of each
+        self._rows = rows
 
     def row_of(self, passage_id: str) -> int:
         """The row of a passage in the corpus. Raises KeyError where it has none."""
-        key = key_of(passage_id)
-        place = int(np.searchsorted(self._keys, key))
-        if place == len(self._keys) or self._keys[place] != key:
+        row = self._rows.row_of(key_of(passage_id))
+        if row is None:
             raise KeyError(passage_id)
-        return int(self._rows[place])
+        return row
 
     def at(self, row: int) -> str:
         """The text in a row of the corpus."""
@@ -86,15 +86,18 @@ class Store:
         self.facts = manifest.facts if manifest else DatasetFacts()
         self.keys = keys
         """`dataset`, and `pool` where there is one -> sha256 of the manifest; empty where all is in memory only."""
-        self.query_keys: NDArray[np.int64] = indices["query_keys"]
-        """[rows]: `key_of` each query id of `train`."""
-        self.rows_in = {name: indices[f"rows_{name}"] for name in labels}
-        """Table -> [rows]: where each query of `train` stands in it, or -1."""
-        self.labelled: NDArray[np.int64] = indices["labelled"]
+        self.indices = indices
+        self.passages = Passages(corpus, indices.passages)
+
+    @property
+    def query_keys(self) -> NDArray[np.int64]:
+        """[queries]: `key_of` each query id of `train`."""
+        return self.indices.query_keys
+
+    @property
+    def labelled(self) -> NDArray[np.int64]:
         """Rows of the corpus that some query labels or has in its pool, in order."""
-        self.passages = Passages(corpus, indices["passage_keys"], indices["passage_rows"])
-        self._pool_starts, self._pool_rows = indices["pool_starts"], indices["pool_rows"]
-        self._copies = indices["copies"]  # [2, duplicates]: row of a copy, row of the passage that stands for it
+        return self.indices.labelled
 
     def __len__(self) -> int:
         return len(self.query_keys)
@@ -106,14 +109,13 @@ class Store:
     def examples(self, row: int, *groups: Collection[str]) -> list[Example]:
         """The same, and as it stands in the tables of these groups of sources."""
         tables = dict.fromkeys(["train", *map(self.table_of, groups)])
-        places = {name: int(self.rows_in[name][row]) for name in tables}
+        places = {name: int(self.indices.rows_in[name][row]) for name in tables}
         found = (self.labels[name].slice(place, 1) for name, place in places.items() if place >= 0)
         return [next(examples_from_table(each)) for each in found]
 
     def pool(self, row: int) -> list[str]:
         """Ids of the passages that the query of a row has in its pool, judged or not."""
-        rows = self._pool_rows[self._pool_starts[row] : self._pool_starts[row + 1]]
-        return [self.corpus["passage_id"][place].as_py() for place in rows.tolist()]
+        return [self.corpus["passage_id"][place].as_py() for place in self.indices.pool.of(row)]
 
     def table_of(self, sources: Collection[str]) -> str:
         """The table that has all the labels of these sources: in `train` a model's label of what a person judged too is
@@ -139,7 +141,9 @@ class Store:
 
         Two ids with one text are one passage to the encoder: as positive and negative of a query they would cancel out.
         """
-        copy, first = ([self.corpus["passage_id"][row].as_py() for row in rows] for rows in self._copies.tolist())
+        copy, first = (
+            [self.corpus["passage_id"][row].as_py() for row in rows] for rows in self.indices.copies.tolist()
+        )
         return dict(zip(copy, first, strict=True))
 
 
@@ -153,12 +157,12 @@ def open_store(folder: Path, pool: Path | None = None) -> Store:
     manifest = folders.read_manifest(folder, DATASET, verify=False)
     keys = {"dataset": folders.file_sha256(folder / folders.MANIFEST)}
     kept = _kept(keys, partial(lay_out_dataset, folder))
-    (labels, corpus), indices = map_tables(kept), map_indices(kept)
+    (labels, corpus), arrays = map_tables(kept), map_arrays(kept)
     if pool is not None:
         folders.read_manifest(pool, POOL, verify=False)
         keys["pool"] = folders.file_sha256(pool / folders.MANIFEST)
-        indices |= map_indices(_kept(keys, partial(lay_out_pool, pool, labels, corpus, indices["labelled"])))
-    return Store(labels, corpus, indices, manifest, keys)
+        arrays |= map_arrays(_kept(keys, partial(lay_out_pool, pool, labels, corpus, arrays["labelled"])))
+    return Store(labels, corpus, Indices.of(arrays), manifest, keys)
 
 
 def _kept(keys: Mapping[str, str], make: Callable[[Path], None]) -> Path:
@@ -180,4 +184,4 @@ def _kept(keys: Mapping[str, str], make: Callable[[Path], None]) -> Path:
 
 def make_store(labels: Mapping[str, pa.Table], corpus: pa.Table) -> Store:
     """The same over tables in memory."""
-    return Store(labels, corpus, make_indices(labels, corpus))
+    return Store(labels, corpus, Indices.of(make_indices(labels, corpus)))

@@ -130,7 +130,7 @@ class TrainingSet(TorchDataset[Group]):
             total = np.concatenate([[0], np.cumsum(counted.to_numpy(zero_copy_only=False))])
             counts.append(np.diff(total[ends - ends[0]]))
         # A query that the table lacks has row -1, and so finds the 0 that is appended.
-        found: NDArray[np.int64] = np.append(np.concatenate(counts), 0)[self.store.rows_in[name]]
+        found: NDArray[np.int64] = np.append(np.concatenate(counts), 0)[self.store.indices.rows_in[name]]
         return found
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from labelkit.quality.agreement_metrics import FIGURES, RELEVANT, Floats, Ints, rated
+from labelkit.quality.agreement_metrics import FIGURES, RELEVANT, Floats, GradedPair, Ints, Rated, rated
 from labelkit.records import Judgement
 from labelkit.statistics.intervals import Estimate, estimate, mean, ratio
 
@@ -41,10 +41,14 @@ class Graded(NamedTuple):
     base: Floats
     """Share of relevant pairs among the training queries of the fold that each pair is held out of."""
 
+    def rated(self) -> Rated:
+        """The pairs as figures of agreement read them."""
+        return rated(map(GradedPair, self.query_ids, self.human.tolist(), self.grades.tolist(), self.scores.tolist()))
+
 
 def quality(found: Graded) -> dict[str, Any]:
     """Agreement of grades and scores with people, and how true the probabilities are."""
-    pairs = rated(found.query_ids, found.human.tolist(), found.grades.tolist(), found.scores.tolist())
+    pairs = found.rated()
     figures: dict[str, Any] = {
         name: estimate(lambda draws, of=FIGURES[name].of: of(pairs, draws), pairs.queries)  # type: ignore[misc]
         for name in SHOWN
@@ -73,10 +77,7 @@ def skill(query_ids: Sequence[str], loss: Floats, base: Floats) -> Estimate:
 
 def gain(calibrated: Graded, raw: Graded, names: Sequence[str] = COMPARED) -> dict[str, Estimate]:
     """Calibrated minus raw on the same pairs, figure by figure, with intervals over queries."""
-    after, before = (
-        rated(found.query_ids, found.human.tolist(), found.grades.tolist(), found.scores.tolist())
-        for found in (calibrated, raw)
-    )
+    after, before = calibrated.rated(), raw.rated()
     return {
         name: estimate(
             lambda draws, of=FIGURES[name].of: of(after, draws) - of(before, draws),  # type: ignore[misc]

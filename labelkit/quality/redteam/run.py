@@ -20,7 +20,7 @@ from labelkit.judging.methods import method_named
 from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.judging.prompts import load_prompt
-from labelkit.quality.agreement_metrics import FIGURES, Rated, rated
+from labelkit.quality.agreement_metrics import FIGURES, GradedPair, Rated, rated
 from labelkit.quality.options import RedteamOptions
 from labelkit.quality.redteam.trials import Attempt, CleanPair, attacked_pool, draw
 from labelkit.records import Judgement
@@ -173,8 +173,11 @@ def clean_row(
 def measured(pairs: Sequence[tuple[CleanPair, Judgement]]) -> Rated:
     """Human and judged grades of clean pairs."""
     return rated(
-        [pair.query_id for pair, _ in pairs],
-        [pair.grade for pair, _ in pairs],
-        [row.grade or 0 for _, row in pairs],
-        [row.score if row.score is not None else float(row.grade or 0) for _, row in pairs],
+        GradedPair(
+            query_id=pair.query_id,
+            reference=pair.grade,
+            judged=row.grade or 0,
+            score=row.score if row.score is not None else float(row.grade or 0),
+        )
+        for pair, row in pairs
     )

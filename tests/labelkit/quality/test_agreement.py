@@ -17,7 +17,7 @@ from sklearn import metrics
 
 from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement import Rater, advise, agreement_of, alpha_of_all, compare, raters_of
-from labelkit.quality.agreement_metrics import FIGURES, rated
+from labelkit.quality.agreement_metrics import FIGURES, GradedPair, rated
 from labelkit.quality.by_group import GroupInputs, break_down, overlap
 from labelkit.quality.system_rankings import compare_systems
 from labelkit.records import Judgement
@@ -29,7 +29,7 @@ DOMAIN = [0, 1, 2, 3]
 
 def figures(humans: Sequence[int], theirs: Sequence[int], scores: Sequence[float] | None = None, queries=None):
     """Every figure over all pairs, without intervals; nan becomes None."""
-    pairs = rated(queries or ["q"] * len(humans), humans, theirs, scores or theirs)
+    pairs = rated(map(GradedPair, queries or ["q"] * len(humans), humans, theirs, scores or theirs))
     once = np.ones(pairs.queries, dtype=np.int64)
     values = {name: figure.of(pairs, once) for name, figure in FIGURES.items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -131,11 +131,11 @@ def test_a_query_drawn_twice_counts_as_two_copies_of_it():
     queries = ["a"] * 5 + ["b"] * 7 + ["c"] * 4
     humans, theirs = draw.integers(0, 4, 16).tolist(), draw.integers(0, 4, 16).tolist()
     scores = draw.normal(size=16).round(1).tolist()
-    pairs = rated(queries, humans, theirs, scores)
+    pairs = rated(map(GradedPair, queries, humans, theirs, scores))
     draws = np.array([2, 0, 1])
     copies = [row for row, query in enumerate(queries) for _ in range({"a": 2, "b": 0, "c": 1}[query])]
     # Copies are queries of their own: three in all, as drawn.
-    repeated = rated(["x"] * len(copies), *([values[row] for row in copies] for values in (humans, theirs, scores)))
+    repeated = rated(GradedPair("x", humans[row], theirs[row], scores[row]) for row in copies)
     for name, figure in FIGURES.items():
         expected = figure.of(repeated, np.ones(1, dtype=np.int64)) / (3 if name == "selected" else 1)
         assert figure.of(pairs, draws) == pytest.approx(expected), name
@@ -176,7 +176,7 @@ def test_advice_says_what_halves_the_interval():
         humans = draw.integers(0, 4, queries * 10)
         theirs = np.where(draw.random(queries * 10) < 0.5, humans, draw.integers(0, 4, queries * 10))
         names = [f"q{number // 10:04}" for number in range(queries * 10)]
-        return rated(names, humans.tolist(), theirs.tolist(), theirs.tolist())
+        return rated(map(GradedPair, names, humans.tolist(), theirs.tolist(), theirs.tolist()))
 
     small, large = world(60), world(240)
     advice = advise(small)
@@ -194,7 +194,7 @@ def test_more_labels_on_the_same_queries_do_not_help_where_queries_differ():
     humans = draw.integers(0, 4, 400)
     names = [f"q{number // 40}" for number in range(400)]
     theirs = np.where(np.arange(400) < 200, humans, draw.integers(0, 4, 400))
-    assert advise(rated(names, humans.tolist(), theirs.tolist(), theirs.tolist())).same_queries is None
+    assert advise(rated(map(GradedPair, names, humans.tolist(), theirs.tolist(), theirs.tolist()))).same_queries is None
 
 
 def test_failures_are_counted_and_measured_nowhere():

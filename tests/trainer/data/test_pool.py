@@ -90,5 +90,5 @@ def test_human_labels_train_with_the_negatives_of_bm25(beir: Path, tiny_model: P
     config = FitConfig(model=str(tiny_model), objective="lsepair", max_steps=2, pool=tmp_path / "pool")
     fit(tmp_path / "dataset", tmp_path / "model", config)
     manifest = json.loads((tmp_path / "model" / folders.MANIFEST).read_text())
-    assert manifest.inputs[str(tmp_path / "pool")] == folders.file_sha256(tmp_path / "pool" / folders.MANIFEST)
-    assert manifest.facts.config["pool"] == str(tmp_path / "pool")
+    assert manifest["inputs"][str(tmp_path / "pool")] == folders.file_sha256(tmp_path / "pool" / folders.MANIFEST)
+    assert manifest["facts"]["config"]["pool"] == str(tmp_path / "pool")

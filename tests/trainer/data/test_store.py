@@ -136,6 +136,7 @@ def test_weights_and_probabilities_that_are_none_are_refused(
     shutil.copytree(toy_dataset, tmp_path / "wrong")
     with folders.writing(tmp_path / "wrong", "dataset", "test") as draft:
         draft.write_table("train", pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA))
-        draft.write_table("corpus", folders.read_table(toy_dataset, "corpus"))
+        for name in ("corpus", "queries", "judgements", "judges"):
+            draft.write_table(name, folders.read_table(toy_dataset, name))
     with pytest.raises(DataError, match=f"train.parquet: {column} of query 'q03' hold {number}: weights are finite"):
         open_store(tmp_path / "wrong")
