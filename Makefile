@@ -51,7 +51,7 @@ $(VENV)/.base: pyproject.toml requirements/constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PIP) --editable '.[ann,audit,crowd,hub,lora,openai,ray,report,review,s3,tensorboard,dev]'
+	$(PIP) --editable '.[ann,audit,hub,lora,openai,ray,report,review,s3,tensorboard,dev]'
 	touch $@
 
 # The CPU build of vLLM names torchvision, torchaudio and torchcodec, which have no CPU build and are not needed for

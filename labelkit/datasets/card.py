@@ -86,7 +86,7 @@ def render(
     """Fill the template."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from labelkit.statistics.intervals import FEW_QUERIES
+    from labelkit.statistics.intervals import few_queries
 
     environment = Environment(
         loader=FileSystemLoader(SHIPPED), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
@@ -111,7 +111,7 @@ def render(
         judges=[judge_row(judge, told) for judge, told in judges],
         measured=publication is not None,
         agreements=agreed,
-        few=FEW_QUERIES,
+        few=few_queries(min((one["queries"] for one in agreed), default=0)),
         audit=known.audit,
         facts=json.dumps(facts, indent=2, ensure_ascii=False),
         command=command,
@@ -195,15 +195,11 @@ def agreements(folder: Path, judges: Sequence[Judge]) -> Iterator[dict[str, Any]
 
 def agreement_of(rows: Iterable[tuple[str, int, int]]) -> dict[str, Any]:
     """Figures with intervals over (query id, human grade, judge's grade)."""
-    from labelkit.quality.agreement_metrics import FIGURES, rated
-    from labelkit.statistics.intervals import estimate
+    from labelkit.quality.agreement_metrics import figure_interval, rated
 
     query_ids, human, judged = zip(*rows, strict=True)
     pairs = rated(query_ids, human, judged, judged)
-    figures = {
-        name: str(estimate(partial(FIGURES[name].of, pairs), pairs.queries))
-        for name in ("kappa", "kappa_2", "kappa_quadratic")
-    }
+    figures = {name: str(figure_interval(name, pairs)) for name in ("kappa", "kappa_2", "kappa_quadratic")}
     return {"pairs": len(judged), "queries": pairs.queries, **figures}
 
 

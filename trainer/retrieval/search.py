@@ -193,16 +193,36 @@ class Exact:
         self.ids: NDArray[np.object_] = np.empty((len(queries), 0), dtype=object)
 
     def add(self, ids: Sequence[str], passages: Tensor) -> None:
-        depth = min(self.depth, len(passages))
-        tiles = [(tile @ passages.T).topk(depth, dim=1) for tile in torch.split(self.queries, QUERY_TILE)]
-        found = np.array(ids, dtype=object)[torch.cat([tile.indices for tile in tiles]).cpu().numpy()]
-        scores = torch.cat([self.scores, *[torch.cat([tile.values for tile in tiles])]], dim=1)
-        self.scores, order = scores.topk(min(self.depth, scores.shape[1]), dim=1)
-        self.ids = np.take_along_axis(np.concatenate([self.ids, found], axis=1), order.cpu().numpy(), axis=1)
+        names = np.array(ids, dtype=object)
+        tiles = [best_first(tile @ passages.T, self.depth) for tile in torch.split(self.queries, QUERY_TILE)]
+        found = names[torch.cat([rows for _, rows in tiles]).cpu().numpy()]
+        scores = torch.cat([self.scores, torch.cat([values for values, _ in tiles])], dim=1)
+        every = np.concatenate([self.ids, found], axis=1)
+        # Passages of several chunks: in the order of their ids, downwards, before the best are taken.
+        by_id = np.argsort(np.unique(every, return_inverse=True)[1].reshape(every.shape), axis=1)[:, ::-1].copy()
+        by_id_of_scores = torch.from_numpy(by_id).to(scores.device)
+        self.scores, order = best_first(scores.gather(1, by_id_of_scores), self.depth)
+        self.ids = np.take_along_axis(np.take_along_axis(every, by_id, axis=1), order.cpu().numpy(), axis=1)
 
     def best(self) -> list[list[tuple[str, float]]]:
         pairs = zip(self.ids.tolist(), self.scores.tolist(), strict=True)
         return [list(zip(ids, scores, strict=True)) for ids, scores in pairs]
+
+
+def best_first(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """Find the `depth` highest scores in each row of `[Q, N]`, highest first, and their columns; ties to the lower.
+
+    `topk` alone keeps any of equal scores, and which it keeps changes with the shape of the matrix.
+    """
+    depth = min(depth, scores.shape[1])
+    values, columns = scores.topk(depth, dim=1)
+    if depth < scores.shape[1]:
+        cut = (scores >= values[:, -1:]).sum(dim=1) > depth  # rows that lose some of the scores equal to their last
+        if cut.any():
+            columns[cut] = scores[cut].sort(dim=1, descending=True, stable=True).indices[:, :depth]
+    columns = columns.sort(dim=1).values
+    order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True).indices
+    return values, columns.gather(1, order)
 
 
 class Faiss:

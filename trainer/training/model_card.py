@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labelkit.statistics.paired import show_p
 from trainer.config.fit_config import FitConfig
-from trainer.retrieval.significance import show_p
 
 if TYPE_CHECKING:
     from trainer.retrieval.evaluate import EvalResult
@@ -85,16 +85,14 @@ def _evaluation(result: "EvalResult | None") -> str:
     if result is None:
         return ""
     about = "; p-values after Holm's correction" if result.compared else ""
-    lines = ["", "## Evaluation", "", f"Mean and 95% bootstrap interval over queries{about}.", ""]
+    lines = ["", "## Evaluation", "", f"Mean and 95% jackknife interval over queries{about}.", ""]
     first = result.measured[0].means
     lines += [f"| model | data | {' | '.join(first)} |", f"|---|---|{'---|' * len(first)}"]
     for entry in result.measured:
-        cells = " | ".join(f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in entry.means.values())
+        cells = " | ".join(map(str, entry.means.values()))
         lines.append(f"| {_short(entry.model, result)} | {entry.data} | {cells} |")
     for gap in result.compared:
-        cells = " | ".join(
-            f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}], {show_p(t.p_holm)}" for t in gap.tests.values()
-        )
+        cells = " | ".join(f"{test.difference.shown('+.3f')}, {show_p(test.p_holm)}" for test in gap.tests.values())
         lines.append(f"| difference to {_short(gap.against, result)} | {gap.data} | {cells} |")
     return "\n".join([*lines, ""])
 

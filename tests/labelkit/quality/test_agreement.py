@@ -21,7 +21,7 @@ from labelkit.quality.agreement_metrics import FIGURES, rated
 from labelkit.quality.by_group import GroupInputs, break_down, overlap
 from labelkit.quality.system_rankings import compare_systems
 from labelkit.records import Judgement
-from labelkit.statistics.intervals import RESAMPLES, estimate, rate, replicates
+from labelkit.statistics.intervals import estimate
 
 VALIDATION = Path(__file__).parents[3] / ".." / "shared" / "data" / "llmjudge-val"
 DOMAIN = [0, 1, 2, 3]
@@ -126,7 +126,7 @@ def judged(number: int, grade: int | None, query: str = "q") -> Judgement:
 
 
 def test_a_query_drawn_twice_counts_as_two_copies_of_it():
-    """The bootstrap weighs pairs; that must be what repeating them gives."""
+    """A figure weighs pairs by how often their query counts; that must be what repeating them gives."""
     draw = np.random.default_rng(1)
     queries = ["a"] * 5 + ["b"] * 7 + ["c"] * 4
     humans, theirs = draw.integers(0, 4, 16).tolist(), draw.integers(0, 4, 16).tolist()
@@ -150,22 +150,6 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says():
         found = estimate(lambda draws, world=world: float(draws @ world / draws.sum()), 40)
         inside += found.low <= 0 <= found.high
     assert 0.89 <= inside / 200 <= 0.99
-
-
-def test_one_query_has_no_interval_and_an_undefined_figure_no_value():
-    assert estimate(lambda draws: 0.5, 1) == (0.5, None, None)
-    assert estimate(lambda draws: math.nan, 5) == (None, None, None)
-    assert len(replicates(lambda draws: float(draws[0]), 3)) == RESAMPLES
-
-
-def test_a_share_of_nothing_or_everything_still_has_an_interval():
-    """Clopper-Pearson: 0 of 20 reaches up to 1 - 0.025 ** (1 / 20)."""
-    assert rate([0, 0], [10, 10]).high == pytest.approx(1 - 0.025 ** (1 / 20))
-    assert rate([10, 10], [10, 10]).low == pytest.approx(0.025 ** (1 / 20))
-    assert rate([0], [0]).value is None
-    found = rate([1, 9, 3], [10, 10, 10])
-    assert found.value == pytest.approx(13 / 30)
-    assert found.low < found.value < found.high
 
 
 def test_advice_says_what_halves_the_interval():
