@@ -143,9 +143,12 @@ def settle(belief: Floats, votes: Votes) -> Floats:
 def maximise(belief: Floats, votes: Votes) -> tuple[Floats, Floats]:
     """Compute errors `[judges * 4, 4]` and priors `[4]` from what is believed of each pattern."""
     weighted = belief * votes.counts[:, None]
-    errors = np.maximum(votes.said.T @ weighted, LEAST).reshape(-1, GRADES, GRADES)
-    errors = (errors / errors.sum(1, keepdims=True)).reshape(-1, GRADES)
-    priors = np.maximum(weighted.sum(0) / votes.counts.sum(), LEAST)
+    mass = (votes.said.T @ weighted).reshape(-1, GRADES, GRADES)  # [judges, given, true]
+    total = mass.sum(1, keepdims=True)
+    shares = np.divide(mass, total, out=np.full_like(mass, 1 / GRADES), where=total > 0)
+    errors = np.maximum(shares, LEAST).reshape(-1, GRADES)
+    # A grade that no pair has stays less likely than a grade that a judge never gave.
+    priors = np.maximum(weighted.sum(0) / votes.counts.sum(), LEAST**3)
     return errors, priors
 
 
