@@ -131,7 +131,9 @@ def _dot_products(queries: Tensor, passages: Tensor) -> Tensor:
 
 
 class Exact:
-    """Every query against every passage, in tiles; keeps the best of each query only."""
+    """Every query against every passage, in tiles; keeps the best of each query. Equal scores are ranked as trec_eval
+    ranks them, by id downwards.
+    """
 
     def __init__(
         self, queries: Tensor, depth: int, similarity: Callable[[Tensor, Tensor], Tensor] = _dot_products
@@ -141,34 +143,37 @@ class Exact:
         self.ids: NDArray[np.object_] = np.empty((len(queries), 0), dtype=object)
 
     def add(self, ids: Sequence[str], passages: Tensor) -> None:
-        depth = min(self.depth, len(passages))
-        tiles = [_highest(self.similarity(tile, passages), depth) for tile in torch.split(self.queries, QUERY_TILE)]
-        columns = torch.cat([columns for _, columns in tiles]).cpu().numpy()
-        self.ids = np.concatenate([self.ids, np.array(ids, dtype=object)[columns]], axis=1)
-        self.scores = torch.cat([self.scores, torch.cat([scores for scores, _ in tiles])], dim=1)
-        best, found = self.scores.topk(min(self.depth, self.scores.shape[1]), dim=1)
-        order = found.cpu().numpy()
-        for row in _tied(self.scores, best):
-            pairs = list(zip(self.scores[row].tolist(), self.ids[row].tolist(), strict=True))
-            order[row] = sorted(range(len(pairs)), key=pairs.__getitem__, reverse=True)[: order.shape[1]]
-        self.scores = self.scores.gather(1, torch.from_numpy(order).to(self.scores.device))
-        self.ids = np.take_along_axis(self.ids, order, axis=1)
+        names: NDArray[np.object_] = np.array(ids, dtype=object)
+        downwards = np.argsort(names, kind="stable")[::-1].copy()
+        names, passages = names[downwards], passages[torch.from_numpy(downwards).to(passages.device)]
+        tiles = [
+            best_first(self.similarity(tile, passages), self.depth) for tile in torch.split(self.queries, QUERY_TILE)
+        ]
+        found = names[torch.cat([columns for _, columns in tiles]).cpu().numpy()]
+        scores = torch.cat([self.scores, torch.cat([values for values, _ in tiles])], dim=1)
+        every = np.concatenate([self.ids, found], axis=1)
+        # Passages of several chunks: in the order of their ids, downwards, before the best are taken.
+        by_id = np.argsort(np.unique(every, return_inverse=True)[1].reshape(every.shape), axis=1)[:, ::-1].copy()
+        self.scores, order = best_first(scores.gather(1, torch.from_numpy(by_id).to(scores.device)), self.depth)
+        self.ids = np.take_along_axis(np.take_along_axis(every, by_id, axis=1), order.cpu().numpy(), axis=1)
 
     def best(self) -> list[list[tuple[str, float]]]:
         pairs = zip(self.ids.tolist(), self.scores.tolist(), strict=True)
         return [list(zip(ids, scores, strict=True)) for ids, scores in pairs]
 
 
-def _highest(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Values and columns of the `depth` highest of each row `[Q, N]`; of equal ones those that come first."""
+def best_first(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """Find the `depth` highest scores in each row of `[Q, N]`, highest first, and their columns; ties to the lower.
+
+    `topk` alone keeps any of equal scores, and which it keeps changes with the shape of the matrix.
+    """
+    depth = min(depth, scores.shape[1])
     values, columns = scores.topk(depth, dim=1)
-    for row in _tied(scores, values):
-        columns[row] = scores[row].argsort(descending=True, stable=True)[:depth]
-        values[row] = scores[row][columns[row]]
-    return values, columns
-
-
-def _tied(scores: Tensor, best: Tensor) -> list[int]:
-    """Rows in which more columns reach the lowest of the `best` than there are best: `topk` takes any of them."""
-    rows: list[int] = ((scores >= best[:, -1:]).sum(dim=1) > best.shape[1]).nonzero().flatten().tolist()
-    return rows
+    if depth < scores.shape[1]:
+        cut = (scores >= values[:, -1:]).sum(dim=1) > depth  # rows that lose some of the scores equal to their last
+        if cut.any():
+            columns[cut] = scores[cut].sort(dim=1, descending=True, stable=True).indices[:, :depth]
+    columns = columns.sort(dim=1).values
+    order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True).indices
+    columns = columns.gather(1, order)
+    return scores.gather(1, columns), columns
