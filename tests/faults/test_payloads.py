@@ -253,6 +253,7 @@ def test_the_report_of_a_bakeoff_is_inert(inert, texts, tmp_path, number):
 def test_the_cards_of_a_model_and_of_an_export_are_inert(inert, texts, tmp_path, number):
     from labelkit.statistics.intervals import Estimate
     from labelkit.statistics.paired import PairedTest
+    from labelkit.storage.manifest import DatasetFacts, Manifest
     from trainer.config.fit_config import FitConfig
     from trainer.retrieval.evaluate import Compared, EvalResult, Measured
     from trainer.training.fit import StageReport
@@ -266,7 +267,11 @@ def test_the_cards_of_a_model_and_of_an_export_are_inert(inert, texts, tmp_path,
     measured = (Measured(text, text, mean, {}, None, {}), Measured(f"{text}2", text, mean, {}, None, {}))
     compared = (Compared(text, f"{text}2", text, test),)
     stage = StageReport(1, 1.0, 0.0, [{"step": 1, "loss": 1.0}], {"queries": 2, "queries_left_out": 0}, [])
-    manifest = {"rows": {"train": 2}, "command": text, "facts": {"positives_per_query": {text: 1.0}}}
+    facts = DatasetFacts(positives_per_query={text: 1.0})
+    manifest = Manifest[DatasetFacts](
+        schema_version=1, kind="dataset", command=text, labelkit_version="1", inputs={}, rows={"train": 2},
+        facts=facts, files={},
+    )  # fmt: skip
     config = FitConfig(model=text, objective="lsepair")
     result = EvalResult(1, "exact", (), (text, f"{text}2"), measured, compared)
     card = model_card(text, config, text, folder_name(text), manifest, [stage], result)
