@@ -136,6 +136,7 @@ def page(devtools: str) -> Iterator[Page]:
 
 
 HEAVY = {
+    "NotebookClient",
     "Popen",
     "SentenceTransformer",
     "check_output",

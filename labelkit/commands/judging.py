@@ -36,7 +36,10 @@ def plan(source: Source, given: Given, as_json: Json = False) -> None:
 
     options = labelkit.PlanOptions(**given)
     made = labelkit.plan(source, options, command=console.command_line("labelkit"))
-    console.result_json(made._asdict(), indent=2) if as_json else "\n".join(lines(made, options.model))
+    if as_json:
+        console.result_json(made._asdict(), indent=2)
+    else:
+        console.result("\n".join(lines(made, options.model)))
 
 
 @takes("labelkit.judging.options:AnnotateOptions", loose=("model",))
