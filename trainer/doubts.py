@@ -97,7 +97,7 @@ def suspects(
                 train(dataset, folder, settings, command=command)
             model = load_model(str(folder), trust_remote_code=config.trust_remote_code)
             rows = np.flatnonzero(fold_of(store.query_keys, folds) == fold)
-            found += doubts(model, store, rows, settings)
+            found += doubts(model, store, rows, config=settings)
             log.info(f"fold {fold + 1}/{folds}: {len(rows):,} queries scored by a model that never saw them")
         found.sort(key=lambda one: (-one.doubt, one.query_id, one.passage_id))
         with folders.writing(output, KIND, command) as draft:
@@ -116,10 +116,12 @@ def doubts(model: SentenceTransformer, store: Store, rows: NDArray[np.int64], co
     for start in range(0, len(rows), BLOCK):
         examples = [store.example(int(row)) for row in rows[start : start + BLOCK]]
         names = list(dict.fromkeys([*background, *(label.passage_id for one in examples for label in _labels(one))]))
-        scores = _scores(model, [one.query for one in examples], [store.passages[name] for name in names], config)
+        scores = _scores(
+            model, [one.query for one in examples], [store.passages[name] for name in names], config=config
+        )
         place = {name: number for number, name in enumerate(names)}
         for example, each in zip(examples, scores, strict=True):
-            yield from _of_query(example, each, place, background, store)
+            yield from _of_query(example, each, place, background=background, store=store)
 
 
 def by_source(found: list[Suspect], line: float) -> dict[str, tuple[int, int]]:

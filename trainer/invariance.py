@@ -106,15 +106,17 @@ def random_groups(queries: int, passages: int) -> list[Group]:
     groups = []
     for number in range(queries):
         mixed = source.sample(sorted(set(texts)), 14)
-        positives = tuple(Positive(name, source.uniform(0.2, 2), "llm", source.uniform(0, 3)) for name in mixed[:4])
+        positives = tuple(
+            Positive(name, source.uniform(0.2, 2), "llm", target=source.uniform(0, 3)) for name in mixed[:4]
+        )
         negatives = tuple(Negative(name, source.uniform(-3, 0)) for name in mixed[4:7])
         group = Group(
             f"q{number}",
             " ".join(str(source.randrange(WORDS)) for _ in range(source.randrange(1, 6))),
             positives[: source.randrange(1, 5)] if number else (),
-            negatives if number != 1 else (),
-            frozenset(mixed[:4]) | frozenset(mixed[8:10]),
-            frozenset(mixed[4:7]) | frozenset(mixed[10:12]),
+            negatives=negatives if number != 1 else (),
+            excluded=frozenset(mixed[:4]) | frozenset(mixed[8:10]),
+            judged_negatives=frozenset(mixed[4:7]) | frozenset(mixed[10:12]),
         )
         groups.append(group)
     return groups
@@ -180,7 +182,14 @@ def compute(
             warnings.simplefilter("ignore", FutureWarning)
             loss_module.model = DistributedDataParallel(model, broadcast_buffers=False)
     share = share_of(groups, process, processes) or [inert(groups[0])]
-    collate = Collator(read_words, {name: name for name in passages_of(share)}, None, None, None, None)
+    collate = Collator(
+        read_words,
+        {name: name for name in passages_of(share)},
+        None,
+        passage_prompt=None,
+        max_query_length=None,
+        max_passage_length=None,
+    )
     batch = collate(share)
     features = [
         {key.removeprefix(column): value for key, value in batch.items() if key.startswith(column)}
@@ -225,7 +234,7 @@ def check_tiles(groups: Sequence[Group], device: torch.device) -> tuple[float, f
         return CheckResult(loss.detach().cpu(), torch.cat([gradient_of(tensor).flatten() for tensor in inputs]))
 
     def streamed(tile: int, queries: Tensor, passages: Tensor) -> Tensor:
-        return contrast(queries, passages, batch, ContrastRules(), 0.05, tile=tile).neg_lse
+        return contrast(queries, passages, batch, rules=ContrastRules(), temperature=0.05, tile=tile).neg_lse
 
     def plain(queries: Tensor, passages: Tensor) -> Tensor:
         scores = nn.functional.normalize(queries) @ nn.functional.normalize(passages).T / 0.05
@@ -239,7 +248,7 @@ def check_tiles(groups: Sequence[Group], device: torch.device) -> tuple[float, f
 
 def check_mini_batches(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
     """Mini-batches of few tokens against one batch."""
-    found = _largest(lambda name: (settings(name, mini_batch_tokens=9), settings(name)), groups, groups, device)
+    found = _largest(lambda name: (settings(name, mini_batch_tokens=9), settings(name)), groups, groups, device=device)
     return found, EXACT, "mini-batches of 9 tokens = one batch"
 
 
@@ -249,21 +258,28 @@ def check_cache(groups: Sequence[Group], device: torch.device) -> tuple[float, f
     def pair(name: str) -> tuple[FitConfig, FitConfig]:
         return settings(name, mini_batch_tokens=30, gradient_cache=True), settings(name, mini_batch_tokens=30)
 
-    return _largest(pair, groups, groups, device, dropout=0.1), EXACT, "gradient cache = none, with dropout"
+    return _largest(pair, groups, groups, device=device, dropout=0.1), EXACT, "gradient cache = none, with dropout"
 
 
 def check_order(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
     """Queries and passages in another order."""
     turned = [replace(group, negatives=group.negatives[::-1]) for group in reversed(groups)]
-    return _largest(_same, turned, groups, device), EXACT, "queries and passages in another order"
+    return _largest(_same, turned, groups, device=device), EXACT, "queries and passages in another order"
 
 
 def check_masks(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
     """Passages that are masked for every query, and a query without positives, against their absence."""
     strangers = [f"{number} {number}" for number in range(5)]
     masked = [replace(group, excluded=group.excluded | frozenset(strangers)) for group in groups]
-    idle = Group("idle", "1 2 3", (), tuple(Negative(name) for name in strangers), frozenset(), frozenset())
-    return _largest(_same, [*masked, idle], groups, device), EXACT, "5 passages masked for all = absent"
+    idle = Group(
+        "idle",
+        "1 2 3",
+        (),
+        negatives=tuple(Negative(name) for name in strangers),
+        excluded=frozenset(),
+        judged_negatives=frozenset(),
+    )
+    return _largest(_same, [*masked, idle], groups, device=device), EXACT, "5 passages masked for all = absent"
 
 
 def check_degenerate(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
@@ -293,8 +309,8 @@ def check_half(groups: Sequence[Group], device: torch.device) -> tuple[float, fl
         torch.randn(rows, 32, generator=generator).to(device, torch.bfloat16) for rows in (len(groups), len(names))
     )
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        half = contrast(queries, passages, batch, ContrastRules(), 0.05).neg_lse.double()
-    full = contrast(queries.double(), passages.double(), batch, ContrastRules(), 0.05).neg_lse
+        half = contrast(queries, passages, batch, rules=ContrastRules(), temperature=0.05).neg_lse.double()
+    full = contrast(queries.double(), passages.double(), batch, rules=ContrastRules(), temperature=0.05).neg_lse
     return float(((half - full) / full).abs().amax()), HALF, "bfloat16 embeddings under autocast, scored in float32"
 
 
@@ -310,9 +326,9 @@ def check_processes(
     configs = [
         settings(name, gradient_cache=cache, learn_temperature=learn) for name in OBJECTIVES for cache in (False, True)
     ]
-    shared = _on_processes(batches, configs, dtype, processes, backend)
+    shared = _on_processes(batches, configs, dtype, processes=processes, backend=backend)
     place = torch.device("cuda:0" if backend == "nccl" else "cpu")
-    alone = [compute(batch, config, place, dtype) for batch in batches for config in configs]
+    alone = [compute(batch, config, place, dtype=dtype) for batch in batches for config in configs]
     worst = max(one.differs(other) for one, other in zip(shared, alone, strict=True))
     name = str(dtype).removeprefix("torch.")
     return worst, PROCESSES[dtype], f"{processes} {backend} processes = 1, in {name}, with and without cache"
@@ -393,7 +409,7 @@ def _take_part(
         dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
         stack.callback(dist.destroy_process_group)
         found = [
-            compute(batch, config, device, dtype, process=rank, processes=processes)
+            compute(batch, config, device, dtype=dtype, process=rank, processes=processes)
             for batch in batches
             for config in configs
         ]

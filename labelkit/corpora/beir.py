@@ -36,7 +36,7 @@ def read_data(folder: Path, split: str | None = None) -> Data:
         return Data(corpus, queries, {})
     path = qrels_path(folder, split)
     qrels = read_qrels(path)
-    check_ids(qrels, queries, corpus, str(path))
+    check_ids(qrels, queries, corpus, where=str(path))
     return Data(corpus, {query_id: queries[query_id] for query_id in qrels}, qrels)
 
 

@@ -36,7 +36,7 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
         if pid in relevant
     }
     files = {str(path): folders.file_sha256(path) for path in (corpus, asked, qrels)}
-    return Evaluation(folder.name, queries, passages, files)
+    return Evaluation(folder.name, queries, passages, files=files)
 
 
 def files_of(folder: Path, split: str) -> tuple[Path, Path, Path]:

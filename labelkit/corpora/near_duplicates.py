@@ -59,12 +59,12 @@ class KnownTexts:
             rows = zip(names.slice(start, TEXTS_AT_ONCE).to_pylist(), part.to_pylist(), clean.to_pylist(), strict=True)
             for row, (name, text, plain) in enumerate(rows):
                 if (place := self._exact.get(text)) is not None:
-                    yield Copy(name, self._names[place], "exact", 1.0)
+                    yield Copy(name, self._names[place], "exact", similarity=1.0)
                 elif (place := self._normalised.get(plain)) is not None:
-                    yield Copy(name, self._names[place], "normalised", 1.0)
+                    yield Copy(name, self._names[place], "normalised", similarity=1.0)
                 elif plain and row in near:
                     similarity, place = near[row]
-                    yield Copy(name, self._names[place], "near", similarity)
+                    yield Copy(name, self._names[place], "near", similarity=similarity)
 
     def _near(self, texts: pa.Array) -> dict[int, tuple[float, int]]:
         """Row -> similarity and place of the most similar known text, where one is near."""

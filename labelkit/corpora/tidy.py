@@ -54,7 +54,7 @@ def tidy(data: Path | str, output: Path | str, *, command: str = "labelkit.tidy"
     with folders.writing(target, KIND, command) as draft:
         for name, read in (("corpus.jsonl", corpus_row), ("queries.jsonl", query_row)):
             check = Once(folder / name, read)
-            draft.rows[name] = copy(folder / name, draft.path / name, check, aside)
+            draft.rows[name] = copy(folder / name, draft.path / name, check, aside=aside)
             if not draft.rows[name]:
                 raise DataError(f"{folder / name}: no line of it can be read")
             known[name] = set(check.seen)
@@ -63,7 +63,7 @@ def tidy(data: Path | str, output: Path | str, *, command: str = "labelkit.tidy"
             place = draft.path / "qrels" / path.name
             place.parent.mkdir(exist_ok=True)
             pairs = PairCheck(known["queries.jsonl"], known["corpus.jsonl"])
-            draft.rows[f"qrels/{path.name}"] = copy(path, place, pairs, aside)
+            draft.rows[f"qrels/{path.name}"] = copy(path, place, pairs, aside=aside)
             draft.inputs[str(path)] = folders.file_sha256(path)
         text = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in aside)
         (draft.path / ASIDE).write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -109,5 +109,5 @@ def findings_of(db: DuckDBPyConnection, scope: AuditScope) -> list[Finding]:
         count = tables.value(db, f"SELECT count(*) FROM ({items})") if made else None
         rows = db.execute(f"{items} ORDER BY ALL LIMIT {EXAMPLES}").fetchall()
         examples = [dict(zip(("query_id", "passage_id", "note"), row, strict=True)) for row in rows]
-        findings.append(Finding(name, check.severity, check.what, count, check.cure, examples))
+        findings.append(Finding(name, check.severity, check.what, found=count, cure=check.cure, examples=examples))
     return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))

@@ -123,7 +123,7 @@ def one_family(db: DuckDBPyConnection, scope: AuditScope) -> str:
         for model in scope.models
         for family in sorted(families(name) & families(model))
     ]
-    tables.stage(db, "relatives", ITEMS, found)
+    tables.stage(db, "relatives", ITEMS, rows=found)
     return "FROM relatives"
 
 

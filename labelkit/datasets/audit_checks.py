@@ -26,7 +26,11 @@ from labelkit.storage import tables
 def leaked_queries(db: DuckDBPyConnection, scope: AuditScope) -> str:
     """Training queries that repeat an evaluation query."""
     stage_copies(
-        db, "leaked_queries", "SELECT query_id, query FROM train", [one.queries for one in scope.evaluations], scope
+        db,
+        "leaked_queries",
+        "SELECT query_id, query FROM train",
+        known=[one.queries for one in scope.evaluations],
+        scope=scope,
     )
     return "SELECT name AS query_id, NULL AS passage_id, note FROM leaked_queries"
 
@@ -35,7 +39,7 @@ def leaked_passages(db: DuckDBPyConnection, scope: AuditScope) -> str:
     """Positives that repeat a passage which answers an evaluation query."""
     positives = "SELECT passage_id FROM labels WHERE role = 'positive'"
     texts = f"SELECT passage_id, {FULL_TEXT} FROM corpus WHERE passage_id IN ({positives})"
-    stage_copies(db, "leaked_passages", texts, [one.passages for one in scope.evaluations], scope)
+    stage_copies(db, "leaked_passages", texts, known=[one.passages for one in scope.evaluations], scope=scope)
     leaked = "SELECT name AS passage_id, note FROM leaked_passages"
     return f"SELECT query_id, passage_id, note FROM labels JOIN ({leaked}) USING (passage_id) WHERE role = 'positive'"
 
@@ -51,7 +55,7 @@ def stage_copies(
         for batch in db.sql(texts).to_arrow_reader(tables.ROWS_AT_ONCE)
         for copy in against.copies(batch.column(0), batch.column(1))
     ]
-    tables.stage(db, table, pa.schema([("name", pa.string()), ("note", pa.string())]), found)
+    tables.stage(db, table, pa.schema([("name", pa.string()), ("note", pa.string())]), rows=found)
 
 
 def twins(db: DuckDBPyConnection, scope: AuditScope) -> str:
@@ -60,7 +64,7 @@ def twins(db: DuckDBPyConnection, scope: AuditScope) -> str:
         (query_id, negative, f"copy of the positive {positive}, {similarity:.2f}")
         for query_id, positive, negative, similarity in find_twins(db, scope.scratch)
     ]
-    tables.stage(db, "twins", ITEMS, found)
+    tables.stage(db, "twins", ITEMS, rows=found)
     return "SELECT query_id, passage_id, min(note) AS note FROM twins GROUP BY query_id, passage_id"
 
 
@@ -179,59 +183,67 @@ def no_licence(db: DuckDBPyConnection, scope: AuditScope) -> str:
 
 CHECKS: dict[str, AuditCheck] = {
     "leaked-queries": AuditCheck(
-        leaked_queries, "error", "queries that repeat an evaluation query", "mix --drop leaked-queries", "evaluations"
+        leaked_queries,
+        "error",
+        "queries that repeat an evaluation query",
+        cure="mix --drop leaked-queries",
+        needs="evaluations",
     ),
     "leaked-passages": AuditCheck(
         leaked_passages,
         "warning",
         "positives that repeat a passage relevant in the evaluation",
-        "mix --drop leaked-passages; nothing where both share a corpus by design",
-        "evaluations",
+        cure="mix --drop leaked-passages; nothing where both share a corpus by design",
+        needs="evaluations",
     ),
-    "twins": AuditCheck(twins, "warning", "negatives that repeat a positive of their query", "mix --drop twins"),
+    "twins": AuditCheck(twins, "warning", "negatives that repeat a positive of their query", cure="mix --drop twins"),
     "contradictions": AuditCheck(
         contradictions,
         "warning",
         "labels of pairs that judges put on both sides",
-        "mix --drop contradictions, or --policy agreement, weighted or dawid-skene",
+        cure="mix --drop contradictions, or --policy agreement, weighted or dawid-skene",
     ),
     "false-negatives": AuditCheck(
-        false_negatives, "warning", "negatives that a model calls relevant", "mix --drop false-negatives"
+        false_negatives, "warning", "negatives that a model calls relevant", cure="mix --drop false-negatives"
     ),
-    "no-positives": AuditCheck(without("positive"), "note", "queries without a positive", "mix --drop no-positives"),
-    "no-negatives": AuditCheck(without("negative"), "note", "queries without a negative", "mix --drop no-negatives"),
+    "no-positives": AuditCheck(
+        without("positive"), "note", "queries without a positive", cure="mix --drop no-positives"
+    ),
+    "no-negatives": AuditCheck(
+        without("negative"), "note", "queries without a negative", cure="mix --drop no-negatives"
+    ),
     "injections": AuditCheck(
         injections,
         "warning",
         "labels of passages that speak to a judge",
-        "mix --drop injections, or annotate again with a defence",
+        cure="mix --drop injections, or annotate again with a defence",
     ),
     "lexical-overlap": AuditCheck(
         lexical_overlap,
         "warning",
         "sources whose positives repeat the query's words more than people's do",
-        "pool from a dense model too (pool --dense), calibrate the judge, or raise --llm-positive",
+        cure="pool from a dense model too (pool --dense), calibrate the judge, or raise --llm-positive",
     ),
     "length-bias": AuditCheck(
         length_bias,
         "warning",
         "sources whose positives are much longer or shorter than their negatives",
-        "cut passages alike (annotate --passage-tokens), or raise --llm-positive",
+        cure="cut passages alike (annotate --passage-tokens), or raise --llm-positive",
     ),
     "position-bias": AuditCheck(
         position_bias,
         "warning",
         "judges that favour a place in the list",
-        "annotate --permutations 3, or a pointwise method",
+        cure="annotate --permutations 3, or a pointwise method",
     ),
     "one-family": AuditCheck(
         one_family,
         "warning",
         "judges of the family of a retriever that is trained or measured",
-        "a judge of another family, or human labels for the evaluation",
-        "models",
+        cure="a judge of another family, or human labels for the evaluation",
+        needs="models",
     ),
-    "no-licence": AuditCheck(no_licence, "warning", "texts of unknown licence", "mix --license"),
+    "no-licence": AuditCheck(no_licence, "warning", "texts of unknown licence", cure="mix --license"),
 }
 """Finding -> its check."""
 

@@ -69,7 +69,7 @@ def dataset_card(
     name: str, rows: Mapping[str, int], facts: DatasetFacts, *, judges: Sequence[Judge], command: str
 ) -> str:
     """The card that `mix` writes: what is known before anybody measured anything."""
-    return blot(render(name, rows, facts, [(judge, None) for judge in judges], command, {}))
+    return blot(render(name, rows, facts, judges=[(judge, None) for judge in judges], command=command, inputs={}))
 
 
 def published_card(
@@ -80,11 +80,11 @@ def published_card(
         folder.name,
         manifest.rows,
         manifest.facts,
-        judges,
-        manifest.command,
-        manifest.inputs,
-        publication,
-        list(agreements(folder, [judge for judge, _ in judges])),
+        judges=judges,
+        command=manifest.command,
+        inputs=manifest.inputs,
+        publication=publication,
+        agreed=list(agreements(folder, [judge for judge, _ in judges])),
     )
 
 
@@ -187,7 +187,7 @@ def judges_of(folder: Path) -> list[Judge]:
 def judges_and_told(folder: Path) -> list[tuple[Judge, Told]]:
     """The judges of a dataset with what each said."""
     told = told_by_judge(folder)
-    return [(judge, told.get(judge.judge_id, Told(0, 0, None, None))) for judge in judges_of(folder)]
+    return [(judge, told.get(judge.judge_id, Told(0, 0, None, usd=None))) for judge in judges_of(folder)]
 
 
 def told_by_judge(folder: Path) -> dict[str, Told]:
@@ -199,7 +199,7 @@ def told_by_judge(folder: Path) -> dict[str, Told]:
     )
     return {
         row["judge_id"]: Told(
-            row["count_all"], row["count_all"] - row["grade_count"], row["tokens_sum"], row["cost_sum"]
+            row["count_all"], row["count_all"] - row["grade_count"], row["tokens_sum"], usd=row["cost_sum"]
         )
         for row in grouped.to_pylist()
     }
@@ -219,7 +219,9 @@ def agreements(folder: Path, judges: Sequence[Judge]) -> Iterator[dict[str, Any]
         if kinds[judge_id].kind != "human":
             for person, grades in people.items():
                 if pair in grades:
-                    both.setdefault((judge_id, person), []).append(GradedPair(pair[0], grades[pair], grade, grade))
+                    both.setdefault((judge_id, person), []).append(
+                        GradedPair(pair[0], grades[pair], grade, score=grade)
+                    )
     for (judge_id, person), rows in sorted(both.items()):
         yield {"judge": kinds[judge_id].name, "human": kinds[person].name, **agreement_of(rows)}
 

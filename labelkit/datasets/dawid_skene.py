@@ -66,8 +66,8 @@ def learn_posteriors(db: DuckDBPyConnection, rules: MixRules) -> None:
         )
     errors, priors = fit(sample)
     patterns = db.execute("SELECT DISTINCT pattern, votes FROM patterns ORDER BY pattern").fetchall()
-    rows = ((pattern, posterior(votes, errors, priors, rules)) for pattern, votes in patterns)
-    tables.stage(db, "posteriors", POSTERIOR_SCHEMA, rows)
+    rows = ((pattern, posterior(votes, errors, priors, rules=rules)) for pattern, votes in patterns)
+    tables.stage(db, "posteriors", POSTERIOR_SCHEMA, rows=rows)
 
 
 class Votes(NamedTuple):
@@ -114,7 +114,7 @@ def patterns_of(sample: list[PairVotes]) -> Votes:
     for row, (_, given) in enumerate(found):
         said[row, [place[judge] * GRADES + grade for judge, grade in given]] = 1
     known = np.array([grade for grade, _ in found], dtype=int)
-    return Votes(np.array(list(found.values()), dtype=float), said, known, judges)
+    return Votes(np.array(list(found.values()), dtype=float), said, known, judges=judges)
 
 
 def converge(votes: Votes) -> tuple[Floats, Floats]:

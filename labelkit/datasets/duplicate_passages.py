@@ -29,7 +29,7 @@ def find_twins(db: DuckDBPyConnection, scratch: Path) -> Iterator[tuple[str, str
         """
     )
     likely = list(candidates(db, sketch(db, scratch / "signatures")))
-    tables.stage(db, "candidates", CANDIDATES, likely)
+    tables.stage(db, "candidates", CANDIDATES, rows=likely)
     texts = f"SELECT place, passage_id, {FULL_TEXT} AS text FROM places JOIN corpus USING (passage_id)"
     found = db.sql(
         f"""

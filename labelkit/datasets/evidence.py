@@ -84,7 +84,12 @@ def find(folder: Path, query_id: str, passage_id: str | None = None) -> tuple[Ex
     if not labels and passage_id is not None:
         raise DataError(f"{folder} has no label of passage {passage_id!r} for query {query_id!r}")
     shown = [
-        Shown(role, label, lookup.passage(label.passage_id), list(evidence(lookup, examples[0], label.passage_id)))
+        Shown(
+            role,
+            label,
+            lookup.passage(label.passage_id),
+            evidence=list(evidence(lookup, examples[0], label.passage_id)),
+        )
         for role, label in labels
     ]
     return examples[0], shown
@@ -104,9 +109,9 @@ def evidence(lookup: Lookup, example: Example, passage_id: str) -> Iterator[Evid
             exchange
             for reference in sorted(asked)
             if content is not None
-            for exchange in exchanges_about(lookup, judge, content, example, reference)
+            for exchange in exchanges_about(lookup, judge, content, example=example, reference=reference)
         ]
-        yield Evidence(judge, judgement, content, exchanges)
+        yield Evidence(judge, judgement, content, exchanges=exchanges)
 
 
 def exchanges_about(lookup: Lookup, judge: Judge, content: str, example: Example, reference: str) -> list[Exchange]:
@@ -118,4 +123,4 @@ def exchanges_about(lookup: Lookup, judge: Judge, content: str, example: Example
     shown = sorted((Judgement(**row) for row in rows), key=lambda row: row.position or 0)
     passages = [lookup.passage(row.passage_id).full_text for row in shown]
     prompt = parse_prompt(content.encode(), f"prompt of {judge.judge_id}")
-    return exchanges_of(judge, prompt, shown, example.query, passages, lookup.record)
+    return exchanges_of(judge, prompt, shown, query=example.query, passages=passages, record_of=lookup.record)

@@ -65,11 +65,11 @@ def save_texts(db: DuckDBPyConnection, draft: folders.Draft, folder: Path) -> No
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
     corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
-    stage_once(db, "passages", PASSAGE_SCHEMA, lambda: corpus_rows(corpus), ("passage_id",))
-    tables.save(db, draft, "corpus", "FROM passages ORDER BY passage_id", PASSAGE_SCHEMA)
+    stage_once(db, "passages", PASSAGE_SCHEMA, rows=lambda: corpus_rows(corpus), key=("passage_id",))
+    tables.save(db, draft, "corpus", statement="FROM passages ORDER BY passage_id", schema=PASSAGE_SCHEMA)
     db.execute("DROP TABLE passages")
-    stage_once(db, "asked", QUERY_SCHEMA, lambda: query_rows(queries), ("query_id",))
-    tables.save(db, draft, "queries", "FROM asked ORDER BY query_id", QUERY_SCHEMA)
+    stage_once(db, "asked", QUERY_SCHEMA, rows=lambda: query_rows(queries), key=("query_id",))
+    tables.save(db, draft, "queries", statement="FROM asked ORDER BY query_id", schema=QUERY_SCHEMA)
     for path, table in ((corpus, "corpus"), (queries, "queries")):
         if not draft.rows[table]:
             raise DataError(f"{path}: it is empty")
@@ -77,7 +77,7 @@ def save_texts(db: DuckDBPyConnection, draft: folders.Draft, folder: Path) -> No
 
 def stage_once(db: DuckDBPyConnection, table: str, schema: pa.Schema, rows: RowStream, key: tuple[str, ...]) -> None:
     """Make a table of the rows of a file. Raises `DataError`, with file and line, where a key stands twice."""
-    tables.stage(db, table, schema, (tuple(row[1:]) for row in rows()))
+    tables.stage(db, table, schema, rows=(tuple(row[1:]) for row in rows()))
     names = ", ".join(key)
     if twice := tables.row(db, f"SELECT {names} FROM {table} GROUP BY {names} HAVING count(*) > 1 ORDER BY {names}"):
         _, where = islice((where for where, *fields in rows() if tuple(fields[: len(key)]) == twice), 2)
@@ -106,7 +106,13 @@ def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, options: MixOp
         parts.append("FROM calibrated")
     columns = ", ".join(JUDGEMENT_SCHEMA.names)
     everything = f"SELECT {columns} FROM ({' UNION ALL BY NAME '.join(parts)})"
-    tables.save(db, draft, "judgements", f"{everything} ORDER BY query_id, passage_id, judge_id", JUDGEMENT_SCHEMA)
+    tables.save(
+        db,
+        draft,
+        "judgements",
+        statement=f"{everything} ORDER BY query_id, passage_id, judge_id",
+        schema=JUDGEMENT_SCHEMA,
+    )
     listed = [judges[judge_id] for judge_id in sorted(judges)]
     draft.write_table("judges", records_to_table(listed, JUDGE_SCHEMA))
     register_judges(db, listed, options.weight, silent=silent)
@@ -133,7 +139,7 @@ def stage_calibrated(db: DuckDBPyConnection, options: MixOptions) -> tuple[Judge
     silent = sorted(rater.rater_id for rater in raters if rater.identity in spoken_for)
     judgements, judge = apply_calibration(calibration, found, options.data)
     rows = (tuple(getattr(row, name) for name in JUDGEMENT_SCHEMA.names) for row in judgements)
-    tables.stage(db, "calibrated", JUDGEMENT_SCHEMA, rows)
+    tables.stage(db, "calibrated", JUDGEMENT_SCHEMA, rows=rows)
     return judge, silent
 
 
@@ -143,7 +149,7 @@ def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, verify: boo
         folders.read_manifest(path, LABELS, verify=verify)
         return read_records(path, "judges", Judge), f"FROM {tables.parquet(path / 'judgements.parquet')}"
     judge = imported_judge(path, path.stem, "human")
-    stage_once(db, table, GRADE_SCHEMA, lambda: qrels_rows(path), ("query_id", "passage_id"))
+    stage_once(db, table, GRADE_SCHEMA, rows=lambda: qrels_rows(path), key=("query_id", "passage_id"))
     if not tables.row(db, f"FROM {table}"):
         raise DataError(f"{path}: there are no qrels")
     return [judge], f"SELECT *, {tables.text(judge.judge_id)} AS judge_id FROM {table}"

@@ -62,7 +62,7 @@ def save_provenance(db: DuckDBPyConnection, draft: folders.Draft, folders: Seque
     for number, folder in enumerate(journalled):
         with Journal(folder) as journal:
             prompts |= {judge.prompt_sha256 or "": content.decode() for judge, content in journal.judges()}
-            tables.stage(db, f"records_{number}", RECORD_SCHEMA, journal.records())
+            tables.stage(db, f"records_{number}", RECORD_SCHEMA, rows=journal.records())
     rows = [{"prompt_sha256": sha256, "content": prompts[sha256]} for sha256 in sorted(prompts)]
     draft.write_table("prompts", pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA))
     # Folders may share replies, by a cache: the first that has a key speaks for it, last attempt first.
@@ -71,20 +71,20 @@ def save_provenance(db: DuckDBPyConnection, draft: folders.Draft, folders: Seque
         db,
         draft,
         "replies",
-        f"""
+        statement=f"""
         SELECT key, first(reply ORDER BY attempt DESC) AS reply, count(*)::INT AS tries, sum(tokens)::BIGINT AS tokens,
                if(bool_or(tokens IS NOT NULL AND cost IS NULL), NULL, list_sum(list(cost ORDER BY attempt))) AS cost,
                max(answered_at) AS answered_at
         FROM (FROM ({" UNION ALL ".join(parts)}) QUALIFY folder = min(folder) OVER (PARTITION BY key))
         GROUP BY key ORDER BY key
         """,
-        REPLY_SCHEMA,
+        schema=REPLY_SCHEMA,
     )
     columns = ", ".join(JUDGEMENT_SCHEMA.names)
     files = (tables.parquet(folder / "ballots.parquet") for folder in journalled)
     ballots = " UNION ALL ".join(f"SELECT {columns} FROM {file}" for file in files)
     order = "query_id, passage_id, judge_id, permutation_seed, reply_ref"
-    tables.save(db, draft, "ballots", f"FROM ({ballots}) ORDER BY {order}", JUDGEMENT_SCHEMA)
+    tables.save(db, draft, "ballots", statement=f"FROM ({ballots}) ORDER BY {order}", schema=JUDGEMENT_SCHEMA)
 
 
 def exchanges_of(

@@ -109,13 +109,15 @@ def read_records(folder: Path, pool: Path | None) -> Records:
             bodies = {key: reply for key, _, reply, *_ in journal.records()}
     else:
         queries = {row["query_id"]: Query(**row) for row in tables["queries"]}
-        texts = Pool(queries, {row["passage_id"]: Passage(**row) for row in tables["corpus"]}, [], {})
+        texts = Pool(queries, {row["passage_id"]: Passage(**row) for row in tables["corpus"]}, [], inputs={})
         contents = {row["prompt_sha256"]: row["content"].encode() for row in tables.get("prompts", [])}
         found = {judge_id: contents.get(judge.prompt_sha256) for judge_id, judge in judges.items()}
         prompts = {judge_id: content for judge_id, content in found.items() if content is not None}
         bodies = {row["key"]: row["reply"] for row in tables.get("replies", [])}
     rows = {name: [Judgement(**row) for row in tables.get(name, [])] for name in ("judgements", "ballots")}
-    return Records(texts, judges, rows["judgements"], rows["ballots"], prompts, Kept(bodies, folder))
+    return Records(
+        texts, judges, rows["judgements"], ballots=rows["ballots"], prompts=prompts, replies=Kept(bodies, folder)
+    )
 
 
 def pool_behind(folder: Path, inputs: Mapping[str, str]) -> Path:

@@ -118,7 +118,7 @@ class Client:
     async def wait(self, error: CallError, pause: float) -> None:
         """Wait before a request that met an error is given again (see `seconds_before_retry`), and report it."""
         seconds = seconds_before_retry(error, pause)
-        self._servers[0].waits(seconds, asked_by(error), error, asyncio.get_running_loop().time())
+        self._servers[0].waits(seconds, asked_by(error), error, now=asyncio.get_running_loop().time())
         await asyncio.sleep(seconds)
 
     async def _retried(
@@ -150,7 +150,7 @@ class Client:
                     wait = seconds_before_retry(error, pause)
                     if len(faults) >= TRIES or loop.time() + wait > deadline:
                         raise
-                    server.waits(wait, error.wait, error, loop.time())
+                    server.waits(wait, error.wait, error, now=loop.time())
                 except asyncio.CancelledError:
                     if timer.expired():
                         server.failed("no answer in time", loop.time(), others=len(self._servers) > 1)

@@ -44,7 +44,7 @@ def read_again(reply: Reply, labels: tuple[str, ...]) -> Reply:
     """Read the body that is kept with a reply by the present rules; its counts stay as they were charged."""
     if reply.raw is None:
         return reply
-    again = read_raw(reply.raw, Request(reply.key, "", (), labels))
+    again = read_raw(reply.raw, Request(reply.key, "", (), labels=labels))
     kept = {name: getattr(reply, name) for name in ("tries", "prompt_tokens", "completion_tokens")}
     return again.model_copy(update=kept)
 

@@ -16,7 +16,7 @@ def write(model: Any, tokenizer: Any, past: Any, last: int, request: Request) ->
     import torch
 
     ends = _end_tokens(model, tokenizer)
-    matcher = _matcher(tokenizer, model.get_output_embeddings().weight.shape[0], request.pattern, ends)
+    matcher = _matcher(tokenizer, model.get_output_embeddings().weight.shape[0], request.pattern, ends=ends)
     source = torch.Generator().manual_seed(request.seed or 0)
     written: list[int] = []
     finish_reason = "length"

@@ -67,7 +67,7 @@ class LocalEngine(Engine):
         refuse_code(settings.model, trusted=settings.trust_remote_code)
         self._tokenizer = load_tokenizer(settings)
         version = f"transformers {transformers.__version__}, torch {torch.__version__}"
-        self.facts = model_facts("local", version, settings, self._dtype, self._tokenizer)
+        self.facts = model_facts("local", version, settings, dtype=self._dtype, tokenizer=self._tokenizer)
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
         first_label_tokens(self._tokenizer, labels)
@@ -143,7 +143,7 @@ class LocalEngine(Engine):
         from labelkit.engines.constrained import write
 
         with self._prefix.over(ids[:-1]) as past:
-            text, finish_reason, count = write(self._model, self._tokenizer, past, ids[-1], request)
+            text, finish_reason, count = write(self._model, self._tokenizer, past, last=ids[-1], request=request)
         return Reply(
             key=request.key,
             text=text,

@@ -67,7 +67,7 @@ class OpenAIEngine(Engine):
             runner.run(self._client.__aenter__())
             try:
                 # One request alone finds out what the server can do.
-                yield from flow(runner, self._answer, requests, self._concurrency, self._unproven)
+                yield from flow(runner, self._answer, requests, most=self._concurrency, alone=self._unproven)
             finally:
                 runner.run(self._client.__aexit__())
 

@@ -86,7 +86,7 @@ class BatchEngine(Engine):
                     ended = self._service.poll(batch.id or "")
                     if ended is None:
                         continue
-                    yield from self._collect(record, batch, ended, pending)
+                    yield from self._collect(record, batch, ended, pending=pending)
                     refused = len(batch.keys) if ended.code == FULL else 0
                     rounds.update(() if refused else batch.keys & pending.keys())
                 for key in [key for key in pending if rounds[key] >= ROUNDS]:
@@ -134,7 +134,7 @@ class BatchEngine(Engine):
         free = [request for key, request in pending.items() if key not in waiting]
         for part, content in files(free, self._line, largest):
             name, at = uuid4().hex, time.time()
-            record.intend(SubmittedBatch(name, at, None, frozenset(request.key for request in part)))
+            record.intend(SubmittedBatch(name, at, None, keys=frozenset(request.key for request in part)))
             record.arrived(name, self._service.submit(name, at, content))
             log.info(f"batch {name}: {len(part)} requests submitted")
             if largest < REQUESTS:
@@ -209,7 +209,9 @@ class BatchRecord:
         """The batches that hold any of these requests, oldest first."""
         wanted = frozenset(keys)
         rows = self._do("SELECT name, at, id, keys FROM batches ORDER BY at, name")
-        found = [SubmittedBatch(name, at, batch_id, frozenset(json.loads(held))) for name, at, batch_id, held in rows]
+        found = [
+            SubmittedBatch(name, at, batch_id, keys=frozenset(json.loads(held))) for name, at, batch_id, held in rows
+        ]
         return [batch for batch in found if batch.keys & wanted]
 
     def _do(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -67,13 +67,13 @@ class VllmEngine(Engine):
         self._text = lru_cache(lambda ids: self._tokenizer.decode(list(ids), skip_special_tokens=True))
         version = f"vllm {_version()}"
         self._reasoning = reasoning_parser(settings.reasoning_parser, self._tokenizer)
-        self.facts = model_facts("vllm", version, settings, self._dtype, self._tokenizer)
+        self.facts = model_facts("vllm", version, settings, dtype=self._dtype, tokenizer=self._tokenizer)
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
         first_label_tokens(self._tokenizer, labels)
 
     def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
-        return flow(self._runner, self._answer, requests, AHEAD * (self._settings.concurrency or ROWS))
+        return flow(self._runner, self._answer, requests, most=AHEAD * (self._settings.concurrency or ROWS))
 
     def close(self) -> None:
         if "_llm" in self.__dict__:

@@ -131,8 +131,8 @@ def staged(dataset: Path, manifest: Manifest[DatasetFacts], publication: Publica
     publication = publication._replace(audit=without_home(publication.audit))
     judges = judges_and_told(dataset)
     texts = {
-        CARD: published_card(dataset, manifest, publication, judges),
-        CROISSANT: as_text(croissant(dataset, manifest, publication, judges)),
+        CARD: published_card(dataset, manifest, publication, judges=judges),
+        CROISSANT: as_text(croissant(dataset, manifest, publication, judges=judges)),
     }
     with tempfile.TemporaryDirectory(prefix="labelkit-") as scratch:
         folder = Path(scratch)

@@ -64,7 +64,7 @@ class Spent(NamedTuple):
     def plus(self, charge: Charge) -> "Spent":
         """This and one more charge."""
         unpriced = self.unpriced + (charge.usd is None)
-        return Spent(self.tokens + charge.tokens, self.usd + (charge.usd or 0.0), unpriced, self.replies)
+        return Spent(self.tokens + charge.tokens, self.usd + (charge.usd or 0.0), unpriced, replies=self.replies)
 
 
 class Asked(NamedTuple):

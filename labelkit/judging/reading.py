@@ -83,7 +83,9 @@ def read_texts(pool: Pool, reading: Reading, tokens: Tokens | None) -> Texts:
     facts["cut_passages"] = sum(passage_id in cut for _, passage_id in pairs)
     if stripped:
         facts["stripped_passages"] = sum(passage_id in stripped for _, passage_id in pairs)
-    return Texts(pairs, queries, passages, second_looks(pairs, queries, passages, reading=reading), facts=facts)
+    return Texts(
+        pairs, queries, passages, without_query=second_looks(pairs, queries, passages, reading=reading), facts=facts
+    )
 
 
 def second_looks(

@@ -120,7 +120,7 @@ def read_pool(folder: Path, *, verify: bool = True) -> Pool:
         for row in folders.read_table(folder, "candidates").to_pylist()
     ]
     inputs = {str(folder): folders.file_sha256(folder / folders.MANIFEST)}
-    return Pool(queries, passages, candidates, inputs)
+    return Pool(queries, passages, candidates, inputs=inputs)
 
 
 def first_pairs(pool: Pool, limit: int | None) -> Pool:
@@ -159,7 +159,7 @@ def rankings(data: Data, options: PoolOptions) -> Iterator[tuple[str, RankedRun]
     for path, depth in options.runs:
         run = read_run(path)
         wanted = {qid: dict(list(ranked.items())[:depth]) for qid, ranked in run.items() if qid in data.queries}
-        check_ids(wanted, data.queries, data.corpus, str(path))
+        check_ids(wanted, data.queries, data.corpus, where=str(path))
         yield f"run:{path.name}", wanted
 
 
@@ -190,13 +190,13 @@ def dense_run(data: Data, model: str, depth: int, *, trusted: bool = False) -> R
     from labelkit.pooling.dense_search import dense_search
 
     texts = {query_id: query.text for query_id, query in data.queries.items()}
-    return dense_search(encoder, model, texts, data.corpus.values(), depth=depth)
+    return dense_search(encoder, model, texts, passages=data.corpus.values(), depth=depth)
 
 
 def read_positives(path: Path, data: Data, positive_grade: int) -> Qrels:
     """Human positives of the pooled queries. Raises `UsageError` where no grade reaches `positive_grade`."""
     qrels = {query_id: graded for query_id, graded in read_qrels(path).items() if query_id in data.queries}
-    check_ids(qrels, data.queries, data.corpus, str(path))
+    check_ids(qrels, data.queries, data.corpus, where=str(path))
     positives = {
         query_id: {pid: grade for pid, grade in graded.items() if grade >= positive_grade}
         for query_id, graded in qrels.items()

@@ -148,7 +148,7 @@ def agree_raters(raters: Sequence[Rater]) -> Agreement:
         names = ", ".join(rater.name for rater in raters)
         raise DataError(f"{names} have no pair in common; are these grades of the same queries?")
     together, units = alpha_of_all(raters)
-    return Agreement(found, len(raters), together, units, judge_differences(raters))
+    return Agreement(found, len(raters), together, units=units, differences=judge_differences(raters))
 
 
 def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
@@ -159,7 +159,16 @@ def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
         for judge in judges:
             mine = {(row.query_id, row.passage_id): row for row in judgements if row.judge_id == judge.judge_id}
             imported = judge.engine is None and judge.method is None
-            raters.append(Rater(judge.judge_id, judge.name, judge.kind, mine, judge.label_grades, imported))
+            raters.append(
+                Rater(
+                    judge.judge_id,
+                    judge.name,
+                    judge.kind,
+                    judgements=mine,
+                    label_grades=judge.label_grades,
+                    imported=imported,
+                )
+            )
     return sorted([*map(human_rater, human), *raters], key=lambda rater: rater.kind != "human")
 
 
@@ -190,7 +199,7 @@ def human_rater(path: Path) -> Rater:
         for query_id, graded in read_qrels(path).items()
         for pid, grade in graded.items()
     }
-    return Rater(str(path), path.name, "human", rows)
+    return Rater(str(path), path.name, "human", judgements=rows)
 
 
 def compare(reference: Rater, judge: Rater, only: Iterable[PairIds] | None = None) -> Comparison:
@@ -278,7 +287,7 @@ def spread_of(graded: Sequence[tuple[Judgement, Judgement]]) -> dict[str, Spread
     for name, figure in FIGURES.items():
         values = [value for value in (figure.of(pairs, once) for pairs in alone) if np.isfinite(value)]
         if values:
-            found[name] = Spread(min(values), median(values), max(values), len(values))
+            found[name] = Spread(min(values), median(values), max(values), queries=len(values))
     return found
 
 

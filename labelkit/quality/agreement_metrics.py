@@ -71,7 +71,7 @@ def rated(pairs: Iterable[GradedPair]) -> Rated:
     query_ids, reference, judged, scores = zip(*rows, strict=True) if rows else ((), (), (), ())
     names, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
     _, level = np.unique(np.array(scores, dtype=float), return_inverse=True)
-    return Rated(query, np.array(reference, dtype=int), np.array(judged, dtype=int), level, len(names))
+    return Rated(query, np.array(reference, dtype=int), np.array(judged, dtype=int), level=level, queries=len(names))
 
 
 def kappa(confusion: Floats, disagreement: Floats) -> float:

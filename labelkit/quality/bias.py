@@ -147,7 +147,7 @@ def texts_of(dataset: Path | None, data: Path | None) -> Data | None:
 def check_texts(rater: Rater, data: Data) -> None:
     """Raise `DataError` where somebody judged a query or passage whose text is not there."""
     for query_id, passage_id in rater.judgements:
-        check_ids({query_id: [passage_id]}, data.queries, data.corpus, rater.name)
+        check_ids({query_id: [passage_id]}, data.queries, data.corpus, where=rater.name)
 
 
 def read_authors(path: Path) -> dict[str, str]:
@@ -205,7 +205,7 @@ def effect(rater: Rater, name: str, material: BiasInputs) -> Effect | None:
         and (not material.grades or pair in material.grades)
         and (value := function(rater, pair, material)) is not None
     ]
-    return slope_of(rater, name, unit, rows)
+    return slope_of(rater, name, unit, rows=rows)
 
 
 def effect_of_place(rater: Rater, ballots: Sequence[Judgement], grades: Mapping[PairIds, int]) -> Effect | None:
@@ -221,7 +221,7 @@ def effect_of_place(rater: Rater, ballots: Sequence[Judgement], grades: Mapping[
     for row, place in zip(mine, relative_places(mine), strict=True):
         like = row.passage_id if several else grades.get((row.query_id, row.passage_id))
         rows.append((row.query_id, (row.query_id, like), place, score_of(row)))
-    return slope_of(rater, PLACE, "from first to last place", rows)
+    return slope_of(rater, PLACE, "from first to last place", rows=rows)
 
 
 def relative_places(rows: Sequence[Judgement]) -> list[float]:
@@ -264,7 +264,7 @@ def slope_of(rater: Rater, name: str, unit: str, rows: Sequence[tuple[str, Any, 
         {"property": float(prop[part].mean()), "score": float(y[part].mean())}
         for part in np.array_split(order, min(BINS, len(order)))
     ]
-    return Effect(rater.rater_id, rater.name, name, unit, slope, len(rows), curve)
+    return Effect(rater.rater_id, rater.name, name, unit=unit, slope=slope, pairs=len(rows), curve=curve)
 
 
 def consistency(rater: Rater, ballots: Sequence[Judgement]) -> Consistency | None:
@@ -285,7 +285,9 @@ def consistency(rater: Rater, ballots: Sequence[Judgement]) -> Consistency | Non
         for part in np.array_split(np.argsort(places, kind="stable"), min(BINS, len(mine)))
     ]
     same = share([query_id for query_id, _ in alike], [value for _, value in alike])
-    return Consistency(rater.rater_id, rater.name, max(map(len, several.values())), len(several), same, by_place)
+    return Consistency(
+        rater.rater_id, rater.name, max(map(len, several.values())), pairs=len(several), same=same, by_place=by_place
+    )
 
 
 def drift(first: Sequence[Rater], second: Sequence[Rater]) -> list[JudgedAgain]:
@@ -308,7 +310,7 @@ def drift(first: Sequence[Rater], second: Sequence[Rater]) -> list[JudgedAgain]:
         names = [query_id for query_id, _ in both]
         same = [one.grade == other.grade for one, other in zip(then, now, strict=True)]
         moved = [(score_of(other) - score_of(one)) / deviation for one, other in zip(then, now, strict=True)]
-        found.append(JudgedAgain(rater.name, len(both), share(names, same), mean(names, moved)))
+        found.append(JudgedAgain(rater.name, len(both), share(names, same), shift=mean(names, moved)))
     if not found:
         raise UsageError("--again holds no pair that the same judge judged before: keep model, prompt and options")
     return found

@@ -99,7 +99,7 @@ def texts_of(material: GroupInputs, by: str) -> dict[PairIds, tuple[str, str]]:
     pairs: dict[str, list[str]] = {}
     for query_id, passage_id in material.judge.judgements:
         pairs.setdefault(query_id, []).append(passage_id)
-    check_ids(pairs, data.queries, data.corpus, material.judge.name)
+    check_ids(pairs, data.queries, data.corpus, where=material.judge.name)
     return {
         (query_id, pid): (data.queries[query_id].text, data.corpus[pid].full_text)
         for query_id, pid in material.judge.judgements

@@ -115,7 +115,7 @@ def read_subject(folders: Sequence[Path], human: Sequence[Path], data: Path | No
     if texts:
         for rater in raters:
             check_texts(rater, texts)
-    return Subject(list(folders), dataset, raters, judges, ballots, manifests, texts)
+    return Subject(list(folders), dataset, raters, judges=judges, ballots=ballots, manifests=manifests, data=texts)
 
 
 def judge_rows(subject: Subject) -> list[dict[str, Any]]:

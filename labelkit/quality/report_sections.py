@@ -35,7 +35,7 @@ def histograms(rater: Rater) -> list[dict[str, Any]]:
     name, rows = Path(rater.name).name, list(rater.judgements.values())
     counts = [sum(row.grade == grade for row in rows) for grade in range(GRADES)]
     caption = f"{name}{method_of(rater)}: pairs by grade"
-    charts = [{"svg": bars(SCALE, counts, "grade", caption), "caption": caption}]
+    charts = [{"svg": bars(SCALE, counts, "grade", title=caption), "caption": caption}]
     scores = sorted(row.score for row in rows if row.score is not None and row.grade is not None)
     if len(set(scores)) > GRADES:
         step = (scores[-1] - scores[0]) / SCORE_BINS
@@ -43,7 +43,7 @@ def histograms(rater: Rater) -> list[dict[str, Any]]:
         labels = [f"{scores[0] + step * place:.1f}" if place % 3 == 0 else "" for place in range(SCORE_BINS)]
         caption = f"{name}{method_of(rater)}: pairs by score"
         counts = [places.count(place) for place in range(SCORE_BINS)]
-        charts.append({"svg": bars(labels, counts, "score", caption), "caption": caption})
+        charts.append({"svg": bars(labels, counts, "score", title=caption), "caption": caption})
     return charts
 
 
@@ -62,7 +62,7 @@ def dataset_section(folder: Path, facts: DatasetFacts) -> dict[str, Any]:
         labels = [f"{number}+" if number == top and max(numbers) > top else str(number) for number in range(top + 1)]
         counts = [sum(min(number, top) == place for number in numbers) for place in range(top + 1)]
         caption = f"Queries by positives from source {source}; mean {sum(numbers) / len(numbers):.2f}"
-        charts.append({"svg": bars(labels, counts, "positives a query", caption), "caption": caption})
+        charts.append({"svg": bars(labels, counts, "positives a query", title=caption), "caption": caption})
     numbers_of = {name: value for name, value in facts.as_json().items() if type(value) in (int, float)}
     shown = [(name.replace("_", " "), f"{value:,}") for name, value in numbers_of.items()]
     return {"counts": shown, "charts": charts}
@@ -78,9 +78,9 @@ def agreement_section(agreement: Agreement, people: str) -> list[dict[str, Any]]
                 [Interval(FIGURES[name].label, *one.figures[name]) for name in SHOWN],
                 -0.5,
                 1,
-                f"Agreement of {one.judge}",
+                title=f"Agreement of {one.judge}",
             ),
-            "confusion": grid(SCALE, SCALE, one.confusion, "Pairs by grade", "count"),
+            "confusion": grid(SCALE, SCALE, one.confusion, title="Pairs by grade", form="count"),
             "reference": one.reference,
             "judge": short(one.judge_id, one.judge),
             "advice": told(one),
@@ -139,7 +139,7 @@ def calibration_section(path: Path) -> dict[str, Any]:
         "summary": f"Model {calibration.model}, fitted to {found['pairs']:,} pairs of {found['queries']} queries. "
         f"Scores: {', '.join(features)}.{verdict_of(found)}",
         "series": list(series),
-        "svg": curve(series, "said", "was", "Reliability diagram", diagonal=True),
+        "svg": curve(series, "said", "was", title="Reliability diagram", diagonal=True),
         "columns": list(parts),
         "rows": [
             (label, [str(Estimate(**part[name])) if name in part else "" for part in parts.values()])
@@ -173,19 +173,19 @@ def bias_section(found: Biases, graded: bool) -> dict[str, Any]:
         key = "; ".join(f"{NAMES[n % COLOURS]}: {judge}" for n, judge in enumerate(lines))
         charts.append(
             {
-                "svg": curve(lines, name, "score above equals", f"Score by {name}", diagonal=False),
+                "svg": curve(lines, name, "score above equals", title=f"Score by {name}", diagonal=False),
                 "caption": f"{AXES[name]}, fifths of the pairs. {key}",
             }
         )
     for one in found.consistency:
         line = {one.judge: [(at["place"], at["relevant"]) for at in one.by_place]}
-        svg = curve(line, "place in the list, 0 is first", "share relevant", "Relevant by place", diagonal=True)
+        svg = curve(line, "place in the list, 0 is first", "share relevant", title="Relevant by place", diagonal=True)
         charts.append({"svg": svg, "caption": f"{short(one.judge_id, one.judge)}: called relevant, by place"})
     return {
         "summary": f"How much the judge's score rises, in its own standard deviations, between {between}: for twice "
         "as many words (length), for a tenth more of the query's words (overlap), from first to last place "
         "(position), for a passage of its own (own). A judge of relevance alone stands at 0.",
-        "svg": intervals(rows, -round(reach + 0.05, 1), round(reach + 0.05, 1), "Biases") if rows else "",
+        "svg": intervals(rows, -round(reach + 0.05, 1), round(reach + 0.05, 1), title="Biases") if rows else "",
         "charts": charts,
         "lines": [
             f"{short(one.judge_id, one.judge)}: {one.orders} orders agree on {one.same} of {one.pairs:,} pairs."
@@ -229,7 +229,7 @@ def attack_grid(prompt: str, rates: Mapping[tuple[str, str, str], float | None])
     names, defences = (list(dict.fromkeys(key[part] for key in rates if key[0] == prompt)) for part in (1, 2))
     cells = [[rates.get((prompt, name, defence)) for defence in defences] for name in names]
     heads = [defence.replace("+", "+\n") for defence in defences]
-    return grid(names, heads, cells, f"Attack success, {prompt}", "share")
+    return grid(names, heads, cells, title=f"Attack success, {prompt}", form="share")
 
 
 def disagreements(people: Rater, judges: Sequence[Rater], data: Data) -> list[dict[str, Any]]:
@@ -248,7 +248,7 @@ def disagreements(people: Rater, judges: Sequence[Rater], data: Data) -> list[di
     chosen: dict[tuple[str, str], Rater] = {}
     for _, _, judge, pair in turns:
         chosen.setdefault(pair, judge)
-    return [told_apart(people, judge, pair, data) for pair, judge in list(chosen.items())[:DISAGREEMENTS]]
+    return [told_apart(people, judge, pair, data=data) for pair, judge in list(chosen.items())[:DISAGREEMENTS]]
 
 
 def told_apart(people: Rater, judge: Rater, pair: tuple[str, str], data: Data) -> dict[str, Any]:

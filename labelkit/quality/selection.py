@@ -96,7 +96,7 @@ def beliefs(
     """P(relevant) of each pair: calibrated, or else the mean over the judges; 0.5 where nobody knows."""
     if calibration:
         judges = match(calibration, raters)
-        scores = both_views(matrix(calibration.features, pairs, judges, data), [query_id for query_id, _ in pairs])
+        scores = both_views(matrix(calibration.features, pairs, judges, data=data), [query_id for query_id, _ in pairs])
         probability = relevance(predict(calibration, scores))
         return dict(zip(pairs, map(float, probability), strict=True))
     found = {pair: [belief for rater in raters if (belief := belief_of(rater, pair)) is not None] for pair in pairs}
@@ -130,8 +130,8 @@ def choose(believed: Mapping[PairIds, float], spread: Mapping[PairIds, float], b
         taken.update(rest[:count])
 
     left = budget.pairs - len(chosen)
-    best(DISPUTED, spread, left // 2, lambda value: -value)
-    best(UNSURE, believed, budget.pairs - len(chosen), lambda value: abs(value - 0.5))
+    best(DISPUTED, spread, left // 2, key=lambda value: -value)
+    best(UNSURE, believed, budget.pairs - len(chosen), key=lambda value: abs(value - 0.5))
     return chosen
 
 
@@ -159,7 +159,7 @@ def chosen_pool(pool: Pool, chosen: Sequence[Chosen]) -> Pool:
     ]
     asked = {candidate.query_id for candidate in candidates}
     queries = {query_id: query for query_id, query in pool.queries.items() if query_id in asked}
-    return Pool(queries, pool.passages, candidates, pool.inputs)
+    return Pool(queries, pool.passages, candidates, inputs=pool.inputs)
 
 
 def chances(folder: Path) -> dict[PairIds, float]:

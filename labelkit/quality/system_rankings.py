@@ -64,8 +64,8 @@ def compare_systems(reference: Rater, judge: Rater, files: Sequence[Path]) -> li
             reference.name,
             judge.name,
             len(rows),
-            which,
-            theirs.shape[1],
+            which=which,
+            queries=theirs.shape[1],
             **{name: correlate(name, theirs[rows], judged[rows]) for name in CORRELATIONS},
         )
         for which, rows in parts.items()
@@ -145,4 +145,4 @@ def correlate(name: str, reference: Floats, judged: Floats) -> Estimate:
             return math.nan
         return CORRELATIONS[name](left, right)
 
-    return estimate(of, reference.shape[1], SIGNED, RANK_GROUPS)
+    return estimate(of, reference.shape[1], SIGNED, groups=RANK_GROUPS)

@@ -177,12 +177,24 @@ def review(
         prompt = load_prompt(PROMPT)
         judge = human_judge(name, prompt)
         chosen = ORDERS[order](pairs, seed)[: options.pairs]
-        items = [item_of(pair, queries, passages, judge) for pair in chosen]
+        items = [item_of(pair, queries, passages, judge=judge) for pair in chosen]
         said = {pair: [Said(names[row.judge_id], row.grade, row.score) for row in rows] for pair, rows in pairs.items()}
         with Journal(folder) as journal:
-            asked = [Asked(judge.judge_id, item.query_id, item.passage_id, 0, 0, 0, None, item.key) for item in items]
+            asked = [
+                Asked(
+                    judge.judge_id,
+                    item.query_id,
+                    item.passage_id,
+                    variant=0,
+                    window=0,
+                    position=0,
+                    seed=None,
+                    key=item.key,
+                )
+                for item in items
+            ]
             journal.register(judge, prompt.content, sorted(asked))
-            session = Review(items, said, journal, folder)
+            session = Review(items, said, journal, folder=folder)
             try:
                 serve(session, prompt, options.port, ready=ready)
             finally:
@@ -215,7 +227,7 @@ def item_of(pair: PairIds, queries: Mapping[str, Any], passages: Mapping[str, An
         raise DataError(f"the pair {query_id!r}, {passage_id!r} has no text; give the pool that was judged to --texts")
     passage = passages[passage_id]
     key = hashlib.sha256(json.dumps([judge.judge_id, *pair]).encode()).hexdigest()
-    return Item(query_id, passage_id, queries[query_id].text, passage.title, passage.text, key)
+    return Item(query_id, passage_id, queries[query_id].text, title=passage.title, text=passage.text, key=key)
 
 
 def read_texts(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], set[PairIds] | None]:
@@ -247,7 +259,7 @@ def serve(session: Review, prompt: Prompt, port: int, *, ready: Callable[[str], 
 
     async def run() -> None:
         token, done = secrets.token_urlsafe(24), asyncio.Event()
-        runner = web.AppRunner(application(session, prompt, token, done), access_log=None, shutdown_timeout=1)
+        runner = web.AppRunner(application(session, prompt, token, done=done), access_log=None, shutdown_timeout=1)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", port)

@@ -63,9 +63,11 @@ def bars(labels: Sequence[str], values: Sequence[float], x_label: str, title: st
         x, y = LEFT + place * step, HEIGHT - BOTTOM - height
         middle = x + step / 2
         parts.append(f'<rect class="bar" x="{x + 2:.1f}" y="{y:.1f}" width="{step - 4:.1f}" height="{height:.1f}"/>')
-        parts.append(text(middle, y - 4, f"{value:,.0f}", "small middle"))
-        parts.append(text(middle, HEIGHT - BOTTOM + 14, label, "small middle"))
-    return figure(axis() + "".join(parts) + text(x_middle(), HEIGHT - 6, x_label, "middle"), title, WIDTH, HEIGHT)
+        parts.append(text(middle, y - 4, f"{value:,.0f}", style="small middle"))
+        parts.append(text(middle, HEIGHT - BOTTOM + 14, label, style="small middle"))
+    return figure(
+        axis() + "".join(parts) + text(x_middle(), HEIGHT - 6, x_label, style="middle"), title, WIDTH, height=HEIGHT
+    )
 
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
@@ -96,13 +98,13 @@ def curve(series: Series, x_label: str, y_label: str, title: str, *, diagonal: b
         )
         parts += [f'<circle class="dot s{number % COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in spots]
     for value in (x_low, x_high):
-        parts.append(text(place(value, y_low)[0], HEIGHT - BOTTOM + 14, f"{value:.2g}", "small middle"))
+        parts.append(text(place(value, y_low)[0], HEIGHT - BOTTOM + 14, f"{value:.2g}", style="small middle"))
     for value in (y_low, y_high):
-        parts.append(text(LEFT - 4, place(x_low, value)[1] + 4, f"{value:.2g}", "small end"))
-    parts.append(text(x_middle(), HEIGHT - 6, x_label, "middle"))
+        parts.append(text(LEFT - 4, place(x_low, value)[1] + 4, f"{value:.2g}", style="small end"))
+    parts.append(text(x_middle(), HEIGHT - 6, x_label, style="middle"))
     middle = (HEIGHT - BOTTOM + TOP) / 2
     parts.append(f'<text class="middle" transform="translate(12 {middle:.0f}) rotate(-90)">{escape(y_label)}</text>')
-    return figure("".join(parts), title, WIDTH, HEIGHT)
+    return figure("".join(parts), title, WIDTH, height=HEIGHT)
 
 
 def intervals(rows: Sequence[Interval], low: float, high: float, title: str) -> Markup:
@@ -119,9 +121,9 @@ def intervals(rows: Sequence[Interval], low: float, high: float, title: str) -> 
         parts.append(f'<line class="faint" x1="{x_of(0):.1f}" y1="4" x2="{x_of(0):.1f}" y2="{height - 24}"/>')
     for number, row in enumerate(rows):
         y = ROW * number + 16
-        parts.append(text(label_width - 8, y + 4, row.label, "end"))
+        parts.append(text(label_width - 8, y + 4, row.label, style="end"))
         if row.value is None:
-            parts.append(text(label_width, y + 4, "undefined", "small"))
+            parts.append(text(label_width, y + 4, "undefined", style="small"))
             continue
         if row.low is not None and row.high is not None:
             parts.append(
@@ -129,10 +131,10 @@ def intervals(rows: Sequence[Interval], low: float, high: float, title: str) -> 
             )
         parts.append(f'<circle class="dot s0" cx="{x_of(row.value):.1f}" cy="{y}" r="4"/>')
         said = f"{row.value:.2f}" if row.low is None else f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
-        parts.append(text(width - 4, y + 4, said, "small end"))
+        parts.append(text(width - 4, y + 4, said, style="small end"))
     base = height - 8
-    parts += [text(x_of(value), base, f"{value:g}", "small middle") for value in (low, high)]
-    return figure("".join(parts), title, width, height)
+    parts += [text(x_of(value), base, f"{value:g}", style="small middle") for value in (low, high)]
+    return figure("".join(parts), title, width, height=height)
 
 
 Cells = Sequence[Sequence[float | None]]
@@ -152,10 +154,10 @@ def grid(rows: Sequence[str], columns: Sequence[str], cells: Cells, title: str, 
     width, height = label_width + cell_width * len(columns) + 8, top + ROW * len(rows) + 12
     for place, head in enumerate(heads):
         x = label_width + cell_width * (place + 0.5)
-        parts += [text(x, 12 + 14 * number, one, "small middle") for number, one in enumerate(head)]
+        parts += [text(x, 12 + 14 * number, one, style="small middle") for number, one in enumerate(head)]
     for line, (name, values) in enumerate(zip(rows, cells, strict=True)):
         y = top + 4 + ROW * line
-        parts.append(text(label_width - 8, y + 16, name, "small end"))
+        parts.append(text(label_width - 8, y + 16, name, style="small end"))
         known = [value for value in values if value is not None]
         whole = max(1.0, sum(known)) if form == "count" else 1.0
         for place, value in enumerate(values):
@@ -166,8 +168,8 @@ def grid(rows: Sequence[str], columns: Sequence[str], cells: Cells, title: str, 
                     f'fill-opacity="{min(1.0, value / whole) * 0.5:.2f}"/>'
                 )
             said = "–" if value is None else f"{value:,.0f}" if form == "count" else f"{value:.0%}"
-            parts.append(text(x + cell_width / 2, y + 16, said, "small middle"))
-    return figure("".join(parts), title, width, height)
+            parts.append(text(x + cell_width / 2, y + 16, said, style="small middle"))
+    return figure("".join(parts), title, width, height=height)
 
 
 def span(values: Sequence[float]) -> tuple[float, float]:

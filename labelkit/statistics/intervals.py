@@ -65,7 +65,7 @@ def estimate(statistic: Statistic, queries: int, bounds: Bounds = UNBOUNDED, gro
     value = statistic(np.ones(queries, dtype=np.int64))
     if not math.isfinite(value):
         return Estimate(None)
-    return t_interval(float(value), standard_error(statistic, queries, groups), min(queries, groups) - 1, bounds)
+    return t_interval(float(value), standard_error(statistic, queries, groups), min(queries, groups) - 1, bounds=bounds)
 
 
 def standard_error(statistic: Statistic, queries: int, groups: int = GROUPS) -> float | None:
@@ -131,7 +131,7 @@ def mean_of_means(samples: Sequence[NDArray[np.float64]], bounds: Bounds = UNBOU
     if any(len(sample) < 2 for sample in samples):
         return Estimate(value)
     parts = [(float(sample.var(ddof=1)) / len(sample) / len(samples) ** 2, len(sample) - 1) for sample in samples]
-    return t_interval(value, math.sqrt(sum(part for part, _ in parts)), freedom_of(parts), bounds)
+    return t_interval(value, math.sqrt(sum(part for part, _ in parts)), freedom_of(parts), bounds=bounds)
 
 
 def freedom_of(parts: Sequence[tuple[float, float]]) -> float:

@@ -87,7 +87,7 @@ def seed_effect(cells: Sequence[Repeats]) -> SeedEffect:
             left = one - one.mean(0) - one.mean(1, keepdims=True) + one.mean()
             noise += float((left**2).sum()) / max(1, one.shape[1] - 1) / one.shape[1] / len(cell.values) ** 2
     per_seed = np.array([1 / len(cell.values[0]) if cell.seeded and freedom.any() else 0.0 for cell in cells])
-    return SeedEffect(observed, noise / max(1, int(freedom.sum())), freedom, per_seed)
+    return SeedEffect(observed, noise / max(1, int(freedom.sum())), freedom, per_seed=per_seed)
 
 
 def cell_intervals(cells: Sequence[Repeats], bounds: Bounds = UNIT) -> list[Estimate]:
@@ -105,7 +105,7 @@ def cell_intervals(cells: Sequence[Repeats], bounds: Bounds = UNIT) -> list[Esti
             for one in cell.values
         ]
         parts.append((of_seeds, max(1, int(effect.freedom.sum()))))
-        found.append(t_interval(value, math.sqrt(sum(part for part, _ in parts)), freedom_of(parts), bounds))
+        found.append(t_interval(value, math.sqrt(sum(part for part, _ in parts)), freedom_of(parts), bounds=bounds))
     return found
 
 

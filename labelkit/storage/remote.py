@@ -91,7 +91,7 @@ def delivered(location: str, kind: str) -> Iterator[Path]:
         return
     files, place = file_system(location)
     with remote_errors(location):
-        refuse_foreign(files, place, location, kind)
+        refuse_foreign(files, place, location, kind=kind)
     with tempfile.TemporaryDirectory(prefix="labelkit-") as scratch:
         folder = inside(Path(scratch), Path(place).name or "export")
         yield folder

@@ -59,7 +59,7 @@ class Gap:
     def turned(self) -> "Gap":
         """The other cell minus this one."""
         value, low, high = (None if end is None else -end for end in self.difference)
-        return Gap(self.against, self.name, Estimate(value, high, low), self.p)
+        return Gap(self.against, self.name, Estimate(value, high, low), p=self.p)
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ def write_report(output: Path, results: Sequence[RunResult], title: str, *, comm
         write_text(output / name, charts.standalone(chart))
     facts = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
     write_text(output / "table.json", json.dumps({"table": facts, "recommendation": words}, indent=2) + "\n")
-    write_text(output / "README.md", _markdown(title, words, rows, images, command))
-    write_text(output / "report.html", _page(title, words, rows, means, dev, command))
+    write_text(output / "README.md", _markdown(title, words, rows, images=images, command=command))
+    write_text(output / "report.html", _page(title, words, rows, means=means, dev=dev, command=command))
     return words
 
 
@@ -116,7 +116,7 @@ def means_chart(found: BakeoffVerdict) -> Markup:
     low, high = min(ends), max(ends)
     title = f"{found.measure}, 95% interval over queries and seeds"
     start = math.floor(low * 20) / 20
-    return intervals(rows, start, max(math.ceil(high * 20) / 20, start + 0.05), title)
+    return intervals(rows, start, max(math.ceil(high * 20) / 20, start + 0.05), title=title)
 
 
 def dev_charts(results: Sequence[RunResult]) -> dict[str, Markup]:
@@ -132,7 +132,9 @@ def dev_charts(results: Sequence[RunResult]) -> dict[str, Markup]:
             objective: [(step, sum(values) / len(values)) for step, values in sorted(points.items())]
             for objective, points in sorted(lines.items())
         }
-        charts[regime] = curve(means, "step", "nDCG@10 on dev", f"Dev curve on the labels {regime}", diagonal=False)
+        charts[regime] = curve(
+            means, "step", "nDCG@10 on dev", title=f"Dev curve on the labels {regime}", diagonal=False
+        )
     return charts
 
 

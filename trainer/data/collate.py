@@ -31,7 +31,7 @@ class Collator:
     def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
         passage_ids = passages_of(groups)
         texts = [group.query for group in groups]
-        tokens = self._preprocess("query", texts, self.query_prompt, self.max_query_length)
+        tokens = self._preprocess("query", texts, self.query_prompt, max_length=self.max_query_length)
         queries, by_query = by_length("query", tokens, len(groups))
         documents, by_passage = by_length("document", self.passage_tokens(passage_ids), len(passage_ids))
         layout = lay_out([groups[row] for row in by_query], [passage_ids[row] for row in by_passage])
@@ -45,7 +45,7 @@ class Collator:
 
     def passage_text_tokens(self, texts: list[str]) -> dict[str, Any]:
         """The same for their texts."""
-        return self._preprocess("document", texts, self.passage_prompt, self.max_passage_length)
+        return self._preprocess("document", texts, self.passage_prompt, max_length=self.max_passage_length)
 
     def _preprocess(self, task: str, texts: list[str], prompt: str | None, max_length: int | None) -> dict[str, Any]:
         limit = {} if max_length is None else {"max_length": max_length}

@@ -162,7 +162,7 @@ def open_store(folder: Path, pool: Path | None = None) -> Store:
         folders.read_manifest(pool, POOL, verify=False)
         keys["pool"] = folders.file_sha256(pool / folders.MANIFEST)
         arrays |= map_arrays(_kept(keys, partial(lay_out_pool, pool, labels, corpus, arrays["labelled"])))
-    return Store(labels, corpus, Indices.of(arrays), manifest, keys)
+    return Store(labels, corpus, Indices.of(arrays), manifest=manifest, keys=keys)
 
 
 def _kept(keys: Mapping[str, str], make: Callable[[Path], None]) -> Path:

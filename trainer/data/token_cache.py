@@ -92,7 +92,9 @@ def token_cache(store: Store, preprocess: Preprocess, tokenizer: Any, key: str) 
             with folders.writing(kept, TOKENS, "trainer fit") as draft:
                 _write(str(draft.path / "tokens.arrow"), store, preprocess)
     table = pa.ipc.open_file(pa.memory_map(str(kept / "tokens.arrow"))).read_all()
-    return TokenCache(store, table["tokens"], empty.padding, empty.left, empty.constant, empty.types)
+    return TokenCache(
+        store, table["tokens"], empty.padding, left=empty.left, constant=empty.constant, types=empty.types
+    )
 
 
 def _describe(features: dict[str, Any], store: Store, tokenizer: Any) -> TokenCache | None:
@@ -102,7 +104,14 @@ def _describe(features: dict[str, Any], store: Store, tokenizer: Any) -> TokenCa
         return None
     constant = {name: value for name, value in features.items() if name not in tensors}
     left, types = tokenizer.padding_side == "left", "token_type_ids" in tensors
-    return TokenCache(store, pa.chunked_array([], pa.list_(pa.int32())), tokenizer.pad_token_id, left, constant, types)
+    return TokenCache(
+        store,
+        pa.chunked_array([], pa.list_(pa.int32())),
+        tokenizer.pad_token_id,
+        left=left,
+        constant=constant,
+        types=types,
+    )
 
 
 def _agrees(cache: TokenCache, preprocess: Preprocess, texts: list[str]) -> bool:

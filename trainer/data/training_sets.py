@@ -95,7 +95,7 @@ class TrainingSet(TorchDataset[Group]):
         known, selected = (sources_of(each, self.places[place]) for each in (self.known, self.selected))
         examples = self.store.examples(int(place), known, selected)
         pool = self.store.pool(int(place))
-        return label_query(examples, pool, self.store.same, self.config, known, selected)
+        return label_query(examples, pool, self.store.same, config=self.config, known=known, selected=selected)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -170,7 +170,7 @@ def label_query(
             continue
         excluded.add(name)
         if label.source in selected and _reaches(label, config):
-            positives.setdefault(name, Positive(name, _weight(label, config), label.source, _target(label, 1.0)))
+            positives.setdefault(name, Positive(name, _weight(label, config), label.source, target=_target(label, 1.0)))
             grades.setdefault(name, float(max(label.grade or 1, 1)))
     for label in (label for one in examples for label in one.ignored):
         name = same.get(label.passage_id, label.passage_id)
@@ -208,7 +208,14 @@ def draw_group(query: LabelledQuery, epoch: int, config: FitConfig) -> Group:
     negatives = [negative for negative in query.negatives if negative.passage_id in filling]
     if objective.against != "group" and config.in_batch_negatives:  # nothing is known of them that could be distilled
         negatives += map(Negative, sorted(draw(query.unjudged, space - len(negatives), scope)))
-    return Group(query.query_id, query.query, positives, tuple(negatives), query.excluded, query.judged_negatives)
+    return Group(
+        query.query_id,
+        query.query,
+        positives,
+        negatives=tuple(negatives),
+        excluded=query.excluded,
+        judged_negatives=query.judged_negatives,
+    )
 
 
 def inert(group: Group) -> Group:

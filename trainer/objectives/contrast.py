@@ -80,18 +80,20 @@ def contrast(
         nothing = torch.zeros((), device=queries.device)
         if against == "group":
             none = pos_scores.new_full(pos_scores.shape[:1], -torch.inf)
-            return Scores(pos_scores, group_scores, none, nothing, nothing)
+            return Scores(pos_scores, group_scores, none, masked_share=nothing, suspected_share=nothing)
         mask = Mask(
             excluded=known_pairs(batch.excluded_row, batch.excluded_key, key),
             judged=known_pairs(batch.judged_row, batch.judged_key, key),
-            ceiling=_ceiling(pos_scores.detach(), batch.pos_mask, rules, temperature),
+            ceiling=_ceiling(pos_scores.detach(), batch.pos_mask, rules, temperature=temperature),
             in_batch=rules.in_batch,
         )
         tile = tile or max(1, TILE_PAIRS // max(1, len(queries)))
         neg_lse, hidden, suspected = _AGAINST[against](queries, passages, mask, tile)
         own = batch.pos_mask.sum()
         others = (len(queries) * len(passages) - own).clamp(min=1)
-        return Scores(pos_scores, group_scores, neg_lse, (hidden - own) / others, suspected / others)
+        return Scores(
+            pos_scores, group_scores, neg_lse, masked_share=(hidden - own) / others, suspected_share=suspected / others
+        )
 
 
 class PositivePairs(NamedTuple):

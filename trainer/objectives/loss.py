@@ -42,7 +42,10 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         self.objective = OBJECTIVES[config.objective]
         self.loss_of_rows = functools.partial(self.objective.loss, **_checked_settings(config))
         self.rules = ContrastRules(
-            config.similarity, config.in_batch_negatives, config.false_negative_margin, config.false_negative_ratio
+            config.similarity,
+            config.in_batch_negatives,
+            config.false_negative_margin,
+            ratio=config.false_negative_ratio,
         )
         self.uses_gradient_cache = config.gradient_cache
         self.whole = has_static_embedding_input(model)
@@ -83,13 +86,17 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         queries, passages = (torch.cat(parts) for parts in reps)
         log_temperature = self.log_temperature.detach().requires_grad_() if with_backward else self.log_temperature
         batch = Batch(**labels)
-        loss, shares, contrasted = self._loss(queries, passages, batch, log_temperature.exp())
+        loss, shares, contrasted = self._loss(queries, passages, batch, temperature=log_temperature.exp())
         self.contrasted = self.contrasted + contrasted.detach()
         self.logged.append(torch.stack([*shares, self.log_temperature.exp()]).detach())
         if self.watched:
             fixed = self.log_temperature.detach().exp()
             self.figures = by_source(
-                lambda q, p, b: self._loss(q, p, b, fixed)[0], queries, passages, batch, self.watched
+                lambda q, p, b: self._loss(q, p, b, temperature=fixed)[0],
+                queries,
+                passages,
+                batch=batch,
+                sources=self.watched,
             )
         if not with_backward:
             return loss
@@ -106,7 +113,9 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         losses = []
         for dimensions in self.dimensions or (queries.shape[1],):
             near, far = queries[:, :dimensions], passages[:, :dimensions]
-            scores = contrast(near, far, batch, self.rules, temperature, against=self.objective.against)
+            scores = contrast(
+                near, far, batch, rules=self.rules, temperature=temperature, against=self.objective.against
+            )
             if self.objective.against == "group":
                 rows = self.loss_of_rows(scores.group_scores, batch.group_target, batch.group_mask)
                 told_apart = batch.group_mask.sum(dim=-1) > 1

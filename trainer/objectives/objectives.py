@@ -112,7 +112,7 @@ def jointlh(pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_lse: T
     2602.12727 and 2504.05220.
     """
     total = torch.where(pos_mask, pos_weight, 0.0).sum(dim=-1)
-    return _joint_sum(pos_scores, pos_weight, pos_mask, neg_lse) / total
+    return _joint_sum(pos_scores, pos_weight, pos_mask, neg_lse=neg_lse) / total
 
 
 @_guarded
@@ -123,7 +123,7 @@ def jointlh_sum(pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_ls
     results that were obtained with the sum; otherwise the mean form keeps the learning rate independent of m.
     Source: arXiv 2602.12727.
     """
-    return _joint_sum(pos_scores, pos_weight, pos_mask, neg_lse)
+    return _joint_sum(pos_scores, pos_weight, pos_mask, neg_lse=neg_lse)
 
 
 @_guarded

@@ -217,7 +217,7 @@ def compare_models(measured: Sequence[Measured], names: Sequence[str]) -> list[C
     ]
     tests = dict(zip(keys, compare(gaps), strict=True))
     return [
-        Compared(names[0], other, data, {label: tests[other, data, label] for label in measured[0].means})
+        Compared(names[0], other, data, tests={label: tests[other, data, label] for label in measured[0].means})
         for other in names[1:]
         for data in parts
     ]
@@ -309,7 +309,7 @@ def _average(name: str, entries: Sequence[Measured]) -> Measured:
         label: mean_of_means([_values(entry.per_query[label], entry.per_query[label]) for entry in entries], UNIT)
         for label in entries[0].means
     }
-    return Measured(name, AVERAGE, means, {}, None, {})
+    return Measured(name, AVERAGE, means, by_overlap={}, unjudged=None, per_query={})
 
 
 def _gap(values: Mapping[str, float], others: Mapping[str, float]) -> NDArray[np.float64]:

@@ -55,7 +55,7 @@ def read_collection(folder: Path, split: str) -> Collection:
     for query_id in qrels:
         if query_id not in queries:
             raise DataError(f"{path}: query id {query_id!r} is not in queries.jsonl")
-    return Collection(folder, split, {query_id: queries[query_id] for query_id in qrels}, qrels)
+    return Collection(folder, split, {query_id: queries[query_id] for query_id in qrels}, qrels=qrels)
 
 
 def read_collections(folders: Sequence[Path], split: str) -> list[Collection]:
@@ -108,7 +108,7 @@ def search(
             yield passage
 
     texts = {query_id: query.text for query_id, query in collection.queries.items()}
-    run = dense_search(model, name, texts, seen(), depth=depth, lengths=lengths, index=INDEXES[index])
+    run = dense_search(model, name, texts, passages=seen(), depth=depth, lengths=lengths, index=INDEXES[index])
     _check(collection, wanted, np.frombuffer(keys, dtype=np.int64))
     return run
 

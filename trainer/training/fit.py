@@ -197,7 +197,7 @@ def _train(
     checkpoints.check()
     try:
         with disk_errors(f"{output} is not trained, its checkpoints are kept"):
-            stages = tuple(_run_stages(model, training_sets, checkpoints, dev))
+            stages = tuple(_run_stages(model, training_sets, checkpoints, dev=dev))
         if state.is_main_process:
             merge_adapters(model)
             texts = store.labels["train"]["query"][:SAMPLE].to_pylist()
@@ -212,7 +212,16 @@ def _train(
         raise
     if state.is_main_process:
         with folders.writing(output, KIND, command) as draft:
-            _write_model(draft, name_of(output), model, dataset, config, stages, store, measure)
+            _write_model(
+                draft,
+                name_of(output),
+                model,
+                dataset=dataset,
+                config=config,
+                stages=stages,
+                store=store,
+                evaluation=measure,
+            )
             if (checkpoints.folder / "logs").is_dir():
                 shutil.copytree(checkpoints.folder / "logs", draft.path / "logs")
         checkpoints.remove()
@@ -227,7 +236,15 @@ def _run_stages(
     """
     epoch = 0
     for number, training_set in enumerate(training_sets, start=1):
-        yield _run_stage(number, model, training_set, checkpoints, dev, epoch, several=len(training_sets) > 1)
+        yield _run_stage(
+            number,
+            model,
+            training_set,
+            checkpoints=checkpoints,
+            dev=dev,
+            first_epoch=epoch,
+            several=len(training_sets) > 1,
+        )
         steps_an_epoch = math.ceil(len(training_set) / training_set.config.batch_size)
         epoch += math.ceil(steps_of(training_set.config, len(training_set)) / steps_an_epoch)
 
@@ -252,7 +269,15 @@ def _run_stage(
     with warnings.catch_warnings(), logging_to(checkpoints.folder / "logs" / f"stage-{number}", config):
         # torch 2.13 has another name for it, which transformers does not use yet.
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
-        trainer = GroupTrainer(model, training_set, config, make_collator(model, training_set), place, dev, first_epoch)
+        trainer = GroupTrainer(
+            model,
+            training_set,
+            config,
+            collator=make_collator(model, training_set),
+            place=place,
+            dev=dev,
+            first_epoch=first_epoch,
+        )
         newest = broadcast_object_list([checkpoints.newest(number) if main else None])[0]
         if newest is not None and main:
             log.info(f"stage {number} goes on from step {step_of(newest)}")
@@ -295,7 +320,7 @@ def make_collator(model: SentenceTransformer, training_set: TrainingSet) -> Coll
     if not config.cache_tokens or not store.keys or drawn < len(store.labelled):
         return plain
     key = f"{sorted(store.keys.values())} {plain.passage_prompt} {config.max_passage_length} {model.max_seq_length}"
-    return replace(plain, cached=token_cache(store, plain.passage_text_tokens, model.tokenizer, key))
+    return replace(plain, cached=token_cache(store, plain.passage_text_tokens, model.tokenizer, key=key))
 
 
 @contextmanager
@@ -355,5 +380,7 @@ def _write_model(
         evaluation=result.to_json() if result is not None else None,
     )
     assert store.manifest is not None
-    card = model_card(name, config, draft.command, str(dataset), store.manifest, stages, result)
+    card = model_card(
+        name, config, draft.command, dataset=str(dataset), manifest=store.manifest, stages=stages, evaluation=result
+    )
     write_text(draft.path / "README.md", blot(card))

@@ -69,13 +69,18 @@ class GroupTrainer(SentenceTransformerTrainer):
         self.workers = config.workers
         state = processes()
         self.order = BatchOrder(
-            training_set.keys, config.batch_size, config.seed, first_epoch, state.process_index, state.num_processes
+            training_set.keys,
+            config.batch_size,
+            config.seed,
+            first_epoch=first_epoch,
+            process=state.process_index,
+            processes=state.num_processes,
         )
         self.multi_positive = loss.MultiPositiveLoss(model, config)
         self.waited = 0.0
         """Seconds in which the training waited for a batch."""
         self.learning = Learning(self.multi_positive)
-        self.dev = DevCheck(dev, config, place, len(self.order)) if dev is not None else None
+        self.dev = DevCheck(dev, config, place, steps_an_epoch=len(self.order)) if dev is not None else None
         self.progress = ProgressLine(f"stage {place.number}" if place.number > 1 else None)
         groups: Any = training_set
         untyped: Any = collator

@@ -88,7 +88,9 @@ class View:
                     list(zip(*(columns[f"{role}_{suffix}"][row] for suffix in suffixes), strict=True))
                     for role in ("positive", "negative")
                 ]
-                yield LabelledQuery(columns["query_id"][row], columns["query"][row], sides[0], sides[1], ignored[row])
+                yield LabelledQuery(
+                    columns["query_id"][row], columns["query"][row], sides[0], negatives=sides[1], ignored=ignored[row]
+                )
 
     def passages(self) -> Iterator[tuple[str, str, str]]:
         """(id, title, text) of the corpus."""
@@ -236,7 +238,7 @@ class Collector:
             )
         judgements.sort(key=lambda row: (row.query_id, row.passage_id))
         corpus = {passage_id: self.passages[passage_id] for passage_id in sorted(self.passages)}
-        return Found(examples, corpus, judgements, judge)
+        return Found(examples, corpus, judgements, judge=judge)
 
 
 def name_of(letter: str, text: str) -> str:

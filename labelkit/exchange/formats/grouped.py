@@ -98,11 +98,11 @@ def read_tevatron(path: Path, name: str, positive_grade: int) -> Found:
     for where, row in json_lines(corpus):
         text = text_of(row, "text" if "text" in row else "document_text", where)
         title = text_of(row, "title", where) if row.get("title") else ""
-        collector.passage(text_of(row, "docid", where), title, text, where)
+        collector.passage(text_of(row, "docid", where), title, text, where=where)
     for where, row in (found for file in files for found in json_lines(file)):
         query_id = collector.query(text_of(row, "query_id", where), query_text(row, where), where)
         for side in LABELS:
-            for passage_id in list_of(row, f"{side}_document_ids", "a text", where):
+            for passage_id in list_of(row, f"{side}_document_ids", "a text", where=where):
                 collector.label(query_id, passage_id, side)
     return collector.found(judge_of([corpus, *files], name), path)
 
@@ -114,10 +114,10 @@ def read_tevatron_classic(path: Path, name: str, positive_grade: int) -> Found:
     for where, row in (found for file in files for found in json_lines(file)):
         query_id = collector.query(text_of(row, "query_id", where), query_text(row, where), where)
         for side in LABELS:
-            for passage in list_of(row, f"{side}_passages", "an object", where):
+            for passage in list_of(row, f"{side}_passages", "an object", where=where):
                 title = text_of(passage, "title", where) if passage.get("title") else ""
                 passage_id = collector.passage(
-                    text_of(passage, "docid", where), title, text_of(passage, "text", where), where
+                    text_of(passage, "docid", where), title, text_of(passage, "text", where), where=where
                 )
                 collector.label(query_id, passage_id, side)
     return collector.found(judge_of(files, name), path)
@@ -130,12 +130,12 @@ def read_flag_embedding(path: Path, name: str, positive_grade: int) -> Found:
     for where, row in (found for file in files for found in json_lines(file)):
         query_id = collector.query(None, text_of(row, "query", where), where)
         for key, side in (("pos", "positive"), ("neg", "negative")):
-            texts = list_of(row, key, "a text", where)
-            scores = list_of(row, f"{key}_scores", "a finite number", where) if row.get(f"{key}_scores") else []
+            texts = list_of(row, key, "a text", where=where)
+            scores = list_of(row, f"{key}_scores", "a finite number", where=where) if row.get(f"{key}_scores") else []
             if scores and len(scores) != len(texts):
                 raise DataError(f"{where}: {len(texts)} texts in {key!r} and {len(scores)} scores")
             for text, score in zip(texts, scores or [None] * len(texts), strict=True):
-                collector.label(query_id, collector.passage(None, "", text, where), side, score=score)
+                collector.label(query_id, collector.passage(None, "", text, where=where), side, score=score)
     return collector.found(judge_of(files, name), path)
 
 

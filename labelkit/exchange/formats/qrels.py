@@ -61,7 +61,7 @@ def read_beir(path: Path, name: str, positive_grade: int) -> Found:
     data = read_data(path)
     collector = Collector()
     for passage in data.corpus.values():
-        collector.passage(passage.passage_id, passage.title, passage.text, str(path / "corpus.jsonl"))
+        collector.passage(passage.passage_id, passage.title, passage.text, where=str(path / "corpus.jsonl"))
     for query in data.queries.values():
         collector.query(query.query_id, query.text, str(path / "queries.jsonl"))
     for file in files:
@@ -155,14 +155,14 @@ def read_msmarco(path: Path, name: str, positive_grade: int) -> Found:
         for where, (query, positive, negative) in tab_lines(path, 3):
             query_id = collector.query(None, query, where)
             for side, text in (("positive", positive), ("negative", negative)):
-                collector.label(query_id, collector.passage(None, "", text, where), side)
+                collector.label(query_id, collector.passage(None, "", text, where=where), side)
         return collector.found(judge_of([path], name), path)
     texts = [path / "collection.tsv", *sorted(path.glob("queries*.tsv"))]
     triples, graded = sorted(path.glob("qidpidtriples*.tsv")), sorted(path.glob("qrels*.tsv"))
     if not triples and not graded:
         raise DataError(f"{path} has neither qidpidtriples*.tsv nor qrels*.tsv: there are no labels in it")
     for where, (passage_id, text) in tab_lines(texts[0], 2):
-        collector.passage(passage_id, "", text, where)
+        collector.passage(passage_id, "", text, where=where)
     for file in texts[1:]:
         for where, (query_id, text) in tab_lines(file, 2):
             collector.query(query_id, text, where)

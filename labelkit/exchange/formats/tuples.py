@@ -100,7 +100,7 @@ def read_tuples(path: Path, name: str, positive_grade: int) -> Found:
     for where, row in (found for file in files for found in tuple_rows(file)):
         query_id = collector.query(None, text_of(row, "anchor" if "anchor" in row else "query", where), where)
         for key in [key for key in row if key == "positive" or key.startswith("negative")]:
-            passage_id = collector.passage(None, "", text_of(row, key, where), where)
+            passage_id = collector.passage(None, "", text_of(row, key, where), where=where)
             collector.label(query_id, passage_id, "positive" if key == "positive" else "negative")
     return collector.found(judge_of(files, name), path)
 
@@ -111,14 +111,17 @@ def read_lists(path: Path, name: str, positive_grade: int) -> Found:
     files = tuple_files(path)
     for where, row in (found for file in files for found in tuple_rows(file)):
         query_id = collector.query(None, text_of(row, "query" if "query" in row else "anchor", where), where)
-        docs, labels = list_of(row, "docs", "a text", where), list_of(row, "labels", "a finite number", where)
+        docs, labels = (
+            list_of(row, "docs", "a text", where=where),
+            list_of(row, "labels", "a finite number", where=where),
+        )
         if len(docs) != len(labels):
             raise DataError(f"{where}: {len(docs)} docs and {len(labels)} labels")
         for text, label in zip(docs, labels, strict=True):
             if label not in range(MAX_GRADE + 1):
                 raise DataError(f"{where}: the label {label} is not a whole grade from 0 to {MAX_GRADE}")
             side = "positive" if label >= positive_grade else "negative"
-            collector.label(query_id, collector.passage(None, "", text, where), side, grade=int(label))
+            collector.label(query_id, collector.passage(None, "", text, where=where), side, grade=int(label))
     return collector.found(judge_of(files, name), path)
 
 

@@ -54,7 +54,7 @@ def judge_pair(prompt: Prompt, score: Score) -> Steps[list[Verdict]]:
     if reply.label_logprobs is None:
         return [Verdict(grade)]
     probs, mass = label_probabilities(reply.label_logprobs, prompt.label_texts)
-    return [Verdict(grade, score(reply.label_logprobs, prompt), probs, None if reply.masked else mass)]
+    return [Verdict(grade, score(reply.label_logprobs, prompt), probs, label_mass=None if reply.masked else mass)]
 
 
 def majority(pool: Sequence[Sequence[Verdict]], grades: tuple[int, ...]) -> list[Verdict]:

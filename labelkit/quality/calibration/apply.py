@@ -47,7 +47,7 @@ def apply_calibration(
     """
     used = [by_id[feature.name] for feature in calibration.features if feature.kind == "judge"]
     pairs = sorted({pair for rater in used for pair in rater.judgements})
-    scores = both_views(matrix(calibration.features, pairs, by_id, data), [query_id for query_id, _ in pairs])
+    scores = both_views(matrix(calibration.features, pairs, by_id, data=data), [query_id for query_id, _ in pairs])
     above = predict(calibration, scores)
     digest = hashlib.sha256(calibration.model_dump_json(exclude=MEASURED).encode()).hexdigest()
     retrievers = [feature.kind for feature in calibration.features if feature.kind != "judge"]

@@ -45,7 +45,7 @@ def matrix(
         by_query: dict[str, list[str]] = {}
         for query_id, passage_id in pairs:
             by_query.setdefault(query_id, []).append(passage_id)
-        check_ids(by_query, texts.queries, texts.corpus, "the judged pairs")
+        check_ids(by_query, texts.queries, texts.corpus, where="the judged pairs")
     columns = []
     for feature in features:
         if feature.kind == "judge":

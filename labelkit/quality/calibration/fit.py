@@ -133,7 +133,7 @@ def fit_calibration(
 def judged_by(judges: Sequence[Rater], features: Sequence[Feature], data: Path | None) -> JudgedPairs:
     """Every pair that a judge judged, sorted, with its scores. Raises `UsageError` as `matrix` does."""
     pairs = sorted({pair for judge in judges for pair in judge.judgements})
-    scores = matrix(features, pairs, {judge.rater_id: judge for judge in judges}, data)
+    scores = matrix(features, pairs, {judge.rater_id: judge for judge in judges}, data=data)
     return JudgedPairs(pairs, both_views(scores, [query_id for query_id, _ in pairs]))
 
 
@@ -143,9 +143,9 @@ def compared(known: LabelledPairs, held: HeldOut, judges: Sequence[Rater]) -> di
         [query_id for query_id, _ in known.pairs],
         known.grades,
         held.grades,
-        by_grade(held.above) @ np.arange(GRADES),
-        relevance(held.above),
-        held.base,
+        scores=by_grade(held.above) @ np.arange(GRADES),
+        probability=relevance(held.above),
+        base=held.base,
     )
     raw = {judge.rater_id: raw_grades(judge, known, held.base) for judge in judges}
     before = {judge_id: quality(found) for judge_id, (_, found) in raw.items()}
@@ -170,9 +170,9 @@ def some(found: Graded, rows: NDArray[np.bool_]) -> Graded:
         [query_id for query_id, keep in zip(found.query_ids, rows, strict=True) if keep],
         found.human[rows],
         found.grades[rows],
-        found.scores[rows],
-        None if found.probability is None else found.probability[rows],
-        found.base[rows],
+        scores=found.scores[rows],
+        probability=None if found.probability is None else found.probability[rows],
+        base=found.base[rows],
     )
 
 
@@ -188,7 +188,7 @@ def known_of(judged: JudgedPairs, people: Rater) -> LabelledPairs:
     grades = np.array([people.judgements[pair].grade or 0 for pair in pairs], dtype=int)
     names = sorted({query_id for query_id, _ in pairs})
     query = np.array([names.index(query_id) for query_id, _ in pairs], dtype=int)
-    return LabelledPairs(pairs, judged.scores[:, kept], grades, query, len(names))
+    return LabelledPairs(pairs, judged.scores[:, kept], grades, query=query, queries=len(names))
 
 
 def refuse_too_few(known: LabelledPairs) -> None:
@@ -224,7 +224,7 @@ def held_out(known: LabelledPairs, features: tuple[Feature, ...], among: Sequenc
         above[test] = predict(fitted, known.scores[:, test])
         grades[test] = grades_of(fitted, above[test])
         base[test] = np.mean(train.grades >= RELEVANT)
-    return HeldOut(above, grades, base, fits)
+    return HeldOut(above, grades, base, folds=fits)
 
 
 def cross_fitted(judged: JudgedPairs, held: HeldOut, fitted: Calibration) -> Floats:
@@ -245,12 +245,12 @@ def best_fit(known: LabelledPairs, features: tuple[Feature, ...], among: Sequenc
     for test in folds(known, INNER_FOLDS) if len(losses) > 1 else ():
         train = part(known, ~test)
         for model, relative in losses:
-            fitted = fit(features, train.scores, train.grades, model, relative=relative)
+            fitted = fit(features, train.scores, train.grades, model=model, relative=relative)
             probs = by_grade(predict(fitted, known.scores[:, test]))
             taken = probs[np.arange(test.sum()), known.grades[test]]
             losses[model, relative] -= float(np.log(np.maximum(taken, FLOOR)).sum())
     model, relative = min(losses, key=lambda choice: losses[choice])
-    fitted = fit(features, known.scores, known.grades, model, relative=relative)
+    fitted = fit(features, known.scores, known.grades, model=model, relative=relative)
     return with_thresholds(fitted, known.scores, known.grades)
 
 
@@ -269,7 +269,7 @@ def part(known: LabelledPairs, rows: NDArray[np.bool_]) -> LabelledPairs:
     """Some of the pairs; their queries numbered anew."""
     names, query = np.unique(known.query[rows], return_inverse=True)
     pairs = [pair for pair, keep in zip(known.pairs, rows, strict=True) if keep]
-    return LabelledPairs(pairs, known.scores[:, rows], known.grades[rows], query, len(names))
+    return LabelledPairs(pairs, known.scores[:, rows], known.grades[rows], query=query, queries=len(names))
 
 
 def raw_grades(judge: Rater, known: LabelledPairs, base: Floats) -> tuple[NDArray[np.bool_], Graded]:
@@ -282,7 +282,7 @@ def raw_grades(judge: Rater, known: LabelledPairs, base: Floats) -> tuple[NDArra
         [row.query_id for row in mine],
         known.grades[given],
         np.array([row.grade or 0 for row in mine], dtype=int),
-        np.array([row.score if row.score is not None else float(row.grade or 0) for row in mine]),
-        None if any(p is None for p in probs) else np.array(probs, dtype=float),
-        base[given],
+        scores=np.array([row.score if row.score is not None else float(row.grade or 0) for row in mine]),
+        probability=None if any(p is None for p in probs) else np.array(probs, dtype=float),
+        base=base[given],
     )

@@ -60,14 +60,14 @@ class Setup(NamedTuple):
 
 def draw(data: Data, qrels: Qrels, pairs: int, *, seed: int) -> Setup:
     """Victims and other clean pairs, each drawn evenly over the queries."""
-    check_ids(qrels, data.queries, data.corpus, "the human grades")
+    check_ids(qrels, data.queries, data.corpus, where="the human grades")
     known = sorted(
         CleanPair(query_id, pid, grade) for query_id, graded in qrels.items() for pid, grade in graded.items()
     )
     victims = evenly([pair for pair in known if pair.grade == 0], pairs, seed)
     if not victims:
         raise DataError("no pair has the human grade 0; an attack is measured on passages that answer nothing")
-    return Setup(data, victims, evenly([pair for pair in known if pair.grade > 0], pairs, seed), seed)
+    return Setup(data, victims, evenly([pair for pair in known if pair.grade > 0], pairs, seed), seed=seed)
 
 
 def evenly(pairs: Sequence[CleanPair], count: int, seed: int) -> list[CleanPair]:
@@ -101,11 +101,11 @@ def attacked_pool(setup: Setup, prompt: Prompt, attacks: Sequence[str]) -> Trial
         clean = made.show(victim, CLEAN, target.passage, listwise=method.listwise)
         for name in attacks_of(method, attacks):
             shown = made.show(victim, name, LISTWISE_ATTACKS[name](target), listwise=method.listwise)
-            made.attempts.append(Attempt(victim.query_id, name, clean, shown))
+            made.attempts.append(Attempt(victim.query_id, name, clean, attacked=shown))
     if not method.listwise:
         for pair in setup.others:
             made.show(pair, CLEAN, made.text(pair.passage_id), listwise=False)
-    return Trial(Pool(made.queries, made.passages, made.candidates, {}), made.attempts, made.clean)
+    return Trial(Pool(made.queries, made.passages, made.candidates, inputs={}), made.attempts, made.clean)
 
 
 class _Making:
