@@ -12,14 +12,15 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 MOST = 3
 
 
-def defined(tree: ast.Module) -> Iterator[str]:
-    """Names of functions and classes. One that takes any number of arguments has no names for them."""
+def defined(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+    """Names of functions and classes, and whether they take any number of arguments, which then have no names."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and not node.args.vararg):
-            yield node.name
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name, isinstance(node, ast.FunctionDef) and node.args.vararg is not None
 
 
-OURS = {name for tree in TREES.values() for name in defined(tree)}
+DEFINED = {found for tree in TREES.values() for found in defined(tree)}
+OURS = {name for name, _ in DEFINED} - {name for name, unlimited in DEFINED if unlimited}
 
 
 def by_place(tree: ast.Module) -> Iterator[str]:
