@@ -145,19 +145,12 @@ def print_verdict(report: Mapping[str, Any]) -> None:
     name = report["judges"][change["over"]]
     table = Table("figure", "calibrated minus raw", title=f"gain over {name} on held-out queries")
     for figure in COMPARED:
-        table.add_row(LABELS[figure], signed(Estimate(**change[figure])))
+        table.add_row(LABELS[figure], Estimate(**change[figure]).shown("+.3f"))
     out = Terminal()
     out.print(table)
-    out.print(f"Calibrated grades: {report['verdict']} (kappa {signed(Estimate(**change['kappa']))})")
+    out.print(f"Calibrated grades: {report['verdict']} (kappa {Estimate(**change['kappa']).shown('+.3f')})")
     if report["verdict"] == WORSE:
         out.print("--apply and mix --calibration refuse this calibration unless told --apply-anyway.")
-
-
-def signed(found: Estimate) -> str:
-    """A difference with its interval; plus signs included."""
-    if found.value is None or found.low is None or found.high is None:
-        return str(found)
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def print_attacks(found: Mapping[str, Any]) -> None:
