@@ -4,7 +4,7 @@
 
 Every objective trains on the queries of all folds but one and is measured on that one, so that each query is measured
 by a model that never saw it. Positives are all that qrels call relevant, negatives what BM25 ranks high among the
-rest. Prints nDCG@10, R@100 and AP@100, and paired differences to the untrained model and to SingleLH with 95% bootstrap
+rest. Prints nDCG@10, R@100 and AP@100, and paired differences to the untrained model and to SingleLH with 95% jackknife
 intervals over queries; with several seeds a query counts with its mean. A run that is done is kept in DIR, and the same
 command goes on with the others.
 """
@@ -24,12 +24,12 @@ from labelkit.corpora.beir import Data, read_data
 from labelkit.pooling.dense_search import Lengths
 from labelkit.pooling.pool import bm25_run
 from labelkit.records import Example, Label, Query
+from labelkit.statistics.intervals import SIGNED, mean_of_means
 from labelkit.storage import folders
 from labelkit.storage.dataset import write_tables
 from trainer.config.fit_config import FitConfig
 from trainer.objectives.objectives import OBJECTIVES
 from trainer.retrieval.search import Collection, load_model, read_collection, search
-from trainer.retrieval.significance import bootstrap
 from trainer.training.fit import fit
 
 MEASURES = {"nDCG@10": ir_measures.nDCG @ 10, "R@100": ir_measures.R @ 100, "AP@100": ir_measures.AP @ 100}
@@ -182,9 +182,9 @@ def collect(folder: Path, objective: str, folds: int, seeds: int) -> Values:
 
 def against(values: Mapping[str, float], others: Mapping[str, float]) -> str:
     """Paired difference with its interval; a star where that leaves out 0."""
-    gap = bootstrap(np.array([values[query_id] - others[query_id] for query_id in sorted(values)]))
-    star = "*" if gap.low > 0 or gap.high < 0 else ""
-    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]{star}"
+    gap = mean_of_means([np.array([values[query_id] - others[query_id] for query_id in sorted(values)])], SIGNED)
+    star = "*" if gap.low is not None and gap.high is not None and not gap.low <= 0 <= gap.high else ""
+    return f"{gap.shown('+.3f')}{star}"
 
 
 if __name__ == "__main__":

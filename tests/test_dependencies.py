@@ -25,7 +25,6 @@ NEEDED_BY_OTHERS = {
     "gguf": "transformers reads the demo's judge with it",
     "ipywidgets": "tqdm draws its bar in notebooks with it",
     "llguidance": "imported by name where answers are constrained",
-    "pandas": "crowd-kit takes its tables",
     "s3fs": "fsspec reads s3:// through it",
     "tensorboard": "the trainer's `log_to` names it",
     "trackio": "the trainer's `log_to` names it",

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for models.py, w
 from models import encoder_folder, judge_folder
 
 from labelkit.commands import console
+from labelkit.statistics.intervals import Estimate
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.manifest import DATASET
@@ -118,13 +119,15 @@ def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
         table.add_row(f"human + LLM minus {name}", estimate(difference["tests"]["nDCG@10"], "+"))
     screen = Console()
     screen.print(table)
-    screen.print("Brackets: 95% bootstrap intervals over the held-out queries; one that holds 0 shows no difference.")
+    screen.print(
+        "Brackets: 95% jackknife intervals over the held-out queries; one that holds 0 does not show a difference."
+    )
     screen.print(f"This run took {seconds:.0f} s. What it made is in {work}; the next run reuses it.")
 
 
-def estimate(found: dict[str, float], sign: str) -> str:
+def estimate(found: dict[str, float | None], sign: str) -> str:
     """A mean and its interval."""
-    return f"{found['mean']:{sign}.3f} \\[{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
+    return Estimate(found["mean"], found["low"], found["high"]).shown(f"{sign}.3f").replace("[", "\\[")
 
 
 def keep_one_positive(qrels: Path, target: Path) -> None:

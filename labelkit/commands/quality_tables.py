@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labelkit.quality.agreement import Agreement, Comparison
+from labelkit.quality.agreement import Agreement, Comparison, JudgeDifference
 from labelkit.quality.agreement_metrics import FIGURES, GRADES
 from labelkit.quality.bias import Biases
 from labelkit.quality.by_group import Part
@@ -11,7 +11,7 @@ from labelkit.quality.calibration.figures import COMPARED, LABELS, WORSE
 from labelkit.quality.calibration.fit import ENOUGH_QUERIES
 from labelkit.quality.calibration.models import Calibration
 from labelkit.quality.system_rankings import SystemAgreement
-from labelkit.statistics.intervals import FEW_QUERIES, Estimate
+from labelkit.statistics.intervals import Estimate, few_queries
 
 BY_GROUP = ("kappa", "kappa_2", "bias", "auc")
 """Figures of each group in a breakdown."""
@@ -25,10 +25,12 @@ def print_agreement(agreement: Agreement) -> None:
     for comparison in agreement.comparisons:
         for table in tables_of(comparison):
             out.print(table)
-        if comparison.queries < FEW_QUERIES:
-            out.print(f"{comparison.queries} queries: intervals over so few come out too narrow.")
+        if warning := few_queries(comparison.queries):
+            out.print(f"{warning}.")
         if comparison.advice:
             out.print(f"{comparison.advice}.")
+    for difference in agreement.differences:
+        out.print(difference_table(difference))
     if agreement.raters > 2:
         out.print(
             f"Krippendorff's ordinal alpha of all {agreement.raters} raters on {agreement.units:,} pairs: "
@@ -51,6 +53,19 @@ def tables_of(comparison: Comparison) -> list[Any]:
     for grade, row in enumerate(comparison.confusion):
         matrix.add_row(str(grade), *map(str, row))
     return [table, matrix]
+
+
+def difference_table(difference: JudgeDifference) -> Any:
+    """Two judges against one person: every figure of the first minus that of the second."""
+    from rich.table import Table
+
+    counts = f"{difference.pairs:,} pairs of {difference.queries:,} queries"
+    title = f"{difference.judge} minus {difference.other}, against {difference.reference}: {counts}"
+    table = Table("figure", "difference [95%]", title=title)
+    table.caption = "each interval by itself, not corrected for being several"
+    for name, figure in FIGURES.items():
+        table.add_row(figure.label, difference.figures[name].shown("+.3f"))
+    return table
 
 
 def print_biases(found: Biases) -> None:
@@ -109,6 +124,8 @@ def print_calibration(calibration: Calibration) -> None:
     out.print(diagram)
     if report["queries"] < ENOUGH_QUERIES:
         out.print(f"{report['queries']} queries: the model is fixed; from {ENOUGH_QUERIES} queries on it is chosen.")
+    if warning := few_queries(report["queries"]):
+        out.print(f"{warning}.")
     found = report["estimate"]
     out.print(
         f"Of {found['judged']:,} judged pairs {found['positives']:,} have P(grade >= 2) >= {found['line']}: precision "
@@ -138,9 +155,7 @@ def print_verdict(report: Mapping[str, Any]) -> None:
 
 def signed(found: Estimate) -> str:
     """A difference with its interval; plus signs included."""
-    if found.value is None or found.low is None or found.high is None:
-        return str(found)
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    return found.shown("+.3f")
 
 
 def print_attacks(found: Mapping[str, Any]) -> None:
@@ -174,7 +189,8 @@ def print_systems(rows: Sequence[SystemAgreement]) -> None:
 
     if not rows:
         return
-    table = Table("judge", "systems", "Kendall's tau", "Spearman's rho", title="systems ranked by nDCG@10")
+    table = Table("judge", "systems", "Kendall's tau", "tau_ap", "Spearman's rho", title="systems ranked by nDCG@10")
     for row in rows:
-        table.add_row(row.judge, f"{row.which} ({row.systems})", str(row.kendall), str(row.spearman))
+        figures = map(str, (row.kendall, row.tau_ap, row.spearman))
+        table.add_row(row.judge, f"{row.which} ({row.systems})", *figures)
     Terminal().print(table)

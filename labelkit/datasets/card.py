@@ -6,7 +6,6 @@ and a Croissant description beside it.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,7 +101,7 @@ def render(
     """Fill the template."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from labelkit.statistics.intervals import FEW_QUERIES
+    from labelkit.statistics.intervals import few_queries
 
     environment = Environment(
         loader=FileSystemLoader(SHIPPED), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
@@ -127,7 +126,7 @@ def render(
         judges=[judge_row(judge, told) for judge, told in judges],
         measured=publication is not None,
         agreements=agreed,
-        few=FEW_QUERIES,
+        few=few_queries(min((one["queries"] for one in agreed), default=0)),
         audit=known.audit,
         facts=markdown_fenced(json.dumps(facts.as_json(), indent=2, ensure_ascii=False), "json"),
         command=command,
@@ -227,14 +226,10 @@ def agreements(folder: Path, judges: Sequence[Judge]) -> Iterator[dict[str, Any]
 
 def agreement_of(rows: "Iterable[GradedPair]") -> dict[str, Any]:
     """Figures with intervals; the human grade is the reference."""
-    from labelkit.quality.agreement_metrics import FIGURES, rated
-    from labelkit.statistics.intervals import estimate
+    from labelkit.quality.agreement_metrics import figure_interval, rated
 
     pairs = rated(rows)
-    figures = {
-        name: str(estimate(partial(FIGURES[name].of, pairs), pairs.queries))
-        for name in ("kappa", "kappa_2", "kappa_quadratic")
-    }
+    figures = {name: str(figure_interval(name, pairs)) for name in ("kappa", "kappa_2", "kappa_quadratic")}
     return {"pairs": len(pairs.query), "queries": pairs.queries, **figures}
 
 

@@ -10,9 +10,19 @@ import numpy as np
 
 from labelkit.corpora.qrels import read_qrels
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement_metrics import FIGURES, GRADES, GradedPair, Rated, alpha, coincidences, rated
+from labelkit.quality.agreement_metrics import (
+    FIGURES,
+    GRADES,
+    GradedPair,
+    Rated,
+    alpha,
+    coincidences,
+    figure_difference,
+    figure_interval,
+    rated,
+)
 from labelkit.records import Judgement, PairIds
-from labelkit.statistics.intervals import Estimate, estimate
+from labelkit.statistics.intervals import SIGNED, Estimate, estimate, standard_error
 from labelkit.storage.labels import judgements_in
 
 
@@ -90,6 +100,21 @@ class Comparison(NamedTuple):
     advice: Advice | None
 
 
+class JudgeDifference(NamedTuple):
+    """Two judges against the same person, on the pairs that all three graded."""
+
+    reference: str
+    judge_id: str
+    judge: str
+    other_id: str
+    other: str
+    pairs: int
+    queries: int
+    figures: dict[str, Estimate]
+    """Name in `labelkit.quality.agreement_metrics` -> figure of the judge minus figure of the other, with its paired
+    interval."""
+
+
 class Agreement(NamedTuple):
     """Every comparison, and the agreement of all raters together."""
 
@@ -99,6 +124,8 @@ class Agreement(NamedTuple):
     """Krippendorff's ordinal alpha over all raters; pairs that a rater did not grade are missing values."""
     units: int
     """Pairs that at least two raters graded."""
+    differences: list[JudgeDifference]
+    """Every two judges against every person with whom both have a pair in common."""
 
 
 def agreement_of(labels: Sequence[Path], human: Sequence[Path]) -> Agreement:
@@ -121,7 +148,7 @@ def agree_raters(raters: Sequence[Rater]) -> Agreement:
         names = ", ".join(rater.name for rater in raters)
         raise DataError(f"{names} have no pair in common; are these grades of the same queries?")
     together, units = alpha_of_all(raters)
-    return Agreement(found, len(raters), together, units)
+    return Agreement(found, len(raters), together, units, judge_differences(raters))
 
 
 def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
@@ -192,6 +219,36 @@ def compare(reference: Rater, judge: Rater, only: Iterable[PairIds] | None = Non
     )
 
 
+def judge_differences(raters: Sequence[Rater]) -> list[JudgeDifference]:
+    """Compare every two judges against every person, on the pairs that all three graded."""
+    people = [rater for rater in raters if rater.kind == "human"]
+    judges = [rater for rater in raters if rater.kind != "human"]
+    found = [judge_difference(person, one, other) for person in people for one, other in combinations(judges, 2)]
+    return [difference for difference in found if difference]
+
+
+def judge_difference(reference: Rater, judge: Rater, other: Rater) -> JudgeDifference | None:
+    """Compare two judges against one reference; None where no pair was graded by all three."""
+    common = sorted(reference.judgements.keys() & judge.judgements.keys() & other.judgements.keys())
+    all_three = [pair for pair in common if None not in [grade_of(rater, pair) for rater in (reference, judge, other)]]
+    if not all_three:
+        return None
+    one, two = (
+        rated_pairs([(reference.judgements[pair], rater.judgements[pair]) for pair in all_three])
+        for rater in (judge, other)
+    )
+    return JudgeDifference(
+        reference=reference.name,
+        judge_id=judge.rater_id,
+        judge=judge.name,
+        other_id=other.rater_id,
+        other=other.name,
+        pairs=len(all_three),
+        queries=one.queries,
+        figures={name: figure_difference(name, one, two) for name in FIGURES},
+    )
+
+
 def rated_pairs(graded: Sequence[tuple[Judgement, Judgement]]) -> Rated:
     """Pairs of judgements as arrays; where the judge gave no score, its grade is the score."""
     return rated(
@@ -207,10 +264,7 @@ def rated_pairs(graded: Sequence[tuple[Judgement, Judgement]]) -> Rated:
 
 def measure(pairs: Rated) -> dict[str, Estimate]:
     """Every figure with its interval."""
-    return {
-        name: estimate(lambda draws, of=figure.of: of(pairs, draws), pairs.queries)  # type: ignore[misc]
-        for name, figure in FIGURES.items()
-    }
+    return {name: figure_interval(name, pairs) for name in FIGURES}
 
 
 def spread_of(graded: Sequence[tuple[Judgement, Judgement]]) -> dict[str, Spread]:
@@ -232,17 +286,15 @@ def advise(pairs: Rated) -> Advice | None:
     """How many more labels halve the interval of kappa; None where it has none.
 
     The variance of a figure is a part between queries, which falls with their number alone, and a part within them,
-    which falls with the number of labels. The bootstrap over pairs shows the second, that over queries both.
+    which falls with the number of labels. Leaving out pairs shows the second, leaving out queries shows both.
     """
     figure, count = FIGURES["kappa"].of, len(pairs.query)
     alone = pairs._replace(query=np.arange(count), queries=count)
-    clustered = estimate(lambda draws: figure(pairs, draws), pairs.queries)
-    single = estimate(lambda draws: figure(alone, draws), count)
-    if clustered.low is None or clustered.high is None or single.low is None or single.high is None:
+    clustered = standard_error(lambda draws: figure(pairs, draws), pairs.queries)
+    single = standard_error(lambda draws: figure(alone, draws), count)
+    if not clustered or single is None:
         return None
-    both, within = (clustered.high - clustered.low) ** 2, (single.high - single.low) ** 2
-    if both == 0:
-        return None
+    both, within = clustered**2, single**2
     left = both / 4 - max(0.0, both - within)
     same = round(count * (min(within, both) / left - 1)) if left > 0 else None
     return Advice(3 * count, 3 * pairs.queries, same)
@@ -261,7 +313,7 @@ def alpha_of_all(raters: Sequence[Rater]) -> tuple[Estimate, int]:
     numbers = {query_id: number for number, query_id in enumerate(dict.fromkeys(names))}
     by_query = np.zeros((len(numbers), GRADES, GRADES))
     np.add.at(by_query, [numbers[query_id] for query_id in names], matrices[used])
-    found = estimate(lambda draws: alpha(np.einsum("q,qab->ab", draws, by_query)), len(numbers))
+    found = estimate(lambda draws: alpha(np.einsum("q,qab->ab", draws, by_query)), len(numbers), SIGNED)
     return found, int(used.sum())
 
 

@@ -1,7 +1,7 @@
 """Every figure of agreement between two raters: one function each, of how often each query counts.
 
-All are defined on weighted pairs, so that the bootstrap over queries needs no copies. A figure that the data cannot
-support (a constant rater, one class) is nan.
+All are defined on weighted pairs, so that leaving out a query copies nothing. A figure that the data cannot support (a
+constant rater, one class) is nan.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelkit.records import MAX_GRADE
-from labelkit.statistics.intervals import Draws, ratio
+from labelkit.statistics.intervals import POSITIVE, SIGNED, UNIT, Bounds, Draws, Estimate, estimate, ratio
 
 RELEVANT = 2
 """Grade from which a pair counts as relevant in the binary figures."""
@@ -163,6 +163,8 @@ class Figure(NamedTuple):
     label: str
     """What a reader calls it."""
     of: Callable[[Rated, Draws], float]
+    bounds: Bounds = SIGNED
+    """Least and greatest value that it can have."""
 
 
 FIGURES = {
@@ -174,12 +176,29 @@ FIGURES = {
     "kappa_3": Figure("Cohen's kappa, grade >= 3", _kappa_from(3)),
     "kappa_quadratic": Figure("quadratic kappa", lambda pairs, draws: kappa(pairs.confusion(draws), STEPS**2)),
     "alpha_ordinal": Figure("Krippendorff's alpha, ordinal", _alpha),
-    "mae": Figure("mean absolute error, in grades", _mean_difference(np.abs)),
-    "bias": Figure("bias: judge minus reference, in grades", _mean_difference(lambda steps: steps)),
-    "auc": Figure("AUC of the score, reference grade >= 2", _auc),
-    "average_precision": Figure("average precision of the score", _average_precision),
-    "precision": Figure("precision, grade >= 2", _precision),
-    "recall": Figure("recall of the reference's grade >= 2", _recall),
-    "selected": Figure("grade >= 2 a query, mean number", _selected),
+    "mae": Figure("mean absolute error, in grades", _mean_difference(np.abs), (0.0, MAX_GRADE)),
+    "bias": Figure(
+        "bias: judge minus reference, in grades", _mean_difference(lambda steps: steps), (-MAX_GRADE, MAX_GRADE)
+    ),
+    "auc": Figure("AUC of the score, reference grade >= 2", _auc, UNIT),
+    "average_precision": Figure("average precision of the score", _average_precision, UNIT),
+    "precision": Figure("precision, grade >= 2", _precision, UNIT),
+    "recall": Figure("recall of the reference's grade >= 2", _recall, UNIT),
+    "selected": Figure("grade >= 2 a query, mean number", _selected, POSITIVE),
 }
 """Name -> what a reader calls the figure, and how it is computed."""
+
+
+def figure_interval(name: str, pairs: Rated) -> Estimate:
+    """Estimate one figure with its interval over queries."""
+    figure = FIGURES[name]
+    return estimate(lambda draws: figure.of(pairs, draws), pairs.queries, figure.bounds)
+
+
+def figure_difference(name: str, one: Rated, other: Rated) -> Estimate:
+    """Estimate a figure of one judge minus that of another, with its paired interval; both on the same pairs."""
+    figure = FIGURES[name]
+    low, high = figure.bounds
+    return estimate(
+        lambda draws: figure.of(one, draws) - figure.of(other, draws), one.queries, (low - high, high - low)
+    )

@@ -19,7 +19,7 @@ from labelkit.quality.agreement_metrics import RELEVANT
 from labelkit.quality.by_group import overlap
 from labelkit.quality.options import BiasOptions
 from labelkit.records import Judgement, PairIds, Passage, Query
-from labelkit.statistics.intervals import Estimate, estimate, mean, ratio
+from labelkit.statistics.intervals import Estimate, estimate, mean, ratio, share
 from labelkit.storage import folders
 from labelkit.storage.dataset import KIND as DATASET
 from labelkit.storage.labels import read_records
@@ -277,14 +277,14 @@ def consistency(rater: Rater, ballots: Sequence[Judgement]) -> Consistency | Non
     several = {pair: given for pair, given in by_pair.items() if len(given) > 1}
     if not several:
         return None
-    alike = [(pair[0], float(one == other)) for pair, given in several.items() for one, other in combinations(given, 2)]
+    alike = [(pair[0], one == other) for pair, given in several.items() for one, other in combinations(given, 2)]
     places = np.array(relative_places(mine))
     chosen = np.array([(row.grade or 0) >= RELEVANT for row in mine])
     by_place = [
         {"place": float(places[part].mean()), "relevant": float(chosen[part].mean())}
         for part in np.array_split(np.argsort(places, kind="stable"), min(BINS, len(mine)))
     ]
-    same = mean([query_id for query_id, _ in alike], [value for _, value in alike])
+    same = share([query_id for query_id, _ in alike], [value for _, value in alike])
     return Consistency(rater.rater_id, rater.name, max(map(len, several.values())), len(several), same, by_place)
 
 
@@ -306,9 +306,9 @@ def drift(first: Sequence[Rater], second: Sequence[Rater]) -> list[JudgedAgain]:
         then, now = ([one.judgements[pair] for pair in both] for one in (rater, later[rater.identity]))
         deviation = float(np.std([score_of(row) for row in then])) or 1.0
         names = [query_id for query_id, _ in both]
-        same = [float(one.grade == other.grade) for one, other in zip(then, now, strict=True)]
+        same = [one.grade == other.grade for one, other in zip(then, now, strict=True)]
         moved = [(score_of(other) - score_of(one)) / deviation for one, other in zip(then, now, strict=True)]
-        found.append(JudgedAgain(rater.name, len(both), mean(names, same), mean(names, moved)))
+        found.append(JudgedAgain(rater.name, len(both), share(names, same), mean(names, moved)))
     if not found:
         raise UsageError("--again holds no pair that the same judge judged before: keep model, prompt and options")
     return found

@@ -16,11 +16,11 @@ from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.pooling.pool import Pool, pool_of
 from labelkit.quality.agreement import Rater, rated_pairs, raters_of
-from labelkit.quality.agreement_metrics import FIGURES, RELEVANT
+from labelkit.quality.agreement_metrics import RELEVANT, figure_interval
 from labelkit.quality.options import CascadeOptions
 from labelkit.quality.selection import RANDOM, Chosen, Quota, beliefs, choose, chosen_pool
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement, PairIds
-from labelkit.statistics.intervals import Estimate, estimate, mean
+from labelkit.statistics.intervals import Estimate, share
 from labelkit.storage import folders
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import read_labels
@@ -147,10 +147,10 @@ def account(cheap: Rater, strong: Rater, chosen: Sequence[Chosen], *, spent: Out
         usd=usd,
         saved_usd=None if usd is None or alone is None else alone - usd,
         compared=len(both),
-        kappa=estimate(lambda draws: FIGURES["kappa"].of(pairs, draws), pairs.queries) if both else Estimate(None),
-        lost=mean(
+        kappa=figure_interval("kappa", pairs) if both else Estimate(None),
+        lost=share(
             [one.query_id for one, _ in left],
-            [float(((one.grade or 0) >= RELEVANT) != ((other.grade or 0) >= RELEVANT)) for one, other in left],
+            [((one.grade or 0) >= RELEVANT) != ((other.grade or 0) >= RELEVANT) for one, other in left],
         ),
     )
 

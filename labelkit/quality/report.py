@@ -73,7 +73,7 @@ def report(
         "dataset": report_sections.dataset_section(dataset, subject.manifests[str(dataset)].facts) if dataset else None,
         "agreement": report_sections.agreement_section(agreement, people[0].name) if agreement else None,
         "alpha": report_sections.alpha_line(agreement) if agreement else None,
-        "few": report_sections.few_queries(agreement),
+        "few": report_sections.query_warning(agreement),
         "calibration": report_sections.calibration_section(options.calibration) if options.calibration else None,
         "bias": report_sections.bias_section(found, shared) if found and (found.effects or found.consistency) else None,
         "attacks": [report_sections.attack_section(path) for path in options.attacks],

@@ -17,7 +17,7 @@ from labelkit.quality.calibration.figures import LABELS
 from labelkit.quality.calibration.models import read_calibration
 from labelkit.quality.selection import belief_of
 from labelkit.statistics.charts import COLOURS, NAMES, Interval, bars, curve, grid, intervals
-from labelkit.statistics.intervals import FEW_QUERIES, Estimate
+from labelkit.statistics.intervals import Estimate, few_queries
 from labelkit.storage import folders
 from labelkit.storage.manifest import DatasetFacts
 
@@ -113,10 +113,10 @@ def alpha_line(agreement: Agreement) -> str | None:
     return f"Krippendorff's ordinal alpha of {who}: {agreement.alpha}."
 
 
-def few_queries(agreement: Agreement | None) -> int | None:
-    """The number of queries, where intervals over them are too narrow."""
+def query_warning(agreement: Agreement | None) -> str | None:
+    """Warn of the comparison with the fewest queries, where they are few."""
     least = min((one.queries for one in agreement.comparisons if one.pairs), default=0) if agreement else 0
-    return least if 0 < least < FEW_QUERIES else None
+    return few_queries(least)
 
 
 def calibration_section(path: Path) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Do judges rank retrieval systems as people do: Kendall's tau and Spearman's rho of systems by nDCG@10.
+"""Do judges rank retrieval systems as people do: Kendall's tau, tau_ap and Spearman's rho of systems by nDCG@10.
 
 The best systems are reported apart: a judge can tell good from bad systems and still not the best from each other.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from labelkit.corpora.runs import RankedRun, read_run
 from labelkit.errors import DataError, MissingPackageError, UsageError
 from labelkit.quality.agreement import Rater
 from labelkit.quality.agreement_metrics import Floats
-from labelkit.statistics.intervals import Draws, Estimate, estimate
+from labelkit.statistics.intervals import RANK_GROUPS, SIGNED, Draws, Estimate, estimate
 
 BEST = 10
 LEAST = 3
@@ -33,6 +33,8 @@ class SystemAgreement(NamedTuple):
     queries: int
     kendall: Estimate
     """tau-b."""
+    tau_ap: Estimate
+    """Kendall's tau with more weight on the systems that the judge ranks first."""
     spearman: Estimate
 
 
@@ -64,7 +66,7 @@ def compare_systems(reference: Rater, judge: Rater, files: Sequence[Path]) -> li
             len(rows),
             which,
             theirs.shape[1],
-            *(correlate(kind, theirs[rows], judged[rows]) for kind in ("kendalltau", "spearmanr")),
+            **{name: correlate(name, theirs[rows], judged[rows]) for name in CORRELATIONS},
         )
         for which, rows in parts.items()
     ]
@@ -92,16 +94,55 @@ def scores(qrels: Qrels, runs: Mapping[str, RankedRun]) -> Floats:
     return values
 
 
-def correlate(kind: str, one: Floats, other: Floats) -> Estimate:
-    """A correlation of mean scores over queries, with its interval; `kind` is a function of scipy.stats."""
-    import scipy.stats
+def kendall(reference: Floats, judged: Floats) -> float:
+    """Compute Kendall's tau-b of two scorings of the same systems."""
+    from scipy.stats import kendalltau
 
-    function: Any = getattr(scipy.stats, kind)
+    return float(kendalltau(reference, judged).statistic)
+
+
+def spearman(reference: Floats, judged: Floats) -> float:
+    """Compute Spearman's rho of two scorings of the same systems."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(reference, judged).statistic)
+
+
+def tau_ap(reference: Floats, judged: Floats) -> float:
+    """Compute AP correlation of two scorings of the same systems (Yilmaz, Aslam and Robertson, SIGIR 2008).
+
+    For each system but the judge's first: the share of the systems ranked above it that the reference, too, prefers to
+    it; the mean of these from -1 to 1. Systems that the judge ties are taken in every order, on average (Urbano and
+    Marrero, ICTIR 2017); a tie of the reference counts half.
+    """
+    above = judged[None, :] > judged[:, None]  # [system, other]: the judge ranks the other above the system
+    agrees = (1 + np.sign(reference[None, :] - reference[:, None])) / 2
+    right = (above * agrees).sum(axis=1)
+    total = 0.0
+    for score in np.unique(judged):
+        tied = judged == score
+        first = int((judged > score).sum())
+        for ahead in range(int(tied.sum())):  # of the tied ones; half of them stand rightly above, in the mean
+            if first + ahead:
+                total += (right[tied].mean() + ahead / 2) / (first + ahead)
+    return 2 * total / (len(judged) - 1) - 1
+
+
+CORRELATIONS: dict[str, Callable[[Floats, Floats], float]] = {
+    "kendall": kendall,
+    "tau_ap": tau_ap,
+    "spearman": spearman,
+}
+"""Name of a field in `SystemAgreement` -> correlation of two scorings `[systems]`, the reference's first."""
+
+
+def correlate(name: str, reference: Floats, judged: Floats) -> Estimate:
+    """Estimate a correlation of mean scores, `[systems, queries]` each, with its interval over queries."""
 
     def of(draws: Draws) -> float:
-        left, right = one @ draws, other @ draws
+        left, right = reference @ draws, judged @ draws
         if np.ptp(left) == 0 or np.ptp(right) == 0:
             return math.nan
-        return float(function(left, right).statistic)
+        return CORRELATIONS[name](left, right)
 
-    return estimate(of, one.shape[1])
+    return estimate(of, reference.shape[1], SIGNED, RANK_GROUPS)

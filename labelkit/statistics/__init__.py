@@ -1,5 +1,5 @@
 """In: arrays of values by query.
 
-Out: means, intervals and p-values.
+Out: estimates with confidence intervals, p-values, numbers of queries; charts.
 Touches: nothing but memory.
 """

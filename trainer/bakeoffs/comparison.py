@@ -1,31 +1,21 @@
-"""What the runs of a bake-off show: cells with intervals, paired tests against the best, and a recommendation.
+"""Compare the runs of a bake-off: cells with intervals, differences that hold for all pairs at once, a recommendation.
 
-A cell is an objective on a regime of labels; a query counts with its mean over seeds. Intervals resample queries and,
-where there are several, seeds, so that luck in either is in them.
+A cell is an objective on a regime of labels; a query counts with its mean over seeds. All pairs of cells and all pairs
+of regimes are one family of simultaneous intervals and p-values, with the luck of queries and of seeds in them
+(`labelkit.statistics.simultaneous`), so that the best cell may be chosen after seeing the results.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import combinations, groupby
 
 import numpy as np
-from numpy.typing import NDArray
 
+from labelkit.statistics.intervals import Estimate, few_queries
+from labelkit.statistics.paired import ALPHA, TELLING, queries_needed, show_p
+from labelkit.statistics.simultaneous import Floats, Repeats, Values, cell_intervals, differences
 from trainer.bakeoffs.runner import UNTRAINED, RunResult
-from trainer.retrieval.significance import (
-    LEVEL,
-    RESAMPLES,
-    SEED,
-    TELLING,
-    Estimate,
-    holm,
-    permutation_p,
-    queries_needed,
-    show_p,
-)
-
-Values = list[NDArray[np.float64]]
-"""Values of each collection, `[seeds, queries]`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +28,7 @@ class Cell:
     seconds: float
     """Of a run, on average."""
     values: Values
+    """`[seeds, queries]` of each collection."""
     mean: Estimate
     spread: float | None
     """Standard deviation of the mean over seeds; None with one seed."""
@@ -50,18 +41,25 @@ class Cell:
 
 @dataclass(frozen=True)
 class Gap:
-    """One cell minus another."""
+    """One cell, or regime of labels, minus another."""
 
-    cell: Cell
-    against: Cell
-    mean: Estimate
-    p_holm: float
-    """Of a paired permutation test over queries, after Holm's correction for all gaps that are shown together."""
+    name: str
+    against: str
+    difference: Estimate
+    """With its simultaneous 95% interval."""
+    p: float
+    """Corrected for all pairs of cells and regimes; at most 5% where the interval leaves out 0, and only there."""
 
     @property
     def sure(self) -> bool:
-        """Neither the queries nor the seeds explain it."""
-        return self.p_holm <= LEVEL and (self.mean.low > 0 or self.mean.high < 0)
+        """Neither the queries nor the seeds explain it, nor the choice among all pairs."""
+        return self.p <= ALPHA
+
+    @property
+    def turned(self) -> "Gap":
+        """The other cell minus this one."""
+        value, low, high = (None if end is None else -end for end in self.difference)
+        return Gap(self.against, self.name, Estimate(value, high, low), self.p)
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,12 @@ class BakeoffVerdict:
     measure: str
     cells: list[Cell]
     """The best first."""
-    gaps: list[Gap]
-    """The best trained cell against each other cell, in the same order."""
+    pairs: dict[tuple[str, str], Gap]
+    """Names of two cells, the better first -> their difference."""
+    regimes: dict[str, float]
+    """Regimes that have every objective -> mean over them, the best first; empty where there are fewer than two."""
+    regime_gaps: list[Gap]
+    """The best regime against each other."""
     queries: int
 
     @property
@@ -80,152 +82,144 @@ class BakeoffVerdict:
         """The trained cell with the highest mean."""
         return next(cell for cell in self.cells if cell.regime != UNTRAINED)
 
+    @property
+    def gaps(self) -> list[Gap]:
+        """The best trained cell against each other cell, the best first."""
+        return [self.gap(self.best, cell) for cell in self.cells if cell is not self.best]
+
+    def gap(self, cell: Cell, other: Cell) -> Gap:
+        """One cell minus another."""
+        found = self.pairs.get((cell.name, other.name))
+        return found if found else self.pairs[other.name, cell.name].turned
+
 
 def verdict(results: Sequence[RunResult], measure: str = "nDCG@10") -> BakeoffVerdict:
-    """Compare all cells for which there are results."""
-    cells = sorted(make_cells(results, measure), key=lambda cell: -cell.mean.mean)
-    best = next(cell for cell in cells if cell.regime != UNTRAINED)
-    gaps = _gaps([(best, cell) for cell in cells if cell is not best])
-    return BakeoffVerdict(measure, cells, gaps, sum(values.shape[1] for values in best.values))
+    """Compare all cells for which there are results, and all regimes that have every objective."""
+    cells = cells_of(results, measure)
+    regimes = regime_weights(cells)
+    of_cells = {cell.name: weight for cell, weight in zip(cells, np.eye(len(cells)), strict=True)}
+    pairs = [*combinations(of_cells, 2), *combinations(regimes, 2)]
+    weights = [part[one] - part[other] for part in (of_cells, regimes) for one, other in combinations(part, 2)]
+    found = differences([repeats(cell) for cell in cells], np.array(weights)) if weights else []
+    gaps = [Gap(*names, *difference) for names, difference in zip(pairs, found, strict=True)]
+    of_regimes = gaps[len(gaps) - math.comb(len(regimes), 2) :]
+    means = np.array([cell.mean.value for cell in cells])
+    return BakeoffVerdict(
+        measure=measure,
+        cells=cells,
+        pairs={(gap.name, gap.against): gap for gap in gaps[: len(gaps) - len(of_regimes)]},
+        regimes={regime: float(weight @ means) for regime, weight in regimes.items()},
+        regime_gaps=[gap for gap in of_regimes if gap.name == next(iter(regimes))],
+        queries=sum(values.shape[1] for values in cells[0].values),
+    )
 
 
-def make_cells(results: Sequence[RunResult], measure: str) -> Iterable[Cell]:
-    """Runs that differ in their seed alone are one cell."""
+def cells_of(results: Sequence[RunResult], measure: str) -> list[Cell]:
+    """Gather runs that differ in their seed alone into one cell; the best cell first."""
 
     def of(result: RunResult) -> tuple[str, str]:
         return result.regime, result.objective
 
-    for (regime, objective), each in groupby(sorted(results, key=of), key=of):
-        runs = list(each)
-        values = [
-            np.array([list(run.values[data][measure].values()) for run in runs]) for data in sorted(runs[0].values)
-        ]
-        by_seed = np.mean([one.mean(axis=1) for one in values], axis=0)
-        yield Cell(
-            regime=regime,
-            objective=objective,
+    groups = [list(each) for _, each in groupby(sorted(results, key=of), key=of)]
+    values = [
+        [np.array([list(run.values[data][measure].values()) for run in runs]) for data in sorted(runs[0].values)]
+        for runs in groups
+    ]
+    means = cell_intervals(
+        [Repeats(each, runs[0].regime != UNTRAINED) for runs, each in zip(groups, values, strict=True)]
+    )
+    cells = [
+        Cell(
+            regime=runs[0].regime,
+            objective=runs[0].objective,
             seeds=len(runs),
             seconds=float(np.mean([run.seconds for run in runs])),
-            values=values,
-            mean=_interval(values),
-            spread=float(by_seed.std(ddof=1)) if len(runs) > 1 else None,
+            values=each,
+            mean=mean,
+            spread=float(np.mean([one.mean(axis=1) for one in each], axis=0).std(ddof=1)) if len(runs) > 1 else None,
         )
+        for runs, each, mean in zip(groups, values, means, strict=True)
+    ]
+    return sorted(cells, key=lambda cell: -(cell.mean.value or 0.0))
+
+
+def repeats(cell: Cell) -> Repeats:
+    """A cell as the statistics take it."""
+    return Repeats(cell.values, cell.regime != UNTRAINED)
+
+
+def regime_weights(cells: Sequence[Cell]) -> dict[str, Floats]:
+    """Regimes that have every objective, the best first -> weights `[cells]` of their mean, all objectives alike; empty
+    where there are fewer than two.
+    """
+    trained = [cell for cell in cells if cell.regime != UNTRAINED]
+    every = {cell.objective for cell in trained}
+    found = {}
+    for regime in dict.fromkeys(cell.regime for cell in trained):
+        mine = np.array([float(cell.regime == regime) for cell in cells])
+        if mine.sum() == len(every):
+            found[regime] = mine / len(every)
+    means = np.array([cell.mean.value for cell in cells])
+    best_first = sorted(found, key=lambda regime: -float(found[regime] @ means))
+    return {regime: found[regime] for regime in best_first} if len(found) > 1 else {}
+
+
+def compare_objectives(found: BakeoffVerdict) -> Iterator[tuple[str, Cell, list[tuple[Cell, Gap]]]]:
+    """Each regime, its best cell, and every other cell of it with the difference from the best; where there are
+    several regimes of several objectives.
+    """
+    regimes: dict[str, list[Cell]] = {}
+    for cell in found.cells:  # the best first
+        if cell.regime != UNTRAINED:
+            regimes.setdefault(cell.regime, []).append(cell)
+    for regime, (best, *others) in regimes.items():
+        if len(regimes) > 1 and others:
+            yield regime, best, [(other, found.gap(best, other)) for other in others]
 
 
 def recommendation(found: BakeoffVerdict) -> list[str]:
     """What the numbers support, in words, and no more."""
     best, untrained = found.best, next((cell for cell in found.cells if cell.regime == UNTRAINED), None)
     words = [
-        f"{best.name} has the highest {found.measure}, {_show(best.mean)}, over {best.seeds} "
+        f"{best.name} has the highest {found.measure}, {best.mean}, over {best.seeds} "
         f"{'seed' if best.seeds == 1 else 'seeds'} and {found.queries:,} queries."
     ]
-    gaps = {gap.against.name: gap for gap in found.gaps}
+    if warning := few_queries(found.queries):
+        words.append(f"{warning}.")
     if untrained is not None:
-        gap = gaps[untrained.name]
+        gap = found.gap(best, untrained)
         if not gap.sure:
-            return [*words, f"It is not told apart from the untrained model ({_show_gap(gap)}): keep that one."]
-        if gap.mean.mean < 0:
-            return [*words, f"The untrained model is better ({_show_gap(gap)}): keep that one."]
-        words.append(f"Against the untrained model that is {_show_gap(gap)}.")
-    trained = [gap for gap in found.gaps if gap.against.regime != UNTRAINED]
-    tied = [gap.against for gap in trained if not gap.sure]
-    worse = [gap.against for gap in trained if gap.sure]
+            return [*words, f"No significant difference from the untrained model ({show_gap(gap)}): keep that one."]
+        if (gap.difference.value or 0.0) < 0:
+            return [*words, f"The untrained model is better ({show_gap(gap)}): keep that one."]
+        words.append(f"Against the untrained model that is {show_gap(gap)}.")
+    others = [cell for cell in found.cells if cell is not best and cell.regime != UNTRAINED]
+    worse = [cell for cell in others if found.gap(best, cell).sure]
+    tied = [cell for cell in others if cell not in worse]
     if tied:
         fastest = min((best, *tied), key=lambda cell: cell.seconds)
-        words.append(f"These are not told apart from it: {', '.join(cell.name for cell in tied)}.")
+        words.append(f"No significant difference from it: {', '.join(cell.name for cell in tied)}.")
         words.append(f"Choose among them by cost: {fastest.name} took least time, {fastest.seconds:.0f} s a run.")
     if worse:
         words.append(f"These are worse: {', '.join(cell.name for cell in worse)}.")
-    needed = queries_needed(np.concatenate(_differences(best, trained[0].against))) if trained else None
-    if tied and needed is not None:
+    if others:
+        words.append("Intervals and p-values of differences hold for all pairs at once, so for the best one too.")
+    needed = queries_needed(np.concatenate(query_differences(best, others[0]))) if tied else None
+    if needed is not None:
         words.append(
-            f"To see a difference of {TELLING} between the two highest you need about {needed:,} queries; "
-            f"these are {found.queries:,}."
+            f"To see a difference of {TELLING} between the two highest you need {needed}; these are {found.queries:,}."
         )
     if best.seeds == 1:
         words.append("With one seed the luck of a run is in no interval: repeat with more before you rely on it.")
     return words
 
 
-def compare_regimes(found: BakeoffVerdict) -> list[Gap]:
-    """The best regime against each other, all objectives counted alike; of regimes that have every objective."""
-    regimes: dict[str, dict[str, Cell]] = {}
-    for cell in found.cells:
-        if cell.regime != UNTRAINED:
-            regimes.setdefault(cell.regime, {})[cell.objective] = cell
-    every = sorted({cell.objective for cell in found.cells if cell.regime != UNTRAINED})
-    complete = {regime: cells for regime, cells in regimes.items() if len(cells) == len(every)}
-    merged = [_merged(regime, [cells[name] for name in every]) for regime, cells in complete.items()]
-    if len(merged) < 2:
-        return []
-    best, *others = sorted(merged, key=lambda cell: -cell.mean.mean)
-    return _gaps([(best, other) for other in others])
+def query_differences(cell: Cell, other: Cell) -> list[Floats]:
+    """Differences of means over seeds, `[queries]` of each collection, less the collection's own mean difference."""
+    apart = [mine.mean(axis=0) - others.mean(axis=0) for mine, others in zip(cell.values, other.values, strict=True)]
+    return [one - one.mean() for one in apart]
 
 
-def compare_objectives(found: BakeoffVerdict) -> list[Gap]:
-    """On each regime its best objective against each other, where there are several regimes."""
-    regimes: dict[str, list[Cell]] = {}
-    for cell in found.cells:  # the best first
-        if cell.regime != UNTRAINED:
-            regimes.setdefault(cell.regime, []).append(cell)
-    pairs = [(best, other) for best, *others in regimes.values() for other in others]
-    return _gaps(pairs) if len(regimes) > 1 else []
-
-
-def _gaps(pairs: Sequence[tuple[Cell, Cell]]) -> list[Gap]:
-    """The first cell of each pair minus the second; their p-values are corrected together."""
-    corrected = holm([permutation_p(_differences(one, other)) for one, other in pairs])
-    return [
-        Gap(one, other, _interval(one.values, other.values), p)
-        for (one, other), p in zip(pairs, corrected, strict=True)
-    ]
-
-
-def _merged(regime: str, cells: Sequence[Cell]) -> Cell:
-    """Objectives as further seeds of one cell."""
-    values = [np.concatenate([cell.values[place] for cell in cells]) for place in range(len(cells[0].values))]
-    seconds = float(np.mean([cell.seconds for cell in cells]))
-    return Cell(regime, "mean of all objectives", cells[0].seeds, seconds, values, _interval(values), None)
-
-
-def _differences(cell: Cell, other: Cell) -> Values:
-    """`[queries]` of each collection, means over seeds."""
-    return [mine.mean(axis=0) - others.mean(axis=0) for mine, others in zip(cell.values, other.values, strict=True)]
-
-
-def _interval(values: Values, minus: Values | None = None) -> Estimate:
-    """The mean over collections, queries and seeds, or its difference to another cell's, and the 95% interval.
-
-    A resample draws queries, the same for both cells, and seeds, each cell's its own.
-    """
-    generator = np.random.default_rng(SEED)
-    means = np.zeros(RESAMPLES)
-    for place, mine in enumerate(values):
-        for start in range(0, RESAMPLES, 250):
-            queries = generator.integers(mine.shape[1], size=(250, mine.shape[1]))
-            drawn = _resampled(mine, queries, generator)
-            if minus is not None:
-                drawn = drawn - _resampled(minus[place], queries, generator)
-            means[start : start + 250] += drawn / len(values)
-    low, high = np.percentile(means, (2.5, 97.5))
-    centre = np.mean([one.mean() for one in values]) - (np.mean([one.mean() for one in minus]) if minus else 0.0)
-    return Estimate(float(centre), float(low), float(high))
-
-
-def _resampled(
-    values: NDArray[np.float64], queries: NDArray[np.int64], generator: np.random.Generator
-) -> NDArray[np.float64]:
-    """[resamples]: means over drawn seeds of the drawn queries `[resamples, n]`."""
-    counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=len(queries))
-    by_seed = np.stack([row[queries].mean(axis=1) for row in values], axis=1)
-    means: NDArray[np.float64] = (by_seed * counts).sum(axis=1) / len(values)
-    return means
-
-
-def _show(estimate: Estimate) -> str:
-    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
-def _show_gap(gap: Gap) -> str:
-    e = gap.mean
-    return f"{e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], {show_p(gap.p_holm)}"
+def show_gap(gap: Gap) -> str:
+    """Write a difference with its interval and p-value."""
+    return f"{gap.difference.shown('+.3f')}, {show_p(gap.p)}"

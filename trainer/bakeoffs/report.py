@@ -3,25 +3,26 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from markupsafe import Markup
 
 from labelkit.statistics import charts
 from labelkit.statistics.charts import Interval, curve, intervals
+from labelkit.statistics.paired import show_p
 from labelkit.storage.atomic import write_text
 from labelkit.storage.foreign_text import markdown, markdown_indented
 from trainer.bakeoffs.comparison import (
     BakeoffVerdict,
+    Cell,
     Gap,
+    cells_of,
     compare_objectives,
-    compare_regimes,
     recommendation,
+    show_gap,
     verdict,
 )
 from trainer.bakeoffs.runner import UNTRAINED, RunResult
-from trainer.retrieval.significance import LEVEL, show_p
 
 MEASURES = ("nDCG@10", "RR@10", "AP@100", "R@100")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -52,10 +53,9 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 
 def write_report(output: Path, results: Sequence[RunResult], title: str, *, command: str) -> list[str]:
     """Write all files of the report into `output`; the words of the recommendation."""
-    found = {measure: verdict(results, measure) for measure in MEASURES}
-    first = found[MEASURES[0]]
+    first = verdict(results, MEASURES[0])
     words = recommendation(first) + regime_words(first) + objective_words(first)
-    rows = table_rows(found)
+    rows = table_rows(first, {measure: cells_of(results, measure) for measure in MEASURES})
     means, dev = means_chart(first), dev_charts(results)
     images = {"means.svg": means} | {f"dev-{number}.svg": chart for number, chart in enumerate(dev.values(), 1)}
     for name, chart in images.items():
@@ -67,56 +67,53 @@ def write_report(output: Path, results: Sequence[RunResult], title: str, *, comm
     return words
 
 
-def table_rows(found: dict[str, BakeoffVerdict]) -> list[list[str]]:
-    """Header and a row a cell: means with intervals, and the gap of the best to it."""
-    first = found[MEASURES[0]]
-    gaps = {gap.against.name: gap for gap in first.gaps}
-    rows = [["labels", "objective", *MEASURES, "best minus this", "after Holm", "spread over seeds", "s a run"]]
-    for cell in first.cells:
-        means = []
-        for measure in MEASURES:
-            mean = next(other.mean for other in found[measure].cells if other.name == cell.name)
-            means.append(f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]")
-        gap = gaps.get(cell.name)
-        shown = f"{gap.mean.mean:+.3f} [{gap.mean.low:+.3f}, {gap.mean.high:+.3f}]" if gap else "best"
-        spread = "" if cell.spread is None else f"{cell.spread:.3f}"
-        p = show_p(gap.p_holm) if gap else ""
-        rows.append([cell.regime, cell.objective, *means, shown, p, spread, f"{cell.seconds:.0f}"])
+def table_rows(found: BakeoffVerdict, measured: Mapping[str, Sequence[Cell]]) -> list[list[str]]:
+    """Header and a row for each cell: means with intervals in each measure, and the best cell minus this one."""
+    means = {measure: {cell.name: cell.mean for cell in cells} for measure, cells in measured.items()}
+    rows = [["labels", "objective", *means, "best minus this", "p, all pairs", "spread over seeds", "s a run"]]
+    for cell in found.cells:
+        gap = None if cell is found.best else found.gap(found.best, cell)
+        rows.append(
+            [
+                cell.regime,
+                cell.objective,
+                *(str(of[cell.name]) for of in means.values()),
+                gap.difference.shown("+.3f") if gap else "best",
+                show_p(gap.p) if gap else "",
+                "" if cell.spread is None else f"{cell.spread:.3f}",
+                f"{cell.seconds:.0f}",
+            ]
+        )
     return rows
 
 
 def regime_words(found: BakeoffVerdict) -> list[str]:
     """The label regimes, all objectives together."""
-    gaps = compare_regimes(found)
-    if not gaps:
+    if not found.regime_gaps:
         return []
-    best = gaps[0].cell
-    words = [f"Over all objectives the labels '{best.regime}' have the highest mean, {best.mean.mean:.3f}:"]
-    return words + [_gap_words(gap, gap.against.regime) for gap in gaps]
+    best, mean = next(iter(found.regimes.items()))
+    words = [f"Over all objectives the labels '{best}' have the highest mean, {mean:.3f}:"]
+    return words + [_gap_words(gap, gap.against) for gap in found.regime_gaps]
 
 
 def objective_words(found: BakeoffVerdict) -> list[str]:
     """The objectives, on each regime of labels."""
     words = []
-    for regime, each in groupby(compare_objectives(found), key=lambda gap: gap.cell.regime):
-        gaps = list(each)
-        best = gaps[0].cell
-        words.append(f"On the labels '{regime}' {best.objective} has the highest mean, {best.mean.mean:.3f}:")
-        words += [_gap_words(gap, gap.against.objective) for gap in gaps]
+    for regime, best, gaps in compare_objectives(found):
+        words.append(f"On the labels '{regime}' {best.objective} has the highest mean, {best.mean.value:.3f}:")
+        words += [_gap_words(gap, other.objective) for other, gap in gaps]
     return words
 
 
 def _gap_words(gap: Gap, name: str) -> str:
-    e = gap.mean
-    seeds = ": the interval, which counts the luck of the seeds too, holds 0" if gap.p_holm <= LEVEL else ""
-    told = "" if gap.sure else f", not told apart{seeds}"
-    return f"- against '{name}' {e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}], {show_p(gap.p_holm)}{told}"
+    return f"- against '{name}' {show_gap(gap)}{'' if gap.sure else ', no significant difference'}"
 
 
 def means_chart(found: BakeoffVerdict) -> Markup:
     """The mean of every cell with its interval."""
-    rows = [Interval(cell.name, cell.mean.mean, cell.mean.low, cell.mean.high) for cell in found.cells]
-    low, high = min(cell.mean.low for cell in found.cells), max(cell.mean.high for cell in found.cells)
+    rows = [Interval(cell.name, *cell.mean) for cell in found.cells]
+    ends = [end for cell in found.cells for end in cell.mean if end is not None]
+    low, high = min(ends), max(ends)
     title = f"{found.measure}, 95% interval over queries and seeds"
     start = math.floor(low * 20) / 20
     return intervals(rows, start, max(math.ceil(high * 20) / 20, start + 0.05), title)

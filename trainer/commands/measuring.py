@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ import trainer
 from labelkit.commands import console
 from labelkit.commands.options import Given, takes
 from labelkit.errors import LabelkitError
-
-if TYPE_CHECKING:
-    from trainer.retrieval.significance import Estimate
 
 
 @takes("trainer.retrieval.options:EvaluateOptions")
@@ -39,7 +36,7 @@ def print_result(result: "trainer.EvalResult") -> None:
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal
-    from trainer.retrieval.significance import show_p
+    from labelkit.statistics.paired import show_p
 
     screen = Terminal()
     called = short_names(result.models)
@@ -47,18 +44,18 @@ def print_result(result: "trainer.EvalResult") -> None:
     several = len(result.collections) > 1
     title = ", ".join(f"{entry.name} {entry.split} ({entry.queries:,} queries)" for entry in result.collections)
     table = Table("model", *(["data"] if several else []), *labels, title=title)
-    table.caption = "mean [95% bootstrap interval over queries]"
+    table.caption = "mean [95% jackknife interval over queries]"
     for entry in result.measured:
-        cells = [called[entry.model], *([entry.data] if several else []), *_cells(entry.means, ".3f")]
+        cells = [called[entry.model], *([entry.data] if several else []), *map(str, entry.means.values())]
         table.add_row(*cells)
         for half, means in entry.by_overlap.items():
-            table.add_row(f"  {half}", *([""] if several else []), *_cells(means, ".3f"), style="dim")
+            table.add_row(f"  {half}", *([""] if several else []), *map(str, means.values()), style="dim")
     screen.print(table)
     if result.compared:
         table = Table("difference to", *(["data"] if several else []), *labels, title=called[result.models[0]])
-        table.caption = "paired permutation test, p after Holm's correction for all comparisons of a measure"
+        table.caption = "paired permutation tests, p after Holm's correction for all differences in this table"
         for gap in result.compared:
-            cells = [f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}] {show_p(t.p_holm)}" for t in gap.tests.values()]
+            cells = [f"{test.difference.shown('+.3f')} {show_p(test.p_holm)}" for test in gap.tests.values()]
             table.add_row(called[gap.against], *([gap.data] if several else []), *cells)
         screen.print(table)
     for words in _notes(result, called):
@@ -72,16 +69,15 @@ def short_names(models: Sequence[str]) -> dict[str, str]:
     return names if len(set(names.values())) == len(names) else {model: model for model in models}
 
 
-def _cells(means: "dict[str, Estimate]", form: str) -> list[str]:
-    return [f"{e.mean:{form}} [{e.low:{form}}, {e.high:{form}}]" for e in means.values()]
-
-
 def _notes(result: "trainer.EvalResult", called: Mapping[str, str]) -> Iterator[str]:
-    from trainer.retrieval.significance import TELLING
+    from labelkit.statistics.intervals import few_queries
+    from labelkit.statistics.paired import TELLING
 
     if result.index != "exact":
         yield f"searched with {result.index}, which is approximate: a passage may be missed"
     for entry in result.collections:
+        if warning := few_queries(entry.queries):
+            yield f"{entry.name}: {warning}"
         if entry.queries_without_relevant:
             yield (
                 f"{entry.queries_without_relevant} of {entry.queries} queries have no passage of grade "
@@ -97,7 +93,7 @@ def _notes(result: "trainer.EvalResult", called: Mapping[str, str]) -> Iterator[
         needed = gap.tests["nDCG@10"].queries_needed
         if needed is not None:
             other = called[gap.against]
-            yield f"{gap.data} against {other}: to see {TELLING} in nDCG@10 you need about {needed:,} queries"
+            yield f"{gap.data} against {other}: to see {TELLING} in nDCG@10 you need {needed}"
 
 
 def verify(

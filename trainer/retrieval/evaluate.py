@@ -7,7 +7,7 @@ several collections is the mean of their means, as BEIR has it.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +21,11 @@ from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
 from labelkit.pooling.dense_search import Lengths
+from labelkit.statistics.intervals import UNIT, Estimate, mean_of_means
+from labelkit.statistics.paired import PairedTest, compare
 from labelkit.storage.names import inside
 from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import Collection, load_model, read_collections, search
-from trainer.retrieval.significance import Estimate, Test, bootstrap, compare
 
 JUDGED = 10
 """Ranks of which the unjudged share is said."""
@@ -59,8 +60,8 @@ class Compared:
     model: str
     against: str
     data: str
-    tests: dict[str, Test]
-    """Measure -> test; Holm's correction is over all comparisons of the measure."""
+    tests: dict[str, PairedTest]
+    """Measure -> test; Holm's correction is over all comparisons and measures of the result."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ class EvalResult:
     compared: tuple[Compared, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts and lists, for `json.dumps`."""
-        return asdict(self)
+        """Plain dicts and lists, for `json.dumps`; an estimate has the keys mean, low and high."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
 
     def of(self, model: str, data: str) -> Measured:
         """One model on one collection."""
@@ -129,7 +131,7 @@ def evaluate(
         progress: called with a line for each model and collection.
 
     Returns:
-        Means with 95% bootstrap confidence intervals over queries, values per query, and paired permutation tests of
+        Means with 95% jackknife confidence intervals over queries, values per query, and paired permutation tests of
         the model against each of the others.
 
     Raises:
@@ -166,7 +168,7 @@ def compare_contenders(
                 write_run(inside(runs, f"{collection.name}.{tag}.run"), run, tag)
             per_query = measure(collection.qrels, run, relevant_grade, cutoffs=cutoffs)
             measured.append(_measured(name, collection, fact, run=run, per_query=per_query))
-            progress(f"{name} on {collection.name}: nDCG@10 {measured[-1].means['nDCG@10'].mean:.3f}")
+            progress(f"{name} on {collection.name}: nDCG@10 {measured[-1].means['nDCG@10'].value:.3f}")
         if len(collections) > 1:
             measured.append(_average(name, measured[-len(collections) :]))
     return EvalResult(
@@ -201,21 +203,23 @@ def measure(qrels: Qrels, run: RankedRun, relevant_grade: int = 1, cutoffs: Sequ
 
 
 def compare_models(measured: Sequence[Measured], names: Sequence[str]) -> list[Compared]:
-    """The first model against each of the others, on every collection and on their average."""
+    """The first model against each of the others, on every collection and on their average, in every measure.
+
+    All of these differences are read side by side, so Holm's correction takes them for one family.
+    """
     found = {(entry.model, entry.data): entry for entry in measured}
     collections = list(dict.fromkeys(entry.data for entry in measured if entry.data != AVERAGE))
     parts = {name: [name] for name in collections} | ({AVERAGE: collections} if len(collections) > 1 else {})
-    pairs = [(other, data) for other in names[1:] for data in parts]
-    tests: dict[str, list[Test]] = {}
-    for label in measured[0].means if pairs else ():
-        families = [
-            [_gap(found[names[0], part].per_query[label], found[other, part].per_query[label]) for part in parts[data]]
-            for other, data in pairs
-        ]
-        tests[label] = compare(families)
+    keys = [(other, data, label) for other in names[1:] for data in parts for label in measured[0].means]
+    gaps = [
+        [_gap(found[names[0], part].per_query[label], found[other, part].per_query[label]) for part in parts[data]]
+        for other, data, label in keys
+    ]
+    tests = dict(zip(keys, compare(gaps), strict=True))
     return [
-        Compared(names[0], other, data, {label: tests[label][place] for label in tests})
-        for place, (other, data) in enumerate(pairs)
+        Compared(names[0], other, data, {label: tests[other, data, label] for label in measured[0].means})
+        for other in names[1:]
+        for data in parts
     ]
 
 
@@ -290,9 +294,9 @@ def _measured(
     return Measured(
         model=name,
         data=collection.name,
-        means={label: bootstrap(_values(values, values)) for label, values in per_query.items()},
+        means={label: mean_of_means([_values(values, values)], UNIT) for label, values in per_query.items()},
         by_overlap={
-            half: {label: bootstrap(_values(values, ids)) for label, values in per_query.items()}
+            half: {label: mean_of_means([_values(values, ids)], UNIT) for label, values in per_query.items()}
             for half, ids in halves(fact.overlap).items()
         },
         unjudged=unjudged_share(collection.qrels, run),
@@ -302,7 +306,7 @@ def _measured(
 
 def _average(name: str, entries: Sequence[Measured]) -> Measured:
     means = {
-        label: bootstrap(*(_values(entry.per_query[label], entry.per_query[label]) for entry in entries))
+        label: mean_of_means([_values(entry.per_query[label], entry.per_query[label]) for entry in entries], UNIT)
         for label in entries[0].means
     }
     return Measured(name, AVERAGE, means, {}, None, {})
@@ -314,3 +318,22 @@ def _gap(values: Mapping[str, float], others: Mapping[str, float]) -> NDArray[np
 
 def _values(values: Mapping[str, float], query_ids: Sequence[str] | Mapping[str, float]) -> NDArray[np.float64]:
     return np.array([values[query_id] for query_id in query_ids])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Estimate):
+        return {"mean": value.value, "low": value.low, "high": value.high}
+    if isinstance(value, PairedTest):
+        needed = value.queries_needed
+        return _plain(value.difference) | {
+            "p": value.p,
+            "p_holm": value.p_holm,
+            "queries_needed": needed and needed.value,
+            "queries_needed_low": needed and needed.low,
+            "queries_needed_high": needed and needed.high,
+        }
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

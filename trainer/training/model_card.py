@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labelkit.statistics.paired import show_p
 from labelkit.storage.foreign_text import markdown, markdown_code, markdown_indented, quoted
 from labelkit.storage.manifest import DatasetFacts, Manifest
 from trainer.config.fit_config import FitConfig
-from trainer.retrieval.significance import show_p
 
 if TYPE_CHECKING:
     from trainer.retrieval.evaluate import EvalResult
@@ -89,16 +89,14 @@ def _evaluation(result: "EvalResult | None") -> str:
     if result is None:
         return ""
     about = "; p-values after Holm's correction" if result.compared else ""
-    lines = ["", "## Evaluation", "", f"Mean and 95% bootstrap interval over queries{about}.", ""]
+    lines = ["", "## Evaluation", "", f"Mean and 95% jackknife interval over queries{about}.", ""]
     first = result.measured[0].means
     lines += [f"| model | data | {' | '.join(first)} |", f"|---|---|{'---|' * len(first)}"]
     for entry in result.measured:
-        cells = " | ".join(f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in entry.means.values())
+        cells = " | ".join(map(str, entry.means.values()))
         lines.append(f"| {markdown(_short(entry.model, result))} | {markdown(entry.data)} | {cells} |")
     for gap in result.compared:
-        cells = " | ".join(
-            f"{t.mean:+.3f} [{t.low:+.3f}, {t.high:+.3f}], {show_p(t.p_holm)}" for t in gap.tests.values()
-        )
+        cells = " | ".join(f"{test.difference.shown('+.3f')}, {show_p(test.p_holm)}" for test in gap.tests.values())
         lines.append(f"| difference to {markdown(_short(gap.against, result))} | {markdown(gap.data)} | {cells} |")
     return "\n".join([*lines, ""])
 

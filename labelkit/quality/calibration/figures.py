@@ -5,9 +5,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from labelkit.quality.agreement_metrics import FIGURES, RELEVANT, Floats, GradedPair, Ints, Rated, rated
+from labelkit.quality.agreement_metrics import (
+    FIGURES,
+    RELEVANT,
+    Floats,
+    GradedPair,
+    Ints,
+    Rated,
+    figure_difference,
+    figure_interval,
+    rated,
+)
 from labelkit.records import Judgement
-from labelkit.statistics.intervals import Estimate, estimate, mean, ratio
+from labelkit.statistics.intervals import POSITIVE, UNIT, Estimate, estimate, mean, ratio
 
 BINS = 10
 """Of the reliability diagram, with equally many pairs each."""
@@ -49,19 +59,16 @@ class Graded(NamedTuple):
 def quality(found: Graded) -> dict[str, Any]:
     """Agreement of grades and scores with people, and how true the probabilities are."""
     pairs = found.rated()
-    figures: dict[str, Any] = {
-        name: estimate(lambda draws, of=FIGURES[name].of: of(pairs, draws), pairs.queries)  # type: ignore[misc]
-        for name in SHOWN
-    }
+    figures: dict[str, Any] = {name: figure_interval(name, pairs) for name in SHOWN}
     figures["confusion"] = pairs.confusion(np.ones(pairs.queries, dtype=np.int64)).astype(int).tolist()
     if found.probability is None:
         return figures
     truth = (found.human >= RELEVANT).astype(float)
     logs, squares = log_loss(truth, found.probability), (truth - found.probability) ** 2
     return figures | {
-        "log_loss": mean(found.query_ids, logs),
+        "log_loss": mean(found.query_ids, logs, POSITIVE),
         "log_loss_skill": skill(found.query_ids, logs, log_loss(truth, found.base)),
-        "brier": mean(found.query_ids, squares),
+        "brier": mean(found.query_ids, squares, UNIT),
         "brier_skill": skill(found.query_ids, squares, (truth - found.base) ** 2),
         "ece": Estimate(expected_calibration_error(truth, found.probability)),
         "reliability": reliability(truth, found.probability),
@@ -78,13 +85,7 @@ def skill(query_ids: Sequence[str], loss: Floats, base: Floats) -> Estimate:
 def gain(calibrated: Graded, raw: Graded, names: Sequence[str] = COMPARED) -> dict[str, Estimate]:
     """Calibrated minus raw on the same pairs, figure by figure, with intervals over queries."""
     after, before = calibrated.rated(), raw.rated()
-    return {
-        name: estimate(
-            lambda draws, of=FIGURES[name].of: of(after, draws) - of(before, draws),  # type: ignore[misc]
-            after.queries,
-        )
-        for name in names
-    }
+    return {name: figure_difference(name, after, before) for name in names}
 
 
 def verdict(change: Estimate) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from labelkit.quality.agreement_metrics import Floats
 from labelkit.records import PairIds
-from labelkit.statistics.intervals import Draws, estimate, ratio
+from labelkit.statistics.intervals import UNIT, Draws, estimate, ratio
 
 
 def label_quality(
@@ -53,7 +53,7 @@ def label_quality(
         "precision": lambda draws: ratio(found(draws), positives),
         "recall": lambda draws: ratio(found(draws), wanted(draws)),
     }
-    estimates = {name: estimate(within(figure), len(names)) for name, figure in figures.items()}
+    estimates = {name: estimate(within(figure), len(names), UNIT) for name, figure in figures.items()}
     return {"judged": len(judged), "labelled": len(used), "positives": int(taken.sum()), **estimates}
 
 

@@ -20,11 +20,11 @@ from labelkit.judging.methods import method_named
 from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.judging.prompts import load_prompt
-from labelkit.quality.agreement_metrics import FIGURES, GradedPair, Rated, rated
+from labelkit.quality.agreement_metrics import GradedPair, Rated, figure_difference, figure_interval, rated
 from labelkit.quality.options import RedteamOptions
 from labelkit.quality.redteam.trials import Attempt, CleanPair, attacked_pool, draw
 from labelkit.records import Judgement
-from labelkit.statistics.intervals import Estimate, estimate, mean, rate
+from labelkit.statistics.intervals import Estimate, mean, rate
 from labelkit.storage.atomic import write_text
 from labelkit.storage.labels import read_labels
 from labelkit.storage.names import inside
@@ -161,12 +161,8 @@ def clean_row(
     now, then = (measured([(clean[ids], some[ids]) for ids in both]) for some in (judged, before))
     row: dict[str, Any] = {"pairs": len(both), "failed": sum(judged[ids].grade is None for ids in clean)}
     for name in CLEAN_FIGURES:
-        figure = FIGURES[name].of
-        row[name] = estimate(lambda draws, of=figure: of(now, draws), now.queries)._asdict()  # type: ignore[misc]
-        row[f"{name}_lost"] = estimate(
-            lambda draws, of=figure: of(then, draws) - of(now, draws),  # type: ignore[misc]
-            now.queries,
-        )._asdict()
+        row[name] = figure_interval(name, now)._asdict()
+        row[f"{name}_lost"] = figure_difference(name, then, now)._asdict()
     return row
 
 

@@ -195,7 +195,6 @@ def test_weights_of_nobody_are_refused(mixed):
 
 def test_dawid_skene_finds_the_judge_that_is_wrong(mixed):
     """Three judges, one of which says the opposite: the pairs follow the other two, and all are sure."""
-    pytest.importorskip("crowdkit")
     rows = []
     for n in range(60):
         grade = 3 * (n % 3 == 0)
@@ -208,7 +207,6 @@ def test_dawid_skene_finds_the_judge_that_is_wrong(mixed):
 
 def test_dawid_skene_takes_people_for_the_truth(mixed):
     """Two judges that always agree, and people who say on half the pairs that both are wrong."""
-    pytest.importorskip("crowdkit")
     rows = []
     for n in range(40):
         grade = 3 * (n % 2)
@@ -369,8 +367,6 @@ def test_people_may_come_as_a_labels_folder(labelkit, beir, tmp_path):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_same_inputs_give_the_same_bytes(labelkit, labels, beir, tmp_path, policy):
-    if policy == "dawid-skene":
-        pytest.importorskip("crowdkit")
     human, target = beir / "qrels" / "test.tsv", tmp_path / "dataset"
     command = ("mix", "--data", beir, "--human", human, "--llm", labels, "--llm", tmp_path / "garbage")
     seen = []

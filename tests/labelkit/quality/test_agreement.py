@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
+from itertools import permutations, product
 from pathlib import Path
 
 import ir_measures
@@ -16,12 +17,12 @@ from scipy.stats import kendalltau, spearmanr
 from sklearn import metrics
 
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement import Rater, advise, agreement_of, alpha_of_all, compare, raters_of
-from labelkit.quality.agreement_metrics import FIGURES, GradedPair, rated
+from labelkit.quality.agreement import Rater, advise, agree_raters, agreement_of, alpha_of_all, compare, raters_of
+from labelkit.quality.agreement_metrics import FIGURES, GradedPair, figure_interval, rated
 from labelkit.quality.by_group import GroupInputs, break_down, overlap
-from labelkit.quality.system_rankings import compare_systems
+from labelkit.quality.system_rankings import compare_systems, kendall, tau_ap
 from labelkit.records import Judgement
-from labelkit.statistics.intervals import RESAMPLES, estimate, rate, replicates
+from labelkit.statistics.intervals import estimate
 
 VALIDATION = Path(__file__).parents[3] / ".." / "shared" / "data" / "llmjudge-val"
 DOMAIN = [0, 1, 2, 3]
@@ -126,7 +127,7 @@ def judged(number: int, grade: int | None, query: str = "q") -> Judgement:
 
 
 def test_a_query_drawn_twice_counts_as_two_copies_of_it():
-    """The bootstrap weighs pairs; that must be what repeating them gives."""
+    """A figure weighs pairs by how often their query counts; that must be what repeating them gives."""
     draw = np.random.default_rng(1)
     queries = ["a"] * 5 + ["b"] * 7 + ["c"] * 4
     humans, theirs = draw.integers(0, 4, 16).tolist(), draw.integers(0, 4, 16).tolist()
@@ -152,22 +153,6 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.89 <= inside / 200 <= 0.99
 
 
-def test_one_query_has_no_interval_and_an_undefined_figure_no_value():
-    assert estimate(lambda draws: 0.5, 1) == (0.5, None, None)
-    assert estimate(lambda draws: math.nan, 5) == (None, None, None)
-    assert len(replicates(lambda draws: float(draws[0]), 3)) == RESAMPLES
-
-
-def test_a_share_of_nothing_or_everything_still_has_an_interval():
-    """Clopper-Pearson: 0 of 20 reaches up to 1 - 0.025 ** (1 / 20)."""
-    assert rate([0, 0], [10, 10]).high == pytest.approx(1 - 0.025 ** (1 / 20))
-    assert rate([10, 10], [10, 10]).low == pytest.approx(0.025 ** (1 / 20))
-    assert rate([0], [0]).value is None
-    found = rate([1, 9, 3], [10, 10, 10])
-    assert found.value == pytest.approx(13 / 30)
-    assert found.low < found.value < found.high
-
-
 def test_advice_says_what_halves_the_interval():
     """Without an effect of the query, four times the labels halve it; the test draws both worlds."""
 
@@ -183,7 +168,7 @@ def test_advice_says_what_halves_the_interval():
     assert (advice.labels, advice.queries) == (1800, 180)
     widths = []
     for pairs in (small, large):
-        found = estimate(lambda draws, pairs=pairs: FIGURES["kappa"].of(pairs, draws), pairs.queries)
+        found = figure_interval("kappa", pairs)
         widths.append(found.high - found.low)
     assert widths[1] / widths[0] == pytest.approx(0.5, abs=0.1)
 
@@ -268,9 +253,66 @@ def test_systems_are_correlated_as_scipy_does(tmp_path):
     assert everything.spearman.value == pytest.approx(spearmanr(*means).statistic)
     top = np.argsort(-np.array(means[0]), kind="stable")[:10]
     assert (best.systems, best.which) == (10, "best 10")
+    assert everything.tau_ap.value == pytest.approx(tau_ap(*map(np.array, means)))
     assert best.kendall.value == pytest.approx(kendalltau(*(np.array(mean)[top] for mean in means)).statistic)
     with pytest.raises(UsageError, match="at least 3"):
         compare_systems(*raters, files[:2])
+
+
+def tau_ap_by_loops(reference: Sequence[float], judged: Sequence[float]) -> float:
+    """Yilmaz et al., equation 2, over every order of the systems that the judge ties; a tie of the reference is half
+    right.
+    """
+    groups = [[n for n, one in enumerate(judged) if one == score] for score in sorted(set(judged), reverse=True)]
+    found = []
+    for orders in product(*map(permutations, groups)):
+        ranked = [system for order in orders for system in order]
+        total = 0.0
+        for i in range(1, len(ranked)):
+            above = [reference[ranked[j]] - reference[ranked[i]] for j in range(i)]
+            total += sum(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in above) / i
+        found.append(2 / (len(ranked) - 1) * total - 1)
+    return sum(found) / len(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=6))
+def test_tau_ap_is_that_of_literal_loops(rows):
+    reference, judged = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    assert tau_ap(reference, judged) == pytest.approx(tau_ap_by_loops(reference, judged))
+
+
+def test_tau_ap_punishes_mistakes_at_the_top():
+    """Of five systems the judge swaps the best two, or the worst two: the same tau, another tau_ap."""
+    people = np.array([5.0, 4, 3, 2, 1])
+    top, bottom = np.array([4.0, 5, 3, 2, 1]), np.array([5.0, 4, 3, 1, 2])
+    assert kendall(people, top) == pytest.approx(kendall(people, bottom)) == pytest.approx(0.8)
+    assert tau_ap(people, top) == pytest.approx(2 / 4 * (0 + 1 + 1 + 1) - 1)
+    assert tau_ap(people, bottom) == pytest.approx(2 / 4 * (1 + 1 + 1 + 3 / 4) - 1)
+    assert (tau_ap(people, people), tau_ap(people, -people)) == (1, -1)
+
+
+def test_two_judges_are_compared_on_the_pairs_that_all_three_graded():
+    source = np.random.default_rng(2)
+    keys = [(f"q{n % 12:02}", f"p{n:03}") for n in range(240)]
+    humans = dict(zip(keys, source.integers(0, 4, 240).tolist(), strict=True))
+
+    def rater(name, kind, right, left_out=()):
+        grades = {key: own if source.random() < right else int(source.integers(0, 4)) for key, own in humans.items()}
+        rows = {key: judged(0, grade, key[0]) for key, grade in grades.items() if key not in left_out}
+        return Rater(name, name, kind, rows)
+
+    people, good = rater("people", "human", 1.0), rater("good", "llm", 0.9, keys[:10])
+    poor = rater("poor", "llm", 0.4, keys[10:30])
+    (found,) = agree_raters([people, good, poor]).differences
+    assert (found.judge, found.other, found.pairs, found.queries) == ("good", "poor", 210, 12)
+    alone = [compare(people, one, keys[30:]).figures for one in (good, poor)]
+    for name, difference in found.figures.items():
+        assert difference.value == pytest.approx(alone[0][name].value - alone[1][name].value)
+    kappa, width = found.figures["kappa"], lambda one: one.high - one.low
+    assert 0 < kappa.low < kappa.value < kappa.high
+    assert width(kappa) < width(alone[0]["kappa"]) + width(alone[1]["kappa"])
+    assert agree_raters([good, poor]).differences == [], "nobody to be right about"
 
 
 def test_a_breakdown_puts_every_pair_into_one_third(labelkit, beir, pool, tmp_path):
@@ -316,3 +358,6 @@ def test_two_real_judges_agree_as_published(labelkit, tmp_path):
         assert [figure.value for figure in measured] == pytest.approx(values, abs=0.0005)
         assert all(figure.low < figure.value < figure.high for figure in measured)
     assert len(found.comparisons) == 3
+    (difference,) = found.differences
+    assert difference.figures["kappa"].value == pytest.approx(0.279 - 0.172, abs=0.001)
+    assert difference.figures["kappa"].low < 0.107 < difference.figures["kappa"].high

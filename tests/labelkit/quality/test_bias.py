@@ -113,7 +113,9 @@ def test_a_judge_that_takes_the_first_places_is_seen():
 
 def test_a_judge_that_does_not_look_at_places_is_consistent():
     rater, rows = ballots(lambda pid, place: pid < 4)
-    assert consistency(rater, rows).same == (1, 1, 1)
+    same = consistency(rater, rows).same
+    assert (same.value, same.high) == (1, 1)
+    assert 0 < same.low < 1, "Clopper and Pearson's interval"
     assert effect_of_place(rater, rows, {}).slope.value == pytest.approx(0, abs=1e-9)
     assert consistency(rater, []) is None
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytrec_eval
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
@@ -81,7 +84,7 @@ def test_the_measures_by_hand(bag: str, data: Path) -> None:
     assert found.per_query["RR@10"] == {"q1": 0.5, "q2": 0.5}
     assert found.per_query["AP@100"] == pytest.approx({"q1": (1 / 2 + 2 / 3) / 2, "q2": 0.5})
     assert found.per_query["R@100"] == {"q1": 1.0, "q2": 1.0}
-    assert found.means["nDCG@10"].mean == pytest.approx((actual / ideal + 1 / math.log2(3)) / 2)
+    assert found.means["nDCG@10"].value == pytest.approx((actual / ideal + 1 / math.log2(3)) / 2)
     assert found.unjudged == pytest.approx(6 / 10), "p1 and p5 of q1, all but p4 of q2"
     (facts,) = result.collections
     assert (facts.queries, facts.queries_without_relevant) == (2, 0)
@@ -96,7 +99,7 @@ def test_a_higher_relevant_grade_leaves_ndcg_and_counts_queries_without_relevant
     assert strict.per_query["R@1"] == {"q1": 0.0, "q2": 0.0}
     assert strict.per_query["R@3"] == {"q1": 1.0, "q2": 0.0}
     assert high.collections[0].queries_without_relevant == 1
-    assert strict.means["RR@10"].mean == 0.25
+    assert strict.means["RR@10"].value == 0.25
 
 
 def test_a_query_whose_relevant_passage_ranks_below_100_has_0(tmp_path: Path, bag: str) -> None:
@@ -176,6 +179,38 @@ def test_the_highest_are_those_of_a_full_sort() -> None:
             assert sorted(((score, name) for name, score in best), reverse=True) == pairs
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 9), st.integers(1, 40))
+def test_the_best_of_tied_scores_are_those_of_trec_eval(seed: int, depth: int, chunk: int, passages: int) -> None:
+    """Vectors of small whole numbers, so that scores tie exactly: what is kept is the head of trec_eval's ranking."""
+    source = np.random.default_rng(seed)
+    names = [f"d{n}" for n in source.permutation(passages)]
+    vectors = torch.from_numpy(source.integers(0, 3, (passages, 2))).float()
+    queries = torch.from_numpy(source.integers(0, 3, (4, 2))).float()
+    found = Exact(queries, depth)
+    for start in range(0, passages, chunk):
+        order = sorted(range(start, min(start + chunk, passages)), key=names.__getitem__, reverse=True)
+        found.add([names[row] for row in order], vectors[order])
+    scores = (queries @ vectors.T).tolist()
+    qrels = {f"q{n}": {name: int(source.integers(0, 3)) for name in names} for n in range(4)}
+    everything = {f"q{n}": dict(zip(names, row, strict=True)) for n, row in enumerate(scores)}
+    kept = {f"q{n}": dict(best) for n, best in enumerate(found.best())}
+    for query_id, row in everything.items():
+        ranked = sorted(names, key=lambda name: (row[name], name), reverse=True)[:depth]
+        assert kept[query_id] == {name: row[name] for name in ranked}
+        assert sorted(kept[query_id], key=lambda name: (row[name], name), reverse=True) == ranked
+    if any(grade for graded in qrels.values() for grade in graded.values()):
+        evaluator = pytrec_eval.RelevanceEvaluator(qrels, {f"ndcg_cut.{depth}", f"P.{depth}"})
+        assert evaluator.evaluate(kept) == evaluator.evaluate(everything)
+
+
+def test_a_row_of_equal_scores_loses_the_lowest_ids_however_many_there_are(tmp_path: Path, bag: str) -> None:
+    names = [f"p{n:04}" for n in range(3_000)]
+    data = write_beir(tmp_path / "ties", dict.fromkeys(names, "a b"), {"q": "a"}, {"q": {"p0000": 1}})
+    found = search(load_model(bag), bag, read_collection(data, "test"), depth=20)
+    assert list(found["q"]) == names[:-21:-1]
+
+
 def test_a_passage_with_the_querys_id_stays(tmp_path: Path, bag: str) -> None:
     data = read_collection(write_beir(tmp_path / "own", {"x": "a", "y": "b"}, {"x": "a"}, {"x": {"y": 1}}), "test")
     assert list(search(load_model(bag), bag, data)["x"]) == ["x", "y"]
@@ -204,7 +239,7 @@ def test_lengths_hold_for_the_search_alone(tiny_model: Path) -> None:
 def test_a_model_compared_with_itself_differs_by_nothing(bag: str, data: Path) -> None:
     (gap,) = evaluated(bag, data, bag).compared
     for test in gap.tests.values():
-        assert (test.mean, test.low, test.high, test.p_holm, test.queries_needed) == (0.0, 0.0, 0.0, 1.0, None)
+        assert (test.difference, test.p_holm, test.queries_needed) == ((0.0, None, None), 1.0, None)
 
 
 def test_the_difference_is_the_first_model_minus_the_other(tmp_path: Path, bag: str, data: Path) -> None:
@@ -216,10 +251,9 @@ def test_the_difference_is_the_first_model_minus_the_other(tmp_path: Path, bag: 
     assert (gap.model, gap.against) == (bag, blind)
     for name, test in gap.tests.items():
         deltas = [mine.per_query[name][query] - other.per_query[name][query] for query in ("q1", "q2")]
-        assert test.mean == pytest.approx(sum(deltas) / 2)
-        # Resamples of two queries have three means, and the interval spans them.
-        assert (test.low, test.high) == pytest.approx((min(deltas), max(deltas)))
-    assert gap.tests["RR@10"].mean > 0, "p3 `a` is no longer found by q1"
+        assert test.difference.value == pytest.approx(sum(deltas) / 2)
+        assert test.p == 1.0, "the second query does not differ"
+    assert gap.tests["RR@10"].difference.value > 0, "p3 `a` is no longer found by q1"
 
 
 def test_several_collections_their_average_and_their_runs(tmp_path: Path, bag: str, data: Path) -> None:
@@ -227,10 +261,10 @@ def test_several_collections_their_average_and_their_runs(tmp_path: Path, bag: s
     result = evaluate(bag, [data, other], EvaluateOptions(compare=bag, runs=tmp_path / "runs"))
     first, second, average = result.measured[:3]
     assert [entry.data for entry in result.measured[:3]] == ["data", "other", "average"]
-    assert second.means["nDCG@10"].mean == 1.0
+    assert second.means["nDCG@10"].value == 1.0
     for label, estimate in average.means.items():
-        assert estimate.mean == pytest.approx((first.means[label].mean + second.means[label].mean) / 2)
-        assert estimate.low <= estimate.mean <= estimate.high
+        assert estimate.value == pytest.approx((first.means[label].value + second.means[label].value) / 2)
+        assert estimate.low is None, "one query of the second collection says nothing of how they vary"
     assert [gap.data for gap in result.compared] == ["data", "other", "average"]
     (path,) = (tmp_path / "runs").glob("other.*.run")
     run = read_run(path)
@@ -250,8 +284,8 @@ def test_queries_fall_into_halves_by_the_words_they_share_with_their_passages(tm
     assert halves(facts.overlap) == {"low overlap": ["q2", "q3"], "high overlap": ["q1"]}
     (found,) = result.measured
     for label, values in found.per_query.items():
-        assert found.by_overlap["low overlap"][label].mean == pytest.approx((values["q2"] + values["q3"]) / 2)
-        assert found.by_overlap["high overlap"][label].mean == pytest.approx(values["q1"])
+        assert found.by_overlap["low overlap"][label].value == pytest.approx((values["q2"] + values["q3"]) / 2)
+        assert found.by_overlap["high overlap"][label].value == pytest.approx(values["q1"])
     assert halves({"a": 0.5, "b": 0.5}) == {}
 
 
@@ -262,7 +296,11 @@ def test_the_unjudged_share_is_of_ten_ranks() -> None:
 
 def test_the_result_goes_through_json(bag: str, data: Path) -> None:
     result = evaluated(bag, data, bag).to_json()
-    assert json.loads(json.dumps(result))["measured"][0]["means"]["RR@10"]["mean"] == 0.5
+    read = json.loads(json.dumps(result))
+    assert read["measured"][0]["means"]["RR@10"] == {"mean": 0.5, "low": None, "high": None}
+    keys = ["mean", "low", "high", "p", "p_holm", "queries_needed", "queries_needed_low", "queries_needed_high"]
+    assert list(read["compared"][0]["tests"]["RR@10"]) == keys
+    assert read["collections"][0]["queries"] == 2
 
 
 @pytest.mark.parametrize(

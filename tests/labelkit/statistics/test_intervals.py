@@ -1,0 +1,138 @@
+"""Jackknife intervals against closed forms, textbook values and degenerate cases."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from labelkit.statistics.intervals import (
+    FEW_QUERIES,
+    GROUPS,
+    POSITIVE,
+    SIGNED,
+    UNIT,
+    Estimate,
+    estimate,
+    few_queries,
+    mean,
+    mean_of_means,
+    rate,
+    ratio,
+    share,
+    standard_error,
+    t_interval,
+)
+
+
+def mean_under(values):
+    return lambda draws: float(draws @ values / draws.sum())
+
+
+def test_the_jackknife_of_a_mean_is_students_interval():
+    values = np.random.default_rng(0).normal(size=12)
+    expected = stats.t.interval(0.95, 11, values.mean(), values.std(ddof=1) / math.sqrt(12))
+    found = estimate(mean_under(values), 12)
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert mean_of_means([values])[:] == pytest.approx(found[:])
+    assert mean([f"q{n:02}" for n in range(12)], values)[:] == pytest.approx(found[:])
+
+
+def test_the_jackknife_of_a_ratio_by_hand():
+    """Hits 1, 0, 2 of 2, 2, 4 tries: 3/8, and 2/6, 3/6, 1/4 without each query."""
+    hits, tries = np.array([1, 0, 2]), np.array([2, 2, 4])
+    without = np.array([2 / 6, 3 / 6, 1 / 4])
+    expected = math.sqrt(2 / 3 * ((without - without.mean()) ** 2).sum())
+    assert standard_error(lambda draws: float(draws @ hits / (draws @ tries)), 3) == pytest.approx(expected)
+    assert rate([1, 0, 2], [2, 2, 4]).value == 3 / 8
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(GROUPS + 1, 4 * GROUPS), st.integers(0, 10))
+def test_groups_of_queries_estimate_the_same_error_as_single_ones(queries, seed):
+    """The error from 100 groups has 99 degrees of freedom: it lies within about a fifth of the exact one."""
+    values = np.random.default_rng(seed).normal(size=queries)
+    assert standard_error(mean_under(values), queries) == pytest.approx(
+        values.std(ddof=1) / math.sqrt(queries), rel=0.35
+    )
+
+
+def test_groups_of_unequal_size_are_weighted_by_busing():
+    """150 queries in 100 groups: without correction the pairs of queries would count as single ones."""
+    source = np.random.default_rng(5)
+    errors = [standard_error(mean_under(source.normal(size=150)), 150) for _ in range(200)]
+    assert np.mean(np.square(errors)) == pytest.approx(1 / 150, rel=0.05)
+
+
+def test_an_interval_stays_within_the_bounds_of_its_figure():
+    values = np.array([1.0] * 7 + [0.6])
+    plain, bounded = estimate(mean_under(values), 8), estimate(mean_under(values), 8, UNIT)
+    assert plain.high > 1 > bounded.high > bounded.value > bounded.low > 0
+    positive = estimate(mean_under(np.array([0.0, 0.0, 0.1, 2.0])), 4, POSITIVE)
+    assert 0 < positive.low < positive.value < positive.high
+
+
+def test_a_bounded_interval_by_hand():
+    """Logit of 0.8 is log 4; its error is 0.1 / (0.8 * 0.2), and t with 9 degrees of freedom is 2.262."""
+    half = stats.t.ppf(0.975, 9) * 0.1 / 0.16
+    odds = (4 * math.exp(-half), 4 * math.exp(half))
+    assert t_interval(0.8, 0.1, 9, UNIT)[1:] == pytest.approx([one / (1 + one) for one in odds])
+    z, half = math.atanh(0.6), stats.t.ppf(0.975, 9) * 0.1 / (1 - 0.6**2)
+    assert t_interval(0.6, 0.1, 9, SIGNED)[1:] == pytest.approx([math.tanh(z - half), math.tanh(z + half)])
+    half = stats.t.ppf(0.975, 9) * 0.1 / 2
+    assert t_interval(2.0, 0.1, 9, POSITIVE)[1:] == pytest.approx([2 * math.exp(-half), 2 * math.exp(half)])
+    assert t_interval(1.0, 0.1, 9, UNIT)[1:] == pytest.approx([1 - stats.t.ppf(0.975, 9) * 0.1, 1.0])
+    assert t_interval(1e-300, 1e-5, 9, UNIT).low >= 0
+
+
+def test_no_interval_where_the_data_do_not_say_how_much_a_figure_varies():
+    assert estimate(lambda draws: 0.5, 1) == (0.5, None, None), "one query"
+    assert estimate(mean_under(np.full(7, 0.25)), 7) == (0.25, None, None), "all queries alike"
+    assert estimate(lambda draws: math.nan, 5) == (None, None, None)
+    only_there = np.array([1.0, 0.0, 0.0])
+    assert estimate(lambda draws: ratio(2.0 * draws[0], float(draws @ only_there)), 3) == (2.0, None, None)
+    assert mean([], []) == (None, None, None)
+    assert mean_of_means([np.array([0.5]), np.array([0.1, 0.4])]) == (0.375, None, None)
+
+
+def test_a_share_of_nothing_or_everything_has_an_interval_over_queries():
+    """Clopper-Pearson with one attempt a query: 0 of 2 reaches up to 1 - 0.025 ** (1 / 2)."""
+    expected = stats.binomtest(0, 2).proportion_ci(0.95)
+    assert rate([0, 0, 0], [10, 10, 0])[1:] == pytest.approx((expected.low, expected.high))
+    assert rate([10, 10], [10, 10]).low == pytest.approx(0.025 ** (1 / 2))
+    assert rate([0], [0]).value is None
+    assert share([], []) == (None, None, None)
+    found = share(["a", "b", "a", "c"], [True, False, False, True])
+    assert found == rate([1, 0, 1], [2, 1, 1])
+    assert found.low < found.value == 0.5 < found.high
+
+
+def test_an_average_of_two_collections_has_the_interval_of_a_mean_of_means():
+    large, small = np.array([0.0, 1.0] * 200), np.array([0.0, 1.0] * 50)
+    found = mean_of_means([large, small])
+    error = math.sqrt(large.var(ddof=1) / 400 + small.var(ddof=1) / 100) / 2
+    assert found.value == 0.5
+    # Welch and Satterthwaite: mostly the small collection's 99 degrees of freedom.
+    assert found.high - found.low == pytest.approx(2 * stats.t.ppf(0.975, 153) * error, rel=0.002)
+
+
+def test_welch_s_degrees_of_freedom_are_scipy_s():
+    one, other = np.random.default_rng(1).normal(size=9), 3 * np.random.default_rng(2).normal(size=5)
+    welch = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    difference = mean_of_means([2 * one, -2 * other])
+    assert (difference.low, difference.high) == pytest.approx((welch.low, welch.high))
+
+
+def test_few_queries_are_said():
+    assert few_queries(0) is None
+    assert few_queries(FEW_QUERIES) is None
+    assert few_queries(1).startswith("1 query has no interval")
+    assert few_queries(5).startswith("5 queries are few: with fewer than 10, a 95% interval may")
+
+
+def test_an_estimate_is_written_with_its_interval():
+    assert str(Estimate(0.5, 0.25, 0.75)) == "0.500 [0.250, 0.750]"
+    assert Estimate(0.5, 0.25, 0.75).shown("+.2f") == "+0.50 [+0.25, +0.75]"
+    assert (str(Estimate(0.5)), str(Estimate(None))) == ("0.500", "undefined")
