@@ -260,10 +260,8 @@ def test_the_cards_of_a_model_and_of_an_export_are_inert(inert, texts, tmp_path,
     from trainer.training.model_card import model_card
 
     text = texts[number]
-    mean, test = (
-        {"nDCG@10": Estimate(0.5, 0.4, 0.6)},
-        {"nDCG@10": PairedTest(Estimate(0.1, 0.0, 0.2), 0.01, 0.02, None)},
-    )
+    mean = {"nDCG@10": Estimate(0.5, 0.4, 0.6)}
+    test = {"nDCG@10": PairedTest(Estimate(0.1, 0.0, 0.2), 0.01, 0.02, None)}
     measured = (Measured(text, text, mean, {}, None, {}), Measured(f"{text}2", text, mean, {}, None, {}))
     compared = (Compared(text, f"{text}2", text, test),)
     stage = StageReport(1, 1.0, 0.0, [{"step": 1, "loss": 1.0}], {"queries": 2, "queries_left_out": 0}, [])

@@ -131,7 +131,7 @@ def evaluate(
         progress: called with a line for each model and collection.
 
     Returns:
-        Means with 95% bootstrap confidence intervals over queries, values per query, and paired permutation tests of
+        Means with 95% jackknife confidence intervals over queries, values per query, and paired permutation tests of
         the model against each of the others.
 
     Raises:

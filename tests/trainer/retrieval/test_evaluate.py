@@ -187,7 +187,7 @@ def test_the_best_of_tied_scores_are_those_of_trec_eval(seed: int, depth: int, c
     names = [f"d{n}" for n in source.permutation(passages)]
     vectors = torch.from_numpy(source.integers(0, 3, (passages, 2))).float()
     queries = torch.from_numpy(source.integers(0, 3, (4, 2))).float()
-    found = module.Exact(queries, depth)
+    found = Exact(queries, depth)
     for start in range(0, passages, chunk):
         order = sorted(range(start, min(start + chunk, passages)), key=names.__getitem__, reverse=True)
         found.add([names[row] for row in order], vectors[order])
