@@ -8,7 +8,7 @@ import pytest
 
 from labelkit.datasets import dawid_skene
 from labelkit.datasets.dawid_skene import fit, posterior
-from labelkit.datasets.policies import MixRules
+from labelkit.datasets.options import MixRules
 
 RULES = MixRules()
 
