@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.engines import EngineFacts, open_engine, traits_of
-from labelkit.errors import BudgetError, UsageError
+from labelkit.errors import ArtifactError, BudgetError, UsageError
 from labelkit.judging.budget import check_price
 from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
@@ -181,7 +181,9 @@ def reparse(
 def output_of(folder: Path) -> Iterator[None]:
     """Hold the folder of an annotation run: a new one, or one that it made before, never one of imported grades."""
     with claimed(folder) as place:
-        if (place.content() or place.path.is_file()) and not (folder / JOURNAL_FILE).is_file():
+        if place.path.is_file():
+            raise ArtifactError(f"{folder} is a file; choose another output folder")
+        if place.content() and not (folder / JOURNAL_FILE).is_file():
             raise UsageError(f"{folder} exists and holds no annotation run; choose another output folder")
         yield
 
