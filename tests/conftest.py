@@ -24,6 +24,10 @@ QUIET = (
 )  # fmt: skip
 
 
+CLOSING = -1
+"""Number of the commands that close a dialog."""
+
+
 class Page:
     """One page. Every request it makes is in `requests`; every dialog it opens is in `dialogs`, and closed."""
 
@@ -58,11 +62,18 @@ class Page:
                 self.requests.append(message["params"]["request"]["url"])
             if message.get("method") == "Page.javascriptDialogOpening":
                 self.dialogs.append(message["params"]["message"])
-                closing = {"id": -1, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
-                await self._socket.send_json(closing)
+                await self._close_dialog()
+            if message.get("id") == CLOSING and "error" in message:
+                # It was announced before it could be closed.
+                await asyncio.sleep(0.05)
+                await self._close_dialog()
             if message.get("id") == number:
                 assert "error" not in message, message
                 return dict(message["result"])
+
+    async def _close_dialog(self) -> None:
+        closing = {"id": CLOSING, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+        await self._socket.send_json(closing)
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression in the page."""

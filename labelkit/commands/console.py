@@ -132,7 +132,7 @@ def say(*lines: object) -> None:
 
 
 def result(text: str) -> None:
-    """Print a result on standard output. Where that is a file or another program, it is not changed but for secrets."""
+    """Print a result on standard output, without secrets and, on a terminal, without control characters."""
     print(shown(text) if sys.stdout.isatty() else blot(text))
 
 

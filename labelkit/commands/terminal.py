@@ -12,8 +12,8 @@ from labelkit.storage.foreign_text import without_controls
 
 
 class Terminal(Console):
-    """A console that takes strings as they are: what looks like markup, a control character or a secret has no effect
-    and is not shown, respectively.
+    """A console for strings from outside: it reads no markup and no emoji names in them, and leaves out control
+    characters and secrets.
     """
 
     def __init__(self, **options: Any) -> None:

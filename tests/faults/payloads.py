@@ -4,7 +4,8 @@ than text: it sets the title of the page to `broken`, opens a dialog, or asks th
 
 TRAP = "http://trap"
 """Stands for the address of a server that writes down what it is asked for."""
-RUN = "document.title='broken';alert(1);fetch('http://trap/fetch')"
+RUN = "self.ran?0:(ran=1,document.title='broken',alert(1),fetch('http://trap/fetch'))"
+"""Runs once: a dialog that closes would give its element the focus again, and so on."""
 PAYLOADS = (
     f"<script>{RUN}</script>",
     f'<svg onload="{RUN}">',
