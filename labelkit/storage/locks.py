@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from labelkit.errors import HeldError
+from labelkit.storage.credentials import blot
 
 PATIENCE = 1.0
 """Seconds to wait for a holder to describe itself."""
@@ -42,7 +43,7 @@ class HolderLock:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": datetime.now().astimezone().isoformat(" ", "seconds"),
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": blot(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         }
         try:
             self._holder.write_text(json.dumps(described), encoding="utf-8")

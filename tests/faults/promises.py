@@ -47,7 +47,12 @@ PROMISES = (
             "judging/test_journal.py::test_the_lock_of_a_killed_holder_is_free",
         ),
     ),
-    Promise(5, "a flipped bit changes nothing silently, only damaged keys are asked again", checks.bit_flips),
+    Promise(
+        5,
+        "a flipped bit changes nothing silently, only damaged keys are asked again",
+        checks.bit_flips,
+        ("storage/test_manifest.py",),
+    ),
     Promise(6, "a torn tail costs no earlier record, nothing is glued on", checks.torn_tail),
     Promise(7, "HTTP faults: every pair a state, no grade invented, tries as in the ledger", checks.http_faults),
     Promise(
@@ -141,6 +146,23 @@ PROMISES = (
         "whatever a server says of its tokens, the cap holds by our own count",
         checks.lying_counts,
         ("engines/test_paid_answers.py",),
+    ),
+    Promise(
+        27,
+        "paths are literal; mount points, links, `.` and disks are checked before the work and keep it after",
+        None,
+        (
+            "storage/test_outputs.py",
+            "commands/test_folder_names.py",
+            "../trainer/commands/test_folder_names.py",
+            "../trainer/training/test_full_disk.py",
+        ),
+    ),
+    Promise(
+        28,
+        "two processes, one output folder: the second is told who holds it",
+        None,
+        ("commands/test_two_processes.py", "../trainer/commands/test_two_processes.py"),
     ),
     Promise(
         30,

@@ -123,7 +123,7 @@ def test_a_command_in_a_manifest_has_no_secret(labelkit, beir, tmp_path):
     called = labelkit("mix", "--data", beir, "--human", human, "-o", tmp_path / "dataset", "--revision", address)
     assert called.code == 0, called.err
     manifest = read_manifest(tmp_path / "dataset", "dataset")
-    assert f"https://{BLOT}example.org/data" in manifest["command"]
+    assert f"https://{BLOT}example.org/data" in manifest.command
     for path in (tmp_path / "dataset").iterdir():
         assert CANARY.encode() not in path.read_bytes(), path
 
