@@ -107,6 +107,11 @@ class Judgement(Record):
     cost: float | None = None
     """US dollars; None where no price is known."""
 
+    @property
+    def rank_score(self) -> float:
+        """The score by which judgements are ranked: the judge's score, else its grade; 0 for a failure."""
+        return self.score if self.score is not None else float(self.grade or 0)
+
     @model_validator(mode="after")
     def _grade_or_failure(self) -> Self:
         if (self.grade is None) == (self.failure is None):

@@ -7,13 +7,25 @@ and role, drawn by hash.
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
+import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
+from labelkit.corpora.words import share, words
 from labelkit.datasets.audit_findings import ITEMS, AuditScope
 from labelkit.datasets.policies import RELEVANT
 from labelkit.storage import tables
 
+LEANING_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("role", pa.string()),
+        ("labels", pa.int64()),
+        ("words", pa.float64()),
+        ("overlap", pa.float64()),
+    ]
+)
 SAMPLE = 20_000
 """Labels of a source and role."""
 MORE_OVERLAP = 0.1
@@ -64,29 +76,32 @@ def sample_table(db: DuckDBPyConnection) -> None:
     """Table `leanings`: by source and role, how many labels were drawn, the mean share of the query's words that their
     passages hold, and the mean number of words of these.
     """
-    db.execute(
+    if tables.row(db, "SELECT 1 FROM duckdb_tables() WHERE table_name = 'leanings'"):
+        return
+    drawn = db.execute(
         f"""
-        CREATE TABLE IF NOT EXISTS leanings AS
         WITH sizes AS (
             SELECT source, role, greatest(1, count(*) // {SAMPLE}) AS one_in FROM labels GROUP BY source, role
         ), drawn AS (
             SELECT query_id, passage_id, source, role FROM labels JOIN sizes USING (source, role)
             WHERE role <> 'ignored' AND hash(query_id || ' ' || passage_id) % one_in = 0
-        ), texts AS (
-            SELECT source, role, title || ' ' || c.text AS passage, {distinct_words("q.text")} AS asked
-            FROM drawn JOIN corpus c USING (passage_id) JOIN queries q USING (query_id)
         )
-        SELECT source, role, count(*) AS labels, avg(len(string_split_regex(trim(passage), '\\s+'))) AS words,
-               avg(len(list_intersect(asked, {distinct_words("passage")})) / len(asked))
-                   FILTER (len(asked) > 0) AS overlap
-        FROM texts GROUP BY source, role
+        SELECT source, role, q.text, title || ' ' || c.text
+        FROM drawn JOIN corpus c USING (passage_id) JOIN queries q USING (query_id)
         """
     )
-
-
-def distinct_words(text: str) -> str:
-    """The words of a text in SQL, each once."""
-    return f"list_distinct(regexp_extract_all(lower({text}), '[\\pL\\pM\\pN]+'))"
+    lengths: dict[tuple[str, str], list[int]] = {}
+    overlaps: dict[tuple[str, str], list[float]] = {}
+    while rows := drawn.fetchmany(tables.ROWS_AT_ONCE):
+        for source, role, query, passage in rows:
+            lengths.setdefault((source, role), []).append(len(passage.split()))
+            if asked := words(query):
+                overlaps.setdefault((source, role), []).append(share(asked, passage))
+    means = (
+        (*key, len(each), fmean(each), fmean(overlaps[key]) if key in overlaps else None)
+        for key, each in lengths.items()
+    )
+    tables.stage(db, "leanings", LEANING_SCHEMA, means)
 
 
 def position_bias(db: DuckDBPyConnection, scope: AuditScope) -> str:

@@ -23,7 +23,7 @@ from labelkit.judging.journal import FILE as JOURNAL
 from labelkit.judging.journal import Journal, reply_of
 from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.prompts import Prompt
-from labelkit.judging.reading import Reading, Texts, second_looks, shortened
+from labelkit.judging.reading import Reading, Texts, reach, second_looks, shortened
 from labelkit.judging.request_keys import digest, identity_of, next_key, request_key
 from labelkit.judging.tasks import Task, Work
 from labelkit.records import JUDGEMENT_SCHEMA, PROMPT_SCHEMA, REPLY_SCHEMA, Judge, Judgement
@@ -133,7 +133,8 @@ def as_sent(
     reading, identity = Reading(**read["reading"]), digest(identity_of(judge))
     ask = next(judging.method.judge(len(task.passage_ids), judging.prompt))
     queries, pairs = {task.query_id: query}, [(task.query_id, passage_id) for passage_id in task.passage_ids]
-    whole = [strip(passage) if "strip" in reading.defences else passage for passage in passages]
+    heads = [reach(passage, reading) for passage in passages]
+    whole = [strip(passage) if "strip" in reading.defences else passage for passage in heads]
     for cut in cuts(whole, reading, engine=judge.engine, tokenizer=tokenizer or read["tokenizer"]):
         shown = dict(zip(task.passage_ids, cut, strict=True))
         again = second_looks(pairs, queries, shown, reading=reading)

@@ -21,7 +21,7 @@ from labelkit.judging.methods import Judging, judging_of, method_of
 from labelkit.judging.methods.steps import Verdict
 from labelkit.judging.settling import judgements_of
 from labelkit.judging.tasks import Task
-from labelkit.pooling.pool import Pool, read_pool
+from labelkit.pooling.pool import Pool, pool_behind, read_pool
 from labelkit.records import Judge, Judgement, Passage, Query
 from labelkit.storage import dataset, folders
 from labelkit.storage.labels import KIND as LABELS
@@ -103,7 +103,7 @@ def read_records(folder: Path, pool: Path | None) -> Records:
     if kind == LABELS and not (folder / JOURNAL).is_file():
         raise UsageError(f"{folder} keeps no replies: its labels were made elsewhere")
     if kind == LABELS:
-        texts = read_pool(pool or pool_behind(folder, manifest.inputs))
+        texts = read_pool(pool or pool_behind(folder, manifest.inputs, "--pool"))
         with Journal(folder) as journal:
             prompts = {judge.judge_id: content for judge, content in journal.judges()}
             bodies = {key: reply for key, _, reply, *_ in journal.records()}
@@ -118,15 +118,6 @@ def read_records(folder: Path, pool: Path | None) -> Records:
     return Records(
         texts, judges, rows["judgements"], ballots=rows["ballots"], prompts=prompts, replies=Kept(bodies, folder)
     )
-
-
-def pool_behind(folder: Path, inputs: Mapping[str, str]) -> Path:
-    """The pool that labels were made from, as their manifest says. Raises `UsageError` where it is not there."""
-    for path, sha256 in inputs.items():
-        manifest = Path(path) / folders.MANIFEST
-        if manifest.is_file() and folders.file_sha256(manifest) == sha256:
-            return Path(path)
-    raise UsageError(f"the pool of {folder} ({', '.join(inputs)}) is gone or changed: give it by --pool")
 
 
 class Bench:

@@ -14,6 +14,7 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
+from labelkit.corpora.words import CHARACTERS
 from labelkit.engines import Engine, EngineFacts, Message, Reply, Request, Settings, Traits, choose
 from labelkit.engines.tokenizers import model_tokens
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
@@ -96,9 +97,10 @@ class LocalEngine(Engine):
         """Requests that start alike: the tokens that all of them share are computed once."""
         rows = []
         for request in requests:
-            ids = encode_chat(self._tokenizer, request.messages)
-            if len(ids) + (0 if request.labels else request.max_tokens) > self._limit:
-                yield over_long(request, len(ids), self._limit)
+            answer = 0 if request.labels else request.max_tokens
+            ids = prompt_tokens(self._tokenizer, request, answer, limit=self._limit)
+            if isinstance(ids, Reply):
+                yield ids
             elif request.labels:
                 rows.append((request, ids))
             else:
@@ -278,10 +280,18 @@ def _chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:
     return text
 
 
-def over_long(request: Request, prompt_tokens: int, limit: int) -> Reply:
-    """The reply to a request that does not fit the model's context."""
-    answer = "" if request.labels else f" and an answer of {request.max_tokens}"
-    return Reply(key=request.key, error=f"prompt of {prompt_tokens} tokens{answer} is over the limit of {limit}")
+def prompt_tokens(tokenizer: Any, request: Request, answer: int, *, limit: int) -> list[int] | Reply:
+    """Token ids of the prompt of a request; where they and an `answer` of so many tokens are more than the `limit`, the
+    reply that says so. A prompt of megabytes is not tokenised for that.
+    """
+    size = sum(len(message.content) for message in request.messages)
+    if size <= CHARACTERS * limit:
+        ids = encode_chat(tokenizer, request.messages)
+        if len(ids) + answer <= limit:
+            return ids
+    prompt = f"{size} characters" if size > CHARACTERS * limit else f"{len(ids)} tokens"
+    rest = "" if request.labels else f" and an answer of {request.max_tokens}"
+    return Reply(key=request.key, error=f"prompt of {prompt}{rest} is over the limit of {limit}")
 
 
 def first_label_tokens(tokenizer: Any, labels: Sequence[str]) -> dict[str, int]:

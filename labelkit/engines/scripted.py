@@ -11,6 +11,8 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
+from labelkit.corpora.words import share
+from labelkit.corpora.words import words as words_of
 from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Traits, choose
 from labelkit.engines.tokenizers import stated_context, words
 from labelkit.errors import UnknownNameError, UsageError
@@ -86,8 +88,7 @@ def _overlap(prompt: str) -> float:
 
 
 def _share(query: str, passage: str) -> float:
-    wanted = set(re.findall(r"\w+", query.casefold())) - {"query"}
-    return len(wanted & set(re.findall(r"\w+", passage.casefold()))) / max(1, len(wanted))
+    return share(words_of(query) - {"query"}, passage)
 
 
 def _list(prompt: str, pattern: str | None) -> str:

@@ -17,11 +17,10 @@ from labelkit.engines import LOWEST, Engine, Reply, Request, Settings, Traits
 from labelkit.engines.in_flight import flow
 from labelkit.engines.local import (
     default_dtype,
-    encode_chat,
     first_label_tokens,
     load_tokenizer,
     model_facts,
-    over_long,
+    prompt_tokens,
 )
 from labelkit.engines.tokenizers import model_tokens
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
@@ -127,9 +126,9 @@ class VllmEngine(Engine):
         """One request; what is wrong with it alone becomes a reply with `error`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        ids = encode_chat(self._tokenizer, request.messages)
-        if len(ids) + self._answer_tokens(request) > self._limit:
-            return over_long(request, len(ids), self._limit)
+        ids = prompt_tokens(self._tokenizer, request, self._answer_tokens(request), limit=self._limit)
+        if isinstance(ids, Reply):
+            return ids
         prompt, sampling = {"prompt_token_ids": ids}, self._sampling(request)
         try:
             outputs = [output async for output in self._llm.generate(prompt, sampling, request.key)]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from labelkit.corpora.words import beginning
 from labelkit.engines.tokenizers import Tokens
 from labelkit.errors import UsageError
 from labelkit.judging.defences import strip, without_query
@@ -69,11 +70,12 @@ def read_texts(pool: Pool, reading: Reading, tokens: Tokens | None) -> Texts:
     queries = {query_id: pool.queries[query_id].text for query_id, _ in pairs}
     passages, cut, stripped = {}, set(), set()
     for passage_id in dict.fromkeys(passage_id for _, passage_id in pairs):
-        text = full = pool.passages[passage_id].full_text
-        if "strip" in reading.defences and (text := strip(full)) is not full:
+        full = pool.passages[passage_id].full_text
+        text = head = reach(full, reading)
+        if "strip" in reading.defences and (text := strip(head)) is not head:
             stripped.add(passage_id)
         passages[passage_id] = short = shortened(text, reading, tokens)
-        if short is not text:
+        if short is not text or head is not full:
             cut.add(passage_id)
     facts: dict[str, Any] = (
         {"passage_tokens": reading.passage_tokens}
@@ -96,6 +98,11 @@ def second_looks(
         return {}
     shown = ((pair, without_query(queries[pair[0]], passages[pair[1]])) for pair in pairs)
     return {pair: text for pair, text in shown if text != passages[pair[1]]}
+
+
+def reach(text: str, reading: Reading) -> str:
+    """The part of a text that the tokens or words of a reading can reach: megabytes are not tokenised to be cut."""
+    return beginning(text, reading.passage_tokens or reading.passage_words or PASSAGE_TOKENS)
 
 
 def shortened(text: str, reading: Reading, tokens: Tokens | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelkit.corpora.words import beginning
 from labelkit.errors import ArtifactError
 from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
@@ -51,15 +52,22 @@ def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> ND
 
 def encode_queries(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
     """Embeddings of queries: [texts, dimensions], float32. Raises as `encode_passages` does."""
-    vectors = encoder.encode_query(list(texts), batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
+    read = _reach(encoder, texts)
+    vectors = encoder.encode_query(read, batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
     return finite(np.asarray(vectors, dtype=np.float32), model, texts)
 
 
 def _encode(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
-    vectors = encoder.encode_document(
-        list(texts), batch_size=BATCH, convert_to_numpy=True, show_progress_bar=len(texts) > FEW and sys.stderr.isatty()
-    )
+    shown = len(texts) > FEW and sys.stderr.isatty()
+    read = _reach(encoder, texts)
+    vectors = encoder.encode_document(read, batch_size=BATCH, convert_to_numpy=True, show_progress_bar=shown)
     return finite(np.asarray(vectors, dtype=np.float32), model, texts)
+
+
+def _reach(encoder: Any, texts: Sequence[str]) -> list[str]:
+    """The part of each text that the encoder's limit can reach: it would tokenise megabytes to cut them."""
+    limit = encoder.max_seq_length
+    return list(texts) if limit is None else [beginning(text, limit) for text in texts]
 
 
 def finite(vectors: NDArray[np.float32], model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -123,6 +123,17 @@ def read_pool(folder: Path, *, verify: bool = True) -> Pool:
     return Pool(queries, passages, candidates, inputs=inputs)
 
 
+def pool_behind(labels: Path, inputs: Mapping[str, str], option: str) -> Path:
+    """The folder of the pool that labels were made from, as the `inputs` of their manifest name it. Raises `UsageError`
+    where it is gone or changed; `option` is the one that gives another place.
+    """
+    for name, digest in inputs.items():
+        manifest = Path(name) / folders.MANIFEST
+        if manifest.is_file() and folders.file_sha256(manifest) == digest:
+            return Path(name)
+    raise UsageError(f"the pool of {labels} ({', '.join(inputs)}) is gone or changed: give it by {option}")
+
+
 def first_pairs(pool: Pool, limit: int | None) -> Pool:
     """A pool with its first `limit` candidates alone; None for all."""
     return pool._replace(candidates=pool.candidates[:limit])

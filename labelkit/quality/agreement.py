@@ -265,7 +265,7 @@ def rated_pairs(graded: Sequence[tuple[Judgement, Judgement]]) -> Rated:
             query_id=one.query_id,
             reference=one.grade or 0,
             judged=other.grade or 0,
-            score=other.score if other.score is not None else float(other.grade or 0),
+            score=other.rank_score,
         )
         for one, other in graded
     )

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from labelkit.corpora.beir import Data, check_ids, read_data
+from labelkit.corpora.words import overlap
 from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement import Rater, joined, raters_of
 from labelkit.quality.agreement_metrics import RELEVANT
-from labelkit.quality.by_group import overlap
 from labelkit.quality.options import BiasOptions
 from labelkit.records import Judgement, PairIds, Passage, Query
 from labelkit.statistics.intervals import Estimate, estimate, mean, ratio, share
@@ -199,7 +199,7 @@ def effect(rater: Rater, name: str, material: BiasInputs) -> Effect | None:
     """The slope of one property; None where no two pairs that are otherwise alike differ in it."""
     function, unit = EFFECTS[name]
     rows = [
-        (pair[0], (pair[0], material.grades.get(pair)), value, score_of(row))
+        (pair[0], (pair[0], material.grades.get(pair)), value, row.rank_score)
         for pair, row in sorted(rater.judgements.items())
         if row.grade is not None
         and (not material.grades or pair in material.grades)
@@ -220,7 +220,7 @@ def effect_of_place(rater: Rater, ballots: Sequence[Judgement], grades: Mapping[
     rows = []
     for row, place in zip(mine, relative_places(mine), strict=True):
         like = row.passage_id if several else grades.get((row.query_id, row.passage_id))
-        rows.append((row.query_id, (row.query_id, like), place, score_of(row)))
+        rows.append((row.query_id, (row.query_id, like), place, row.rank_score))
     return slope_of(rater, PLACE, "from first to last place", rows=rows)
 
 
@@ -231,10 +231,6 @@ def relative_places(rows: Sequence[Judgement]) -> list[float]:
         key = (row.query_id, row.permutation_seed)
         longest[key] = max(longest.get(key, 0), row.position or 0)
     return [((row.position or 1) - 1) / max(1, longest[row.query_id, row.permutation_seed] - 1) for row in rows]
-
-
-def score_of(row: Judgement) -> float:
-    return row.score if row.score is not None else float(row.grade or 0)
 
 
 def slope_of(rater: Rater, name: str, unit: str, rows: Sequence[tuple[str, Any, float, float]]) -> Effect | None:
@@ -306,10 +302,10 @@ def drift(first: Sequence[Rater], second: Sequence[Rater]) -> list[JudgedAgain]:
         if not both:
             continue
         then, now = ([one.judgements[pair] for pair in both] for one in (rater, later[rater.identity]))
-        deviation = float(np.std([score_of(row) for row in then])) or 1.0
+        deviation = float(np.std([row.rank_score for row in then])) or 1.0
         names = [query_id for query_id, _ in both]
         same = [one.grade == other.grade for one, other in zip(then, now, strict=True)]
-        moved = [(score_of(other) - score_of(one)) / deviation for one, other in zip(then, now, strict=True)]
+        moved = [(other.rank_score - one.rank_score) / deviation for one, other in zip(then, now, strict=True)]
         found.append(JudgedAgain(rater.name, len(both), share(names, same), shift=mean(names, moved)))
     if not found:
         raise UsageError("--again holds no pair that the same judge judged before: keep model, prompt and options")

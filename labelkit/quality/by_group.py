@@ -1,6 +1,5 @@
 """Agreement by what a pair looks like: by length, source, position, overlap or language of the passage."""
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from labelkit.corpora.beir import check_ids, read_data
+from labelkit.corpora.words import overlap
 from labelkit.errors import MissingPackageError, UsageError
 from labelkit.pooling.pool import read_pool
 from labelkit.quality.agreement import Comparison, Rater, compare
@@ -104,12 +104,6 @@ def texts_of(material: GroupInputs, by: str) -> dict[PairIds, tuple[str, str]]:
         (query_id, pid): (data.queries[query_id].text, data.corpus[pid].full_text)
         for query_id, pid in material.judge.judgements
     }
-
-
-def overlap(query: str, passage: str) -> float:
-    """Share of the query's different words that stand in the passage."""
-    wanted, found = (set(re.findall(r"\w+", text.casefold())) for text in (query, passage))
-    return len(wanted & found) / len(wanted) if wanted else 0.0
 
 
 def thirds(values: Mapping[PairIds, float], what: str) -> Groups:

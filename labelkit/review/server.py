@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from labelkit.errors import UsageError
+from labelkit.errors import LabelkitError, UsageError
 from labelkit.judging.prompts import Prompt
 from labelkit.review.session import Review
 from labelkit.storage.shipped import SHIPPED
@@ -20,6 +20,10 @@ from labelkit.storage.shipped import SHIPPED
 PAGE = SHIPPED / "review.html"
 LOCAL = ("127.0.0.1", "localhost")
 """Host names that the page answers to: another name that leads here is somebody else's page asking."""
+LARGEST_BODY = 4096
+"""Bytes; a grade takes 14."""
+DIGITS = 9
+"""Of the number of a pair, at most."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -38,10 +42,10 @@ def application(session: Review, prompt: Prompt, token: str, done: asyncio.Event
         return web.json_response(session.state(index_of(request.match_info, session)))
 
     async def grade(request: web.Request) -> web.Response:
-        index, asked = index_of(request.match_info, session), await request.json()
-        if asked.get("grade") not in prompt.label_texts:
+        index, label = index_of(request.match_info, session), grade_in(await request.read())
+        if label not in prompt.label_texts:
             raise web.HTTPBadRequest(text="no such grade")
-        session.grade(index, asked["grade"])
+        session.grade(index, label)
         return web.json_response(session.state(index))
 
     async def show(request: web.Request) -> web.Response:
@@ -54,19 +58,21 @@ def application(session: Review, prompt: Prompt, token: str, done: asyncio.Event
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.path.split("/")[1]
-        if not hmac.compare_digest(given.encode(), token.encode()) or request.url.host not in LOCAL:
+        given = request.raw_path.split("/")[1]
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), token.encode()) or host_of(request) not in LOCAL:
             raise web.HTTPNotFound
         try:
             response = await handler(request)
         except UsageError as error:
             response = web.json_response({"error": str(error)}, status=409)
+        except LabelkitError as error:
+            response = web.json_response({"error": str(error)}, status=500)
         response.headers["Cache-Control"] = "no-store"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
-    app = web.Application(middlewares=[guard])
+    app = web.Application(middlewares=[guard], client_max_size=LARGEST_BODY)
     app.router.add_get(f"/{token}/", page)
     app.router.add_get(f"/{token}/pair/{{index}}", pair)
     app.router.add_post(f"/{token}/pair/{{index}}/grade", grade)
@@ -75,10 +81,29 @@ def application(session: Review, prompt: Prompt, token: str, done: asyncio.Event
     return app
 
 
+def grade_in(body: bytes) -> str:
+    """The grade that a request asks for. Raises `HTTPBadRequest` where the body is anything but `{"grade": "..."}`."""
+    try:
+        grade = json.loads(body)["grade"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        grade = None
+    if not isinstance(grade, str):
+        raise web.HTTPBadRequest(text='expected a body of the form {"grade": "2"}')
+    return grade
+
+
+def host_of(request: web.Request) -> str | None:
+    """The host that a request names; None where that is no host."""
+    try:
+        return request.url.host
+    except ValueError:
+        return None
+
+
 def index_of(match: Any, session: Review) -> int:
     """The pair that a request is about."""
     text = match["index"]
-    if not text.isascii() or not text.isdigit() or int(text) >= len(session.items):
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS or int(text) >= len(session.items):
         raise web.HTTPNotFound
     return int(text)
 

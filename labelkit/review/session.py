@@ -20,13 +20,13 @@ from labelkit.judging.annotate import output_of
 from labelkit.judging.journal import Asked, Journal
 from labelkit.judging.label_tables import finalise
 from labelkit.judging.prompts import Prompt, load_prompt
-from labelkit.pooling.pool import read_pool
+from labelkit.pooling.pool import pool_behind, read_pool
 from labelkit.records import Judge, Judgement, PairIds
 from labelkit.review.options import ReviewOptions
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.labels import read_labels
-from labelkit.storage.manifest import POOL, LabelsFacts, Manifest, ReviewFacts
+from labelkit.storage.manifest import POOL, LabelsFacts, ReviewFacts
 
 PROMPT = "graded"
 """The shipped prompt whose criteria people are shown, and whose labels are their grades."""
@@ -166,7 +166,7 @@ def review(
     with output_of(folder):
         judgements, judges, manifest = read_labels(labels)
         names = {judge.judge_id: judge.name for judge in judges if judge.kind != "human"}
-        queries, passages, wanted = read_texts(options.texts or pool_behind(labels, manifest))
+        queries, passages, wanted = read_texts(options.texts or pool_behind(labels, manifest.inputs, "--texts"))
         pairs: dict[PairIds, list[Judgement]] = {}
         for row in judgements:
             pair = (row.query_id, row.passage_id)
@@ -237,15 +237,6 @@ def read_texts(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], set[Pa
         return pool.queries, pool.passages, {(one.query_id, one.passage_id) for one in pool.candidates}
     data = read_data(path)
     return data.queries, data.corpus, None
-
-
-def pool_behind(labels: Path, manifest: Manifest[LabelsFacts]) -> Path:
-    """The pool that labels were made from, where it still stands."""
-    for name, digest in manifest.inputs.items():
-        found = Path(name) / folders.MANIFEST
-        if found.is_file() and folders.file_sha256(found) == digest:
-            return Path(name)
-    raise UsageError(f"the pool behind {labels} is not where it was; give it, or a BEIR folder, to --texts")
 
 
 def serve(session: Review, prompt: Prompt, port: int, *, ready: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from labelkit.corpora.words import beginning
 from trainer.objectives.batch import Group, lay_out, passages_of
 
 
@@ -25,6 +26,8 @@ class Collator:
     passage_prompt: str | None
     max_query_length: int | None
     max_passage_length: int | None
+    longest: int | None = None
+    """Tokens that the model reads at most; None for a model without a limit."""
     cached: Callable[[Sequence[str]], dict[str, Any]] | None = None
     """Passage ids -> what `preprocess` gives for their texts, from tokens made before."""
 
@@ -49,6 +52,8 @@ class Collator:
 
     def _preprocess(self, task: str, texts: list[str], prompt: str | None, max_length: int | None) -> dict[str, Any]:
         limit = {} if max_length is None else {"max_length": max_length}
+        if reach := max_length or self.longest:
+            texts = [beginning(text, reach) for text in texts]
         return self.preprocess(texts, prompt=prompt, task=task, **limit)
 
 

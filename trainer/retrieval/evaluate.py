@@ -15,11 +15,11 @@ import ir_measures
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
+from labelkit.corpora.words import share, words
 from labelkit.pooling.dense_search import Lengths
 from labelkit.statistics.intervals import UNIT, Estimate, mean_of_means
 from labelkit.statistics.paired import PairedTest, compare
@@ -248,11 +248,6 @@ def unjudged_share(qrels: Qrels, run: RankedRun) -> float:
     return sum(name not in qrels[query_id] for query_id, name in top) / max(1, len(top))
 
 
-def words(text: str) -> frozenset[str]:
-    """The words of a text in lower case, without English stop words."""
-    return frozenset(word for word in re.findall(r"\w+", text.lower()) if word not in ENGLISH_STOP_WORDS)
-
-
 def lexical_overlap(collection: Collection, relevant_grade: int) -> dict[str, float]:
     """Query id -> share of its words that stand in a relevant passage, on average over those; queries with any."""
     relevant: dict[str, list[str]] = {}
@@ -264,8 +259,7 @@ def lexical_overlap(collection: Collection, relevant_grade: int) -> dict[str, fl
     shares: dict[str, list[float]] = {}
     for _, passage_id, title, text in corpus_rows(collection.folder / "corpus.jsonl"):
         for query_id in relevant.get(passage_id, ()):
-            found = len(asked[query_id] & words(f"{title} {text}")) / max(1, len(asked[query_id]))
-            shares.setdefault(query_id, []).append(found)
+            shares.setdefault(query_id, []).append(share(asked[query_id], f"{title} {text}"))
     return {query_id: float(np.mean(each)) for query_id, each in sorted(shares.items())}
 
 

@@ -315,6 +315,7 @@ def make_collator(model: SentenceTransformer, training_set: TrainingSet) -> Coll
         passage_prompt=prompt_of(model, "document", "passage", "corpus"),
         max_query_length=config.max_query_length,
         max_passage_length=config.max_passage_length,
+        longest=model.max_seq_length,
     )
     drawn = steps_of(config, len(training_set)) * config.batch_size * config.group_size
     if not config.cache_tokens or not store.keys or drawn < len(store.labelled):

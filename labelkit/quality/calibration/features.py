@@ -73,7 +73,7 @@ def judge_scores(rater: Rater, pairs: Iterable[PairIds]) -> list[float]:
     """The judge's scores, or its grades where it has no score."""
     rows = [rater.judgements.get(pair) for pair in pairs]
     given = [row if row is None or row.grade is not None else None for row in rows]
-    return [np.nan if row is None else row.score if row.score is not None else float(row.grade or 0) for row in given]
+    return [np.nan if row is None else row.rank_score for row in given]
 
 
 def bm25_scores(data: Data, pairs: Sequence[PairIds], name: str) -> list[float]:

@@ -282,7 +282,7 @@ def raw_grades(judge: Rater, known: LabelledPairs, base: Floats) -> tuple[NDArra
         [row.query_id for row in mine],
         known.grades[given],
         np.array([row.grade or 0 for row in mine], dtype=int),
-        scores=np.array([row.score if row.score is not None else float(row.grade or 0) for row in mine]),
+        scores=np.array([row.rank_score for row in mine]),
         probability=None if any(p is None for p in probs) else np.array(probs, dtype=float),
         base=base[given],
     )

@@ -173,7 +173,7 @@ def measured(pairs: Sequence[tuple[CleanPair, Judgement]]) -> Rated:
             query_id=pair.query_id,
             reference=pair.grade,
             judged=row.grade or 0,
-            score=row.score if row.score is not None else float(row.grade or 0),
+            score=row.rank_score,
         )
         for pair, row in pairs
     )

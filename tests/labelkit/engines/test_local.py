@@ -125,6 +125,14 @@ def test_an_over_long_prompt_fails_alone(tiny_qwen, ask, slow_logprobs):
     assert_logprobs(short, [replies[request.key] for request in short], slow_logprobs)
 
 
+def test_a_prompt_of_megabytes_is_not_tokenised_to_be_refused(tiny_qwen, ask):
+    requests = [ask("tea", "a"), ask("tea", "water " * (10 << 20)), ask("cats " * (10 << 20), "b")]
+    replies = {reply.key: reply.error for reply in engine_for(tiny_qwen).run(requests)}
+    good, *long = (replies[request.key] for request in requests)
+    assert good is None
+    assert all("characters is over the limit of 512" in error for error in long)
+
+
 def test_the_limit_counts_every_token_of_the_prompt(tiny_qwen, ask):
     from transformers import AutoTokenizer
 

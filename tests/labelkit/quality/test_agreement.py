@@ -19,7 +19,7 @@ from sklearn import metrics
 from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement import Rater, advise, agree_raters, agreement_of, alpha_of_all, compare, raters_of
 from labelkit.quality.agreement_metrics import FIGURES, GradedPair, figure_interval, rated
-from labelkit.quality.by_group import GroupInputs, break_down, overlap
+from labelkit.quality.by_group import GroupInputs, break_down
 from labelkit.quality.system_rankings import compare_systems, kendall, tau_ap
 from labelkit.records import Judgement
 from labelkit.statistics.intervals import estimate
@@ -336,11 +336,6 @@ def test_positions_of_a_listwise_method_break_down(labelkit, candidates, judge, 
     people, selection = raters_of([tmp_path / "labels"], [beir / "qrels" / "test.tsv"])
     parts = break_down(people, GroupInputs(selection, None, None), "position")
     assert sum(part.comparison.pairs for part in parts) == compare(people, selection).pairs
-
-
-def test_overlap_is_the_share_of_the_query_s_words():
-    assert overlap("why do cats purr", "Cats purr, and dogs do not") == 0.75
-    assert overlap("?", "anything") == 0
 
 
 @pytest.mark.skipif(not VALIDATION.is_dir(), reason=f"{VALIDATION} is not on this machine")

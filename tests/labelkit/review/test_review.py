@@ -1,6 +1,7 @@
 """People's grades: chosen honestly, given blind in a real browser, kept by the journal."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -239,6 +240,55 @@ def test_a_wrong_request_changes_nothing(start):
     for path, (body, status) in wrong.items():
         assert session.status(session.url + path, body) == status, path
     assert session.ask("pair/0")["graded"] == 0
+
+
+BODIES = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "no UTF-8": b'{"grade": "\xff"}',
+    "a list": b'["2"]',
+    "a text": b'"2"',
+    "a number": b'{"grade": 2}',
+    "null": b"null",
+    "a nested grade": b'{"grade": ["2"]}',
+    "a lone surrogate": b'{"grade": "\\ud800"}',
+    "not finite": b'{"grade": NaN}',
+    "many digits": b'{"grade": ' + b"9" * 3000 + b"}",
+    "deep": b"[" * 4000,
+}
+
+
+def sent_raw(session: Session, request: bytes) -> int:
+    """The status of the answer to these bytes."""
+    host, port = session.url.split("/")[2].split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(request)
+        answer = connection.makefile("rb").readline().split()
+    return int(answer[1])
+
+
+def test_a_malformed_body_or_request_is_refused_without_a_traceback(start):
+    session = start()
+    path = session.url.partition("//")[2].partition("/")[2]
+    for name, body in BODIES.items():
+        head = f"POST /{path}pair/0/grade HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        assert sent_raw(session, head.encode() + body) == 400, name
+    head = f"POST /{path}pair/0/grade HTTP/1.1\r\nHost: localhost\r\nContent-Type: x; charset=none\r\n"
+    assert sent_raw(session, f"{head}Content-Length: 1\r\n\r\n1".encode()) == 400
+    assert sent_raw(session, f"{head}Content-Length: 9000\r\n\r\n".encode() + b" " * 9000) == 413
+    for target, host, status in (
+        (f"{path}pair/{'9' * 5000}", "localhost", 404),
+        (f"{path}pair/%ff", "localhost", 404),
+        ("%ed%a0%80/", "localhost", 404),
+        (path, "[::", 404),
+        (path, "localhost:x", 404),
+    ):
+        assert sent_raw(session, f"GET /{target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()) == status, target[-20:]
+    assert sent_raw(session, b"\xff\xfe\x00\r\n\r\n") == 400
+    assert session.ask("pair/0")["graded"] == 0
+    session.ask("pair/0/grade", {"grade": "2"})
+    session.ask("finish", {})
+    assert "Traceback" not in session.end()
 
 
 def test_the_page_may_load_nothing_from_elsewhere(start):
