@@ -79,9 +79,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'trainer' has no attribute {name!r}")
     if name not in LIGHT:
         import_module("trainer.packages").load_training_packages()
-    found = getattr(import_module(HOMES[name]), name)
-    globals()[name] = found
-    return found
+    return getattr(import_module(HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

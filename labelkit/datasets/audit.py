@@ -16,7 +16,7 @@ from labelkit.datasets.audit_checks import CHECKS, open_train, run_checks
 from labelkit.datasets.audit_findings import AuditScope, Finding
 from labelkit.datasets.inputs import register_judges
 from labelkit.datasets.options import AuditOptions, MixRules
-from labelkit.errors import ArtifactError
+from labelkit.errors import ArtifactError, UsageError
 from labelkit.records import Judge
 from labelkit.storage import folders, tables
 from labelkit.storage.atomic import write_text
@@ -96,8 +96,9 @@ def rules_of(folder: Path, facts: DatasetFacts) -> MixRules:
     """
     try:
         return TypeAdapter(MixRules).validate_python(dict(facts.rules))
-    except ValidationError as error:
-        raise ArtifactError(f"{folder}: its rules cannot be read ({first_fault(error)}); mix it again") from None
+    except (ValidationError, UsageError) as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else error
+        raise ArtifactError(f"{folder}: its rules cannot be read ({fault}); mix it again") from None
 
 
 def findings_of(db: DuckDBPyConnection, scope: AuditScope) -> list[Finding]:

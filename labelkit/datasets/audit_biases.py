@@ -101,7 +101,7 @@ def sample_table(db: DuckDBPyConnection) -> None:
         (*key, len(each), fmean(each), fmean(overlaps[key]) if key in overlaps else None)
         for key, each in lengths.items()
     )
-    tables.stage(db, "leanings", LEANING_SCHEMA, means)
+    tables.stage(db, "leanings", LEANING_SCHEMA, rows=means)
 
 
 def position_bias(db: DuckDBPyConnection, scope: AuditScope) -> str:

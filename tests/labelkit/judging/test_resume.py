@@ -130,7 +130,7 @@ def test_a_judge_that_cannot_be_reached_stops_the_run(judge, wide, tmp_path, mon
     monkeypatch.setattr("labelkit.engines.client.FIRST_PAUSE", 0.001)
     monkeypatch.setattr("labelkit.engines.client.LONGEST_PAUSE", 0.002)
     with pytest.raises(EngineError, match="the judge answers nothing"):
-        judge(wide, tmp_path / "labels", "m", engine="openai", base_urls=("http://127.0.0.1:9/v1",))
+        judge(wide, tmp_path / "labels", "m", engine="openai", base_url=("http://127.0.0.1:9/v1",))
     assert len(replies(tmp_path / "labels")) < 60
     with pytest.raises(LabelkitError, match="finish it by the command"):
         read_labels(tmp_path / "labels")
@@ -155,4 +155,4 @@ def test_reparse_without_a_run_is_refused(labelkit, pool, tmp_path):
     assert called.code == 2
     assert "holds no annotation run" in called.err
     assert not (tmp_path / "labels").exists()
-    assert labelkit("annotate", pool, "-o", tmp_path / "labels").err == "error: no judge: give --model\n"
+    assert labelkit("annotate", pool, "-o", tmp_path / "labels").err == "error: model is not set; give --model\n"

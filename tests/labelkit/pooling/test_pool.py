@@ -75,7 +75,7 @@ def test_dense_pools_are_the_same_again_from_the_cache(beir, tmp_path, encoder):
 
 def test_a_run_gives_its_first_passages(beir, tmp_path):
     path = run_file(tmp_path, ("q1", "p1", 1), ("q1", "p2", 3), ("q1", "p3", 2), ("q2", "p4", 1))
-    found = pooled(beir, tmp_path, runs=((path, 2),))
+    found = pooled(beir, tmp_path, run=(f"{path}:2",))
     assert found == {
         "q1": {"p2": (Origin("run:some.run", 1, 3.0),), "p3": (Origin("run:some.run", 2, 2.0),)},
         "q2": {"p4": (Origin("run:some.run", 1, 1.0),)},
@@ -129,7 +129,7 @@ def test_a_positive_grade_of_1_takes_binary_qrels(beir, tmp_path, write_qrels):
 
 def test_unknown_passages_are_refused(beir, tmp_path, write_qrels):
     with pytest.raises(DataError, match=r"some\.run: passage id 'p9' \(query 'q1'\) is not in corpus\.jsonl"):
-        pooled(beir, tmp_path, runs=((run_file(tmp_path, ("q1", "p9", 1)), 5),))
+        pooled(beir, tmp_path, run=(f"{run_file(tmp_path, ('q1', 'p9', 1))}:5",))
     with pytest.raises(DataError, match=r"human\.tsv: passage id 'p9'"):
         pooled(beir, tmp_path, human=write_qrels(tmp_path / "human.tsv", {"q1": {"p9": 2}}))
 
@@ -137,7 +137,7 @@ def test_unknown_passages_are_refused(beir, tmp_path, write_qrels):
 def test_a_split_pools_only_its_queries(beir, tmp_path, write_qrels):
     write_qrels(beir / "qrels" / "dev.tsv", {"q2": {"p3": 1}})
     path = run_file(tmp_path, ("q1", "p1", 1), ("q2", "p4", 1))
-    assert set(pooled(beir, tmp_path, split="dev", bm25=5, runs=((path, 5),))) == {"q2"}
+    assert set(pooled(beir, tmp_path, split="dev", bm25=5, run=(f"{path}:5",))) == {"q2"}
 
 
 @pytest.mark.parametrize("text", ["zebra", "the", "", "?!", "☕"])

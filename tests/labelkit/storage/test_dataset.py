@@ -101,7 +101,7 @@ def test_resolve_ids_joins_the_texts(load):
 
 def test_the_card_names_judges_rows_and_rules(mixed):
     card = (mixed / "README.md").read_text(encoding="utf-8")
-    for part in ("config_name: train", "| `corpus` | 6 |", "garbage", '"llm_positive": 0.7', "labelkit mix"):
+    for part in ('config_name: "train"', "| `corpus` | 6 |", "garbage", '"llm_positive": 0.7', "labelkit mix"):
         assert part in card
 
 

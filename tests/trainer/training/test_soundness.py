@@ -40,7 +40,7 @@ def damaged(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("rate", [3e38, 1e25])
+@pytest.mark.parametrize("rate", [1e15])
 def test_weights_that_overflow_at_any_step_are_not_written(
     tiny_model: Path, toy_dataset: Path, tmp_path: Path, steps: int, rate: float
 ) -> None:
