@@ -25,6 +25,7 @@ from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Example, Judge, Jud
 from labelkit.storage.dataset import AUDIT, records_to_table, write_tables
 from labelkit.storage.folders import file_sha256, writing
 from labelkit.storage.foreign_text import without_controls
+from labelkit.storage.manifest import DatasetFacts, Manifest, Source
 
 NUMBERS = range(len(PAYLOADS))
 FOREIGN = """[...document.querySelectorAll('*')].filter(one =>
@@ -154,7 +155,7 @@ def hostile_dataset(folder: Path, texts: list[str], number: int) -> Path:
             judges=[person, model],
         )
         draft.inputs = {text: "0" * 64}
-        draft.facts = {text: 1, "note": text, "source": {"licence": text, "revision": text}}
+        draft.facts = DatasetFacts(**{text: 1, "note": text}, source=Source(licence=text, revision=text))
     finding = {"name": text, "severity": text, "found": 1, "what": text, "cure": text}
     audit = {
         "dataset": file_sha256(folder / "manifest.json"),
@@ -253,7 +254,6 @@ def test_the_report_of_a_bakeoff_is_inert(inert, texts, tmp_path, number):
 def test_the_cards_of_a_model_and_of_an_export_are_inert(inert, texts, tmp_path, number):
     from labelkit.statistics.intervals import Estimate
     from labelkit.statistics.paired import PairedTest
-    from labelkit.storage.manifest import DatasetFacts, Manifest
     from trainer.config.fit_config import FitConfig
     from trainer.retrieval.evaluate import Compared, EvalResult, Measured
     from trainer.training.fit import StageReport
