@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 
-import typer
-
 from labelkit.commands import console, datasets, exchange, judging, quality, storage
-from labelkit.commands.parameters import Command
+from labelkit.commands.parameters import command_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "pool": judging.pool,
@@ -31,16 +29,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "prompts": judging.prompts,
 }
 
-app = typer.Typer(
-    name="labelkit",
-    help="Relevance labels from language models and people, as datasets that train retrievers.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = command_line(
+    "labelkit", "Relevance labels from language models and people, as datasets that train retrievers.", COMMANDS
 )
-for name, command in COMMANDS.items():
-    app.command(name, cls=Command)(command)
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""One check of the parameters of every command of both command lines.
+"""How both command lines are made of their commands, with one check of the parameters of every command.
 
 A range alone does not keep NaN out, for NaN is neither above nor below any bound. So every number of every command is
 checked here, whatever its option says, and a wrong value of any parameter is one line.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
@@ -30,6 +31,21 @@ class Command(TyperCommand):
                 if isinstance(value, int | float) and not acceptable(value):
                     raise UsageError(f"{max(parameter.opts, key=len)} {value}: expected a number from -1e15 to 1e15")
         return context
+
+
+def command_line(name: str, words: str, commands: Mapping[str, Callable[..., None]]) -> typer.Typer:
+    """The command line `name`, which `words` describe, with its commands by the names that users type."""
+    app = typer.Typer(
+        name=name,
+        help=words,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help: loading rich costs 0.2 s
+    )
+    for command, body in commands.items():
+        app.command(command, cls=Command)(body)
+    return app
 
 
 def acceptable(value: float) -> bool:

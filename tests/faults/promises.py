@@ -165,6 +165,19 @@ PROMISES = (
         ("commands/test_two_processes.py", "../trainer/commands/test_two_processes.py"),
     ),
     Promise(
+        29,
+        "weights, embeddings, scores and labels that are not finite become no artifact and no figure",
+        None,
+        (
+            "storage/test_finite_numbers.py",
+            "pooling/test_dense.py",
+            "../trainer/training/test_soundness.py",
+            "../trainer/data/test_store.py::test_weights_and_probabilities_that_are_none_are_refused",
+            "../trainer/retrieval/test_evaluate.py"
+            "::test_no_figure_comes_of_embeddings_or_similarities_that_are_not_finite",
+        ),
+    ),
+    Promise(
         30,
         "an answer that was paid for is kept, whatever its shape",
         checks.odd_shapes,

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 
-import typer
-
 from labelkit.commands import console
-from labelkit.commands.parameters import Command
+from labelkit.commands.parameters import command_line
 from trainer.commands import measuring, training
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -16,16 +14,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": measuring.verify,
 }
 
-app = typer.Typer(
-    name="trainer",
-    help="Train dense retrievers on multi-positive datasets, and measure them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: loading rich costs 0.2 s
-)
-for name, command in COMMANDS.items():
-    app.command(name, cls=Command)(command)
+app = command_line("trainer", "Train dense retrievers on multi-positive datasets, and measure them.", COMMANDS)
 
 
 def main() -> None:

@@ -1,12 +1,15 @@
 """The cache of embeddings: equal to encoding again, and never an old vector for a changed model or text."""
 
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from labelkit.pooling.dense import encode_passages
+from labelkit.corpora.words import CHARACTERS
+from labelkit.errors import ArtifactError
+from labelkit.pooling.dense import encode_passages, encode_queries
 
 TEXTS = ["red", "a longer text", "", "red", "ünïcode\u2028 text"]
 
@@ -23,6 +26,8 @@ class Counting:
     def encode_document(self, texts: list[str], **options: object) -> np.ndarray:
         self.encoded += texts
         return np.array([[len(text), ord(text[0]) if text else 0, self.constant] for text in texts], dtype=np.float32)
+
+    encode_query = encode_document
 
 
 @pytest.fixture
@@ -96,3 +101,29 @@ def test_a_damaged_cache_file_is_encoded_again(model, damage):
     vectors, count = encode(model)
     assert count == 5
     assert np.array_equal(vectors, expected(TEXTS))
+
+
+def test_embeddings_that_are_not_finite_are_neither_returned_nor_kept(model):
+    with pytest.raises(ArtifactError, match=r"5 of 5 embeddings are not finite, first that of .*train it again"):
+        encode(model, encoder=Counting(math.nan))
+    with pytest.raises(ArtifactError, match="embeddings are not finite"):
+        encode_queries(Counting(math.inf), None, TEXTS)
+    assert cached() == []
+
+
+def test_embeddings_in_the_cache_that_are_not_finite_are_computed_again(model):
+    encode(model)
+    (path,) = cached()
+    kept = np.load(path)
+    kept[2, 0] = np.nan
+    np.save(path, kept)
+    vectors, count = encode(model)
+    assert count == 5
+    assert np.array_equal(vectors, expected(TEXTS))
+
+
+def test_an_encoder_reads_no_more_of_a_text_than_its_limit_can_reach(model):
+    encoder = Counting()
+    encoder.max_seq_length = 8
+    encode(model, ["red " * 1000, "blue"], encoder)
+    assert max(map(len, encoder.encoded)) == 8 * CHARACTERS
