@@ -22,6 +22,8 @@ from labelkit.corpora.runs import read_run
 from labelkit.errors import ArtifactError, DataError, UsageError
 from labelkit.pooling import dense_search as module
 from labelkit.pooling.dense_search import Exact, Lengths, limited
+from labelkit.statistics.paired import holm
+from trainer.commands.measuring import _notes
 from trainer.retrieval.evaluate import EvalResult, compare_contenders, evaluate, halves, load_contender, unjudged_share
 from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import load_model, read_collection, read_collections, search
@@ -254,6 +256,31 @@ def test_the_difference_is_the_first_model_minus_the_other(tmp_path: Path, bag: 
         assert test.difference.value == pytest.approx(sum(deltas) / 2)
         assert test.p == 1.0, "the second query does not differ"
     assert gap.tests["RR@10"].difference.value > 0, "p3 `a` is no longer found by q1"
+
+
+def test_all_differences_of_the_table_are_one_family(tmp_path: Path, bag: str) -> None:
+    """Two collections, their average and four measures: Holm's correction is over these twelve."""
+    source = np.random.default_rng(3)
+    passages = {f"p{n}": " ".join(source.choice(list(LETTERS), 3)) for n in range(40)}
+    folders = []
+    for name in ("one", "two"):
+        queries = {f"q{n}": " ".join(source.choice(list(LETTERS), 2)) for n in range(12)}
+        qrels = {key: {str(source.choice(list(passages))): 1} for key in queries}
+        folders.append(write_beir(tmp_path / name, passages, queries, qrels))
+    blind = write_bag_of_letters(tmp_path / "blind", weights=[0, 0, 1, 1, 1, 1, 1, 1])
+    contenders = [load_contender(name) for name in (bag, blind)]
+    result = compare_contenders(contenders, read_collections(folders, "test"), EvaluateOptions())
+    tests = [test for gap in result.compared for test in gap.tests.values()]
+    assert len(tests) == 12
+    assert [test.p_holm for test in tests] == holm([test.p for test in tests])
+
+
+def test_few_queries_and_the_range_of_the_power_note_are_said(tmp_path: Path, bag: str, data: Path) -> None:
+    blind = write_bag_of_letters(tmp_path / "blind", weights=[0, 1, 1, 1, 1, 1, 1, 1])
+    result = evaluated(bag, data, blind)
+    words = list(_notes(result, {name: name for name in result.models}))
+    assert any("data: 2 queries are few" in line for line in words)
+    assert any("to see 0.01 in nDCG@10 you need about" in line for line in words)
 
 
 def test_several_collections_their_average_and_their_runs(tmp_path: Path, bag: str, data: Path) -> None:
