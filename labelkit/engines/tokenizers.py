@@ -105,7 +105,7 @@ def stated_context(settings: Settings) -> int | None:
 
 
 def bound(text: str) -> int:
-    """The most tokens that a text can have without a tokenizer at hand: one a byte (byte-level vocabularies)."""
+    """Return the most tokens that a text can have under any tokenizer: one per byte (byte-level vocabularies)."""
     return len(text.encode())
 
 

@@ -109,8 +109,8 @@ class Budget:
     def _tell(self) -> None:
         """Say once that the engine's counts cannot be charged, and what is charged instead."""
         if not self._told:
-            how = "by --tokenizer" if self._tokens else "as one a byte, an upper bound; --tokenizer counts better"
-            log.info(f"the judge states no token counts that fit its prompts and answers: labelkit counts them {how}")
+            how = "by --tokenizer" if self._tokens else "as one per byte, an upper bound; --tokenizer is more exact"
+            log.info(f"the server reports no token counts that are possible for these prompts: labelkit counts {how}")
         self._told = True
 
     def _cost(self, prompt: int, completion: int, times: int = 1) -> Charge:

@@ -384,7 +384,7 @@ def retry_after(work: Path, full: bool) -> Outcome:
         sent[header] = refused(header, pairs)
 
     threads = [threading.Thread(target=one, args=(header,)) for header in (None, *WAITS, "1e9")]
-    pauses = {"FIRST_PAUSE": 0.5, "LONGEST_PAUSE": 30.0, "LONGEST_WAIT": 1.0}
+    pauses = {"FIRST_PAUSE": 0.5, "LONGEST_PAUSE": 1.0, "LONGEST_WAIT": 1.0}
     with rig.constants(client, CALL_SECONDS=seconds, **pauses):
         for thread in threads:
             thread.start()
@@ -405,7 +405,7 @@ COUNTS = (0, 1, -1, -1e6, -(2**63), 1e30, 2**63, 10**400, 0.5, "x", "40", None, 
 
 def lying_counts(work: Path, full: bool) -> Outcome:
     """A cap under counts that cannot be, and kills."""
-    runs, wrong, most = 50 if full else 2, [], 0.0
+    runs, wrong, most = 20 if full else 2, [], 0.0
     rig.make_pairs(work, 500)
     for number in range(runs):
         chance = random.Random(f"26 {number}")
@@ -415,7 +415,7 @@ def lying_counts(work: Path, full: bool) -> Outcome:
             whole = rig.completion(body, usage=chance.choice([usage, usage, usage, None, [], "many"]))
             return rig.Sent(json.dumps(whole).encode())
 
-        server, cap = rig.Server(lie), chance.randint(60_000, 200_000)
+        server, cap = rig.Server(lie), chance.randint(40_000, 120_000)
         job = rig.Job(work / "pool-500", work / f"labels-{number}", server.url, work / f"told-{number}", 4, cap)
         for _ in range(chance.randint(0, 1)):
             rig.killed_at(server, job, chance.randint(1, 20), chance)

@@ -169,7 +169,7 @@ def test_whole_numbers_of_any_length_and_a_byte_order_mark_cost_nothing():
             ("20", None),
             (None, None),
         ],
-        *[(True, None), (1e30, None), (10**400, None), (10**5, None), (math.nan, None), (math.inf, None), ([2], None)],
+        *[(True, None), (1e30, None), (10**20, None), (10**5, None), (math.nan, None), (math.inf, None), ([2], None)],
     ],
 )
 def test_a_count_of_the_prompt_that_cannot_be_is_not_counted(count, found):

@@ -23,6 +23,7 @@ HEADERS = ("0", "-1", "-0.0", "0.0000001", PAST, "NaN", "-inf", "Infinity", "1e9
 @pytest.mark.parametrize(
     ("header", "low", "high"),
     [("1e9", 1e9, 1e9), ("Fri, 31 Dec 9999 23:59:59 GMT", 1e9, 1e12), ("1" * 5000, None, None), ("nan", None, None)],
+    ids=["1e9", "a late date", "digits", "NaN"],
 )
 def test_a_wait_is_a_finite_number_or_none(header, low, high):
     found = http.seconds_to_wait(header)
