@@ -114,10 +114,10 @@ def counted(found: World, taken: Floats, rows: Ints) -> dict[str, Estimate]:
     relevant = (found.human[rows] >= RELEVANT).astype(float)
     names, query = np.unique(found.query[rows], return_inverse=True)
     parts = (relevant * taken[rows], taken[rows], relevant)
-    hits, positives, relevants = (np.bincount(query, weights=part) for part in parts)
+    hits, positives, relevant_pairs = (np.bincount(query, weights=part) for part in parts)
     return {
         "precision": estimate(lambda draws: ratio(float(draws @ hits), float(draws @ positives)), len(names)),
-        "recall": estimate(lambda draws: ratio(float(draws @ hits), float(draws @ relevants)), len(names)),
+        "recall": estimate(lambda draws: ratio(float(draws @ hits), float(draws @ relevant_pairs)), len(names)),
     }
 
 

@@ -51,7 +51,7 @@ def test_short_values_words_and_paths_are_none(monkeypatch, tmp_path):
     assert secrets() == {}
 
 
-PASSWORDS = ["hunter-2-hunter", "p@ss:w0rd/%41", 'quo"te\\s-1234', "päßwört-1234"]
+PASSWORDS = ["hunter-2-hunter", "p@ss:w0rd/%41", 'quot"ed\\s-1234', "päßwört-1234"]
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
