@@ -79,6 +79,8 @@ def cascade(
         UsageError: the share is no pair.
         LabelkitError: what `annotate` raises.
     """
+    if not 0 < strong.share < 1:
+        raise UsageError("--cascade-share must lie between 0 and 1")
     folder = Path(output)
     pool = pool_of(source, folder, command, verify=options.verify)
     with claimed(folder, LABELS) as place:

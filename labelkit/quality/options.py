@@ -158,7 +158,7 @@ class CascadeOptions(Options):
 
     model: str
     """A stronger model, for the pairs that --model is unsure of."""
-    share: float = Field(default=0.2, gt=0, lt=1)
+    share: float = Field(default=0.2, ge=0, le=1)
     """Share of the pairs that the stronger model judges; a quarter of it is drawn at random."""
     engine: str | None = None
     """Engine of the stronger model; default: --engine."""

@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ def session(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             # Without a log, which nobody would read, and whose name DuckDB makes wrongly where the path has a `?`.
             db.execute(f"ATTACH {text(f'{place}/tables.duckdb')} AS scratch (RECOVERY_MODE no_wal_writes)")
             db.execute("USE scratch")
-            db.execute("SET enable_progress_bar = false")
+            with suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets has no bar to switch off
+                db.execute("SET enable_progress_bar = false")
             yield db
     except duckdb.Error as error:
         raise LabelkitError(f"DuckDB, working in {scratch}: {first_line(error)}") from error
