@@ -388,7 +388,7 @@ def test_the_pool_behind_the_labels_must_be_there(labels, tmp_path):
     command = ["-m", "labelkit", "review", labels, "-o", tmp_path / "x", "--name", "a"]
     called = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
     assert called.returncode == 2
-    assert "to --texts" in called.stderr
+    assert "by --texts" in called.stderr
 
 
 def test_the_journal_keeps_every_answer(start, tmp_path):
