@@ -25,7 +25,7 @@ GROUPS = 100
 RANK_GROUPS = 10
 """Groups for a correlation of ranks, which moves in jumps: left out one by one, queries make its interval too wide."""
 FEW_QUERIES = 10
-"""Number of queries from which intervals were shown to hold the truth in 93% to 97% of cases."""
+"""Number of queries below which a reader is warned: intervals are wide, and the queries may be unlike others."""
 NOTHING = 1e-12
 """A standard error below this is rounding: no query differs from another."""
 
@@ -174,6 +174,6 @@ def few_queries(queries: int) -> str | None:
         return None
     counted = "1 query has no interval" if queries == 1 else f"{queries} queries are few"
     return (
-        f"{counted}: with fewer than {FEW_QUERIES}, a 95% interval may hold the true value less often; "
-        "judge more queries before you rely on it"
+        f"{counted}: figures over fewer than {FEW_QUERIES} queries say little about other queries; "
+        "judge more queries before you rely on them"
     )

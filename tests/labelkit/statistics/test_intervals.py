@@ -129,7 +129,7 @@ def test_few_queries_are_said():
     assert few_queries(0) is None
     assert few_queries(FEW_QUERIES) is None
     assert few_queries(1).startswith("1 query has no interval")
-    assert few_queries(5).startswith("5 queries are few: with fewer than 10, a 95% interval may")
+    assert few_queries(5).startswith("5 queries are few: figures over fewer than 10 queries say little")
 
 
 def test_an_estimate_is_written_with_its_interval():
