@@ -1,5 +1,5 @@
-"""In: a dataset folder, and a pool folder where hard negatives come from one.
+"""In: a dataset folder, and optionally a pool folder with unjudged passages for hard negatives.
 
-Out: groups of an epoch, in an order that a seed decides.
-Touches: the cache of laid-out datasets and tokens.
+Out: the groups of an epoch, in an order determined by a seed.
+Touches: the cache of memory-mapped datasets and tokens.
 """

@@ -1,4 +1,4 @@
-"""Groups -> what the encoder reads: tokens of the queries and of the batch's passages, and the layout of both."""
+"""Converts groups to the encoder's inputs: tokens of the queries and passages, and the `Batch` that relates them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,24 +12,25 @@ from trainer.objectives.batch import Group, lay_out, passages_of
 
 @dataclass(frozen=True)
 class Collator:
-    """Groups -> tokens of the queries (`query_*`) and unique passages (`document_*`), layout under `label`.
+    """Converter of groups to tokens of the queries (`query_*`) and unique passages (`document_*`), and `label`.
 
-    Both are sorted by length, the longest first, so that mini-batches of neighbours hold little padding. The prefixes
-    and `label` are what sentence-transformers' trainer hands on to the loss.
+    Queries and passages are sorted by length, longest first, so that mini-batches contain little padding. `label` holds
+    the fields of the `Batch`. sentence-transformers' trainer passes features with these prefixes and `label` to the
+    loss.
     """
 
     preprocess: Callable[..., dict[str, Any]]
     """`SentenceTransformer.preprocess`."""
     passages: Mapping[str, str]
-    """Text by id."""
+    """Passage id -> text."""
     query_prompt: str | None
     passage_prompt: str | None
     max_query_length: int | None
     max_passage_length: int | None
     longest: int | None = None
-    """Tokens that the model reads at most; None for a model without a limit."""
+    """Maximum number of tokens that the model reads; None for a model without a limit."""
     cached: Callable[[Sequence[str]], dict[str, Any]] | None = None
-    """Passage ids -> what `preprocess` gives for their texts, from tokens made before."""
+    """Passage ids -> features of their texts, equal to the result of `preprocess`, from cached tokens."""
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
         passage_ids = passages_of(groups)
@@ -41,13 +42,13 @@ class Collator:
         return {**queries, **documents, "label": vars(layout).copy()}
 
     def passage_tokens(self, passage_ids: Sequence[str]) -> dict[str, Any]:
-        """What the encoder reads for some passages."""
+        """Compute the encoder's features of some passages, given by id."""
         if self.cached is not None:
             return self.cached(passage_ids)
         return self.passage_text_tokens([self.passages[name] for name in passage_ids])
 
     def passage_text_tokens(self, texts: list[str]) -> dict[str, Any]:
-        """The same for their texts."""
+        """Compute the encoder's features of some passage texts."""
         return self._preprocess("document", texts, self.passage_prompt, max_length=self.max_passage_length)
 
     def _preprocess(self, task: str, texts: list[str], prompt: str | None, max_length: int | None) -> dict[str, Any]:
@@ -58,8 +59,9 @@ class Collator:
 
 
 def by_length(task: str, tokens: dict[str, Any], count: int) -> tuple[dict[str, Any], Sequence[int]]:
-    """Features of so many texts with their rows sorted, the longest first, under names that begin with the task; and
-    the old row of each.
+    """Sort the features of `count` texts by length, longest first, and prefix their names with the task.
+
+    Also returns the previous row of each text.
     """
     attention = tokens.get("attention_mask")
     order: Sequence[int] = range(count)

@@ -1,7 +1,7 @@
-"""All the randomness of the data: pure functions of the seed, the epoch and an id.
+"""Random draws of queries and passages, as pure functions of the seed, the epoch and an id.
 
-Nothing is drawn from a generator with a state, so neither the order of a file, nor the batch, nor the process, nor a
-run that was killed and goes on can change what is drawn.
+No draw uses a random generator with a state. Draws are therefore independent of the order of files, of the batch, of
+the process, and of interruptions of a run.
 """
 
 import heapq
@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 DrawScope = tuple[Any, ...]
-"""Seed, epoch and query id: all that a draw depends on beside the names."""
+"""Seed, epoch and query id. A draw depends only on the scope and the names to draw from."""
 
 
 def draw(names: Iterable[str], count: int, scope: DrawScope) -> list[str]:
-    """`count` of the names without replacement, uniformly: those whose hash with the scope is smallest."""
+    """Draw `count` names uniformly without replacement: the names with the smallest hashes within the scope."""
     digest = _digests(scope)
     return heapq.nsmallest(count, names, key=lambda name: (digest(name), name))
 
 
 def draw_weighted(weights: Mapping[str, float], count: int, scope: DrawScope) -> list[str]:
-    """`count` of the names without replacement, each next one with a chance in proportion to its weight.
+    """Draw `count` names without replacement; the probability of each next name is proportional to its weight.
 
     Source: Efraimidis and Spirakis 2006, doi 10.1016/j.ipl.2005.11.003.
     """
@@ -38,9 +38,9 @@ def draw_weighted(weights: Mapping[str, float], count: int, scope: DrawScope) ->
 
 
 def mixed(keys: NDArray[np.int64], scope: DrawScope) -> NDArray[np.uint64]:
-    """[n]: a number for each key that looks uniform over 64 bits, another one for each scope.
+    """Hash keys `[n]` to pseudo-random numbers `[n]`, uniform over 64 bits and different for each scope.
 
-    The finaliser of SplitMix64 (doi 10.1145/2660193.2660195).
+    Source: the finaliser of SplitMix64, doi 10.1145/2660193.2660195.
     """
     salt = int.from_bytes(blake2b(repr(scope).encode(), digest_size=8).digest())
     values = keys.astype(np.uint64) ^ np.uint64(salt)

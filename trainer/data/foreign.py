@@ -1,4 +1,4 @@
-"""Datasets made elsewhere, such as a Tevatron or a sentence-transformers file, without a conversion by hand."""
+"""Opens datasets in other formats, such as Tevatron or sentence-transformers files, by importing them automatically."""
 
 import hashlib
 from pathlib import Path
@@ -16,10 +16,10 @@ from labelkit.storage.names import inside
 
 
 def our_dataset(path: Path) -> Path:
-    """The dataset folder at a path; what is in another format is imported into the cache folder, once.
+    """Return the dataset folder for a path; data in another format is imported once, into the cache folder.
 
-    A format without grades calls its positives 2 and its negatives 0; all its labels are of the source `imported`.
-    Raises `UsageError` for a file in no format that is known.
+    Positives of a format without grades get grade 1, negatives grade 0; the source of all labels is `imported`. Raises
+    `UsageError` for a file in an unknown format.
     """
     ours = (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) != EXPORT
     if ours or not path.exists():
@@ -28,7 +28,7 @@ def our_dataset(path: Path) -> Path:
         form = recognised(path)
     except UsageError:
         if path.is_dir() and not (path / folders.MANIFEST).is_file():
-            return path  # one of ours that is not finished: whoever reads it says so
+            return path  # an unfinished folder of ours: reading it raises a more helpful error
         raise
     digest = hashlib.sha256(f"{form}\n{sorted(inputs_of(path).items())}".encode()).hexdigest()[:32]
     name = path.resolve().stem

@@ -1,6 +1,6 @@
-"""How a dataset lies in the cache: tables as Arrow files that can be mapped, and arrays that find rows by id.
+"""Converts a dataset to the layout of the cache: memory-mapped Arrow tables, and arrays that map ids to rows.
 
-Parquet is made to be read from end to end, and an epoch reads queries and passages in an order of its own.
+Parquet files are efficient only when read from start to end, but an epoch reads queries and passages in random order.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -23,66 +23,69 @@ from labelkit.storage.dataset import OF_MODELS, OF_PEOPLE
 from labelkit.storage.manifest import DATASET, POOL
 
 BLOCK = 8192
-"""Rows of a record batch. Larger ones take memory that is new at every batch, and so half as long again to write."""
+"""Rows per record batch. Larger batches allocate new memory each time, and take 1.5 times as long to write."""
 TABLES = ("train", OF_MODELS, OF_PEOPLE, "corpus")
 ROUNDING = 1e-6
-"""By this much a probability that was computed may be above 1."""
+"""Largest amount by which a computed probability may exceed 1 because of rounding."""
 VERSION = 3
-"""Of what is laid out; another one makes it anew."""
+"""Version of the layout. Increase it when the layout changes, so that cached datasets are rebuilt."""
 HASH = "hash(text)"
-"""64 bits, good for this process alone. Two of ten million texts share one with a chance of 3 in a million."""
+"""SQL of a 64-bit hash of a text, stable only within a process. Among ten million texts, the probability of a collision
+is 3e-6.
+"""
 KEY = "(('0x' || substr(md5(text), 1, 16))::UBIGINT >> 1)::BIGINT"
-"""`trainer.objectives.batch.key_of` a text, in DuckDB's words."""
+"""SQL of `trainer.objectives.batch.key_of` a text."""
 Arrays = dict[str, NDArray[Any]]
-"""Arrays by the name of their file."""
+"""File name without suffix -> array."""
 
 
 class KeyedRows(NamedTuple):
-    """Rows of a table by the 64-bit key of their id."""
+    """Index from the keys of ids to the rows of a table."""
 
     keys: NDArray[np.int64]
-    """[rows], sorted."""
+    """[rows]: the key of each id, sorted."""
     rows: NDArray[np.int64]
-    """[rows]: the row of each key."""
+    """[rows]: the table row of each key."""
 
     def row_of(self, key: int) -> int | None:
-        """The row of a key; None where it has none."""
+        """Return the row of a key, or None for an unknown key."""
         place = int(np.searchsorted(self.keys, key))
         return int(self.rows[place]) if place < len(self.keys) and self.keys[place] == key else None
 
 
 class PoolRows(NamedTuple):
-    """Rows of the corpus that each query of `train` has in its pool."""
+    """Corpus rows of the passages in the pool of each query of `train`."""
 
     starts: NDArray[np.int64]
-    """[queries + 1]: where the rows of each query begin in `rows`."""
+    """[queries + 1]: start of each query's slice of `rows`."""
     rows: NDArray[np.int64]
+    """[candidates]: corpus rows, ordered by query."""
 
     def of(self, query: int) -> list[int]:
-        """Those of one query."""
+        """List the corpus rows of a query's pool."""
         found: list[int] = self.rows[self.starts[query] : self.starts[query + 1]].tolist()
         return found
 
 
 @dataclass(frozen=True)
 class Indices:
-    """The arrays that find what belongs to a query or a passage id."""
+    """Arrays that map query and passage ids to rows."""
 
     query_keys: NDArray[np.int64]
     """[queries]: `key_of` each query id of `train`."""
     rows_in: Mapping[str, NDArray[np.int64]]
-    """Table -> [queries]: where each query of `train` stands in it, or -1."""
+    """Table -> [queries]: row of each query of `train` in that table, or -1."""
     passages: KeyedRows
-    """Of the corpus."""
+    """Index of the passages in the corpus."""
     labelled: NDArray[np.int64]
-    """Rows of the corpus that some query labels or has in its pool, in order."""
+    """Sorted corpus rows of all passages that a query labels or has in its pool."""
     copies: NDArray[np.int64]
-    """[2, duplicates]: row of a copy, row of the passage that stands for it."""
+    """[2, duplicates]: corpus row of a duplicate, corpus row of the passage that replaces it."""
     pool: PoolRows
 
     @classmethod
     def of(cls, arrays: Arrays) -> "Indices":
-        """The arrays that `make_indices` made, or that lie in a folder of the cache."""
+        """Build the indices from the arrays of `make_indices` or of a cache folder."""
         return cls(
             query_keys=arrays["query_keys"],
             rows_in={name.removeprefix("rows_"): array for name, array in arrays.items() if name.startswith("rows_")},
@@ -94,8 +97,10 @@ class Indices:
 
 
 def lay_out_dataset(folder: Path, target: Path) -> None:
-    """The tables of a dataset folder and their indices. Raises `ArtifactError` where the folder is not whole, and what
-    `make_indices` raises.
+    """Write the tables of a dataset folder and their indices to the folder `target`.
+
+    Raises `ArtifactError` for an incomplete or damaged folder, `DataError` for invalid numbers and for the errors of
+    `make_indices`.
     """
     names = [name for name in TABLES if name in folders.read_manifest(folder, DATASET).rows]
     with ThreadPoolExecutor() as threads:
@@ -107,7 +112,7 @@ def lay_out_dataset(folder: Path, target: Path) -> None:
 
 
 def _check_numbers(table: pa.Table, where: str) -> None:
-    """Raise `DataError` for a weight that is not above 0 and finite, or a probability that does not lie in 0 to 1."""
+    """Raise `DataError` for a weight that is not positive and finite, or a probability outside 0 to 1."""
     for batch in table.to_batches():
         for name in (f"{role}_{what}" for role in ROLES for what in ("weights", "probabilities")):
             values = batch.column(name).flatten()
@@ -118,17 +123,17 @@ def _check_numbers(table: pa.Table, where: str) -> None:
             if (place := pc.index(pc.fill_null(good, True), False).as_py()) >= 0:
                 query = batch.column("query_id")[pc.list_parent_indices(batch.column(name))[place].as_py()]
                 raise DataError(
-                    f"{where}: {name} of query {query.as_py()!r} hold {values[place].as_py()}: weights are finite and "
-                    "above 0, probabilities lie between 0 and 1; mix the dataset again"
+                    f"{where}: {name} of query {query.as_py()!r} contain {values[place].as_py()}: weights must be finite "
+                    "and above 0, probabilities between 0 and 1; mix the dataset again"
                 )
 
 
 def lay_out_pool(
     folder: Path, labels: Mapping[str, pa.Table], corpus: pa.Table, labelled: NDArray[np.int64], target: Path
 ) -> None:
-    """Which passages a pool folder has for each query of `train`: `pool_starts`, `pool_rows`; and what changes with
-    them, `labelled` and `copies`. Raises `ArtifactError` for a pool that is not whole, `DataError` for one of other
-    data.
+    """Write the arrays of a pool folder: `pool_starts` and `pool_rows`, and `labelled` and `copies` with the pool.
+
+    Raises `ArtifactError` for an incomplete or damaged pool, `DataError` for a pool of other queries or passages.
     """
     folders.read_manifest(folder, POOL)
     with tables.session(target / "duck") as db:
@@ -141,12 +146,14 @@ def lay_out_pool(
         )
         if unknown := tables.row(db, "SELECT passage_id FROM pool WHERE passage IS NULL ORDER BY ALL"):
             raise DataError(
-                f"{folder}: passage {unknown[0]!r} is not in the dataset's corpus; make the pool of the folder that it "
-                "was mixed from"
+                f"{folder}: passage {unknown[0]!r} is not in the dataset's corpus; make the pool from the data folder "
+                "that the dataset was mixed from"
             )
         found = db.sql("SELECT query, passage FROM pool ORDER BY ALL").to_arrow_table()
     if not len(found):
-        raise DataError(f"{folder} has no query of the dataset; make the pool of the folder that it was mixed from")
+        raise DataError(
+            f"{folder} has no query of the dataset; make the pool from the data folder that the dataset was mixed from"
+        )
     queries, rows = found["query"].to_numpy(), found["passage"].to_numpy()
     used = np.union1d(labelled, rows)
     arrays = {
@@ -159,8 +166,10 @@ def lay_out_pool(
 
 
 def make_indices(labels: Mapping[str, pa.Table], corpus: pa.Table) -> Arrays:
-    """The arrays of `Indices`: `query_keys`, `rows_TABLE`, `passage_keys` and `passage_rows`, `labelled`, `copies`, and
-    the arrays of an empty pool. Raises `DataError` for a query id that stands twice or a label of an unknown passage.
+    """Build the arrays of `Indices`, with an empty pool, from tables of labels and the corpus.
+
+    Keys: `query_keys`, `rows_TABLE`, `passage_keys`, `passage_rows`, `labelled`, `copies`, `pool_starts`, `pool_rows`.
+    Raises `DataError` for a duplicated query id or a label of an unknown passage.
     """
     train = labels["train"]
     with ThreadPoolExecutor() as threads:
@@ -171,7 +180,7 @@ def make_indices(labels: Mapping[str, pa.Table], corpus: pa.Table) -> Arrays:
         rows = {f"rows_{name}": _places(train["query_id"], table["query_id"]) for name, table in labels.items()}
     if len(np.unique(query_keys)) < len(query_keys):
         repeated = next(row for row in pc.value_counts(train["query_id"]).to_pylist() if row["counts"] > 1)
-        raise DataError(f"query id {repeated['values']!r} stands twice in the dataset's train table")
+        raise DataError(f"query id {repeated['values']!r} is duplicated in the dataset's train table")
     return rows | {
         "query_keys": query_keys,
         "passage_keys": passage_keys[order],
@@ -184,7 +193,7 @@ def make_indices(labels: Mapping[str, pa.Table], corpus: pa.Table) -> Arrays:
 
 
 def labelled_rows(labels: Collection[pa.Table], corpus: pa.Table) -> NDArray[np.int64]:
-    """Sorted rows of the passages that some query labels. Raises `DataError` where one is not in the corpus."""
+    """List the sorted corpus rows of all labelled passages. Raises `DataError` for a passage outside the corpus."""
     lists = [pc.list_flatten(table[f"{role}_ids"]) for table in labels for role in ROLES]
     ids = pa.chunked_array([chunk for each in lists for chunk in each.chunks], pa.string())
     wanted, known = np.sort(hashes(ids, f"DISTINCT {HASH}")), hashes(corpus["passage_id"])
@@ -197,12 +206,13 @@ def labelled_rows(labels: Collection[pa.Table], corpus: pa.Table) -> NDArray[np.
 
 
 def _places(ids: pa.ChunkedArray, among: pa.ChunkedArray) -> NDArray[np.int64]:
-    """[n]: the row of each id in `among`, or -1."""
+    """Find the row of each id `[n]` in `among`; -1 for an unknown id."""
     found: NDArray[np.int64] = pc.fill_null(pc.index_in(ids, value_set=among), -1).to_numpy().astype(np.int64)
     return found
 
 
 def _report_unknown(labels: Collection[pa.Table], corpus: pa.Table) -> None:
+    """Raise `DataError` with the first labelled passage that is not in the corpus."""
     known = set(corpus["passage_id"].to_pylist())
     columns = [f"{role}_ids" for role in ROLES]
     for row in (row for table in labels for row in table.select(["query_id", *columns]).to_pylist()):
@@ -212,7 +222,7 @@ def _report_unknown(labels: Collection[pa.Table], corpus: pa.Table) -> None:
 
 
 def _copies(corpus: pa.Table, rows: NDArray[np.int64], texts: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """[2, duplicates]: rows whose text another of `rows` has too, and that one of them whose id comes first."""
+    """Find duplicated texts `[2, duplicates]` among `rows`: a row, and the row with the same text and the first id."""
     _, group, sizes = np.unique(texts[rows], return_inverse=True, return_counts=True)
     shared = np.flatnonzero(sizes[group] > 1)
     names = corpus["passage_id"].take(rows[shared]).to_pylist()
@@ -226,7 +236,7 @@ def _copies(corpus: pa.Table, rows: NDArray[np.int64], texts: NDArray[np.uint64]
 
 
 def _texts(corpus: pa.Table) -> pa.RecordBatchReader:
-    """Title and text of every row as one, a block in memory at a time."""
+    """Join title and text of every row, one block in memory at a time."""
 
     def blocks() -> Iterator[pa.RecordBatch]:
         for batch in corpus.select(["title", "text"]).to_batches():
@@ -238,15 +248,15 @@ def _texts(corpus: pa.Table) -> pa.RecordBatchReader:
 
 
 def hashes(texts: pa.ChunkedArray | pa.RecordBatchReader, hashed: str = HASH) -> NDArray[Any]:
-    """[n]: what `HASH` or `KEY` makes of each text."""
-    with duckdb.connect() as db:  # threads do not share one
+    """Compute `HASH` or `KEY` of each text, `[n]`."""
+    with duckdb.connect() as db:  # threads cannot share a connection
         db.register("texts", pa.table({"text": texts}) if isinstance(texts, pa.ChunkedArray) else texts)
         found: NDArray[Any] = db.sql(f"SELECT {hashed} AS hash FROM texts").to_arrow_table()["hash"].to_numpy()
     return found
 
 
 def _lay_out(source: Path, target: Path) -> None:
-    """A Parquet file as an Arrow file that can be mapped."""
+    """Convert a Parquet file to an Arrow file that can be memory-mapped."""
     with (
         pq.ParquetFile(source.absolute(), memory_map=True, page_checksum_verification=True) as file,
         pa.OSFile(str(target), "wb") as sink,
@@ -257,18 +267,18 @@ def _lay_out(source: Path, target: Path) -> None:
 
 
 def save_arrays(arrays: Arrays, folder: Path) -> None:
-    """Each array as a file of its name."""
+    """Write each array to the file NAME.npy."""
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
 
 
 def map_arrays(folder: Path) -> Arrays:
-    """The arrays, memory-mapped."""
+    """Open the arrays of a folder, memory-mapped."""
     return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
 
 
 def map_tables(laid_out: Path) -> tuple[dict[str, pa.Table], pa.Table]:
-    """The tables of labels by name, and the corpus."""
+    """Open the tables of labels by name, and the corpus, memory-mapped."""
     paths = laid_out.glob("*.arrow")
     tables = {path.stem: pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths}
     corpus = tables.pop("corpus")

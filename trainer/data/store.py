@@ -1,8 +1,8 @@
-"""A dataset folder as a trainer reads it: memory-mapped, a query by its row, a passage by its id.
+"""Memory-mapped access to a dataset folder: queries by row, passages by id.
 
-The first time a dataset is opened it is laid out in the cache folder; after that one of any size opens at once and
-costs no memory. The copy is kept under the sha256 of the dataset's manifest, and is made from files that were checked
-against it.
+When a dataset is opened for the first time, it is copied to the cache folder in a layout that can be memory-mapped.
+Later, a dataset of any size opens immediately and takes no memory. The copy is named after the sha256 of the dataset's
+manifest, and is made from files whose checksums agree with the manifest.
 """
 
 import shutil
@@ -38,21 +38,21 @@ from trainer.objectives.batch import key_of
 
 
 class Passages(Mapping[str, str]):
-    """Title and text of every passage by id, as an encoder reads them."""
+    """Mapping from passage id to the text that an encoder reads, title and text joined."""
 
     def __init__(self, corpus: pa.Table, rows: KeyedRows) -> None:
         self._ids, self._titles, self._texts = (corpus[name] for name in ("passage_id", "title", "text"))
         self._rows = rows
 
     def row_of(self, passage_id: str) -> int:
-        """The row of a passage in the corpus. Raises KeyError where it has none."""
+        """Return the corpus row of a passage. Raises `KeyError` for an unknown id."""
         row = self._rows.row_of(key_of(passage_id))
         if row is None:
             raise KeyError(passage_id)
         return row
 
     def at(self, row: int) -> str:
-        """The text in a row of the corpus."""
+        """Return the title and text in a corpus row."""
         return f"{self._titles[row]} {self._texts[row]}".strip()
 
     def __getitem__(self, passage_id: str) -> str:
@@ -66,7 +66,7 @@ class Passages(Mapping[str, str]):
 
 
 class Store:
-    """Labelled queries by row, in the order of the dataset, and the texts of its passages by id."""
+    """Labelled queries by row, in the order of the dataset, and texts of its passages by id."""
 
     def __init__(
         self,
@@ -77,49 +77,51 @@ class Store:
         keys: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.labels = labels
-        """Tables of examples, as `labelkit.records.EXAMPLE_SCHEMA` has them: `train`, and, where the dataset keeps them
-        apart, what models and what people said.
+        """Table name -> examples with the columns of `labelkit.records.EXAMPLE_SCHEMA`: `train`, and the separate tables
+        of model labels and of human labels if the dataset has them.
         """
         self.corpus = corpus
         self.manifest = manifest
-        """That of the dataset folder; None where all is in memory only."""
+        """Manifest of the dataset folder; None for a store in memory."""
         self.facts = manifest.facts if manifest else DatasetFacts()
         self.keys = keys
-        """`dataset`, and `pool` where there is one -> sha256 of the manifest; empty where all is in memory only."""
+        """`dataset`, and `pool` if a pool is used -> sha256 of its manifest; empty for a store in memory."""
         self.indices = indices
         self.passages = Passages(corpus, indices.passages)
 
     @property
     def query_keys(self) -> NDArray[np.int64]:
-        """[queries]: `key_of` each query id of `train`."""
+        """`key_of` each query id of `train`, `[queries]`."""
         return self.indices.query_keys
 
     @property
     def labelled(self) -> NDArray[np.int64]:
-        """Rows of the corpus that some query labels or has in its pool, in order."""
+        """Sorted corpus rows of all passages that a query labels or has in its pool."""
         return self.indices.labelled
 
     def __len__(self) -> int:
         return len(self.query_keys)
 
     def example(self, row: int) -> Example:
-        """The query of a row with its labels in `train`."""
+        """Return the query of a row with its labels in `train`."""
         return next(examples_from_table(self.labels["train"].slice(row, 1)))
 
     def examples(self, row: int, *groups: Collection[str]) -> list[Example]:
-        """The same, and as it stands in the tables of these groups of sources."""
+        """Return the query of a row with its labels in `train` and in the tables of some groups of sources."""
         tables = dict.fromkeys(["train", *map(self.table_of, groups)])
         places = {name: int(self.indices.rows_in[name][row]) for name in tables}
         found = (self.labels[name].slice(place, 1) for name, place in places.items() if place >= 0)
         return [next(examples_from_table(each)) for each in found]
 
     def pool(self, row: int) -> list[str]:
-        """Ids of the passages that the query of a row has in its pool, judged or not."""
+        """List the passage ids in the pool of a row's query, judged or not."""
         return [self.corpus["passage_id"][place].as_py() for place in self.indices.pool.of(row)]
 
     def table_of(self, sources: Collection[str]) -> str:
-        """The table that has all the labels of these sources: in `train` a model's label of what a person judged too is
-        lost. Raises `UsageError` where they are lost and no other table has them.
+        """Return the name of the table with all labels of some sources.
+
+        If a person and a model judged the same pair, `train` contains only one of the two labels. Raises `UsageError`
+        if labels of these sources are lost in that way and no other table has them.
         """
         if "human" in sources and len(sources) > 1:
             return "train"
@@ -129,17 +131,18 @@ class Store:
         human_first = self.facts.rules.get("policy") == "human-first"
         if self.facts.judged_by_both and not (name == OF_PEOPLE and human_first):
             raise UsageError(
-                f"{self.facts.judged_by_both} pairs were judged by people and by models, and the dataset keeps one "
-                f"label of each, so that it cannot say what {' and '.join(sorted(sources))} alone said; mix it again "
-                "with --policy staged"
+                f"{self.facts.judged_by_both} pairs were judged by people and by models, and the dataset has only one "
+                f"label for each of them: some labels of {' and '.join(sorted(sources))} are lost; mix it again with "
+                "--policy staged"
             )
         return "train"
 
     @cached_property
     def same(self) -> dict[str, str]:
-        """Passage id -> the first id with the same text, for labelled passages that repeat another's.
+        """Mapping from the id of each labelled passage with a duplicated text to the first id with that text.
 
-        Two ids with one text are one passage to the encoder: as positive and negative of a query they would cancel out.
+        The encoder cannot distinguish two passages with the same text. As positive and negative of a query they would
+        cancel out.
         """
         copy, first = (
             [self.corpus["passage_id"][row].as_py() for row in rows] for rows in self.indices.copies.tolist()
@@ -148,11 +151,11 @@ class Store:
 
 
 def open_store(folder: Path, pool: Path | None = None) -> Store:
-    """Open a dataset folder, with the pool folder whose unjudged passages may be negatives. The first time they are
-    laid out in the cache.
+    """Open a dataset folder, and optionally a pool folder whose unjudged passages may be negatives.
 
-    Raises `ArtifactError` for a folder that is not whole, `DataError` for a query id that stands twice, a label whose
-    passage is not in the corpus or a pool of other data.
+    Both are copied to the cache when they are opened for the first time. Raises `ArtifactError` for an incomplete or
+    damaged folder, `DataError` for a duplicated query id, a label of a passage outside the corpus, or a pool of other
+    queries or passages.
     """
     manifest = folders.read_manifest(folder, DATASET, verify=False)
     keys = {"dataset": folders.file_sha256(folder / folders.MANIFEST)}
@@ -166,10 +169,13 @@ def open_store(folder: Path, pool: Path | None = None) -> Store:
 
 
 def _kept(keys: Mapping[str, str], make: Callable[[Path], None]) -> Path:
-    """The folder of the cache that is made once of what has these keys; it takes its name when all of it is on disk."""
+    """Return the cache folder for some manifest keys, after making it if it does not exist.
+
+    The folder gets its final name when all its files are on disk.
+    """
     kept = cache_folder() / "datasets" / "-".join([*(key[:32] for key in keys.values()), str(VERSION)])
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{kept}.making"):  # the processes of torchrun all come here
+    with FileLock(f"{kept}.making"):  # all processes of torchrun open the same dataset
         if not kept.is_dir():
             aside = kept.with_name(f"{kept.name}.unfinished")
             shutil.rmtree(aside, ignore_errors=True)
@@ -183,5 +189,5 @@ def _kept(keys: Mapping[str, str], make: Callable[[Path], None]) -> Path:
 
 
 def make_store(labels: Mapping[str, pa.Table], corpus: pa.Table) -> Store:
-    """The same over tables in memory."""
+    """Build a store from tables in memory."""
     return Store(labels, corpus, Indices.of(make_indices(labels, corpus)))

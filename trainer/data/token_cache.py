@@ -1,9 +1,9 @@
-"""Tokens of passages, made once and memory-mapped.
+"""Cache of passage tokens, computed once and memory-mapped.
 
-Tokenising takes a third of a step where the device is fast, and every epoch, objective and seed would do it again. So
-every passage that a query labels is tokenised once into an Arrow file of the cache folder, under a key over the
-dataset, the tokenizer, the prompt and the length. A batch is padded from there; it is the batch that the model's own
-preprocessing gives, and where a first block shows that it would not be, nothing is kept.
+On a fast device, tokenising takes a third of a step, and every epoch, objective and seed would repeat it. Therefore
+every labelled passage is tokenised once into an Arrow file of the cache folder, whose key depends on the dataset, the
+tokenizer, the prompt and the length. Batches are padded from these tokens and equal the batches of the model's own
+preprocessing. A first comparison checks this; if they differ, no tokens are cached.
 """
 
 import hashlib
@@ -26,29 +26,29 @@ from labelkit.storage.manifest import TOKENS
 from trainer.data.store import Store
 
 BLOCK = 4096
-"""Texts tokenised at a time."""
+"""Number of texts tokenised at a time."""
 Preprocess = Callable[[list[str]], dict[str, Any]]
-"""Texts -> what the encoder reads."""
+"""Texts -> features for the encoder."""
 
 
 @dataclass(frozen=True)
 class TokenCache:
-    """Passage ids -> what the encoder reads, as the model's preprocessing gives it."""
+    """Function from passage ids to the encoder's features, equal to those of the model's preprocessing."""
 
     store: Store
     tokens: pa.ListArray | pa.ChunkedArray
-    """Token ids of the passages in `Store.labelled`."""
+    """[labelled passages]: token ids of each passage in `Store.labelled`."""
     padding: int
     """Token id of the padding."""
     left: bool
-    """Padding stands on the left."""
+    """True if the padding is on the left."""
     constant: dict[str, Any]
-    """What preprocessing gives beside the tokens, the same for every batch."""
+    """Features of the preprocessing that are the same for every batch."""
     types: bool
-    """Whether it gives token types, which are 0."""
+    """True if the features include token types, all of which are 0."""
 
     def __call__(self, passage_ids: Sequence[str]) -> dict[str, Any]:
-        """The features of a batch of passages."""
+        """Build the features of a batch of passages."""
         rows = [self.store.passages.row_of(name) for name in passage_ids]
         places = np.searchsorted(self.store.labelled, rows)
         return pad([self._tokens(int(place)) for place in places], self)
@@ -60,7 +60,7 @@ class TokenCache:
 
 
 def pad(rows: Sequence[NDArray[np.int32]], cache: TokenCache) -> dict[str, Any]:
-    """Rows of token ids as the tensors of one batch."""
+    """Pad rows of token ids to the tensors of one batch."""
     longest = max(map(len, rows), default=0)
     ids = np.full((len(rows), longest), cache.padding, dtype=np.int64)
     attention = np.zeros((len(rows), longest), dtype=np.int64)
@@ -73,9 +73,10 @@ def pad(rows: Sequence[NDArray[np.int32]], cache: TokenCache) -> dict[str, Any]:
 
 
 def token_cache(store: Store, preprocess: Preprocess, tokenizer: Any, key: str) -> TokenCache | None:
-    """The tokens of all labelled passages; None where the model's preprocessing is more than tokens and padding.
+    """Open or compute the tokens of all labelled passages.
 
-    `key` says what beside the tokenizer decides the tokens: the dataset, the prompt and the length.
+    Returns None if the model's preprocessing does more than tokenising and padding. `key` identifies the dataset, the
+    prompt and the length, on which the tokens depend in addition to the tokenizer.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or tokenizer.pad_token_id is None:
@@ -98,7 +99,7 @@ def token_cache(store: Store, preprocess: Preprocess, tokenizer: Any, key: str) 
 
 
 def _describe(features: dict[str, Any], store: Store, tokenizer: Any) -> TokenCache | None:
-    """How the model's features are to be made from tokens, without any tokens yet."""
+    """Describe the model's features as an empty cache; None for features that cannot be built from tokens."""
     tensors = {name for name, value in features.items() if isinstance(value, torch.Tensor)}
     if not {"input_ids", "attention_mask"} <= tensors <= {"input_ids", "attention_mask", "token_type_ids"}:
         return None
@@ -115,7 +116,7 @@ def _describe(features: dict[str, Any], store: Store, tokenizer: Any) -> TokenCa
 
 
 def _agrees(cache: TokenCache, preprocess: Preprocess, texts: list[str]) -> bool:
-    """Whether texts tokenised one by one and padded by hand are what the model's preprocessing gives for a batch."""
+    """Check that texts, tokenised one by one and padded here, equal the model's preprocessing of the batch."""
     direct = preprocess(texts)
     ours = pad([row for text in texts for row in _rows(preprocess([text]))], cache)
     same = (torch.equal(value, ours[name]) for name, value in direct.items() if isinstance(value, torch.Tensor))
@@ -136,7 +137,7 @@ def _write(path: str, store: Store, preprocess: Preprocess) -> None:
 
 
 def _rows(features: dict[str, Any]) -> Iterator[NDArray[np.int32]]:
-    """The tokens of each text without its padding."""
+    """Yield the tokens of each text without padding."""
     for ids, attention in zip(features["input_ids"], features["attention_mask"], strict=True):
         row: NDArray[np.int32] = ids[attention.bool()].numpy().astype(np.int32)
         yield row

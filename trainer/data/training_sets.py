@@ -1,8 +1,8 @@
-"""From a dataset to the groups of an epoch; `trainer.data.collate` makes of them what the encoder reads.
+"""Draws the groups of an epoch from a dataset; `trainer.data.collate` converts them to the encoder's inputs.
 
-What is drawn for a query is a pure function of the seed, the epoch and the query's id: neither the order of
-the file, nor the batch, nor the process a query falls into plays a part. An index into `TrainingSet` is the
-pair (epoch, row), so the dataset needs no state that says which epoch it is.
+The passages drawn for a query are a pure function of the seed, the epoch and the query id. They are independent of the
+order of files, of the batch and of the process. An index into `TrainingSet` is the pair (epoch, row), so that the
+dataset needs no state for the current epoch.
 """
 
 import math
@@ -27,54 +27,57 @@ from trainer.objectives.batch import Group, Negative, Positive
 from trainer.objectives.objectives import OBJECTIVES
 
 EpochRow = tuple[int, int]
-"""Epoch (from 0) and row of the training set. Row -1 - r stands for row r with passages and no positives, so that
-nothing is learnt from it.
+"""Epoch (from 0) and row of the training set. Row -1 - r means row r with its passages and without positives, which
+contributes nothing to the loss.
 """
 DOUBT = 0.02
-"""The lowest probability of relevance that distillation is taught, and that of human negatives: log-odds end
-somewhere. 1 - DOUBT is the highest, and that of human positives.
+"""Lowest probability of relevance in distillation targets, and the probability of human negatives; it keeps log-odds
+finite. 1 - DOUBT is the highest probability, and the probability of human positives.
 """
 
 
 @dataclass(frozen=True)
 class LabelledQuery:
-    """All that the dataset knows of one query that has positives."""
+    """A query and all its labels in the dataset."""
 
     query_id: str
     query: str
     positives: tuple[Positive, ...]
-    """Every positive of the stage, the best first: human before other sources, then by grade, probability and id."""
+    """All positives of the stage, best first: human before other sources, then by grade, probability and id."""
     grades: dict[str, float]
-    """Grade by id of a positive; 1 where it has none."""
+    """Id of a positive -> its grade; 1 for a positive without a grade."""
     negatives: tuple[Negative, ...]
+    """All negatives of known sources, sorted by id."""
     excluded: frozenset[str]
-    """Ids of all known positives, of this stage or not, and of the ignored passages."""
+    """Ids of all positives of known sources, including those of other stages, and of the ignored passages."""
     judged_negatives: frozenset[str]
+    """Ids of `negatives`."""
     unjudged: frozenset[str]
-    """Ids of the query's passages, of the dataset or the pool, that no known source judged."""
+    """Ids of the query's passages in the dataset or the pool that no known source judged."""
 
 
 class TrainingSet(TorchDataset[Group]):
-    """The queries of a dataset that a stage can be trained on. The others are left out and counted."""
+    """The queries of a dataset with a positive of the stage's labels. Other queries are left out and counted."""
 
     def __init__(self, store: Store, config: FitConfig, known: Selection | None = None) -> None:
-        """`known` are the labels that any stage of the run uses, by default those of this one. Raises `DataError` where
-        no query has a positive, `UsageError` where the dataset has lost labels that are asked for.
+        """Select the queries of a stage. `known` are the labels that any stage uses, by default the labels of `config`.
+
+        Raises `DataError` if no query has a positive, `UsageError` if the dataset lacks labels that the stage selects.
         """
         self.store = store
         self.config = config
         self.selected = parse_labels(config.labels)
         self.known = self.selected if known is None else known
         self.places = mixed(store.query_keys, (config.seed, "share")) / 2.0**64
-        """[rows of the store]: where each query stands between 0 and 1."""
+        """[rows of the store]: pseudo-random number of each query in 0 to 1, which decides shares of labels."""
         counts = self._positives()
         if config.held_out is not None:
             counts[fold_of(store.query_keys, config.held_out[1]) == config.held_out[0]] = 0
         self.rows = np.flatnonzero(counts)
-        """[queries]: their rows in the store."""
+        """[queries]: row of each selected query in the store."""
         if not len(self.rows):
             raise DataError(
-                f"none of the dataset's {len(store)} queries has a positive of {config.labels!r}; "
+                f"none of the dataset's {len(store)} queries has a positive of the labels {config.labels!r}; "
                 "there is nothing to train on"
             )
         self.passages: Mapping[str, str] = store.passages
@@ -86,11 +89,11 @@ class TrainingSet(TorchDataset[Group]):
 
     @property
     def keys(self) -> NDArray[np.int64]:
-        """[queries]: `key_of` each query id."""
+        """`key_of` the id of each selected query, `[queries]`."""
         return self.store.query_keys[self.rows]
 
     def query(self, row: int) -> LabelledQuery:
-        """All that is known of one of the queries."""
+        """Return a query of the training set with all its labels."""
         place = self.rows[row]
         known, selected = (sources_of(each, self.places[place]) for each in (self.known, self.selected))
         examples = self.store.examples(int(place), known, selected)
@@ -106,7 +109,7 @@ class TrainingSet(TorchDataset[Group]):
         return group if row >= 0 else inert(group)
 
     def _positives(self) -> NDArray[np.int64]:
-        """[rows of the store]: how many positives of the selected labels each query has."""
+        """Count the positives of the selected labels per query, `[rows of the store]`."""
         counts = np.zeros(len(self.store), dtype=np.int64)
         start = 0.0
         for end in sorted(set(self.selected.values())):
@@ -116,7 +119,7 @@ class TrainingSet(TorchDataset[Group]):
         return counts
 
     def _positives_of(self, sources: Collection[str]) -> NDArray[np.int64]:
-        """[rows of the store]: how many positives of these sources each query has."""
+        """Count the positives of some sources per query, `[rows of the store]`."""
         name = self.store.table_of(sources)
         counts = [np.zeros(0, dtype=np.int64)]
         columns = [f"positive_{name}" for name in ("sources", "grades", "probabilities")]
@@ -129,19 +132,19 @@ class TrainingSet(TorchDataset[Group]):
             ends = batch.column(0).offsets.to_numpy()
             total = np.concatenate([[0], np.cumsum(counted.to_numpy(zero_copy_only=False))])
             counts.append(np.diff(total[ends - ends[0]]))
-        # A query that the table lacks has row -1, and so finds the 0 that is appended.
+        # A query that the table lacks has row -1 and therefore reads the appended 0.
         found: NDArray[np.int64] = np.append(np.concatenate(counts), 0)[self.store.indices.rows_in[name]]
         return found
 
 
 def make_training_sets(store: Store, config: FitConfig) -> list[TrainingSet]:
-    """One for each stage, each with what the others know. Raises what `TrainingSet` raises."""
+    """Build the training set of each stage. The labels of all stages are known to each. Raises as `TrainingSet`."""
     known = config.known_labels()
     return [TrainingSet(store, stage, known) for stage in config.stage_configs()]
 
 
 def fold_of(query_keys: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
-    """[n]: the fold of each query."""
+    """Assign each query to one of `folds` folds, `[n]`."""
     return (mixed(query_keys, ("fold",)) % np.uint64(folds)).astype(np.int64)
 
 
@@ -153,11 +156,11 @@ def label_query(
     known: Collection[str],
     selected: Collection[str],
 ) -> LabelledQuery:
-    """Rank and weight the positives of the `selected` sources, and collect what may not be a negative.
+    """Rank and weight the positives of the `selected` sources, and collect the passages that may not be negatives.
 
-    `examples` are the query as it stands in each table of labels that counts. Labels of sources that are not `known`
-    are as if they had never been given: their passages are unjudged, as those of the `pool` are that nobody judged.
-    `same` renames passages that repeat another's text.
+    `examples` are the query and its labels in each relevant table. Labels of sources outside `known` are treated as
+    missing: their passages are unjudged, as are passages of the `pool` without a label. `same` maps the id of each
+    duplicated text to the first id with that text.
     """
     positives: dict[str, Positive] = {}
     grades: dict[str, float] = {}
@@ -195,8 +198,8 @@ def label_query(
 
 
 def draw_group(query: LabelledQuery, epoch: int, config: FitConfig) -> Group:
-    """The group of a query in an epoch: positives by the objective's rule, judged negatives to fill it up, then
-    passages of the query that nobody judged.
+    """Draw the group of a query in an epoch: positives by the objective's rule, then judged negatives, then unjudged
+    passages of the query, up to the group size.
     """
     objective = OBJECTIVES[config.objective]
     choose = POSITIVE_CHOICES[config.positives or objective.positives]
@@ -206,7 +209,7 @@ def draw_group(query: LabelledQuery, epoch: int, config: FitConfig) -> Group:
     space = config.group_size - len(positives)
     filling = set(draw(query.judged_negatives, space, scope))
     negatives = [negative for negative in query.negatives if negative.passage_id in filling]
-    if objective.against != "group" and config.in_batch_negatives:  # nothing is known of them that could be distilled
+    if objective.against != "group" and config.in_batch_negatives:  # unjudged passages have no target to distil
         negatives += map(Negative, sorted(draw(query.unjudged, space - len(negatives), scope)))
     return Group(
         query.query_id,
@@ -219,13 +222,13 @@ def draw_group(query: LabelledQuery, epoch: int, config: FitConfig) -> Group:
 
 
 def inert(group: Group) -> Group:
-    """The same passages for a query that nothing is learnt from."""
+    """Turn the positives of a group into negatives, so that its query contributes nothing to the loss."""
     passages = tuple(Negative(positive.passage_id) for positive in group.positives)
     return replace(group, positives=(), negatives=passages + group.negatives)
 
 
 def share_of(items: Sequence[Any], process: int, processes: int) -> Sequence[Any]:
-    """The even slice of a batch that a process gets; none where there are more processes than items."""
+    """Return the slice of a batch for one process; slices have equal size up to one item, and may be empty."""
     return items[process * len(items) // processes : (process + 1) * len(items) // processes]
 
 
@@ -249,13 +252,13 @@ POSITIVE_CHOICES: dict[str, Callable[[LabelledQuery, int, DrawScope], Collection
     "best": _best,
     "grade": _by_grade,
 }
-"""`FitConfig.positives`, or `Objective.positives` where that is not set -> (query, max_positives, scope) -> ids."""
+"""`FitConfig.positives`, or `Objective.positives` if unset -> function (query, max_positives, scope) -> ids."""
 
 
 class BatchOrder(Sampler[list[EpochRow]]):
-    """The batches of an epoch: all queries once, in an order decided by seed and epoch.
+    """The batches of an epoch: every query once, in an order determined by the seed and the epoch.
 
-    Of each batch a process gets its own even slice, so that the batches are the same for any number of processes.
+    Each process gets its own slice of every batch, so that batches are the same for any number of processes.
     """
 
     drop_last = False
@@ -269,7 +272,7 @@ class BatchOrder(Sampler[list[EpochRow]]):
         process: int = 0,
         processes: int = 1,
     ) -> None:
-        """`keys` `[queries]` are those of the training set, `first_epoch` what its first epoch is counted as."""
+        """Prepare the order of `TrainingSet.keys` `[queries]`; `first_epoch` is the number of the first epoch."""
         self.keys = keys
         self.batch_size = batch_size
         self.seed = seed
@@ -279,24 +282,24 @@ class BatchOrder(Sampler[list[EpochRow]]):
         self.epoch = first_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
+        """Set the epoch, counted from 0 within the stage; the trainer calls this before each epoch."""
         self.epoch = self.first_epoch + epoch
 
     def __len__(self) -> int:
         return math.ceil(len(self.keys) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[EpochRow]]:
-        # By key before by number: the order of the file plays no part even where two numbers are equal.
+        # Ties of the random number are broken by key, so that the order of the file has no effect.
         order = np.lexsort((self.keys, mixed(self.keys, (self.seed, self.epoch, "order"))))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size].tolist()
-            # A process that a small batch leaves without a query takes part all the same: the others wait for it.
+            # A process without a query in a small batch must take part too, because the others wait for it.
             share = share_of(rows, self.process, self.processes) or [-1 - rows[0]]
             yield [(self.epoch, row) for row in share]
 
 
 def _reaches(label: Label, config: FitConfig) -> bool:
-    """Whether a positive is good enough for the stage."""
+    """Check that a positive reaches the stage's minimum grade and probability."""
     for value, least in ((label.grade, config.min_grade), (label.probability, config.min_probability)):
         if least is not None and (value is None or value < least):
             return False
@@ -310,7 +313,7 @@ def _weight(label: Label, config: FitConfig) -> float:
 
 
 def _target(label: Label, known: float) -> float:
-    """Log-odds of relevance; `known` is the probability where the label carries none."""
+    """Compute the log-odds of relevance; `known` is the probability of a label without one."""
     probability = known if label.probability is None else label.probability
     probability = min(max(probability, DOUBT), 1 - DOUBT)
     return math.log(probability / (1 - probability))

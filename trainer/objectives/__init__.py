@@ -1,5 +1,5 @@
 """In: a batch: embeddings, ragged positives, masks, weights.
 
-Out: one loss for each query and its gradients.
-Touches: nothing but memory; between processes, collectives of torch.distributed.
+Out: one loss per query and its gradients.
+Touches: memory only; several processes communicate through collectives of torch.distributed.
 """

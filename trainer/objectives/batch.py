@@ -1,11 +1,11 @@
-"""The layout of one batch: each passage once, ragged positives, and what is known of the other pairs.
+"""The layout of one batch: unique passages, ragged positives, and the known labels of the other pairs.
 
-A pair that is known is written down as the row of its query and the key of its passage. Keys are the same on every
-process, so a pair is recognised also where another process brings the passage, and their number grows with what is
-known, not with queries times passages.
+A known pair is stored as the row of its query and the key of its passage. A passage has the same key in every process,
+so a pair is also recognised when another process contributes the passage. The memory grows with the number of known
+pairs, not with queries times passages.
 
-Legend of shapes: Q queries, P unique passages, M positives of the query that has most of them, G passages of the
-largest group, E and T known pairs.
+Legend of shapes: Q queries, P unique passages, M the largest number of positives of a query, G the largest number of
+passages in a group, E excluded pairs, T pairs judged negative.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -16,93 +16,96 @@ import torch
 from torch import Tensor
 
 SOURCE_CODES = {"human": 0, "llm": 1, "imported": 2}
-"""Source of a positive label -> its number in `Batch.pos_source`."""
+"""Source of a positive label -> its code in `Batch.pos_source`."""
 
 
 @dataclass(frozen=True)
 class Positive:
-    """A positive of a group as the batch needs it."""
+    """A positive passage of a group."""
 
     passage_id: str
     weight: float
     source: str
     target: float = 0.0
-    """Log-odds of relevance according to the label; what distillation learns."""
+    """Log-odds of relevance according to the label, the target of distillation."""
 
 
 @dataclass(frozen=True)
 class Negative:
-    """A judged negative of a group."""
+    """A negative passage of a group."""
 
     passage_id: str
     target: float = 0.0
+    """Log-odds of relevance according to the label."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """A query of one epoch with the passages drawn for it."""
+    """A query of one epoch and the passages drawn for it."""
 
     query_id: str
     query: str
     positives: tuple[Positive, ...]
-    """Drawn positives, the best first."""
+    """Drawn positives, best first."""
     negatives: tuple[Negative, ...]
     """Drawn negatives."""
     excluded: frozenset[str]
-    """Ids that may never be negatives of this query: all its known positives, drawn or not, and its ignored
-    passages.
+    """Ids of the passages that may not be negatives of this query: all its known positives, drawn or not, and its
+    ignored passages.
     """
     judged_negatives: frozenset[str] = frozenset()
-    """Ids of all its known negatives, drawn or not: no rule takes them for missed positives."""
+    """Ids of all its known negatives, drawn or not. They always remain negatives: `ContrastRules.margin` and `ratio`
+    mask only unjudged passages.
+    """
 
     @property
     def members(self) -> tuple["Positive | Negative", ...]:
-        """The drawn passages, positives first."""
+        """All drawn passages, positives first."""
         return (*self.positives, *self.negatives)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors that say how queries `[Q, D]` and passages `[P, D]` of a batch belong together."""
+    """Tensors that relate the queries `[Q, D]` of a batch to its passages `[P, D]`."""
 
     pos_index: Tensor
-    """[Q, M] int64: row of the positive among the passages; 0 where masked."""
+    """[Q, M] int64: row of each positive among the passages; 0 where masked."""
     pos_mask: Tensor
-    """[Q, M] bool: True where there is a positive."""
+    """[Q, M] bool: True where a query has a positive."""
     pos_weight: Tensor
-    """[Q, M] float32: weight of the positive; 1 where masked."""
+    """[Q, M] float32: weight of each positive; 1 where masked."""
     pos_source: Tensor
     """[Q, M] int64: a value of `SOURCE_CODES`; -1 where masked."""
     group_index: Tensor
-    """[Q, G] int64: rows of the query's own positives and negatives among the passages; 0 where masked."""
+    """[Q, G] int64: row of each passage of the query's group among the passages; 0 where masked."""
     group_mask: Tensor
-    """[Q, G] bool."""
+    """[Q, G] bool: True where a group has a passage."""
     group_target: Tensor
     """[Q, G] float32: log-odds of relevance; 0 where masked."""
     passage_key: Tensor
     """[P] int64: `key_of` each passage."""
     excluded_row: Tensor
-    """[E] int64: queries of the pairs that may not act as negatives."""
+    """[E] int64: row of the query of each pair that may not act as a negative."""
     excluded_key: Tensor
-    """[E] int64: keys of their passages, which need not be in the batch."""
+    """[E] int64: key of the passage of each pair in `excluded_row`; the passage may be absent from the batch."""
     judged_row: Tensor
-    """[T] int64: queries of the pairs that a judge called negative."""
+    """[T] int64: row of the query of each pair that a judge called negative."""
     judged_key: Tensor
-    """[T] int64: keys of their passages."""
+    """[T] int64: key of the passage of each pair in `judged_row`; the passage may be absent from the batch."""
 
 
 def key_of(passage_id: str) -> int:
-    """A passage id as a number of 63 bits. Two of ten million ids share one with a chance of 5 in a million."""
+    """Hash a passage id to an integer of 63 bits. Among ten million ids, the probability of a collision is 5e-6."""
     return int.from_bytes(md5(passage_id.encode(), usedforsecurity=False).digest()[:8]) >> 1
 
 
 def passages_of(groups: Iterable[Group]) -> list[str]:
-    """Ids of all passages that the groups bring, each once, in order of first appearance."""
+    """List the unique passage ids of some groups, in order of first appearance."""
     return list(dict.fromkeys(member.passage_id for group in groups for member in group.members))
 
 
 def lay_out(groups: Sequence[Group], passage_ids: Sequence[str]) -> Batch:
-    """The layout of groups over the passages of their batch, `passages_of(groups)` in any order."""
+    """Build the batch of some groups. `passage_ids` are `passages_of(groups)` in any order."""
     row_of = {passage_id: row for row, passage_id in enumerate(passage_ids)}
     queries = len(groups)
     most = max((len(group.positives) for group in groups), default=0)
@@ -138,6 +141,7 @@ def lay_out(groups: Sequence[Group], passage_ids: Sequence[str]) -> Batch:
 
 
 def _known(ids_of_rows: Iterable[Collection[str]]) -> tuple[Tensor, Tensor]:
+    """Convert the passage ids of each query to pairs of row and key, two `[pairs]` int64 tensors."""
     pairs = [(row, key_of(passage_id)) for row, ids in enumerate(ids_of_rows) for passage_id in sorted(ids)]
     rows, keys = zip(*pairs, strict=True) if pairs else ((), ())
     return torch.tensor(rows, dtype=torch.int64), torch.tensor(keys, dtype=torch.int64)

@@ -1,12 +1,12 @@
-"""The contrast engine: from embeddings to what objectives see.
+"""Computes the inputs of an objective, scores and log-sum-exp, from the embeddings of a batch.
 
-Scores of the positives are few and computed apart. The log-sum-exp over the negatives streams over the passages in
-tiles, forward and, recomputed, backward: memory grows with queries plus passages, never with their product. Across
-processes the passages are gathered with their gradient, each kept once whoever brought it, and every process
-contrasts its own queries with all of them.
+The scores of the positives are computed separately from the negatives. The log-sum-exp over the negatives is computed
+in tiles of passages, and recomputed in the backward pass: memory grows with queries plus passages, not with their
+product. With several processes, the passages and their gradients are gathered, duplicates are removed, and every
+process contrasts its own queries with all passages.
 
-Legend of shapes: Q queries and P passages of this process, U unique passages of all processes, M positives a query at
-most, G passages of the largest group, D dimensions, T passages a tile.
+Legend of shapes: Q queries and P passages of this process, U unique passages of all processes, M the largest number of
+positives of a query, G the largest number of passages in a group, D dimensions, T passages per tile.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -21,35 +21,39 @@ from labelkit.pooling.dense_search import SIMILARITIES
 from trainer.objectives.batch import Batch
 
 TILE_PAIRS = 2**22
-"""Pairs of a query and a passage that are scored at a time: 16 MiB in float32."""
+"""Pairs of query and passage in a tile: 16 MiB of scores in float32."""
 
 
 class ContrastRules(NamedTuple):
-    """How pairs are scored, and which of them count as negatives."""
+    """The similarity of a pair, and the rule that decides which pairs count as negatives."""
 
     similarity: str = "cosine"
     """A name of `SIMILARITIES`."""
     in_batch: bool = True
-    """Passages that nobody judged for a query are its negatives; otherwise only judged negatives are."""
+    """True: unjudged passages of the batch count as negatives. False: only judged negatives do."""
     margin: float | None = None
-    """Unjudged passages more similar than the query's best positive plus this are taken for missed positives."""
+    """An unjudged passage is masked as a suspected positive if its similarity exceeds the similarity of the query's
+    best positive by more than this margin.
+    """
     ratio: float | None = None
-    """The same with a threshold of this times the best positive's similarity."""
+    """An unjudged passage is masked as a suspected positive if its similarity exceeds this ratio times the similarity
+    of the query's best positive. Used instead of `margin` if both are set.
+    """
 
 
 class Scores(NamedTuple):
-    """Similarities divided by the temperature, in float32 or wider, and what was masked."""
+    """Similarities divided by the temperature, in float32 or wider, and the shares of masked pairs."""
 
     pos_scores: Tensor
-    """[Q, M]; what stands under the mask has no meaning."""
+    """[Q, M]: scores of the positives; masked entries are arbitrary."""
     group_scores: Tensor
-    """[Q, G]; as above."""
+    """[Q, G]: scores of the passages of each query's group; masked entries are arbitrary."""
     neg_lse: Tensor
-    """[Q]; -inf for a query without negatives. The score of the hardest negative where that was asked for."""
+    """[Q]: log-sum-exp over the negatives, or the score of the hardest negative; -inf for a query without negatives."""
     masked_share: Tensor
-    """[]: share of all pairs, a query's own drawn positives left out, that did not act as negatives."""
+    """[]: share of masked pairs among all pairs, not counting a query's own drawn positives."""
     suspected_share: Tensor
-    """[]: share of them that `ContrastRules.margin` or `ContrastRules.ratio` took for missed positives."""
+    """[]: share of pairs masked as suspected positives by `ContrastRules.margin` or `ContrastRules.ratio`."""
 
 
 def contrast(
@@ -62,11 +66,11 @@ def contrast(
     against: Literal["all", "hardest", "group"] = "all",
     tile: int | None = None,
 ) -> Scores:
-    """Score the queries `[Q, D]` of a batch against its passages `[P, D]` and those of the other processes.
+    """Score the queries `[Q, D]` of a batch against the passages of all processes, `[P, D]` of which are its own.
 
-    Computed in float32 also where the encoder runs in half precision: at temperature 0.05 a bfloat16 score is off by
-    up to 0.06. `against` is that of the objective; with "group" no negatives are scored. `tile` is T; by default
-    `TILE_PAIRS` are scored at a time.
+    Scores are computed in float32 even if the encoder runs in half precision: at temperature 0.05 a bfloat16 score is
+    off by up to 0.06. `against` is `Objective.against`; with "group" no negatives are scored. `tile` is T, by default
+    the number of passages that gives `TILE_PAIRS` pairs.
     """
     with torch.autocast(queries.device.type, enabled=False):
         prepare = SIMILARITIES[rules.similarity]
@@ -97,21 +101,21 @@ def contrast(
 
 
 class PositivePairs(NamedTuple):
-    """Some pairs of a query and a passage, sorted by passage."""
+    """Pairs of query and passage, sorted by passage."""
 
     row: Tensor
-    """[E] int64."""
+    """[E] int64: row of the query."""
     column: Tensor
-    """[E] int64."""
+    """[E] int64: row of the passage."""
 
     def within(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The pairs whose passage lies in a tile, as an index into the tile."""
+        """Select the pairs whose passage is in a tile, as rows and columns of the tile."""
         first, last = torch.searchsorted(self.column, self.column.new_tensor([start, stop])).tolist()
         return self.row[first:last], self.column[first:last] - start
 
 
 def known_pairs(row: Tensor, key: Tensor, passage_key: Tensor) -> PositivePairs:
-    """Those of the pairs (row `[E]`, key `[E]`) whose passage is among `passage_key` `[U]`."""
+    """Select the pairs (row `[E]`, key `[E]`) whose passage is among `passage_key` `[U]`."""
     if not len(passage_key):
         return PositivePairs(row[:0], row[:0])
     ordered, order = passage_key.sort()
@@ -122,16 +126,19 @@ def known_pairs(row: Tensor, key: Tensor, passage_key: Tensor) -> PositivePairs:
 
 
 class Mask(NamedTuple):
-    """The pairs that may not act as negatives."""
+    """The rules that decide which pairs act as negatives."""
 
     excluded: PositivePairs
+    """Pairs that are always masked."""
     judged: PositivePairs
+    """Pairs judged negative, masked only if they are also excluded."""
     ceiling: Tensor | None
-    """[Q]: unjudged passages that score above it are taken for missed positives."""
+    """[Q]: an unjudged passage with a higher score is masked as a suspected positive; None masks none."""
     in_batch: bool
+    """False: all unjudged pairs are masked."""
 
     def hide(self, scores: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Set what is masked in a tile `[Q, T]` of scores to -inf; the numbers of masked and of suspected pairs."""
+        """Set the masked scores of a tile `[Q, T]` to -inf; return the numbers of masked and of suspected pairs."""
         stop = start + scores.shape[1]
         judged, excluded = self.judged.within(start, stop), self.excluded.within(start, stop)
         suspected = torch.zeros_like(scores, dtype=torch.bool)
@@ -148,11 +155,11 @@ class Mask(NamedTuple):
 
 
 def gather_passages(passages: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The passages of all processes, each once: embeddings `[U, D]`, where this process's own stand among them `[P]`,
-    keys `[U]`.
+    """Gather the unique passages of all processes: embeddings `[U, D]`, places of this process's passages among them
+    `[P]`, keys `[U]`.
 
-    The gradient of a passage is the sum over the processes that contrast it, and goes to the first process that
-    brought it. Ragged: processes may bring different numbers of passages.
+    The gradient of a passage is summed over all processes and goes to the first process that contributed the passage.
+    Processes may contribute different numbers of passages.
     """
     if not _distributed():
         return passages, torch.arange(len(key), device=key.device), key
@@ -171,11 +178,11 @@ def gather_passages(passages: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def mean_over_processes(rows: Tensor, counts: Tensor) -> Tensor:
-    """The part of this process in the mean loss over the rows of all processes that count.
+    """Compute this process's part of the mean loss over the counted rows of all processes.
 
-    `rows` `[Q]` are losses, `counts` `[Q]` says which of them count. DistributedDataParallel averages gradients over
-    the processes: so that this gives the gradient of the mean over all rows, also where processes have different
-    numbers of them, each process's sum is divided by the rows of an average process.
+    `rows` `[Q]` are losses; `counts` `[Q]` is True for the counted rows. DistributedDataParallel averages gradients
+    over processes. Each process therefore divides its sum by the average number of counted rows per process, which
+    gives the gradient of the mean over all rows even if processes have different numbers of rows.
     """
     rows = torch.where(counts, rows, 0.0)
     total = counts.sum().to(rows.dtype)
@@ -187,7 +194,7 @@ def mean_over_processes(rows: Tensor, counts: Tensor) -> Tensor:
 
 
 class _Gathered(torch.autograd.Function):
-    """The rows `[R, D]` of each process; the gradient of a row is the sum of what all processes give it."""
+    """Gather the rows `[R, D]` of each process; the gradient of a row is summed over all processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, ...]:
@@ -202,7 +209,7 @@ class _Gathered(torch.autograd.Function):
 
 
 class _StreamedLse(torch.autograd.Function):
-    """Log-sum-exp over the unmasked passages of each query, a tile at a time. [Q, D], [U, D] -> [Q], [], []."""
+    """Compute the log-sum-exp over the unmasked passages of each query in tiles. [Q, D], [U, D] -> [Q], [], []."""
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, passages: Tensor, mask: Mask, tile: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,7 +229,7 @@ class _StreamedLse(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_lse: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
         queries, passages, lse = ctx.saved_tensors
-        # A query without negatives: exp(-inf - 0) is the 0 that its gradient is.
+        # For a query without negatives, exp(-inf - 0) = 0 is the correct gradient.
         lse = torch.where(lse == -torch.inf, 0.0, lse).unsqueeze(-1)
         grad_queries, grad_passages = torch.zeros_like(queries), torch.empty_like(passages)
         for start in range(0, len(passages), ctx.tile):
@@ -242,7 +249,7 @@ def _streamed_lse(queries: Tensor, passages: Tensor, mask: Mask, tile: int) -> t
 
 
 def _hardest(queries: Tensor, passages: Tensor, mask: Mask, tile: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Score of the highest unmasked passage of each query. [Q, D], [U, D] -> [Q], [], []."""
+    """Compute the highest score of an unmasked passage per query. [Q, D], [U, D] -> [Q], [], []."""
     best = queries.new_full((len(queries),), -torch.inf)
     column = torch.zeros_like(best, dtype=torch.int64)
     hidden, suspected = torch.zeros(2, dtype=torch.int64, device=queries.device).unbind()
@@ -264,7 +271,7 @@ _AGAINST = {"all": _streamed_lse, "hardest": _hardest}
 
 
 def _ceiling(pos_scores: Tensor, pos_mask: Tensor, rules: ContrastRules, temperature: float | Tensor) -> Tensor | None:
-    """[Q]: the score above which an unjudged passage is taken for a missed positive."""
+    """Compute the score `[Q]` above which an unjudged passage is masked as a suspected positive."""
     if rules.margin is None and rules.ratio is None:
         return None
     if not pos_mask.shape[1]:

@@ -1,4 +1,4 @@
-"""What each source of labels asks of the encoder: its loss, its gradient, and whether two sources pull one way."""
+"""Measures the loss and the gradient of each source of labels, and the cosine between the gradients of two sources."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,18 +11,18 @@ from torch import distributed as dist
 from trainer.objectives.batch import SOURCE_CODES, Batch
 
 LossOf = Callable[[Tensor, Tensor, Batch], Tensor]
-"""Embeddings of the queries and of the passages, and their layout -> this process's part in the mean loss."""
+"""Embeddings of the queries, embeddings of the passages, and their batch -> this process's part of the mean loss."""
 
 
 def by_source(
     loss_of: LossOf, queries: Tensor, passages: Tensor, batch: Batch, sources: Sequence[str]
 ) -> dict[str, float]:
-    """Figures of a batch for each source, as if its positives were the only ones (those of the others stay masked).
+    """Compute the loss, share and gradient of each source of labels in a batch, with all other positives masked.
 
-    `loss_SOURCE` is the mean loss over queries with a positive of the source, `share_SOURCE` its share of the
-    positives, `gradient_SOURCE` the norm of that loss's gradient on all embeddings of the batch, and
-    `cosine_ONE_OTHER` the cosine between two such gradients: below 0 the sources pull the embeddings apart. A source
-    without a positive in the batch has no figures.
+    `loss_SOURCE` is the mean loss over queries with a positive of the source, `share_SOURCE` the share of the source
+    among the positives, `gradient_SOURCE` the norm of the gradient of `loss_SOURCE` with respect to all embeddings of
+    the batch, and `cosine_ONE_OTHER` the cosine between the gradients of two sources: a value below 0 means that they
+    move the embeddings in opposite directions. A source without a positive in the batch has no figures.
     """
     figures: dict[str, float] = {}
     gradients: dict[str, Tensor] = {}
@@ -49,7 +49,7 @@ def by_source(
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Over the embeddings of all processes; each passage's gradient lies with one of them."""
+    """Compute the dot product of two gradients over all processes; one process holds the gradient of each passage."""
     return _sum(one @ other)
 
 

@@ -1,8 +1,8 @@
-"""The loss that the trainer calls: embed a batch, contrast it, apply the objective.
+"""The loss module of a training: embeds a batch, computes its scores, applies the objective.
 
-Texts are embedded in mini-batches of about equal length, so that padding costs little. With the gradient cache
-(arXiv 2101.06983, sentence-transformers' implementation) the activations of one mini-batch at a time are in memory:
-every text is embedded twice, the second time with the random state of the first.
+Texts are embedded in mini-batches of similar length, which keeps padding low. With the gradient cache (arXiv
+2101.06983, implemented by sentence-transformers) only the activations of one mini-batch are in memory at a time. Every
+text is then embedded twice, both times with the same random state.
 """
 
 import functools
@@ -23,21 +23,21 @@ from trainer.objectives.gradients_by_source import by_source
 from trainer.objectives.objectives import OBJECTIVES, settings_of
 
 CPU_TOKENS, DEVICE_TOKENS = 2048, 16384
-"""Tokens of a mini-batch: what the caches of a CPU hold, and what keeps a GPU busy."""
+"""Tokens per mini-batch: few enough for the caches of a CPU, and enough to use a GPU fully."""
 LOGGED = ("masked_share", "suspected_share", "temperature")
-"""What is logged of every batch beside its loss."""
+"""Names of the figures that are logged for every batch in addition to its loss."""
 
 
 class MultiPositiveLoss(CachedLossMixin, nn.Module):
-    """An objective over the embeddings of a batch; `model` maps features to `sentence_embedding`s."""
+    """Objective over the embeddings of a batch; `model` maps features to `sentence_embedding`s."""
 
     mini_batch_size = 1
-    """Wanted by the base class; tokens decide instead."""
+    """Required by the base class but unused: `mini_batch_num_tokens` sets the size of a mini-batch."""
 
     def __init__(self, model: nn.Module, config: FitConfig) -> None:
-        """Raises `UsageError` for settings that the objective or the model does not have."""
+        """Prepare the loss of a model. Raises `UsageError` for settings that the objective or the model lacks."""
         super().__init__()
-        # The trainer reads the parameters from here, and puts the wrapped model here when it wraps it.
+        # The trainer reads the parameters of this attribute, and replaces it by the wrapped model.
         self.model = model
         self.objective = OBJECTIVES[config.objective]
         self.loss_of_rows = functools.partial(self.objective.loss, **_checked_settings(config))
@@ -49,7 +49,7 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         )
         self.uses_gradient_cache = config.gradient_cache
         self.whole = has_static_embedding_input(model)
-        """A table of word vectors has no mini-batches, and no activations worth a cache either."""
+        """True for a table of word vectors, which is embedded without mini-batches and needs no gradient cache."""
         if self.whole and config.gradient_cache:
             raise UsageError(f"{config.model} averages word vectors: it needs no gradient_cache; remove it")
         device = next(model.parameters()).device.type
@@ -62,27 +62,27 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
             hooked.register_post_accumulate_grad_hook(_average)
         self.dimensions = config.matryoshka_dims
         self.watched: tuple[str, ...] = ()
-        """Sources whose `figures` are to be taken of the next batch."""
+        """Sources whose `figures` are computed for the next batch."""
         self.figures: dict[str, float] = {}
-        """What `trainer.objectives.gradients_by_source.by_source` found in the last batch that was watched."""
+        """Result of `trainer.objectives.gradients_by_source.by_source` for the last batch with watched sources."""
         self.contrasted: Tensor | int = 0
-        """Queries so far that had a passage to be told from their positives."""
+        """Number of queries so far that had a passage to contrast with their positives."""
         self.logged: list[Tensor] = []
-        """`LOGGED` of each batch since the trainer last logged; kept on the device."""
+        """Values of `LOGGED` for each batch since the trainer last logged, on the device."""
 
     def forward(self, features: list[dict[str, Any]], labels: Any) -> Tensor:
-        """Mean loss of the batch; `features` are the queries and the passages, `labels` the fields of its `Batch`."""
+        """Compute the mean loss of a batch from features of queries and passages, and `labels`, its `Batch` fields."""
         if not self.uses_gradient_cache:
             return self.calculate_loss([self._embed(column) for column in features], labels)
         loss: Any = self.forward_cached(features, labels)
         if self.log_temperature.requires_grad:
-            # The cache hands on the gradients of embeddings only.
+            # The cache passes on only the gradients of embeddings.
             loss.register_hook(functools.partial(self._add_temperature_gradient, self._temperature_gradient))
         cached: Tensor = loss
         return cached
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False) -> Tensor:
-        """The loss of mini-batches of embeddings; with `with_backward` also its gradient on them."""
+        """Compute the loss from mini-batches of embeddings, and with `with_backward` also its gradient on them."""
         queries, passages = (torch.cat(parts) for parts in reps)
         log_temperature = self.log_temperature.detach().requires_grad_() if with_backward else self.log_temperature
         batch = Batch(**labels)
@@ -107,8 +107,10 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
     def _loss(
         self, queries: Tensor, passages: Tensor, batch: Batch, temperature: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-        """Mean over the Matryoshka dimensions of this process's part in the loss; for the last of these dimensions the
-        shares of masked pairs, and how many queries have a passage to be told from their positives.
+        """Compute this process's part of the loss, averaged over the Matryoshka dimensions.
+
+        Also returns, for the last of these dimensions, the shares of masked pairs and the number of queries that have a
+        passage to contrast with their positives.
         """
         losses = []
         for dimensions in self.dimensions or (queries.shape[1],):
@@ -137,17 +139,17 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
 
 
 def _checked_settings(config: FitConfig) -> dict[str, float]:
-    """The settings of the objective, all of which it must know."""
+    """Return the settings of the objective. Raises `UsageError` for a setting that the objective lacks."""
     known = settings_of(OBJECTIVES[config.objective])
     for name in config.objective_settings:
         if name not in known:
-            choices = f"it knows {', '.join(known)}" if known else "it has none"
+            choices = f"its settings are {', '.join(known)}" if known else "it has no settings"
             raise UsageError(f"objective {config.objective} has no setting {name!r}; {choices}")
     return config.objective_settings
 
 
 def _average(parameter: Tensor) -> None:
-    """Average a gradient that DistributedDataParallel does not see, as it would."""
+    """Average over processes the gradient of a parameter that DistributedDataParallel does not manage."""
     if dist.is_initialized() and parameter.grad is not None:
         dist.all_reduce(parameter.grad)
         parameter.grad /= dist.get_world_size()

@@ -139,9 +139,9 @@ def test_settings_of_the_objective_reach_it_and_unknown_ones_are_refused(tiny_mo
     )
     assert trimmed < still == run(tiny_model, toy_dataset, config("lsepair"))[0]
     encoder = SentenceTransformer(str(tiny_model), device="cpu")
-    with pytest.raises(UsageError, match="objective lsepair has no setting 'trim'; it has none"):
+    with pytest.raises(UsageError, match="objective lsepair has no setting 'trim'; it has no settings"):
         MultiPositiveLoss(encoder, config(objective_settings={"trim": 0.5}))
-    with pytest.raises(UsageError, match="objective gce has no setting 'trim'; it knows power, floor"):
+    with pytest.raises(UsageError, match="objective gce has no setting 'trim'; its settings are power, floor"):
         MultiPositiveLoss(encoder, config("gce", objective_settings={"trim": 0.5}))
 
 
