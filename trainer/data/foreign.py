@@ -18,7 +18,7 @@ from labelkit.storage.names import inside
 def our_dataset(path: Path) -> Path:
     """Return the dataset folder for a path; data in another format is imported once, into the cache folder.
 
-    Positives of a format without grades get grade 1, negatives grade 0; the source of all labels is `imported`. Raises
+    Positives of a format without grades get grade 2, negatives grade 0; the source of all labels is `imported`. Raises
     `UsageError` for a file in an unknown format.
     """
     ours = (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) != EXPORT

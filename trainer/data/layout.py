@@ -123,8 +123,8 @@ def _check_numbers(table: pa.Table, where: str) -> None:
             if (place := pc.index(pc.fill_null(good, True), False).as_py()) >= 0:
                 query = batch.column("query_id")[pc.list_parent_indices(batch.column(name))[place].as_py()]
                 raise DataError(
-                    f"{where}: {name} of query {query.as_py()!r} contain {values[place].as_py()}: weights must be finite "
-                    "and above 0, probabilities between 0 and 1; mix the dataset again"
+                    f"{where}: {name} of query {query.as_py()!r} contain {values[place].as_py()}: weights must be "
+                    "finite and above 0, probabilities between 0 and 1; mix the dataset again"
                 )
 
 

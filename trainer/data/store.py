@@ -77,8 +77,8 @@ class Store:
         keys: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.labels = labels
-        """Table name -> examples with the columns of `labelkit.records.EXAMPLE_SCHEMA`: `train`, and the separate tables
-        of model labels and of human labels if the dataset has them.
+        """Table name -> examples with the columns of `labelkit.records.EXAMPLE_SCHEMA`: `train`, and separate tables of
+        model labels and of human labels if the dataset has them.
         """
         self.corpus = corpus
         self.manifest = manifest

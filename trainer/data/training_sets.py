@@ -77,7 +77,7 @@ class TrainingSet(TorchDataset[Group]):
         """[queries]: row of each selected query in the store."""
         if not len(self.rows):
             raise DataError(
-                f"none of the dataset's {len(store)} queries has a positive of the labels {config.labels!r}; "
+                f"none of the dataset's {len(store)} queries has a positive from {config.labels!r}; "
                 "there is nothing to train on"
             )
         self.passages: Mapping[str, str] = store.passages

@@ -72,7 +72,7 @@ def test_a_regime_without_labels_is_refused_before_anything_runs(
 ) -> None:
     command = ["bakeoff", toy_dataset, "--model", tiny_model, "--regime", "llm", "--regime", "human", "--eval", beir]
     assert call(monkeypatch, *command, "-o", tmp_path / "out") == 1
-    assert "none of the dataset's 13 queries has a positive of 'human'" in capsys.readouterr().err
+    assert "none of the dataset's 13 queries has a positive from 'human'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -165,12 +165,12 @@ def test_labels_that_the_dataset_lost_are_refused() -> None:
     train = make_store({"train": whole.labels["train"]}, whole.corpus)
     train.facts = DatasetFacts(judged_by_both=4, rules={"policy": "human-first"})
     for labels in ("llm", "50% human + llm"):
-        with pytest.raises(UsageError, match=r"4 pairs .* cannot say what llm alone said; mix it again"):
+        with pytest.raises(UsageError, match=r"4 pairs .* some labels of llm are lost; mix it again"):
             TrainingSet(train, config(labels=labels))
     for labels in ("human", "human + llm", "all"):
         assert len(TrainingSet(train, config(labels=labels)))
     train.facts = DatasetFacts(judged_by_both=4, rules={"policy": "union"})
-    with pytest.raises(UsageError, match="cannot say what human alone said"):
+    with pytest.raises(UsageError, match="some labels of human are lost"):
         TrainingSet(train, config(labels="human"))
 
 
@@ -199,7 +199,7 @@ def test_positives_by_grade_and_probability() -> None:
     assert "lp" in group.excluded, "too low for a positive is not yet a negative"
     (group,) = groups(config(min_probability=0.5), examples)
     assert ids(group.positives) == {"lp"}
-    with pytest.raises(DataError, match="none of the dataset's 1 queries has a positive of 'llm'"):
+    with pytest.raises(DataError, match="none of the dataset's 1 queries has a positive from 'llm'"):
         groups(config(labels="llm", min_probability=0.9), examples)
 
 

@@ -138,5 +138,5 @@ def test_weights_and_probabilities_that_are_none_are_refused(
         draft.write_table("train", pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA))
         for name in ("corpus", "queries", "judgements", "judges"):
             draft.write_table(name, folders.read_table(toy_dataset, name))
-    with pytest.raises(DataError, match=f"train.parquet: {column} of query 'q03' hold {number}: weights are finite"):
+    with pytest.raises(DataError, match=f"train.parquet: {column} of query 'q03' contain {number}: weights must be"):
         open_store(tmp_path / "wrong")
