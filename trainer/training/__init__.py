@@ -1,5 +1,5 @@
 """In: a dataset, settings, a start model.
 
-Out: a model folder with manifest and card.
+Out: a model folder with manifest and model card.
 Touches: the model folder and its checkpoints.
 """

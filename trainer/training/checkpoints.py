@@ -1,9 +1,9 @@
-"""What a run needs to go on after it was killed, in a folder beside its output.
+"""The checkpoints of a run, in a folder next to its output, from which an interrupted run resumes.
 
-`run.json` says which run this is; `stage-N/checkpoint-S` holds the state at a step of a stage; `stage-N.safetensors`
-and `stage-N.json` are what a finished stage left. A checkpoint counts once its manifest is there, and is checked
-against it before it is used: one that was cut off is passed over for the one before. Nothing in it is unpickled into
-anything but tensors and numbers.
+`run.json` identifies the run; `stage-N/checkpoint-S` has the state at step S of a stage; `stage-N.safetensors` and
+`stage-N.json` are the weights and the report of a finished stage. A checkpoint is complete when it has a manifest, and
+is checked against the manifest before it is used. A damaged checkpoint is skipped in favour of the previous one.
+Unpickling is restricted to tensors and numbers.
 """
 
 import json
@@ -30,14 +30,14 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The folder of one run. It comes into being with the first thing that is written into it."""
+    """The checkpoint folder of one run. It is created when the first file is written."""
 
     folder: Path
     identity: dict[str, Any]
-    """What decides the run's result, as plain JSON."""
+    """Settings, inputs and package versions that determine the run's result, as plain JSON."""
 
     def check(self) -> None:
-        """Raise `UsageError` where the folder is that of another run."""
+        """Raise `UsageError` if the folder belongs to a different run."""
         path = self.folder / "run.json"
         if not path.is_file():
             return
@@ -45,18 +45,18 @@ class Checkpoints:
         for name in sorted(self.identity.keys() | found.keys()):
             if found.get(name) != self.identity.get(name):
                 raise UsageError(
-                    f"{self.folder} holds a run that was not finished, with {name} = {found.get(name)!r} and not "
-                    f"{self.identity.get(name)!r}; run it to its end, choose another output, or remove the folder"
+                    f"{self.folder} contains an unfinished run with {name} = {found.get(name)!r} instead of "
+                    f"{self.identity.get(name)!r}; finish that run, choose another output, or remove the folder"
                 )
 
     def prepare(self) -> None:
-        """Make the folder."""
+        """Create the folder and its `run.json`."""
         if not (self.folder / "run.json").is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "run.json", json.dumps(self.identity, indent=2))
 
     def drop_unfinished(self) -> None:
-        """Make room: remove the checkpoints that were not finished, and files that were being written."""
+        """Remove unfinished checkpoints and partly written files to free space."""
         for folder in self.folder.glob("stage-*/checkpoint-*"):
             if not (folder / folders.MANIFEST).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -64,36 +64,36 @@ class Checkpoints:
             file.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """The run is over."""
+        """Remove the folder after the run has finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def stage(self, number: int) -> Path:
-        """Where the checkpoints of a stage are."""
+        """Return the folder with the checkpoints of a stage."""
         return self.folder / f"stage-{number}"
 
     def newest(self, number: int) -> Path | None:
-        """The newest checkpoint of a stage that is whole; what is newer and damaged is said and removed."""
+        """Find the newest intact checkpoint of a stage; newer damaged checkpoints are logged and removed."""
         for folder in sorted(self.stage(number).glob("checkpoint-*"), key=step_of, reverse=True):
             try:
                 folders.read_manifest(folder, CHECKPOINT)
             except ArtifactError as error:
-                log.info(f"passing over {folder.name}: {error}")
+                log.info(f"removing the damaged {folder.name}: {error}")
                 shutil.rmtree(folder)
             else:
                 return folder
         return None
 
     def report(self, number: int) -> dict[str, Any] | None:
-        """What a finished stage reported; None where it is not finished."""
+        """Read the report of a finished stage; None for an unfinished stage."""
         path = self.folder / f"stage-{number}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def weights(self, number: int) -> Path:
-        """The weights that a finished stage left."""
+        """Return the file with the weights of a finished stage."""
         return self.folder / f"stage-{number}.safetensors"
 
     def finish_stage(self, number: int, model: nn.Module, report: dict[str, Any]) -> None:
-        """Keep what a stage left; its checkpoints are not needed any more."""
+        """Write the weights and the report of a stage, and remove its checkpoints."""
         self.prepare()
         write_weights(self.weights(number), model, {})
         write_text(self.folder / f"stage-{number}.json", json.dumps(report))
@@ -101,14 +101,12 @@ class Checkpoints:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step at which a checkpoint was taken."""
+    """Return the step at which a checkpoint was taken."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def write_weights(path: Path, model: nn.Module, facts: dict[str, str]) -> None:
-    """Write the weights of a module, whole or not at all, with some facts beside them. Raises `LabelkitError` where a
-    weight is not finite.
-    """
+    """Write weights of a module and some facts atomically. Raises `LabelkitError` for a weight that is not finite."""
     refuse_nonfinite(model, f"at {path.parent.name}/{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + UNFINISHED)
@@ -117,7 +115,7 @@ def write_weights(path: Path, model: nn.Module, facts: dict[str, str]) -> None:
 
 
 def read_weights(path: Path, model: nn.Module) -> dict[str, str]:
-    """Load the weights of a module in place; the facts beside them."""
+    """Load the weights of a module in place, and return the facts stored with them."""
     load_model(model, str(path), strict=True)
     with safe_open(str(path), framework="pt") as file:
         return dict(file.metadata() or {})

@@ -1,4 +1,4 @@
-"""The dev set of a run: one figure for a model in training."""
+"""The dev set of a run, on which a model is measured during training."""
 
 from pathlib import Path
 
@@ -14,21 +14,21 @@ MEASURE = "nDCG@10"
 
 
 class Dev:
-    """nDCG@10 on a split of a BEIR folder."""
+    """Function from a model to its nDCG@10 on a split of a BEIR folder."""
 
     def __init__(self, collection: Collection, lengths: Lengths) -> None:
         self.collection = collection
         self.lengths = lengths
 
     def __call__(self, model: SentenceTransformer) -> float:
-        """Measure a model as it stands."""
+        """Compute the nDCG@10 of a model, a number in 0 to 1."""
         run = search(model, None, self.collection, depth=10, lengths=self.lengths)
         values = measure(self.collection.qrels, run, cutoffs=(10,))[MEASURE]
         return float(np.mean(list(values.values())))
 
 
 def make_dev(config: FitConfig) -> Dev | None:
-    """The dev set that the settings name; None where they name none."""
+    """Read the dev set that the settings name; None if they name none."""
     if config.dev is None:
         return None
     folder, split = folder_and_split(config.dev, "dev")
@@ -36,6 +36,6 @@ def make_dev(config: FitConfig) -> Dev | None:
 
 
 def folder_and_split(text: str, split: str) -> tuple[Path, str]:
-    """`FOLDER` or `FOLDER:SPLIT` as a folder and a split."""
+    """Parse `FOLDER` or `FOLDER:SPLIT`; `split` is the default split."""
     folder, colon, named = text.rpartition(":")
     return (Path(folder), named) if colon and not Path(text).exists() else (Path(text), split)

@@ -1,4 +1,4 @@
-"""The encoder of a run: loaded, given its pooling, prompts and adapters, and checked against the settings."""
+"""Loads the encoder of a run, sets its pooling, prompts and adapters, and checks it against the settings."""
 
 from typing import Any
 
@@ -15,25 +15,25 @@ from trainer.training.soundness import refuse_nonfinite
 
 
 def build_model(config: FitConfig) -> SentenceTransformer:
-    """The encoder that the settings describe, ready to be trained. Raises `UsageError` where it cannot follow them."""
+    """Build the encoder that the settings describe. Raises `UsageError` for settings that the model cannot follow."""
     model = load_model(config.model, trust_remote_code=config.trust_remote_code)
     if config.pooling is not None:
         model = _with_pooling(model, config)
     for name, prompt in (("query", config.query_prompt), ("document", config.passage_prompt)):
         if prompt is not None:
             model.prompts[name] = prompt
-    refuse_nonfinite(model, f"as {config.model} was loaded", "fetch it again, or start from another model")
+    refuse_nonfinite(model, f"in {config.model} as loaded", "download it again, or start from another model")
     check_model(model, config)
     model.similarity_fn_name = config.similarity
     if isinstance(model[0], Transformer) and model.tokenizer.pad_token is None:
-        model.tokenizer.pad_token = model.tokenizer.eos_token  # decoders come without one
+        model.tokenizer.pad_token = model.tokenizer.eos_token  # decoders have no padding token
     if config.lora_rank is not None:
         _add_adapters(model, config)
     return model
 
 
 def check_model(model: SentenceTransformer, config: FitConfig) -> None:
-    """Raise `UsageError` where the model cannot do what the settings ask."""
+    """Raise `UsageError` for settings that the model or its device does not support."""
     if config.precision == "fp16" and model.device.type == "cpu":
         raise UsageError("precision fp16 needs a GPU; on a CPU use bf16 or float32")
     if config.precision == "bf16" and model.device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -46,7 +46,7 @@ def check_model(model: SentenceTransformer, config: FitConfig) -> None:
     if not isinstance(model[0], Transformer):
         for name in ("max_query_length", "max_passage_length", "lora_rank", "pooling"):
             if getattr(config, name) is not None:
-                raise UsageError(f"{config.model} is no transformer and has no {name}; remove it")
+                raise UsageError(f"{config.model} is not a transformer and does not support {name}; remove it")
     dimensions = model.get_embedding_dimension() or 0
     if config.matryoshka_dims and max(config.matryoshka_dims) > dimensions:
         raise UsageError(
@@ -62,21 +62,22 @@ def check_model(model: SentenceTransformer, config: FitConfig) -> None:
 
 
 def prompt_of(model: SentenceTransformer, *names: str) -> str | None:
-    """The prompt that `encode_query` or `encode_document` puts before a text."""
+    """Return the prompt that `encode_query` or `encode_document` puts before a text; None for none."""
     known = [name for name in (*names, model.default_prompt_name) if name in model.prompts]
     return model.prompts[known[0]] if known else None
 
 
 def merge_adapters(model: SentenceTransformer) -> None:
-    """Add the adapters to the weights, so that what is saved is an ordinary model."""
+    """Merge the adapters into the weights, so that an ordinary model is saved."""
     encoder: Any = model[0]
     if isinstance(encoder, Transformer) and hasattr(encoder.model, "merge_and_unload"):
         encoder.model = encoder.model.merge_and_unload()
 
 
 def freeze_unused(model: SentenceTransformer) -> None:
-    """Freeze what no embedding depends on, such as BERT's pooler under mean pooling: processes would wait for its
-    gradients for ever.
+    """Freeze the parameters that no embedding depends on, such as BERT's pooler under mean pooling.
+
+    With several processes, training would wait for their gradients forever.
     """
     features = batch_to_device(model.preprocess(["text"]), model.device)
     torch.autograd.backward(model(features)["sentence_embedding"].sum())
@@ -87,9 +88,9 @@ def freeze_unused(model: SentenceTransformer) -> None:
 
 
 def _with_pooling(model: SentenceTransformer, config: FitConfig) -> SentenceTransformer:
-    """The model with another pooling; what stands behind it, such as a normalisation, stays."""
+    """Replace the pooling of a model; later modules, such as a normalisation, are kept."""
     if not isinstance(model[0], Transformer):
-        raise UsageError(f"{config.model} is no transformer and has no pooling; remove it")
+        raise UsageError(f"{config.model} is not a transformer and does not support pooling; remove it")
     pooling = Pooling(model[0].get_embedding_dimension(), pooling_mode=config.pooling)
     behind = [module for module in list(model)[1:] if not isinstance(module, Pooling)]
     prompts = {name: prompt for name, prompt in model.prompts.items() if prompt is not None}
@@ -97,6 +98,7 @@ def _with_pooling(model: SentenceTransformer, config: FitConfig) -> SentenceTran
 
 
 def _add_adapters(model: SentenceTransformer, config: FitConfig) -> None:
+    """Add LoRA adapters to a model in place."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
@@ -107,4 +109,4 @@ def _add_adapters(model: SentenceTransformer, config: FitConfig) -> None:
     try:
         encoder.model = get_peft_model(encoder.model, settings)
     except ValueError as error:
-        raise UsageError(f"lora_targets {targets!r} name no layer of {config.model}: {error}") from None
+        raise UsageError(f"lora_targets {targets!r} match no layer of {config.model}: {error}") from None

@@ -1,9 +1,9 @@
-"""One training run: a dataset and a `FitConfig` become a model folder.
+"""Trains a model folder from a dataset and a `FitConfig`.
 
-Each stage is a run of sentence-transformers' trainer (`trainer.training.group_trainer`) on the model that the stage
-before left. A run that was killed goes on from its checkpoints when the same command is given again, and computes what
-it would have computed. The result is an ordinary sentence-transformers folder with a manifest and a card. Started by
-`torchrun` or `accelerate launch`, the processes share each batch and compute what one process would.
+Each stage runs sentence-transformers' trainer (`trainer.training.group_trainer`) on the model of the previous stage. A
+run that was killed resumes from its checkpoints when the same command is given again, with the same result as an
+uninterrupted run. The output is an ordinary sentence-transformers folder with a manifest and a model card. Processes
+started by `torchrun` or `accelerate launch` share each batch, with the same result as one process.
 """
 
 import logging
@@ -52,34 +52,36 @@ log = logging.getLogger(__name__)
 
 KIND = MODEL
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "numpy", "pyarrow")
-"""Packages whose versions the manifest names."""
+"""Packages whose versions are recorded in the manifest."""
 HARMLESS = ("allow_leaks", "workers", "cache_tokens", "checkpoint_minutes", "log_to")
-"""Settings that change no result: a run may go on with other ones."""
+"""Settings that do not change the result: they may differ when a run is resumed."""
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
+"""Environment variable from which transformers reads the folder of TensorBoard's files."""
 SAMPLE = 8
-"""Queries and passages that a trained model must be able to embed before it is written."""
+"""Number of queries and of passages that a trained model must embed to finite numbers before it is written."""
 
 Measure = Callable[[SentenceTransformer], EvalResult]
-"""Measures a finished model, for its card."""
+"""Function from a finished model to the evaluation for its card."""
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage did, in numbers."""
+    """Steps, time, losses and counts of a stage."""
 
     steps: int
     seconds: float
-    """Of the last part, where a run was interrupted."""
+    """Training time; for an interrupted run, only the time since it was last resumed."""
     idle_share: float
-    """Share of these seconds in which the training waited for a batch."""
+    """Share of `seconds` in which the training waited for a batch."""
     losses: list[dict[str, float]]
-    """About a hundred points: the step, means since the point before, and the figures of each source of labels."""
+    """About a hundred points: the step, means since the previous point, and the figures of each source of labels."""
     counts: dict[str, int]
+    """Numbers of queries, of queries left out, and of passages with duplicated texts."""
     dev: list[dict[str, float]]
     """Step and value of every measurement on the dev set."""
 
     def loss_at_ends(self) -> tuple[float, float]:
-        """Mean loss over the first and over the last fifth of the points: single batches differ too much."""
+        """Compute the mean loss of the first and of the last fifth of the points; single batches vary too much."""
         losses = [point["loss"] for point in self.losses]
         fifth = math.ceil(len(losses) / 5)
         return sum(losses[:fifth]) / fifth, sum(losses[-fifth:]) / fifth
@@ -87,18 +89,18 @@ class StageReport:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a run did."""
+    """The reports of all stages of a run."""
 
     stages: tuple[StageReport, ...]
 
     @property
     def steps(self) -> int:
-        """Of all stages."""
+        """Number of steps of all stages together."""
         return sum(stage.steps for stage in self.stages)
 
     @property
     def seconds(self) -> float:
-        """Of all stages."""
+        """Training time of all stages together."""
         return sum(stage.seconds for stage in self.stages)
 
 
@@ -116,19 +118,18 @@ def fit(
     Args:
         dataset: folder of `labelkit mix`, or data in a format of `labelkit.exchange.formats`.
         output: folder of the trained model, an ordinary sentence-transformers folder with a manifest and a card.
-        config: everything that decides what the run computes.
-        evaluation: BEIR folders (split test) on which the model is measured for its card, beside the one it started
-            from.
-        command: the words that the manifest names as the origin of the folder.
-        progress: called with a line for each model and collection that is measured.
+        config: all settings of the run.
+        evaluation: BEIR folders (split test) on which the trained model and its start model are measured for the card.
+        command: the command line that the manifest records as the origin of the folder.
+        progress: called with a line of text for each model and collection that is measured.
 
     Returns:
         Steps, seconds and losses of each stage.
 
     Raises:
-        UsageError: settings that the model cannot follow.
+        UsageError: settings that the model does not support.
         DataError: a dataset without positives, or with queries of the evaluation or of the dev set.
-        ArtifactError: a dataset that is not whole, or an output that stands in the way.
+        ArtifactError: an incomplete or damaged dataset, or an output path that is already in use.
     """
     collections = read_collections([Path(folder) for folder in evaluation], "test")
     target = Path(output)
@@ -139,7 +140,7 @@ def fit(
 def card_measure(
     config: FitConfig, name: str, collections: Sequence[Collection], *, progress: Callable[[str], None]
 ) -> Measure:
-    """Measures the trained model and the one it started from."""
+    """Make the function that measures the trained model and its start model on some collections."""
 
     def measure(model: SentenceTransformer) -> EvalResult:
         options = EvaluateOptions(
@@ -162,12 +163,12 @@ def train(
 ) -> FitReport:
     """Train `config.model` on the dataset folder and write the model to `output`.
 
-    Raises `DataError` for a dataset with queries of `collections`. What `measure` finds goes into the manifest and the
-    card.
+    Raises `DataError` for a dataset with queries of `collections`. The result of `measure` is written to the manifest
+    and the card.
     """
-    # One process of several writes; the others wait for it at the first step that they take together.
+    # Only the main process writes; the others wait for it at their first common step.
     held = claimed(output, KIND) if processes().is_main_process else nullcontext()
-    with held, disk_errors(f"{output} is not trained"):
+    with held, disk_errors(f"{output} was not trained"):
         return _train(dataset, output, config, measure=measure, collections=collections, command=command)
 
 
@@ -180,7 +181,7 @@ def _train(
     collections: Sequence[Collection],
     command: str,
 ) -> FitReport:
-    """The run itself, while its output is held."""
+    """Train and write the model, while the output path is locked."""
     state = processes()
     _check_loggers(config)
     folder = our_dataset(dataset)
@@ -189,14 +190,14 @@ def _train(
     if not config.allow_leaks:
         refuse_leaks(folder, store, [*collections, *([dev.collection] if dev else [])])
     training_sets = make_training_sets(store, config)
-    set_seed(config.seed)  # before loading: a model may bring layers that start at random
+    set_seed(config.seed)  # before loading, because a model may have randomly initialised layers
     model = build_model(config)
     if state.num_processes > 1:
         freeze_unused(model)
     checkpoints = Checkpoints(place_of(output).beside(".checkpoints"), _identity(store.keys, config))
     checkpoints.check()
     try:
-        with disk_errors(f"{output} is not trained, its checkpoints are kept"):
+        with disk_errors(f"{output} was not trained, its checkpoints are kept"):
             stages = tuple(_run_stages(model, training_sets, checkpoints, dev=dev))
         if state.is_main_process:
             merge_adapters(model)
@@ -206,7 +207,7 @@ def _train(
         if state.is_main_process:
             checkpoints.drop_unfinished()
         raise
-    except LabelkitError:  # it would go wrong in the same way again
+    except LabelkitError:  # resuming would fail in the same way
         if state.is_main_process:
             checkpoints.remove()
         raise
@@ -231,8 +232,9 @@ def _train(
 def _run_stages(
     model: SentenceTransformer, training_sets: Sequence[TrainingSet], checkpoints: Checkpoints, dev: Dev | None
 ) -> Iterator[StageReport]:
-    """Train the model in place, one stage after the other. Epochs are counted through the stages, so that each draws
-    anew.
+    """Train the model in place, stage by stage, and yield the report of each.
+
+    Epochs are numbered across stages, so that every stage draws different passages.
     """
     epoch = 0
     for number, training_set in enumerate(training_sets, start=1):
@@ -259,7 +261,7 @@ def _run_stage(
     *,
     several: bool,
 ) -> StageReport:
-    """Train the model in place, or load what the stage left when it was run before."""
+    """Train one stage of the model in place, or load the weights of a stage that was finished before."""
     done = checkpoints.report(number)
     if done is not None:
         read_weights(checkpoints.weights(number), model)
@@ -267,7 +269,7 @@ def _run_stage(
     config, place = training_set.config, Place(checkpoints, number)
     main = processes().is_main_process
     with warnings.catch_warnings(), logging_to(checkpoints.folder / "logs" / f"stage-{number}", config):
-        # torch 2.13 has another name for it, which transformers does not use yet.
+        # torch 2.13 has renamed this argument, and transformers still uses the old name.
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         trainer = GroupTrainer(
             model,
@@ -280,12 +282,14 @@ def _run_stage(
         )
         newest = broadcast_object_list([checkpoints.newest(number) if main else None])[0]
         if newest is not None and main:
-            log.info(f"stage {number} goes on from step {step_of(newest)}")
+            log.info(f"stage {number} resumes from step {step_of(newest)}")
         start, before = time.perf_counter(), fingerprint(model)
         try:
             outcome = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
         except UnpicklingError:
-            raise ArtifactError(f"{newest} holds more than tensors: it is no checkpoint of ours; remove it") from None
+            raise ArtifactError(
+                f"{newest} contains other objects than tensors and was not written by trainer; remove it"
+            ) from None
         finally:
             trainer.progress.close()
         seconds = time.perf_counter() - start
@@ -306,7 +310,7 @@ def _run_stage(
 
 
 def make_collator(model: SentenceTransformer, training_set: TrainingSet) -> Collator:
-    """What turns groups into what the model reads; from tokens made before where that is less work."""
+    """Make the collator of a training set, with cached tokens if they are used often enough to save time."""
     config, store = training_set.config, training_set.store
     plain = Collator(
         model.preprocess,
@@ -326,7 +330,7 @@ def make_collator(model: SentenceTransformer, training_set: TrainingSet) -> Coll
 
 @contextmanager
 def logging_to(folder: Path, config: FitConfig) -> Iterator[None]:
-    """Where TensorBoard's files are written, which transformers reads from the environment."""
+    """Set the folder of TensorBoard's files in the environment, from which transformers reads it."""
     before = os.environ.get(TENSORBOARD)
     if "tensorboard" in config.log_to:
         os.environ[TENSORBOARD] = str(folder)
@@ -339,19 +343,20 @@ def logging_to(folder: Path, config: FitConfig) -> Iterator[None]:
 
 
 def _check_loggers(config: FitConfig) -> None:
+    """Raise `MissingPackageError` for a tracker in `log_to` whose package is not installed."""
     for name in config.log_to:
         if find_spec(LOGGERS[name]) is None:
             raise MissingPackageError(LOGGERS[name], name)
 
 
 def inputs_of(store: Store, dataset: Path, config: FitConfig) -> dict[str, str]:
-    """Path of what the run reads, as it was given -> sha256 of its manifest."""
+    """Map the paths of the dataset and the pool, as given by the user, to the sha256 of their manifests."""
     paths = {"dataset": dataset, "pool": config.pool}
     return {str(paths[name]): key for name, key in store.keys.items()}
 
 
 def _identity(keys: Mapping[str, str], config: FitConfig) -> dict[str, Any]:
-    """What decides the result of a run, beside the code."""
+    """Collect the settings, inputs and package versions that determine the result of a run."""
     return {
         **config.model_dump(mode="json", exclude=set(HARMLESS)),
         **keys,
@@ -370,7 +375,7 @@ def _write_model(
     store: Store,
     evaluation: Measure | None,
 ) -> None:
-    """Weights, card and facts of the finished model."""
+    """Write the weights, the card and the facts of the finished model."""
     model.save_pretrained(str(draft.path), create_model_card=False)
     result = evaluation(model) if evaluation is not None else None
     draft.inputs |= inputs_of(store, dataset, config)

@@ -1,4 +1,4 @@
-"""sentence-transformers' trainer on groups instead of columns of text, for one stage of a run."""
+"""Runs sentence-transformers' trainer for one stage, on groups instead of columns of text."""
 
 import json
 import math
@@ -36,24 +36,24 @@ from trainer.training.dev import Dev
 from trainer.training.soundness import LOWER, Learning
 
 LOGGED_POINTS = 100
-"""Losses logged a stage, about."""
+"""Approximate number of logged losses per stage."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage keeps what it writes."""
+    """The checkpoint folder of a stage."""
 
     checkpoints: kept.Checkpoints
     number: int
 
     @property
     def folder(self) -> Path:
-        """The checkpoints of the stage."""
+        """Folder with the checkpoints of the stage."""
         return self.checkpoints.stage(self.number)
 
 
 class GroupTrainer(SentenceTransformerTrainer):
-    """One stage: its groups, its schedule, its checkpoints."""
+    """Trainer of one stage with its groups, schedule and checkpoints."""
 
     def __init__(
         self,
@@ -101,19 +101,19 @@ class GroupTrainer(SentenceTransformerTrainer):
         self.remove_callback(PrinterCallback)
 
     def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
-        """Groups have no columns to look at."""
+        """Return the dataset unchanged, because groups have no columns to prepare."""
         return dataset
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Its statistics want columns of text; what was trained on stands in the manifest."""
+        """Skip the stock model card, whose statistics need columns of text; `model_card` writes ours."""
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """Weight decay would pull a learnt temperature towards 1."""
+        """List the parameters with weight decay, without the temperature, which decay would pull toward 1."""
         names: list[str] = super().get_decay_parameter_names(model)
         return [name for name in names if name != "log_temperature"]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """This process's part of the batches; their indices carry the epoch, the seed decides their order."""
+        """Make the loader of this process's part of the batches, in the order of `BatchOrder`."""
         loader: DataLoader[Any] = DataLoader(
             self.training_set,
             batch_sampler=self.order,
@@ -121,21 +121,21 @@ class GroupTrainer(SentenceTransformerTrainer):
             num_workers=self.workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        # The order has cut each batch into the parts of the processes already.
+        # BatchOrder has already split each batch among the processes.
         prepared: DataLoader[Any] = prepare_data_loader(
             loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
         )
         return prepared
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """Time how long the training waits for them."""
+        """Get the next batches, and add the waiting time to `waited`."""
         start = time.perf_counter()
         batches = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.waited += time.perf_counter() - start
         return batches
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss module's own figures to a logged loss; stop a run that has diverged."""
+        """Add the figures of the loss module to a logged loss. Raises `LabelkitError` for a loss that is not finite."""
         loss_now = logs.get("loss", logs.get("train_loss", 0.0))
         if not math.isfinite(loss_now):
             raise LabelkitError(f"the loss is {loss_now} at step {self.state.global_step}; {LOWER}")
@@ -146,7 +146,7 @@ class GroupTrainer(SentenceTransformerTrainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The weights and the temperature: all that a stage changes."""
+        """Write the weights and the temperature, which are all that a stage changes."""
         facts = {"log_temperature": repr(self.multi_positive.log_temperature.item())}
         facts |= {"moved": "yes" if self.learning.moved else ""}
         kept.write_weights(Path(str(output_dir)) / kept.WEIGHTS, self.model, facts)
@@ -157,7 +157,7 @@ class GroupTrainer(SentenceTransformerTrainer):
         self.learning.moved = bool(facts["moved"])
 
     def load_best(self) -> list[dict[str, float]]:
-        """Go back to the weights that were best on the dev set, if there is one; what was measured there."""
+        """Load the weights that were best on the dev set, if there is one, and return all its measurements."""
         if self.dev is None:
             return []
         kept.read_weights(self.dev.best, self.model)
@@ -165,7 +165,7 @@ class GroupTrainer(SentenceTransformerTrainer):
 
 
 class Watch(TrainerCallback):
-    """Has the loss look at the sources of labels in the last batch before a logged point."""
+    """Callback that enables the figures of each source of labels for the last batch before a logged point."""
 
     def __init__(self, module: loss.MultiPositiveLoss, sources: tuple[str, ...]) -> None:
         self.module = module
@@ -178,7 +178,9 @@ class Watch(TrainerCallback):
 
 
 class DevCheck(TrainerCallback):
-    """Measures every epoch on the dev set, keeps the best weights, and ends a stage that gains nothing any more."""
+    """Callback that measures every epoch on the dev set, keeps the best weights, and stops a stage that no longer
+    improves.
+    """
 
     def __init__(self, dev: Dev, config: FitConfig, place: Place, steps_an_epoch: int) -> None:
         self.dev = dev
@@ -189,12 +191,12 @@ class DevCheck(TrainerCallback):
 
     @property
     def path(self) -> Path:
-        """What was measured so far."""
+        """File with all measurements so far."""
         return self.place.folder / "dev.json"
 
     @property
     def best(self) -> Path:
-        """The best weights."""
+        """File with the best weights."""
         return self.place.folder / "best.safetensors"
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -203,7 +205,7 @@ class DevCheck(TrainerCallback):
             self.values = [value for value in known if value["step"] <= state.global_step]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # At the last step of an epoch and not at its end: a checkpoint of that step is taken after this.
+        # Measured at the last step of an epoch: on_epoch_end would come after the checkpoint of that step.
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
         best = max((value["value"] for value in self.values), default=-math.inf)
@@ -221,8 +223,10 @@ class DevCheck(TrainerCallback):
 
 
 class Saver(TrainerCallback):
-    """Has a checkpoint taken every so many minutes, at a step whose loss has just been logged: the sums between two
-    logged points are in no checkpoint.
+    """Callback that saves a checkpoint every N minutes.
+
+    A checkpoint is taken only at a step whose loss has just been logged, because checkpoints do not contain the partial
+    sums between two logged points.
     """
 
     def __init__(self, minutes: float, place: Place) -> None:
@@ -250,7 +254,7 @@ class Saver(TrainerCallback):
 
 
 class ProgressLine(TrainerCallback):
-    """Step, time left and loss on standard error; the stock bar writes its losses to standard output."""
+    """Callback that shows step, remaining time and loss on standard error; the stock bar uses standard output."""
 
     def __init__(self, name: str | None) -> None:
         self.name = name
@@ -276,26 +280,27 @@ class ProgressLine(TrainerCallback):
             self.bar.set_postfix(loss=f"{logs['loss']:.4f}", masked=f"{logs['masked_share']:.1%}")
 
     def close(self) -> None:
-        """End the line, so that what is said next begins one of its own."""
+        """Finish the progress line, so that the next message starts on a new line."""
         self.bar.close()
 
 
 def processes() -> PartialState:
-    """The processes that `torchrun` or `accelerate launch` started, or the only one."""
+    """Return the state of the processes that `torchrun` or `accelerate launch` started, or of the only process."""
     return PartialState(cpu=_share_the_cpu())
 
 
 def _share_the_cpu() -> bool:
-    """Several processes without CUDA: accelerate must be told, or each would train for itself."""
+    """Check for several processes without CUDA. Unless accelerate is told, each of them would train separately."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
 
 
 def steps_of(config: FitConfig, queries: int) -> int:
-    """Steps of a stage."""
+    """Compute the number of steps of a stage."""
     return config.max_steps or (config.epochs or 1) * math.ceil(queries / config.batch_size)
 
 
 def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransformerTrainingArguments:
+    """Convert the settings of a stage to sentence-transformers' arguments."""
     steps = steps_of(config, queries)
     return SentenceTransformerTrainingArguments(
         output_dir=str(place.folder.absolute()),  # a `~` in it would be expanded
@@ -305,15 +310,15 @@ def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransfo
         fp16=config.precision == "fp16",
         gradient_checkpointing=config.gradient_checkpointing,
         torch_compile=config.compile,
-        ddp_broadcast_buffers=False,  # processes embed in different numbers of mini-batches
+        ddp_broadcast_buffers=False,  # processes embed different numbers of mini-batches
         ddp_find_unused_parameters=False,
-        dataloader_drop_last=processes().num_processes > 1,  # the trainer insists; BatchOrder leaves nothing to drop
+        dataloader_drop_last=processes().num_processes > 1,  # required; BatchOrder leaves no incomplete batch
         learning_rate_mapping=(
             {"log_temperature": config.learning_rate * TEMPERATURE_RATE} if config.learn_temperature else {}
         ),
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        warmup_steps=min(math.ceil(config.warmup_ratio * steps), steps - 1),  # its first step has the rate 0
+        warmup_steps=min(math.ceil(config.warmup_ratio * steps), steps - 1),  # the first step has learning rate 0
         weight_decay=config.weight_decay,
         seed=config.seed,
         dataloader_pin_memory=torch.cuda.is_available(),

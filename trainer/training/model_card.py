@@ -1,4 +1,4 @@
-"""README.md of a trained model: what it is, what it learnt from, how good it is, how to make it again."""
+"""Writes README.md of a trained model: description, training data, evaluation, and the command to train it again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def model_card(
     stages: "Sequence[StageReport]",
     evaluation: "EvalResult | None",
 ) -> str:
-    """The card as Markdown with the Hub's metadata block. `dataset` and `manifest` are those of the training data."""
+    """Write the card as Markdown with the Hub's metadata block. `dataset` and `manifest` describe the training data."""
     base = "" if Path(config.model).exists() else f"base_model: {quoted(config.model)}\n"
     objectives = ", ".join(dict.fromkeys(stage.objective for stage in config.stage_configs()))
     return f"""---
@@ -43,7 +43,7 @@ model = SentenceTransformer({quoted(name)})
 scores = model.similarity(model.encode_query(["a query"]), model.encode_document(["a passage"]))
 ```
 
-## What it learnt from
+## Training data
 
 {_provenance(Path(dataset).name, manifest)}
 
@@ -51,12 +51,12 @@ scores = model.similarity(model.encode_query(["a query"]), model.encode_document
 |---|---|---|---|---|---|
 {_stages(config, stages)}
 {_evaluation(evaluation)}
-## To make it again
+## Reproduction
 
 {markdown_indented(command)}
 
-The whole configuration, package versions, losses, the figures of each source of labels, and the checksum of the
-dataset stand in `manifest.json`.
+`manifest.json` contains the whole configuration, package versions, losses, the figures of each source of labels, and
+the checksum of the dataset.
 """
 
 
@@ -66,7 +66,7 @@ def _provenance(name: str, manifest: Manifest[DatasetFacts]) -> str:
     per_query = manifest.facts.positives_per_query
     if per_query:
         total = sum(per_query.values()) or 1.0
-        lines.append("Positives a query by source of the label:")
+        lines.append("Positives per query by source of the label:")
         lines += [
             f"- {markdown(source)}: {each:.2f} ({each / total:.0%})" for source, each in sorted(per_query.items())
         ]

@@ -1,4 +1,4 @@
-"""Whether a model may be kept: its weights and embeddings are finite, and the training changed it."""
+"""Checks that a trained model is usable: its weights and embeddings are finite, and training changed them."""
 
 import logging
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ log = logging.getLogger(__name__)
 LOWER = "lower learning_rate, or raise temperature or warmup_ratio"
 MORE_NEGATIVES = "raise batch_size, judge negatives, or name a pool"
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of a number -> the integer of that size."""
+"""Size in bytes -> integer type of that size."""
 
 
 def refuse_nonfinite(model: nn.Module, when: str, cure: str = LOWER) -> None:
-    """Raise `LabelkitError` where a weight of a module is NaN or infinite; `when` says at which moment."""
+    """Raise `LabelkitError` for a NaN or infinite weight; `when` begins the message, `cure` ends it."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = f"{int((~torch.isfinite(tensor)).sum()):,} of the {tensor.numel():,} numbers of {name}"
+            bad = f"{int((~torch.isfinite(tensor)).sum()):,} of the {tensor.numel():,} weights in {name}"
             raise LabelkitError(f"{when}, {bad} are not finite: no model is written; {cure}")
 
 
 def refuse_unusable(model: SentenceTransformer, queries: Sequence[str], passages: Sequence[str]) -> None:
-    """Raise `LabelkitError` where a weight, or an embedding of one of these texts, is NaN or infinite."""
+    """Raise `LabelkitError` for a NaN or infinite weight, or such an embedding of one of these texts."""
     refuse_nonfinite(model, "after the last step")
     try:
         encode_queries(model, None, queries)
@@ -40,7 +40,7 @@ def refuse_unusable(model: SentenceTransformer, queries: Sequence[str], passages
 
 
 def fingerprint(model: nn.Module) -> list[int]:
-    """A number for each weight tensor, which differs where the tensor does."""
+    """Compute a checksum of each weight tensor."""
     return [
         int(tensor.detach().view(BITS[tensor.element_size()]).sum(dtype=torch.int64))
         for tensor in model.state_dict().values()
@@ -49,12 +49,12 @@ def fingerprint(model: nn.Module) -> list[int]:
 
 
 class Learning(TrainerCallback):
-    """Finds out whether a stage learns anything, and warns after the first step where it does not."""
+    """Callback that records whether any step had a gradient, and warns if the first step had none."""
 
     def __init__(self, module: MultiPositiveLoss) -> None:
         self.module = module
         self.moved = False
-        """Whether any step had a gradient other than 0; kept in checkpoints."""
+        """True after a step with a gradient other than 0; saved in checkpoints."""
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.moved:
@@ -64,19 +64,18 @@ class Learning(TrainerCallback):
         if state.global_step or not state.is_world_process_zero:
             return
         if not self.module.contrasted:
-            log.warning(f"no query of the first step has a negative to be told from: {MORE_NEGATIVES}")
+            log.warning(f"no query of the first step has a negative: {MORE_NEGATIVES}")
         if not self.moved:
-            log.warning("the first step has no gradient: nothing is learnt from it")
+            log.warning("the first step has no gradient and changes no weight")
 
     def check(self, before: list[int], losses: Sequence[dict[str, float]]) -> None:
-        """Raise `LabelkitError` where the stage learnt nothing; `before` is the `fingerprint` it began with."""
+        """Raise `LabelkitError` if no weight changed; `before` is the `fingerprint` at the start of the stage."""
         if not self.moved:
-            why = "its loss was 0" if not any(point["loss"] for point in losses) else "its loss did not depend on them"
+            zero = not any(point["loss"] for point in losses)
+            why = "the loss was 0" if zero else "the loss did not depend on the weights"
             raise LabelkitError(
-                f"nothing was learnt, no model is written: no step gave the weights a gradient, {why}. Positives need "
-                f"negatives with other texts: {MORE_NEGATIVES}"
+                f"nothing was learnt, no model is written: no step had a gradient, because {why}. Positives need "
+                f"negatives with different texts: {MORE_NEGATIVES}"
             )
         if fingerprint(self.module.model) == before:
-            raise LabelkitError(
-                "nothing was learnt, no model is written: every weight is what it was before; raise learning_rate"
-            )
+            raise LabelkitError("nothing was learnt, no model is written: no weight has changed; raise learning_rate")

@@ -194,7 +194,7 @@ def test_queries_left_out_are_left_out_and_counted() -> None:
     ("examples", "message"),
     [
         ([example("q", [], ["n"])], "none of the dataset's 1 queries has a positive"),
-        ([example("q", [label("p")]), example("q", [label("p")])], "query id 'q' stands twice"),
+        ([example("q", [label("p")]), example("q", [label("p")])], "query id 'q' is duplicated"),
     ],
 )
 def test_datasets_that_cannot_be_trained_on(examples: list[Example], message: str) -> None:

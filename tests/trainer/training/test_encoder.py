@@ -81,7 +81,7 @@ def test_adapters_are_merged_into_an_ordinary_model(tiny_model: Path, toy_datase
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     assert changed
     assert not any("embeddings" in name or "LayerNorm" in name for name in changed), "only linear layers have any"
-    with pytest.raises(UsageError, match=r"lora_targets .* name no layer"):
+    with pytest.raises(UsageError, match=r"lora_targets .* match no layer"):
         train(tiny_model, toy_dataset, tmp_path / "n", lora_rank=4, lora_targets=("nowhere",))
 
 

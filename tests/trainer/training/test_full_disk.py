@@ -39,7 +39,7 @@ def test_a_disk_that_is_full_at_any_file_of_a_checkpoint_costs_no_more_than_that
     with disk(tmp_path / "disk", SIZE) as folder:
         ballast, model = folder / "ballast", folder / "model"
         ballast.write_bytes(bytes(SIZE - room))
-        told = r"model is not trained, its checkpoints are kept: .*; free the disk and run the same command again$"
+        told = r"model was not trained, its checkpoints are kept: .*; free the disk and run the same command again$"
         with pytest.raises(DiskError, match=told):
             fit(toy_dataset, model, config)
         kept = sorted(map(step_of, (folder / "model.checkpoints").glob("stage-1/checkpoint-*")))
@@ -50,8 +50,8 @@ def test_a_disk_that_is_full_at_any_file_of_a_checkpoint_costs_no_more_than_that
         ballast.unlink()
         with caplog.at_level(logging.INFO):
             fit(toy_dataset, model, config)
-        resumed = [record.getMessage() for record in caplog.records if "goes on from step" in record.getMessage()]
-        assert resumed == ([f"stage 1 goes on from step {kept[-1]}"] if kept else [])
+        resumed = [record.getMessage() for record in caplog.records if "resumes from step" in record.getMessage()]
+        assert resumed == ([f"stage 1 resumes from step {kept[-1]}"] if kept else [])
         one, other = (folders.read_manifest(path, "model").files for path in (model, tmp_path / "whole"))
         assert one["model.safetensors"] == other["model.safetensors"]
         assert not (folder / "model.checkpoints").exists()
@@ -75,7 +75,7 @@ def test_a_disk_without_room_for_the_finished_model_keeps_the_checkpoints(
         ballast.unlink()
         with caplog.at_level(logging.INFO):
             fit(toy_dataset, model, settings(tiny_model))
-        assert "goes on from step 11" in caplog.text
+        assert "resumes from step 11" in caplog.text
         folders.read_manifest(model, "model")
 
 
@@ -93,7 +93,7 @@ def test_a_limit_on_file_sizes_is_one_line_of_the_command(tiny_model: Path, toy_
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(
-        f"error: {tmp_path / 'model'} is not trained, its checkpoints are kept"
+        f"error: {tmp_path / 'model'} was not trained, its checkpoints are kept"
     )
 
 

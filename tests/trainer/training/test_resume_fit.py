@@ -96,7 +96,7 @@ def test_killed_at_random_moments_a_run_ends_bit_equal(
     last = start(two_sources, output, config)
     last.join()
     assert last.exitcode == 0
-    assert capfd.readouterr().err.count("goes on from step") >= KILLS // 2
+    assert capfd.readouterr().err.count("resumes from step") >= KILLS // 2
     assert run_of(output) == run_of(tmp_path / "whole")
     assert not output.with_name("killed.checkpoints").exists()
 
@@ -119,8 +119,8 @@ def test_a_truncated_newest_checkpoint_is_passed_over_for_the_one_before(
     capfd.readouterr()
     start(two_sources, tmp_path / "cut", config).join()
     said = capfd.readouterr().err
-    assert f"passing over {newest.name}" in said
-    assert f"goes on from step {step_of(before)}" in said
+    assert f"removing the damaged {newest.name}" in said
+    assert f"resumes from step {step_of(before)}" in said
     assert run_of(tmp_path / "cut") == run_of(tmp_path / "whole")
 
 
@@ -130,7 +130,7 @@ def test_another_run_is_not_mixed_with_the_one_that_was_killed(
     config = curriculum(tiny_model, stages=())
     killed_after(2, two_sources, tmp_path / "model", config)
     other = curriculum(tiny_model, stages=(), learning_rate=1e-3)
-    with pytest.raises(UsageError, match=r"with learning_rate = 0\.005 and not 0\.001; run it to its end"):
+    with pytest.raises(UsageError, match=r"with learning_rate = 0\.005 instead of 0\.001; finish that run"):
         fit(two_sources, tmp_path / "model", other)
     harmless = curriculum(tiny_model, stages=(), workers=1)
     fit(two_sources, tmp_path / "model", harmless)
@@ -144,7 +144,7 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(tiny_model: Path, two_sources:
     torch.save(Trap(tmp_path / "executed"), newest / "optimizer.pt")
     (newest / folders.MANIFEST).unlink()
     folders.write_manifest(newest, "checkpoint", "trainer fit", inputs={}, rows={}, facts=Facts())
-    with pytest.raises(ArtifactError, match=r"holds more than tensors: it is no checkpoint of ours"):
+    with pytest.raises(ArtifactError, match=r"contains other objects than tensors and was not written by trainer"):
         fit(two_sources, tmp_path / "model", config)
     assert not (tmp_path / "executed").exists()
 

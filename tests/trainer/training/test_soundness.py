@@ -54,7 +54,7 @@ def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tiny_model: Pat
     model = build_model(config(tiny_model))
     next(model.parameters()).data[0, 0] = math.inf
     checkpoints = Checkpoints(tmp_path / "kept", {})
-    with pytest.raises(LabelkitError, match=r"1 of the [\d,]+ numbers of .*word_embeddings.weight are not finite"):
+    with pytest.raises(LabelkitError, match=r"1 of the [\d,]+ weights in .*word_embeddings.weight are not finite"):
         write_weights(checkpoints.stage(1) / "checkpoint-3" / "weights.safetensors", model, {})
     assert not (tmp_path / "kept").exists()
 
@@ -138,7 +138,7 @@ def test_positives_alone_are_warned_of_where_an_objective_can_balance_them(
 
 
 def test_a_rate_too_small_to_change_a_weight_is_an_error(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(LabelkitError, match="every weight is what it was before; raise learning_rate"):
+    with pytest.raises(LabelkitError, match="no weight has changed; raise learning_rate"):
         fit(toy_dataset, tmp_path / "model", config(tiny_model, learning_rate=1e-60, weight_decay=0))
     assert left_in(tmp_path) == set()
 
