@@ -156,5 +156,5 @@ def test_a_folder_without_a_run_is_nothing_to_go_on_from(tmp_path: Path) -> None
     assert checkpoints.report(1) is None
     checkpoints.prepare()
     assert json.loads((tmp_path / "none" / "run.json").read_text()) == {"seed": 0}
-    with pytest.raises(UsageError, match="seed = 0 and not 1"):
+    with pytest.raises(UsageError, match="seed = 0 instead of 1"):
         Checkpoints(tmp_path / "none", {"seed": 1}).check()
