@@ -1,8 +1,8 @@
-"""Engines: messages in, replies with label log-probabilities out, whoever runs the model.
+"""Run language models behind one interface: chat messages in, replies with label log-probabilities out.
 
 An engine takes requests lazily and yields replies as they finish, in any order; each reply carries the key of its
-request. One bad request gives a reply with `error` set and never stops the rest; `EngineError` means that nothing can
-be judged at all.
+request. A bad request gives a reply with `error` set and never stops the other requests; `EngineError` means that no
+request can be answered.
 
 In: requests. Out: replies. Touches: GPUs, model files, servers and clusters.
 """
@@ -31,18 +31,18 @@ ENGINES = {
     "scripted": "labelkit.engines.scripted",
     "vllm": "labelkit.engines.vllm",
 }
-"""Name of an engine -> its module, which has `open_engine(settings)` and the `Traits` of the engine as `TRAITS`."""
+"""Engine name -> module that defines `open_engine(settings)` and the engine's `TRAITS`."""
 
 DEFAULT = "local"
-"""The engine of a judge where none is named."""
+"""Engine of a judge if none is named."""
 DEFAULT_WORKER = "vllm"
-"""The engine of a worker of `ray` where none is named."""
+"""Engine of a `ray` worker if none is named."""
 LABEL_TOKENS = 8
-"""Enough for any label; an answer that goes on is no label."""
+"""Token limit of an answer that is a label; a longer answer is not a label."""
 MOST_TOKENS = 10**9
-"""No prompt and no answer has more: a larger count is no count."""
+"""Largest valid token count of a prompt or an answer."""
 LOWEST = -9999.0
-"""Log-probability of what cannot come, as vLLM's server writes it: JSON has no infinity."""
+"""Log-probability of an impossible token, as vLLM's server writes it, because JSON has no infinity."""
 
 
 class Message(NamedTuple):
@@ -53,27 +53,27 @@ class Message(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is asked: one of `labels` with its distribution over them, or, without labels, text."""
+    """A request for one of `labels` with a distribution over them, or for free text if there are no labels."""
 
     key: str
     group: str
-    """Requests of one group (the pairs of a query) share their opening; they come together."""
+    """Requests with the same group (the pairs of a query) begin with the same text and follow each other."""
     messages: tuple[Message, ...]
     labels: tuple[str, ...] = ()
     pattern: str | None = None
-    """A regular expression that the whole answer must match; engines that can constrain their answers to it do."""
+    """Regular expression that the whole answer must match, enforced by engines that can constrain answers."""
     max_tokens: int = LABEL_TOKENS
-    """The longest answer."""
+    """Token limit of the answer."""
     temperature: float = 0.0
-    """0 takes the likeliest token; above 0 the answer is drawn."""
+    """0 selects the most probable token; above 0 the answer is sampled."""
     seed: int | None = None
-    """Of the draw, where the engine takes one."""
+    """Random seed of a sampled answer, for engines that accept one."""
 
 
 def token_count(value: Any) -> int | None:
-    """Convert a count of tokens as somebody states it: a whole number from 0 to `MOST_TOKENS`, else None.
+    """Return a stated token count as an integer from 0 to `MOST_TOKENS`; None if it is not one.
 
-    JSON has one type of number: 40.0 is 40. Text, fractions, negative and non-finite numbers are no counts.
+    JSON has one type of number, so 40.0 is 40. Text, fractions, negative and non-finite numbers give None.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
         return None
@@ -81,12 +81,12 @@ def token_count(value: Any) -> int | None:
 
 
 def storable(value: Any) -> Any:
-    """Write lone surrogates in a text as escapes, for UTF-8 holds none; anything else stays as it is."""
+    """Return a text with lone surrogates escaped, because UTF-8 cannot encode them; other values unchanged."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def all_finite(logprobs: Any) -> Any:
-    """Return log-probabilities as they are; None where one of them is NaN or infinite, for JSON would lose it."""
+    """Return log-probabilities unchanged; None if one of them is NaN or infinite, which JSON cannot store."""
     numbers = logprobs.values() if isinstance(logprobs, dict) else ()
     return None if any(isinstance(value, float) and not math.isfinite(value) for value in numbers) else logprobs
 
@@ -96,36 +96,36 @@ Text = Annotated[str, BeforeValidator(storable)]
 
 
 class Reply(Record):
-    """What came back, before anybody reads a grade out of it.
+    """An engine's reply to one request, before a grade is parsed from it.
 
-    No text and no count of a server makes it invalid: a text is storable, and a count that cannot be one is None.
+    No text or count from a server makes the record invalid: texts are made storable, impossible counts become None.
     """
 
     key: str
     text: Text | None = None
     label_logprobs: Annotated[dict[str, float] | None, BeforeValidator(all_finite)] = None
     """Natural log-probability of each label as the first token of the answer, over the whole vocabulary, not
-    renormalised. None where the engine gives no log-probabilities.
+    renormalised. None if the engine gives no log-probabilities.
     """
     masked: bool = False
-    """The probabilities are among the labels alone: how much the model wanted to say something else is lost."""
+    """True if the engine computed probabilities among the labels only: the mass of other answers is unknown."""
     finish_reason: Text | None = None
     error: Text | None = None
-    """Why there is no answer: the request was refused, too long, timed out."""
+    """Reason for a missing answer, such as a refused request, a prompt over the limit or a timeout."""
     tries: int = 1
-    """Times that the request may have been billed: sent, and not refused."""
+    """Number of times that the request was sent and not refused, and so may have been billed."""
     model: Text | None = None
     fingerprint: Text | None = None
     prompt_tokens: Count = None
-    """Tokens of the prompt as the engine counted them; None where it did not, or stated an impossible number."""
+    """Prompt tokens counted by the engine; None if it stated no number or an impossible one."""
     completion_tokens: Count = None
-    """Tokens of the answer, as above."""
+    """Answer tokens counted by the engine; None if it stated no number or an impossible one."""
     raw: Text | None = None
-    """Body of the answer as the server sent it, kept where the other fields do not hold all that it says."""
+    """Body of the answer as the server sent it, kept if the other fields do not preserve all of its content."""
 
 
 class Settings(NamedTuple):
-    """What an engine may be told. Engines refuse what does not apply to them."""
+    """Settings of an engine. An engine refuses settings that do not apply to it."""
 
     model: str
     revision: str | None = None
@@ -133,55 +133,55 @@ class Settings(NamedTuple):
     base_urls: tuple[str, ...] = ()
     """Addresses of servers that serve the same model (openai, openai-batch)."""
     concurrency: int | None = None
-    """Requests in flight (openai) or rows a batch (local, vllm)."""
+    """Requests in flight (openai) or rows per batch (local, vllm)."""
     max_model_len: int | None = None
     insecure: bool = False
     """Plain http to other machines and unverified TLS are allowed (openai, openai-batch)."""
     trust_remote_code: bool = False
     """Code that comes with the model may run (local, vllm, ray)."""
     tensor_parallel: int = 1
-    """GPUs that one model is spread over (vllm)."""
+    """Number of GPUs that share one copy of the model (vllm)."""
     data_parallel: int = 1
     """Copies of the model that share the requests (vllm)."""
     reasoning_parser: str | None = None
-    """vLLM's name for how a reasoning model marks its reasoning (vllm)."""
+    """Name of vLLM's parser that separates reasoning from the answer (vllm)."""
     worker_engine: str | None = None
     """The engine of each worker (ray)."""
     workers: int | None = None
-    """How many there are (ray)."""
+    """Number of workers (ray)."""
     wait: bool = False
-    """Stay until all batches are done (openai-batch)."""
+    """Wait until all batches have ended (openai-batch)."""
     batch_dir: Path | None = None
-    """Exchange files in this folder and ask no server (openai-batch)."""
+    """Folder for files that are exchanged with `vllm run-batch` instead of calling a server (openai-batch)."""
     folder: Path | None = None
-    """The folder of the run, where an engine may keep a record of its own."""
+    """Folder of the run, in which an engine may keep its own record."""
 
     @property
     def called(self) -> str:
-        """The model as provenance names it: of a local folder the name alone, for its path says who runs it where."""
+        """Name of the model in provenance; for a local folder without its path, which reveals user and machine."""
         folder = Path(self.model)
         return folder.resolve().name if folder.is_dir() else self.model
 
 
 class Traits(NamedTuple):
-    """What is known of an engine before it is opened."""
+    """Facts about an engine that are known before it is opened."""
 
     tokens: Callable[[Settings, str | None], "Tokens | None"]
-    """(settings, tokenizer that the user names) -> the judge's tokenizer; None where nobody names that of a server."""
+    """(settings, tokenizer named by the user) -> the judge's tokenizer; None if the user names none for a server."""
     context: Callable[[Settings], int | None]
-    """Settings -> tokens that a prompt and its answer may have together; None where only the server knows."""
+    """Settings -> most tokens of a prompt and its answer together; None if only the server knows."""
     tries: int = 1
-    """The most times that one request may be sent and billed."""
+    """Most times that one request may be sent and billed."""
     batch: bool = False
-    """Requests are submitted now, at the provider's batch price, and collected later: what an earlier run submitted is
-    not submitted again.
+    """True if requests are submitted in batches, at the provider's batch price, and collected later. Requests that an
+    earlier run submitted are not submitted again.
     """
     words: bool = False
-    """It counts words, not tokens."""
+    """True if the engine counts words instead of tokens."""
 
 
 class EngineFacts(NamedTuple):
-    """What provenance keeps of an engine: these fields become those of the `Judge`."""
+    """Provenance of an engine; its fields are copied into the `Judge`."""
 
     engine: str
     engine_version: str
@@ -192,37 +192,36 @@ class EngineFacts(NamedTuple):
 
 
 class Engine(Protocol):
-    """The interface behind which every engine stands."""
+    """Interface of all engines."""
 
     facts: EngineFacts
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
-        """Raise `UsageError` where two labels start with the same token under this model's tokenizer."""
+        """Raise `UsageError` if two labels start with the same token in this model's tokenizer."""
 
     def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        """Answer every request once. The weights are loaded when the first request comes, so that a run with nothing
-        to ask costs nothing.
-        """
+        """Yield one reply per request. Weights are loaded at the first request, so an empty run loads none."""
         return chain.from_iterable(self.together(requests))
 
     def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
-        """The same, with replies that came together in one list, so that one commit keeps them. An engine defines this
-        one or `run`.
+        """Yield one reply per request, in lists of replies that arrived together and are committed together.
+
+        An engine defines either `run` or `together`.
         """
         return ([reply] for reply in self.run(requests))
 
     def close(self) -> None:
-        """Give back memory, processes and connections."""
+        """Release memory, processes and connections."""
 
 
 def open_engine(name: str, settings: Settings) -> Engine:
-    """Start the engine `name`. Raises `UsageError` for a wrong setting and `EngineError` where the model cannot run."""
+    """Open the engine `name`. Raises `UsageError` for an invalid setting, `EngineError` if the model cannot run."""
     engine: Engine = _module_of(name).open_engine(settings)
     return engine
 
 
 def traits_of(name: str) -> Traits:
-    """Return what is known of the engine `name`. Raises `UnknownNameError`."""
+    """Return the traits of the engine `name`. Raises `UnknownNameError`."""
     traits: Traits = _module_of(name).TRAITS
     return traits
 
@@ -234,9 +233,9 @@ def _module_of(name: str) -> Any:
 
 
 def choose(logprobs: dict[str, float], request: Request) -> str:
-    """The likeliest label; above temperature 0 one drawn from the sharpened or flattened probabilities.
+    """Return the most probable label; at a temperature above 0, return a label sampled at that temperature.
 
-    The key is part of the seed: one seed must not draw the same quantile for every pair.
+    The key is part of the seed, because one seed must not draw the same quantile for every pair.
     """
     top = max(logprobs, key=lambda label: logprobs[label])
     if request.temperature == 0:

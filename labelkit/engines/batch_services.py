@@ -1,4 +1,4 @@
-"""Where a batch of chat completions goes: to the batch API of a server, or into a folder for `vllm run-batch`."""
+"""Send batches of chat completions to the batch API of a server, or write them to a folder for `vllm run-batch`."""
 
 import asyncio
 import json
@@ -18,46 +18,46 @@ from labelkit.storage.names import inside
 
 T = TypeVar("T")
 TRANSFER_SECONDS = 3600.0
-"""Deadline of an upload or a download."""
+"""Deadline of an upload or a download in seconds."""
 OUTPUT_BYTES = 1 << 30
 UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 SKEW_SECONDS = 3600.0
-"""The server's clock may be so much behind ours."""
+"""Largest lag of the server's clock behind ours in seconds."""
 
 
 class Ended(NamedTuple):
-    """A batch that is over, whatever became of it."""
+    """A batch that has ended, successfully or not."""
 
     status: str
     lines: Sequence[bytes] = ()
-    """What it gives back, one JSON document a request, in any order."""
+    """Replies, one JSON document per request, in any order."""
     code: str | None = None
     reason: str | None = None
 
 
 class Service(Protocol):
-    """Takes files of requests and gives back files of replies."""
+    """Interface of services that take files of requests and return files of replies."""
 
     version: str
 
     def submit(self, name: str, at: float, content: bytes) -> str:
-        """Hand over a file under a name that was never used before; the service's own id for it."""
+        """Submit a file under a name that was never used before; return the service's id of the batch."""
 
     def find(self, name: str, at: float) -> str | None:
-        """The id of what was handed over under this name at that time or later; None where it never arrived."""
+        """Return the id of the batch submitted under this name at that time or later; None if it never arrived."""
 
     def poll(self, batch_id: str) -> Ended | None:
-        """What became of a batch; None while it is under way."""
+        """Return a batch that has ended; None while it is in progress."""
 
     def later(self, ids: Sequence[str]) -> str:
-        """What the user does to get the rest."""
+        """Return instructions for the user to get the missing replies."""
 
     def close(self) -> None:
-        """End connections."""
+        """Close connections."""
 
 
 class Api:
-    """The files and batches endpoints of OpenAI."""
+    """OpenAI's endpoints for files and batches."""
 
     def __init__(self, settings: Settings) -> None:
         try:
@@ -80,7 +80,7 @@ class Api:
         return self._do(self._poll(batch_id))
 
     def later(self, ids: Sequence[str]) -> str:
-        return "run the same command again to collect them, or with --wait"
+        return "run the same command again to collect the replies, or add --wait"
 
     def close(self) -> None:
         if self._runner is not None:
@@ -95,9 +95,9 @@ class Api:
         try:
             return self._runner.run(work)
         except CallError as error:
-            raise EngineError(f"the batch API does not work: {spoken(error)}") from None
+            raise EngineError(f"the batch API failed: {spoken(error)}") from None
         except MALFORMED as error:
-            raise EngineError(f"the batch API sends what is no batch: {spoken(error)}") from None
+            raise EngineError(f"the batch API sent an invalid answer: {spoken(error)}") from None
 
     async def _submit(self, name: str, at: float, content: bytes) -> str:
         import aiohttp
@@ -118,7 +118,7 @@ class Api:
             try:
                 return text(json.loads(await self._client.once("POST", "/batches", json.dumps(order).encode()))["id"])
             except (RetriedError, DeadlineError) as error:
-                # The order may have arrived all the same: it is looked for before it is given again.
+                # The order may have arrived despite the error: look for it before submitting it again.
                 await self._client.wait(error, FIRST_PAUSE * 2**number)
                 if found := await self._find(name, at):
                     return found
@@ -140,7 +140,7 @@ class Api:
         try:
             batch = json.loads(await self._client.call("GET", f"/batches/{part_of_address(batch_id)}"))
         except NotFoundError:
-            return Ended("gone", reason="the server does not know it any more")
+            return Ended("gone", reason="the server no longer knows this batch")
         if batch["status"] in UNDER_WAY:
             return None
         lines: list[bytes] = []
@@ -156,13 +156,13 @@ class Api:
 
 
 class Files:
-    """A folder: `NAME.requests.jsonl` goes in, `NAME.replies.jsonl` comes back, whoever makes it."""
+    """A folder of files: requests are written to `NAME.requests.jsonl`, replies read from `NAME.replies.jsonl`."""
 
     version = "vllm run-batch"
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         if settings.base_urls:
-            raise UsageError("--batch-dir writes files and asks no server: leave out --base-url")
+            raise UsageError("--batch-dir writes files and calls no server: leave out --base-url")
         self._folder = folder
         self._model = settings.model
 
@@ -189,7 +189,7 @@ class Files:
             shlex.join(["vllm", "run-batch", "-i", requests, "-o", replies, "--model", self._model])
             for requests, replies in paths
         )
-        return "\n".join(("run this, then the same command again:", *steps))
+        return "\n".join(("run the following, then the same labelkit command again:", *steps))
 
     def _requests(self, name: str) -> Path:
         return inside(self._folder, f"{name}.requests.jsonl")
@@ -198,18 +198,18 @@ class Files:
         return inside(self._folder, f"{name}.replies.jsonl")
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there are no connections."""
 
 
 def part_of_address(name: Any) -> str:
-    """An id that a server gave, as one part of an address: it leads to no other one."""
+    """Return a server's id quoted as one segment of a URL path, so that it cannot lead to another path."""
     if text(name) in (".", ".."):
-        raise ValueError(f"{name!r} is no id")
+        raise ValueError(f"{name!r} is not a valid id")
     return quote(name, safe="")
 
 
 def text(value: Any) -> str:
-    """A string, or `TypeError`."""
+    """Return a string unchanged. Raises `TypeError` for any other type."""
     if not isinstance(value, str):
         raise TypeError(f"expected text, not {value!r}")
     return value

@@ -1,8 +1,8 @@
-"""HTTP to OpenAI-compatible servers: where a request may go, how long it may take, how often it is sent again.
+"""Send HTTP requests to OpenAI-compatible servers, with deadlines, retries and balancing between servers.
 
-A call has one deadline over all its tries, however slowly a server drips. A server that says 429 is sent less at once,
-and more again as it answers; one that does not answer is left out for a while where there are others. No answer is
-larger than a limit, packed or not, and no redirect is followed.
+A call has one deadline over all its tries, even if a server sends its answer slowly. A server that answers 429 gets
+fewer concurrent requests, and more again as it answers. A server that does not answer is skipped for a while if there
+are others. Answers are limited in size, compressed or not, and redirects are not followed.
 """
 
 import asyncio
@@ -33,30 +33,35 @@ from labelkit.storage.credentials import blot
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 300.0
-"""Deadline of a call with all its retries, from the moment it is first sent."""
+"""Deadline of a call with all its retries, in seconds after it is first sent."""
 CONNECT_SECONDS = 20.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds before the first retry and the most between two; the pause doubles and is drawn at random below that."""
+"""Longest pause in seconds before the first retry and before any retry. The limit doubles with each retry; the pause
+is drawn at random below it.
+"""
 LONGEST_WAIT = 60.0
-"""The most seconds that a server's Retry-After is obeyed: one that asks for more is asked again after this long."""
+"""Longest wait in seconds that a server's Retry-After can impose."""
 TRIES = 8
-"""Tries of a call that meet a fault of server or connection; a 429 is no fault and is waited out until the deadline."""
+"""Most tries of a call that fail by a fault of server or connection; a 429 is not a fault and is retried until the
+deadline.
+"""
 
 
 def asked_by(error: CallError) -> float | None:
-    """Return the seconds that a server asked to wait; None where it did not."""
+    """Return the seconds that a server asked to wait; None if it did not ask."""
     return error.wait if isinstance(error, RetriedError) else None
 
 
 def seconds_before_retry(error: CallError, pause: float) -> float:
-    """Return the seconds to wait before a request is sent again: our own pause, drawn between 0 and `pause`, or the
-    server's Retry-After up to `LONGEST_WAIT` where that is longer.
+    """Return the seconds to wait before a request is sent again.
+
+    This is a random time between 0 and `pause`, or the server's Retry-After up to `LONGEST_WAIT` if that is longer.
     """
     return max(random.uniform(0, min(pause, LONGEST_PAUSE)), min(asked_by(error) or 0.0, LONGEST_WAIT))
 
 
 class Client:
-    """Calls to servers that serve the same model, in turn. Open with `async with`."""
+    """HTTP client of one or more servers that serve the same model. Open it with `async with`."""
 
     def __init__(self, urls: Sequence[str], *, ceiling: int, insecure: bool) -> None:
         self._servers = [Server(checked_url(url, insecure=insecure), ceiling) for url in urls]
@@ -67,7 +72,7 @@ class Client:
         import aiohttp
 
         self._freed = asyncio.Event()
-        # Each server has its own bound on connections, and each call its own deadline.
+        # The session has no limits: each server limits its connections, and each call has a deadline.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=not self._insecure),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -81,9 +86,9 @@ class Client:
         await self._session.close()
 
     async def post(self, path: str, content: bytes, faults: list[str] | None = None) -> bytes:
-        """The body of the answer to a JSON document. Raises `CallError`.
+        """Send a JSON document and return the body of the answer. Raises `CallError`.
 
-        A try that met a fault may have been billed all the same: the reason of each is added to `faults`.
+        Failed tries may have been billed: the reason of each one is added to `faults`.
         """
         return await self.call("POST", path, lambda: content, faults=faults)
 
@@ -97,9 +102,9 @@ class Client:
         seconds: float | None = None,
         faults: list[str] | None = None,
     ) -> bytes:
-        """The body of an answer of at most `most` bytes, asked for until `seconds` (default `CALL_SECONDS`) are over.
+        """Send a request and return the body of the answer, at most `most` bytes. Raises `CallError`.
 
-        `content` makes what is sent, anew for each try. Raises `CallError`.
+        It is sent again until `seconds` (default `CALL_SECONDS`) are over. `content` makes the body for each try.
         """
         seconds = seconds or CALL_SECONDS
         try:
@@ -108,7 +113,7 @@ class Client:
             raise DeadlineError(f"no answer within {seconds:.0f} s") from None
 
     async def once(self, method: str, path: str, content: bytes) -> bytes:
-        """The body of the answer to a request that must not be sent twice unseen. Raises `CallError`."""
+        """Send a request without any retry and return the body of the answer. Raises `CallError`."""
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 return await self._send(self._servers[0], method, path, content, BODY_BYTES)
@@ -116,7 +121,7 @@ class Client:
             raise DeadlineError(f"no answer within {CALL_SECONDS:.0f} s") from None
 
     async def wait(self, error: CallError, pause: float) -> None:
-        """Wait before a request that met an error is given again (see `seconds_before_retry`), and report it."""
+        """Log an error and wait for `seconds_before_retry` before the request is sent again."""
         seconds = seconds_before_retry(error, pause)
         self._servers[0].waits(seconds, asked_by(error), error, now=asyncio.get_running_loop().time())
         await asyncio.sleep(seconds)
@@ -163,7 +168,7 @@ class Client:
                 server = await self._take()
 
     async def _take(self) -> Server:
-        """The server with most room, in turn where they are equal, as soon as it may be sent one more."""
+        """Return the least busy server, in turn among equals, as soon as it may get one more request."""
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
@@ -176,7 +181,7 @@ class Client:
             await self._freed.wait()
 
     async def _send(self, server: Server, method: str, path: str, content: Any, most: int) -> bytes:
-        """One request, once: the decoded body of a 2xx answer. Bytes are sent as JSON."""
+        """Send a request once and return the decoded body of a 2xx answer. Bytes are sent as JSON."""
         import aiohttp
 
         headers = {"Authorization": f"Bearer {server.key}"}
@@ -196,7 +201,7 @@ class Client:
                 return body
         except aiohttp.ClientSSLError as error:
             raise EngineError(
-                f"{server.url}: {error}; mend its certificate, or trust it unverified with --insecure"
+                f"{server.url}: {error}; fix its certificate, or skip the verification with --insecure"
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             reason = blot(f"{type(error).__name__}: {error}", server.all_secret_forms)

@@ -1,8 +1,8 @@
-"""Chat completions: read what a server's answer says, however odd its shape.
+"""Read chat completions, including answers with an unexpected shape.
 
-An answer was paid for. An odd detail of it (a score, a count, a name) costs that detail and never the text; and where
-the fields of a `Reply` do not hold all that the answer says, its body is kept as it came, so that a later release can
-read it again. What is no completion at all becomes a reply with `error`. Nothing here raises.
+Every answer was paid for, so that reading one never raises an error. An invalid detail (a score, a count, a name) loses
+that detail and never the text. If the fields of a `Reply` do not preserve all content of the answer, its body is kept
+as it came, so that a later release can read it again. An answer that is not a completion becomes a reply with `error`.
 """
 
 import json
@@ -18,21 +18,23 @@ from labelkit.engines.tokenizers import most_prompt_tokens
 log = logging.getLogger(__name__)
 
 MALFORMED = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
-"""What reading JSON of an unexpected shape raises."""
+"""Errors that are raised by reading JSON of an unexpected shape."""
 SLACK = 1e-3
-"""A log-probability may be above 0 by rounding, not by more."""
+"""Largest excess of a log-probability over 0 that is accepted as rounding."""
 ROUNDING = 1e-6
-"""Probability that rounded log-probabilities may hide."""
+"""Probability mass that the rounding of log-probabilities can hide."""
 UNSURE = 0.05
-"""Labels outside the list may hold at most this share of the mass of those in it, else there is no score."""
+"""Largest ratio of the mass of labels outside the server's list to the mass of labels in it; above it no score is
+given.
+"""
 LONGEST_TOKEN = 32
-"""Bytes of prose that one token holds at most, on average over a prompt."""
+"""Most bytes of prose per token, on average over a prompt."""
 TEXT_PARTS = ("text", "output_text", None)
-"""Types of the parts of a content that are the answer; all others (thinking, references) are set aside."""
+"""Types of content parts that belong to the answer; other types (thinking, references) are ignored."""
 MARKS = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": "\n"})
-"""Marks of sentencepiece and GPT-2 vocabularies for white space, which some servers leave in their tokens."""
+"""Symbols for white space in sentencepiece and GPT-2 vocabularies, which some servers leave in their tokens."""
 EARLY = 10
-"""After this many answers without log-probabilities, and none with them, the run says so."""
+"""Number of first answers that must all lack log-probabilities before the run logs that there are none."""
 
 
 def read_answer(body: bytes, request: Request) -> Reply:
@@ -41,7 +43,7 @@ def read_answer(body: bytes, request: Request) -> Reply:
 
 
 def read_again(reply: Reply, labels: tuple[str, ...]) -> Reply:
-    """Read the body that is kept with a reply by the present rules; its counts stay as they were charged."""
+    """Read the body that is kept with a reply again with the current rules; its token counts stay as charged."""
     if reply.raw is None:
         return reply
     again = read_raw(reply.raw, Request(reply.key, "", (), labels=labels))
@@ -50,15 +52,15 @@ def read_again(reply: Reply, labels: tuple[str, ...]) -> Reply:
 
 
 def read_raw(raw: str, request: Request) -> Reply:
-    """Read an answer as text."""
+    """Read the text of an answer."""
     try:
         return read_completion(parsed(raw), raw, request)
     except (ValueError, RecursionError) as error:
-        return Reply(key=request.key, error=f"the answer is no JSON ({spoken(error)}): {raw[:60]!r}", raw=raw)
+        return Reply(key=request.key, error=f"the answer is not JSON ({spoken(error)}): {raw[:60]!r}", raw=raw)
 
 
 def parsed(raw: str) -> Any:
-    """Parse JSON. Python refuses whole numbers of thousands of digits: these become infinity, which is no count."""
+    """Parse JSON. Integers of thousands of digits, which Python refuses, become infinity, which is not a count."""
     try:
         return json.loads(raw)
     except ValueError:
@@ -70,7 +72,7 @@ def read_completion(completion: Any, raw: str, request: Request) -> Reply:
     if error := error_inside(completion):
         return Reply(key=request.key, error=spoken(error), raw=raw)
     if not isinstance(completion, dict):
-        return Reply(key=request.key, error=f"the answer is no chat completion: {raw[:REASON_LENGTH]!r}", raw=raw)
+        return Reply(key=request.key, error=f"the answer is not a chat completion: {raw[:REASON_LENGTH]!r}", raw=raw)
     choice, message = first_choice(completion)
     text = text_of(message.get("content"))
     logprobs, masked = label_logprobs(choice.get("logprobs"), text, request.labels)
@@ -90,7 +92,7 @@ def read_completion(completion: Any, raw: str, request: Request) -> Reply:
 
 
 def first_choice(completion: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the first choice and its message; an empty one where it is no object."""
+    """Return the first choice of a completion and its message, each an empty dict if it is not an object."""
     choices = completion.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     choice = choice if isinstance(choice, dict) else {}
@@ -99,7 +101,7 @@ def first_choice(completion: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def text_of(content: Any) -> str | None:
-    """Return the text of a content: a string, or the text parts of a list joined; None where there is no text."""
+    """Return the text of a message's content: a string, or the joined text parts of a list; None without text."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -109,36 +111,36 @@ def text_of(content: Any) -> str | None:
 
 
 def is_text(part: Any) -> bool:
-    """Whether a part of a content belongs to the answer."""
+    """Return whether a content part belongs to the answer."""
     return isinstance(part, str) or (isinstance(part, dict) and part.get("type") in TEXT_PARTS)
 
 
 def word(value: Any) -> str | None:
-    """Return a name or reason; None where it is empty or no text."""
+    """Return a name or reason unchanged; None if it is empty or not text."""
     return value if isinstance(value, str) and value.strip() else None
 
 
 def counts_in(completion: dict[str, Any], text: str | None, request: Request) -> tuple[int | None, int | None]:
-    """Read the tokens of prompt and answer; None for a count that prompt, limit and answer do not allow."""
+    """Return the token counts of prompt and answer; None for a count that prompt, limit or answer rule out."""
     usage = completion.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt, written = map(token_count, stated_counts(usage))
     fewest, most = least_prompt_tokens(request.messages), most_prompt_tokens(request.messages)
     if prompt is not None and not fewest <= prompt <= most:
         prompt = None
-    # An end token is one more than the limit where a server counts it.
+    # Some servers count the end token, which is one more than the limit.
     if written is not None and not bool(text) <= written <= request.max_tokens + 1:
         written = None
     return prompt, written
 
 
 def least_prompt_tokens(messages: Sequence[Message]) -> int:
-    """Return the fewest tokens that a prompt can have; white space may cost nothing."""
+    """Return the fewest tokens that a prompt can have, if white space takes none."""
     return 1 + sum(len("".join(message.content.split()).encode()) for message in messages) // LONGEST_TOKEN
 
 
 def holds_all(reply: Reply, completion: dict[str, Any]) -> bool:
-    """Whether a reply says all that its completion says."""
+    """Return whether a reply preserves all content of its completion."""
     try:
         (choice,) = completion["choices"]
         said = {name for name, value in choice["message"].items() if value not in (None, "", [], {}, False)}
@@ -157,7 +159,7 @@ def holds_all(reply: Reply, completion: dict[str, Any]) -> bool:
 
 
 def stated_counts(usage: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the counts as a server states them, whatever they are."""
+    """Return the token counts of prompt and answer as a server states them, unchecked."""
     return (
         usage.get("prompt_tokens", usage.get("input_tokens")),
         usage.get("completion_tokens", usage.get("output_tokens")),
@@ -165,10 +167,11 @@ def stated_counts(usage: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def label_logprobs(logprobs: Any, text: str | None, labels: tuple[str, ...]) -> tuple[dict[str, float] | None, bool]:
-    """Read the log-probability of each label at the first token of the answer, and whether all others were masked.
+    """Return the log-probability of each label at the first token of the answer, and whether other tokens were masked.
 
-    The labels outside the list share the mass that the list leaves, each of them at most as likely as the last in it.
-    None where the list is malformed, holds no label, or leaves so much that a score would be invented (`UNSURE`).
+    Labels outside the server's list of tokens share the mass that the list leaves, and each is at most as probable as
+    the last token of the list. The log-probabilities are None if the list is malformed, contains no label, or leaves
+    more mass than a score can do without (`UNSURE`).
     """
     if not text or not labels:
         return None, False
@@ -191,9 +194,9 @@ def label_logprobs(logprobs: Any, text: str | None, labels: tuple[str, ...]) -> 
 
 
 def answer_token(tokens: Any, text: str) -> Any:
-    """Return the token with which the answer begins: the last from where on the tokens spell it.
+    """Return the token with which the answer begins: the last token from which the tokens spell the answer.
 
-    Reasoning stands before it and an end token may stand behind it. None where the tokens never spell the answer.
+    Reasoning may precede the answer and an end token may follow it. None if the tokens never spell the answer.
     """
     spelled = ""
     for token in reversed(tokens):
@@ -204,7 +207,7 @@ def answer_token(tokens: Any, text: str) -> Any:
 
 
 def token_text(entry: Any) -> str:
-    """Return the text of a token, which some servers give as its bytes. Raises one of `MALFORMED`."""
+    """Return the text of a token, which some servers state as bytes. Raises one of `MALFORMED`."""
     token = entry["token"]
     if isinstance(token, str):
         return token.translate(MARKS)
@@ -212,7 +215,7 @@ def token_text(entry: Any) -> str:
 
 
 def entry_value(entry: Any) -> float:
-    """Return a log-probability, at least `LOWEST`. Raises one of `MALFORMED`."""
+    """Return the log-probability of a token, at least `LOWEST`. Raises one of `MALFORMED`."""
     value = entry["logprob"]
     if not value <= SLACK:
         raise ValueError(f"log-probability {value} of {entry['token']!r}")
@@ -220,7 +223,7 @@ def entry_value(entry: Any) -> float:
 
 
 class ScoreWatch:
-    """Says once, early in a run, that a server gives no log-probabilities."""
+    """Logs once, early in a run, that a server gives no log-probabilities."""
 
     def __init__(self) -> None:
         self._without = 0
@@ -234,6 +237,6 @@ class ScoreWatch:
         self._over = reply.label_logprobs is not None or self._without == EARLY
         if self._over and reply.label_logprobs is None:
             log.info(
-                f"the server gives no log-probabilities that tell labels apart (none in {EARLY} answers): these labels "
-                "have grades and no scores"
+                f"the server gives no log-probabilities that distinguish labels (none in {EARLY} answers): the "
+                "judgements have grades but no scores"
             )

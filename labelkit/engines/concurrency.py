@@ -1,4 +1,4 @@
-"""How many requests a server bears at once, by how it answers."""
+"""Limit the concurrent requests to each server, depending on how it answers."""
 
 import logging
 from urllib.parse import urlsplit
@@ -9,31 +9,31 @@ from labelkit.storage.credentials import LOOPBACK, key_for, secret_forms
 log = logging.getLogger(__name__)
 
 SILENT = 5
-"""So many faults in a row leave a server out, where there is another."""
+"""Number of consecutive faults after which a server is skipped, if there is another."""
 
 
 OUT_SECONDS = 60.0
-"""After that long it gets another request."""
+"""Seconds until a skipped server gets another request."""
 SAID_SECONDS = 5.0
-"""A wait of at least this many seconds is reported, one at a time for each server."""
+"""Shortest wait in seconds that is logged; simultaneous waits for one server are logged once."""
 
 
 class Server:
-    """One address: how many requests it bears at once, and whether it answers."""
+    """The address of a server with its limit of concurrent requests and its recent faults."""
 
     def __init__(self, url: str, ceiling: int) -> None:
         parts = urlsplit(url)
         self.url = url
         self.key = key_for(url)
         self.secret_forms = secret_forms()
-        """For an answer, in which a short key may be a word."""
+        """Secrets to remove from an answer, in which a short key may be an ordinary word."""
         self.all_secret_forms = secret_forms(self.key)
-        """For the reason of a failure."""
+        """Secrets to remove from the reason of a failure."""
         self.busy = 0
         self.turn = 0
         self.limit = float(ceiling)
         self.out_until = 0.0
-        # A machine's own servers are never reached through a proxy.
+        # Servers on this machine are never reached through a proxy.
         direct = parts.hostname in LOOPBACK or bool(proxy_bypass(parts.hostname or ""))
         self.proxy = None if direct else getproxies().get(parts.scheme)
         self._ceiling = float(ceiling)
@@ -42,29 +42,29 @@ class Server:
         self._waited_until = 0.0
 
     def answered(self) -> None:
-        """One more at once for every round of answers."""
+        """Raise the limit by one for every full round of answers."""
         self.limit = min(self._ceiling, self.limit + 1 / self.limit)
         if self.out_until:
             log.info(f"{self.url} answers again")
         self._faults, self.out_until = 0, 0.0
 
     def refused(self, sent: float, now: float) -> None:
-        """Half as many at once; a whole round of refusals counts once."""
+        """Halve the limit; a full round of refusals counts once."""
         self._faults, self.out_until = 0, 0.0
         if sent >= self._cut_at:
             self.limit, self._cut_at = max(1.0, min(self.limit, self.busy) / 2), now
 
     def failed(self, reason: object, now: float, *, others: bool) -> None:
-        """No answer; several in a row leave the server out, where there are others, until one request gets through."""
+        """Count a fault; after several in a row the server is skipped, if there are others, until it answers again."""
         self._faults += 1
         if self._faults >= SILENT and others:
             if not self.out_until:
                 why = " ".join(str(reason).split())
-                log.info(f"{self.url} does not answer ({why}): left out, tried again every {OUT_SECONDS:.0f} s")
+                log.info(f"{self.url} does not answer ({why}): skipped, but tried again every {OUT_SECONDS:.0f} s")
             self.out_until, self.limit = now + OUT_SECONDS, 1.0
 
     def waits(self, seconds: float, asked: float | None, reason: object, now: float) -> None:
-        """Report for whom, why and how long a request waits before it is sent again, and what the server asked for."""
+        """Log a long wait before a request is sent again: server, seconds, reason, and the wait that it asked for."""
         if seconds < SAID_SECONDS or now < self._waited_until:
             return
         self._waited_until = now + seconds

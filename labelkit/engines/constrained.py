@@ -1,4 +1,4 @@
-"""Write an answer token by token with a transformers model in memory, inside a pattern where one is set."""
+"""Generate an answer token by token with a transformers model in memory, constrained to a pattern if one is set."""
 
 from functools import lru_cache
 from typing import Any
@@ -8,10 +8,10 @@ from labelkit.errors import MissingPackageError
 
 
 def write(model: Any, tokenizer: Any, past: Any, last: int, request: Request) -> tuple[str, str, int]:
-    """Text, finish reason (`stop` or `length`) and tokens of the answer to a prompt.
+    """Generate the answer to a prompt; return its text, finish reason (`stop` or `length`) and number of tokens.
 
-    `past` holds the keys and values of the prompt up to its `last` token, and grows. Temperature 0 takes the likeliest
-    token.
+    `past` holds the keys and values of the prompt without its `last` token, and is extended by the answer. Temperature
+    0 selects the most probable token.
     """
     import torch
 
@@ -46,14 +46,14 @@ def write(model: Any, tokenizer: Any, past: Any, last: int, request: Request) ->
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: a chat model has one for a turn and one for a text."""
+    """Return all tokens that end an answer: a chat model has one that ends a turn and one that ends a text."""
     configured = model.generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in (*several, tokenizer.eos_token_id) if token is not None})
 
 
 def _matcher(tokenizer: Any, vocabulary: int, pattern: str | None, ends: list[int]) -> Any:
-    """What says which tokens may come next; None where anything may."""
+    """Return a matcher that restricts the next token to a pattern; None if there is no pattern."""
     if pattern is None:
         return None
     try:
@@ -65,7 +65,7 @@ def _matcher(tokenizer: Any, vocabulary: int, pattern: str | None, ends: list[in
 
 @lru_cache
 def _compiled(tokenizer: Any, vocabulary: int, ends: tuple[int, ...]) -> Any:
-    """A vocabulary as the matcher reads it: a second of work for one of 150,000 tokens."""
+    """Return a vocabulary in the matcher's form, which takes a second to build for 150,000 tokens."""
     from llguidance.hf import from_tokenizer
 
     return from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=list(ends))

@@ -1,4 +1,4 @@
-"""HTTP answers: the errors that stand for a status, the size that is read, and addresses that requests may go to."""
+"""Check HTTP addresses and answers: permitted addresses, size limits, and errors by status."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from labelkit.errors import UsageError
 from labelkit.storage.credentials import LOOPBACK, blot
 
 BODY_BYTES = 4 << 20
-"""Largest answer, decoded; a completion has a few kilobytes."""
+"""Largest answer in bytes after decompression; a completion has a few kilobytes."""
 
 
 REASON_LENGTH = 300
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class CallError(Exception):
-    """A call gave no answer; the message is the server's reason."""
+    """A call without an answer; the message is the server's reason."""
 
 
 class BadRequestError(CallError):
@@ -39,11 +39,11 @@ class NotFoundError(CallError):
 
 
 class APIStatusError(CallError):
-    """Any other status that a retry does not mend, redirects among them."""
+    """Any other status for which a retry is useless, such as a redirect."""
 
 
 class APIResponseError(CallError):
-    """A body that is too large or cannot be unpacked."""
+    """A body that is too large or cannot be decompressed."""
 
 
 class DeadlineError(CallError):
@@ -51,7 +51,7 @@ class DeadlineError(CallError):
 
 
 class RetriedError(CallError):
-    """A call that may go through when it is sent again; `wait` is how many seconds the server asked for."""
+    """A call that may succeed when it is sent again; `wait` is the number of seconds that the server asked to wait."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -67,7 +67,7 @@ class InternalServerError(RetriedError):
 
 
 class APIConnectionError(RetriedError):
-    """No connection, or one that broke before the answer was whole."""
+    """No connection, or a connection that broke before the answer was complete."""
 
 
 STATUS_ERRORS: dict[int, type[CallError]] = {
@@ -85,7 +85,7 @@ RETRIED_STATUS: dict[int, type[RetriedError]] = {
 
 
 async def read_body(response: "aiohttp.ClientResponse", most: int) -> bytes:
-    """A body as it was sent; given up as soon as it is larger than `most` bytes."""
+    """Return the body of a response as sent. Raises `APIResponseError` once it is larger than `most` bytes."""
     chunks, size = [], 0
     async for chunk in response.content.iter_any():
         chunks.append(chunk)
@@ -96,42 +96,46 @@ async def read_body(response: "aiohttp.ClientResponse", most: int) -> bytes:
 
 
 def decoded(body: bytes, encoding: str, most: int) -> bytes:
-    """A body unpacked, where the server packs it unasked; never more than `most` bytes of it."""
+    """Return a body decompressed, if the server compressed it unasked.
+
+    Raises `APIResponseError` if it has more than `most` bytes or cannot be decompressed, and `APIConnectionError` if it
+    is truncated.
+    """
     if encoding.lower() in ("", "identity"):
         return body
     if encoding.lower() not in ("gzip", "deflate"):
-        raise APIResponseError(f"the answer is packed as {encoding[:20]!r}, which was not asked for")
+        raise APIResponseError(f"the answer is compressed as {encoding[:20]!r}, which was not requested")
     unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, by their headers
     try:
         content = unpacker.decompress(body, most + 1)
     except zlib.error as error:
-        raise APIResponseError(f"the answer cannot be unpacked: {error}") from None
+        raise APIResponseError(f"the answer cannot be decompressed: {error}") from None
     if len(content) > most:
         raise APIResponseError(f"the answer is larger than {most >> 20} MB")
     if not unpacker.eof:
-        raise APIConnectionError("the packed answer ends early")
+        raise APIConnectionError("the compressed answer is truncated")
     return content
 
 
 def blotted(body: bytes, forms: Sequence[str]) -> bytes:
-    """A body without secrets, which some servers repeat, so that they reach neither journal nor screen."""
+    """Return a body without secrets, which some servers repeat, so that none reaches the journal or the screen."""
     return blot(body.decode(errors="surrogateescape"), forms).encode(errors="surrogateescape")
 
 
 def status_error(status: int, retry_after: str | None, body: bytes) -> CallError:
-    """What a status other than 2xx means."""
+    """Return the error of a status other than 2xx."""
     reason = f"status {status}: {body[:REASON_LENGTH].decode(errors='replace')}"
     if retried := RETRIED_STATUS.get(status, InternalServerError if status >= 500 else None):
         return retried(reason, seconds_to_wait(retry_after))
     if status // 100 == 3:
-        return APIStatusError(f"status {status}: a redirect, which is not followed; give the address it leads to")
+        return APIStatusError(f"status {status}: redirects are not followed; give the address that it leads to")
     return STATUS_ERRORS.get(status, APIStatusError)(reason)
 
 
 def error_inside(answer: Any) -> CallError | None:
-    """Return the error that a gateway sends with status 200 in the place of an answer, by its own code.
+    """Return the error that a gateway sends with status 200 instead of an answer, by the code in it.
 
-    `answer`: parsed JSON. None where it has choices, or no error.
+    `answer`: parsed JSON. None if it has choices or no error.
     """
     if not isinstance(answer, dict) or answer.get("choices") or not (error := answer.get("error")):
         return None
@@ -143,7 +147,7 @@ def error_inside(answer: Any) -> CallError | None:
 
 
 def refuse_error(body: bytes) -> None:
-    """Raise the `CallError` in the place of an answer, where a body holds one."""
+    """Raise a `CallError` if a body holds an error instead of an answer."""
     if b'"error"' not in body:
         return
     try:
@@ -155,9 +159,9 @@ def refuse_error(body: bytes) -> None:
 
 
 def seconds_to_wait(retry_after: str | None) -> float | None:
-    """Retry-After in seconds, whether it is a number or a date (RFC 9110, section 10.2.3); None where it is neither.
+    """Return a Retry-After header (RFC 9110, section 10.2.3) in seconds; None if it is neither a number nor a date.
 
-    A negative number and a date in the past are 0; NaN and infinity are no numbers.
+    A negative number or a date in the past gives 0; NaN and infinity give None.
     """
     try:
         seconds = float(retry_after or "none")
@@ -167,7 +171,7 @@ def seconds_to_wait(retry_after: str | None) -> float | None:
 
 
 def seconds_until(date: str) -> float:
-    """Seconds from now until a date as mails and HTTP write it; NaN where it is none."""
+    """Return the seconds from now until a date in the format of HTTP headers; NaN if it is not one."""
     try:
         return (parsedate_to_datetime(date).astimezone(UTC) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError, OverflowError):
@@ -175,19 +179,19 @@ def seconds_until(date: str) -> float:
 
 
 def checked_url(url: str, *, insecure: bool) -> str:
-    """An address that requests and their key may go to. Raises `UsageError` for any other."""
+    """Return an address to which requests and their key may be sent. Raises `UsageError` for any other."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"--base-url: expected http(s)://HOST[:PORT]/v1, not {url.rpartition('@')[-1]!r}")
     if parts.username or parts.password or parts.query or parts.fragment:
-        # The address becomes part of provenance, where no secret may stand.
-        raise UsageError(f"--base-url of {parts.hostname}: leave out user, password, ? and #; a keyring holds keys")
+        # The address becomes part of provenance, which must not contain secrets.
+        raise UsageError(f"--base-url of {parts.hostname}: leave out user, password, ? and #; store keys in a keyring")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK and not insecure:
         raise UsageError(f"{url} would send prompts and key unencrypted; use https, or allow that with --insecure")
     return url.rstrip("/")
 
 
 def spoken(error: Exception) -> str:
-    """The reason of an error on one line."""
+    """Return the type and reason of an error on one line."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_LENGTH]
     return reason.encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Many requests under way at once, on an event loop that runs only while a reply is wanted."""
+"""Answer many requests concurrently, on an event loop that runs only while a reply is wanted."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -14,10 +14,11 @@ def flow(
     most: int,
     alone: Callable[[Request], bool] = lambda request: False,
 ) -> Iterator[list[Reply]]:
-    """Replies, those that came together in one list. At most `most` requests are under way or answered and not yet
-    taken; where `alone` holds for a request, the next one is begun when some reply came.
+    """Yield replies, in lists of replies that arrived together.
 
-    What `answer` raises ends the flow, after the replies that came before it; requests under way are cancelled then.
+    At most `most` requests are in progress or answered but not yet yielded. After a request for which `alone` is true,
+    the next one starts only once a reply has arrived. An error raised by `answer` ends the flow after the replies that
+    arrived before it, and cancels the requests in progress.
     """
     source = iter(requests)
     loop = runner.get_loop()
@@ -39,7 +40,7 @@ def flow(
                     break
             if not running:
                 break
-            # Replies that came as the last wait ended were taken with it, and leave nothing but their signal.
+            # Replies that arrived as the last wait ended were yielded then; only their signal is left.
             while not done:
                 runner.run(_wait(ready))
             together = done.copy()
@@ -47,7 +48,7 @@ def flow(
             running.difference_update(together)
             if replies := [task.result() for task in together if task.exception() is None]:
                 yield replies
-            # What came was given out before an error ends the run.
+            # Raise errors only after the replies that arrived with them were yielded.
             for task in together:
                 task.result()
     finally:

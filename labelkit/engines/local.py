@@ -1,8 +1,8 @@
-"""Judge in process with transformers, on a GPU or the CPU, without a server.
+"""Judge with transformers in this process, on a GPU or the CPU, without a server.
 
-The pairs of a query share their prefix (rubric and query), and all pairs of a run share the rubric. Its keys and
-values are computed once: the cache of the previous query is cut back to the tokens in common and extended, then
-repeated for a batch of passages, of which only the last position reaches the vocabulary.
+The pairs of a query share a prefix (rubric and query), and all pairs of a run share the rubric. The keys and values of
+the prefix are computed once: the cache of the previous query is truncated to the common tokens, extended, and then used
+by a batch of passages. Only the last position of each passage is projected to the vocabulary.
 """
 
 import hashlib
@@ -23,19 +23,19 @@ from labelkit.pooling.model_safety import refuse_code
 from labelkit.storage import folders
 
 ROWS = 16
-"""Pairs a forward pass, where the settings name no other number; padding there is none."""
+"""Pairs per forward pass if the settings name no number; there is no padding."""
 DTYPES = ("bfloat16", "float16", "float32")
 
 
 def context_of(settings: Settings) -> int:
-    """Tokens that a prompt and its answer may have together: as told, else by the model's configuration."""
+    """Return the most tokens of a prompt and its answer together, from the settings or the model's configuration."""
     from transformers import AutoConfig
 
     if settings.max_model_len:
         return settings.max_model_len
     try:
         config: Any = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
-    except Exception as error:  # whatever a damaged folder makes the loaders raise
+    except Exception as error:  # the loaders raise errors of any type for a damaged folder
         raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
     length: int = config.max_position_embeddings
     return length
@@ -52,7 +52,9 @@ def open_engine(settings: Settings) -> "LocalEngine":
 
 
 class LocalEngine(Engine):
-    """A causal language model of transformers, read at the first token of its answer; text is written one at a time."""
+    """A causal language model of transformers. Labels are read at the first token of the answer; free text is generated
+    for one request at a time.
+    """
 
     def __init__(self, settings: Settings) -> None:
         try:
@@ -94,7 +96,7 @@ class LocalEngine(Engine):
         return self._settings.max_model_len or self._model.config.max_position_embeddings
 
     def _run_group(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """Requests that start alike: the tokens that all of them share are computed once."""
+        """Answer requests with a common prefix, whose tokens are computed once."""
         rows = []
         for request in requests:
             answer = 0 if request.labels else request.max_tokens
@@ -114,10 +116,10 @@ class LocalEngine(Engine):
                 yield self._reply(request, len(ids), row)
 
     def _last_logprobs(self, shared: list[int], suffixes: Sequence[list[int]]) -> Any:
-        """Log-probabilities over the vocabulary after each suffix: [rows, vocabulary], float32.
+        """Return the log-probabilities over the vocabulary after each suffix: [rows, vocabulary], float32.
 
-        The suffixes stand behind each other in one sequence without padding; a mask lets each see the shared prefix and
-        itself alone, and positions start anew behind the prefix for each.
+        The suffixes follow each other in one sequence without padding. A mask restricts each suffix to the shared
+        prefix and itself, and the positions of each suffix start at the end of the prefix.
         """
         import torch
 
@@ -141,7 +143,7 @@ class LocalEngine(Engine):
             return torch.log_softmax(logits.float(), dim=-1).cpu()
 
     def _write(self, request: Request, ids: list[int]) -> Reply:
-        """Text, token by token behind the prompt."""
+        """Generate text after a prompt, token by token."""
         from labelkit.engines.constrained import write
 
         with self._prefix.over(ids[:-1]) as past:
@@ -159,7 +161,7 @@ class LocalEngine(Engine):
         tokens = first_label_tokens(self._tokenizer, request.labels)
         label_logprobs = {label: float(logprobs[token]) for label, token in tokens.items()}
         if not all(map(math.isfinite, label_logprobs.values())):
-            error = "the model computes no finite probabilities here; another --dtype may, such as float32"
+            error = "the model computes no finite probabilities; try another --dtype, such as float32"
             return Reply(key=request.key, error=error, prompt_tokens=prompt_tokens, completion_tokens=1)
         return Reply(
             key=request.key,
@@ -173,7 +175,7 @@ class LocalEngine(Engine):
 
 
 class _Prefix:
-    """The keys and values of the tokens that the rows to come share; cut back and extended, never computed twice."""
+    """Keys and values of the prefix that the next rows share; truncated and extended, never computed twice."""
 
     def __init__(self, model: Any) -> None:
         from transformers import DynamicCache
@@ -184,7 +186,7 @@ class _Prefix:
 
     @contextmanager
     def over(self, ids: list[int]) -> Iterator[Any]:
-        """The cache over `ids`; what the block appends to it is cut off again."""
+        """Yield the cache of `ids`; entries that the block appends to it are removed afterwards."""
         import torch
 
         self._cut(len(common_prefix([self._ids, ids])))
@@ -202,7 +204,10 @@ class _Prefix:
 
 
 def default_dtype() -> str:
-    """bfloat16 where the hardware multiplies it; float32 on processors that would emulate it, four times slower."""
+    """Return bfloat16 if the hardware supports it, else float16 on a GPU and float32 on a CPU.
+
+    A CPU without bfloat16 emulates it, four times slower than float32.
+    """
     import torch
 
     if torch.cuda.is_available():
@@ -211,7 +216,9 @@ def default_dtype() -> str:
 
 
 def load_tokenizer(settings: Settings) -> Any:
-    """The tokenizer of a local folder or Hub id, with its chat template; loaded once, it takes a second or two."""
+    """Return the tokenizer of a local folder or Hub id, with its chat template; it is loaded once, in one or two
+    seconds.
+    """
     return _tokenizer_of(settings.model, settings.revision)
 
 
@@ -222,11 +229,11 @@ def _tokenizer_of(model: str, revision: str | None) -> Any:
     try:
         untyped: Any = AutoTokenizer
         tokenizer: Any = untyped.from_pretrained(model, revision=revision)
-        # Its file may ask to cut texts: what does not fit must be seen to be too long.
+        # The tokenizer's file may ask to truncate texts, which would hide that a text is too long.
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
         return tokenizer
-    except Exception as error:  # whatever a damaged folder makes the loaders raise
+    except Exception as error:  # the loaders raise errors of any type for a damaged folder
         raise EngineError(f"model {model!r} cannot be loaded: {first_line(error)}") from error
 
 
@@ -244,17 +251,17 @@ def _load_model(settings: Settings, dtype: str) -> Any:
             trust_remote_code=settings.trust_remote_code,
             use_safetensors=None if settings.trust_remote_code else True,
         )
-    except Exception as error:  # whatever a damaged folder makes the loaders raise
+    except Exception as error:  # the loaders raise errors of any type for a damaged folder
         raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of chat turns up to the point where the answer begins.
+    """Return the token ids of chat turns up to the point where the answer begins.
 
-    A chat template that knows no system turn gets its words at the head of the user's turn. A base model without a
-    template reads the turns one below the other and answers on a line of its own, where labels are the tokens that they
-    are elsewhere; its tokenizer then adds the tokens that begin a text.
+    If the chat template does not support a system turn, its text is put before the user's text. If the model has no
+    chat template, the turns are separated by an empty line and the answer begins on a line of its own, where labels
+    have the same tokens as elsewhere; the tokenizer then adds the tokens that begin a text.
     """
     if tokenizer.chat_template is None:
         text = "\n\n".join(message.content for message in messages)
@@ -266,10 +273,10 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
         text = _chat_text(tokenizer, messages)
     except TemplateError:
         text = ""
-    # Some templates refuse a system turn, others leave it out without a word.
+    # Some templates refuse a system turn, others omit it silently.
     if any(message.role == "system" and message.content not in text for message in messages):
         text = _chat_text(tokenizer, [Message("user", "\n\n".join(message.content for message in messages))])
-    # The same as to call `tokenizer`, without its attention mask, which costs half as much again.
+    # This gives the same ids as calling `tokenizer`, without its attention mask, which takes 50% more time.
     ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
     return ids
 
@@ -281,8 +288,9 @@ def _chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:
 
 
 def prompt_tokens(tokenizer: Any, request: Request, answer: int, *, limit: int) -> list[int] | Reply:
-    """Token ids of the prompt of a request; where they and an `answer` of so many tokens are more than the `limit`, the
-    reply that says so. A prompt of megabytes is not tokenised for that.
+    """Return the token ids of a request's prompt, or a failed reply if prompt and answer do not fit the `limit`.
+
+    `answer` is the number of tokens of the answer. A prompt of megabytes is rejected without tokenising it.
     """
     size = sum(len(message.content) for message in request.messages)
     if size <= CHARACTERS * limit:
@@ -295,7 +303,7 @@ def prompt_tokens(tokenizer: Any, request: Request, answer: int, *, limit: int) 
 
 
 def first_label_tokens(tokenizer: Any, labels: Sequence[str]) -> dict[str, int]:
-    """First token of each label. Raises `UsageError` where two labels cannot be told apart by it."""
+    """Return the first token of each label. Raises `UsageError` if two labels have the same first token."""
     tokens = {label: tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in labels}
     if len(set(tokens.values())) < len(tokens):
         raise UsageError(f"labels {', '.join(labels)} share a first token under this model's tokenizer; rename them")
@@ -303,13 +311,13 @@ def first_label_tokens(tokenizer: Any, labels: Sequence[str]) -> dict[str, int]:
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
-    """The longest prefix that all rows share; empty for no rows."""
+    """Return the longest common prefix of all rows; empty if there are no rows."""
     shared = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
     return [column[0] for column in shared]
 
 
 def model_facts(engine: str, version: str, settings: Settings, dtype: str, tokenizer: Any) -> EngineFacts:
-    """Provenance of a model that runs on this machine."""
+    """Return the provenance of a model that runs on this machine."""
     template: str | None = tokenizer.chat_template
     return EngineFacts(
         engine=engine,
@@ -322,9 +330,9 @@ def model_facts(engine: str, version: str, settings: Settings, dtype: str, token
 
 
 def model_revision(settings: Settings) -> str | None:
-    """Commit of a Hub model; for a local folder the sha256 over its configuration, tokenizer and weights.
+    """Return the commit of a Hub model, or the sha256 over configuration, tokenizer and weights of a local folder.
 
-    A folder with a manifest of ours names these hashes already, and gigabytes need not be read for them.
+    If the folder has a manifest of labelkit, file hashes are taken from it, which saves reading gigabytes.
     """
     folder = Path(settings.model)
     if not folder.is_dir():

@@ -1,7 +1,7 @@
-"""Judge through any OpenAI-compatible server: OpenAI itself, `vllm serve`, one or a fleet of them, and the many others.
+"""Judge through OpenAI-compatible servers: OpenAI itself, one or more instances of `vllm serve`, and others.
 
-Requests run concurrently. Constrained answers and log-probabilities are asked for, and given up with a word on the
-screen where the server refuses them; the strict parser stays in force either way.
+Requests run concurrently. They ask for constrained answers and log-probabilities. If the server refuses these, the run
+logs it and continues without them; answers are parsed strictly in either case.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ def open_engine(settings: Settings) -> "OpenAIEngine":
 
 
 Options = Callable[[Request], dict[str, Any]]
-"""What to ask of a server beside the text."""
+"""Function from a request to the optional fields of its JSON body."""
 
 
 class OpenAIEngine(Engine):
-    """Chat completions over HTTP, many at once."""
+    """Chat completions over HTTP, many concurrently."""
 
     def __init__(self, settings: Settings) -> None:
         try:
@@ -54,46 +54,46 @@ class OpenAIEngine(Engine):
         self._options: tuple[Options, ...] = (constrained, with_logprobs, plain)
         self._scores = ScoreWatch()
         self._proven: set[frozenset[str]] = {frozenset()}
-        """Combinations of options that a request has gone through with, or without."""
+        """Sets of optional fields for which one request has shown whether the server accepts them."""
         self.facts = EngineFacts(
             engine="openai", engine_version=f"aiohttp {aiohttp.__version__}", revision=settings.revision
         )
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
-        """The tokenizer is the server's: the labels are matched in its list of likeliest tokens instead."""
+        """Do nothing: the server has the tokenizer, and labels are looked up in its list of most probable tokens."""
 
     def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
         with asyncio.Runner() as runner:
             runner.run(self._client.__aenter__())
             try:
-                # One request alone finds out what the server can do.
+                # A first request, sent alone, shows which optional fields the server accepts.
                 yield from flow(runner, self._answer, requests, most=self._concurrency, alone=self._unproven)
             finally:
                 runner.run(self._client.__aexit__())
 
     def close(self) -> None:
-        """Connections end with each run."""
+        """Do nothing: connections are closed after each run."""
 
     def _unproven(self, request: Request) -> bool:
         return frozenset(constrained(request)) not in self._proven
 
     async def _answer(self, request: Request) -> Reply:
-        """One call with its retries; whatever goes wrong becomes a reply with `error`."""
+        """Send a request with retries; a failure becomes a reply with `error`, unless the key is refused."""
         faults: list[str] = []
         try:
             return await self._call(request, faults)
         except AuthenticationError as error:
             raise EngineError(f"the server refuses the key in {PLACES}: {spoken(error)}") from None
         except CallError as error:
-            # The last try of a call that failed by its faults is one of them.
+            # The faults include the last try, unless that one failed by an error that is not retried.
             tries = max(1, len(faults) + (not isinstance(error, RetriedError)))
             return Reply(key=request.key, error=spoken(error), tries=tries)
 
     async def _call(self, request: Request, faults: list[str]) -> Reply:
-        """Ask for all that the server may offer.
+        """Send a request with all optional fields that the server has not refused.
 
-        A 400 can mean that it lacks an option or that this request is bad: the option is given up only where the same
-        request goes through without it.
+        A 400 can mean that the server does not know a field or that this request is bad: a field is given up only if
+        the same request succeeds without it.
         """
         wanted = frozenset(constrained(request))
         bodies = [chat_body(self._settings.model, request, options) for options in self._options]
@@ -114,7 +114,8 @@ class OpenAIEngine(Engine):
             self._scores.see(reply, request)
             if number:
                 log.info(
-                    f"the server refuses {self._options[0].__name__} answers; going on {self._options[number].__name__}"
+                    f"the server refuses requests of type {self._options[0].__name__}; the run continues with type "
+                    f"{self._options[number].__name__}"
                 )
                 self._options = self._options[number:]
             self._proven.add(wanted)
@@ -124,7 +125,7 @@ class OpenAIEngine(Engine):
 
 
 def chat_body(model: str, request: Request, options: Options) -> dict[str, Any]:
-    """The JSON document of a chat completion."""
+    """Return the JSON body of a request for a chat completion."""
     return {
         "model": model,
         "messages": [message._asdict() for message in request.messages],
@@ -136,16 +137,16 @@ def chat_body(model: str, request: Request, options: Options) -> dict[str, Any]:
 
 
 def constrained(request: Request) -> dict[str, Any]:
-    """vLLM's constraint to the labels or to the pattern, beside log-probabilities."""
+    """Return the fields for log-probabilities and for vLLM's constraint to the labels or to the pattern."""
     allowed = {"choice": list(request.labels)} if request.labels else {"regex": request.pattern}
     return with_logprobs(request) | ({"structured_outputs": allowed} if any(allowed.values()) else {})
 
 
 def with_logprobs(request: Request) -> dict[str, Any]:
-    """Log-probabilities of the likeliest tokens, as OpenAI's own models give them; for labels alone."""
+    """Return OpenAI's fields for log-probabilities of the most probable tokens; none if the request has no labels."""
     return {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if request.labels else {}
 
 
 def plain(request: Request) -> dict[str, Any]:
-    """Text only: grades without scores."""
+    """Return no fields: the answer is text only, so that grades have no scores."""
     return {}

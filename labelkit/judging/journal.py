@@ -1,7 +1,7 @@
-"""The crash-safe record of an annotation run: every judge, every pair asked, every reply paid for.
+"""Store an annotation run so that it survives a crash: all judges, requested pairs and paid replies.
 
-A reply is committed before anything else happens with it, with a digest that shows later damage. The judgements are a
-pure function of this file. It is read row by row and never held as a whole: a journal may be larger than memory.
+A reply is committed before it is used, with a digest that reveals later damage. The judgements are a pure function of
+this file. It is read row by row, because a journal may be larger than memory.
 """
 
 import json
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FILE = "journal.sqlite"
 LAYOUT = 3
-"""Of the tables below."""
+"""Version of the tables in `SCHEMA`."""
 SCHEMA = """
 CREATE TABLE judges (judge_id TEXT PRIMARY KEY, judge TEXT NOT NULL, prompt BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE asked (
@@ -41,51 +41,51 @@ CREATE TABLE spent (
     replies INTEGER NOT NULL, digest BLOB NOT NULL);
 """
 REPLY = "key, attempt, reply, failed, tokens, usd, at, digest"
-"""The columns of `replies`; the digest is over all others."""
+"""Columns of the table `replies`; the digest covers all other columns."""
 
 
 class Charge(NamedTuple):
-    """What a request cost, or what is set aside for it."""
+    """The cost of a request, spent or reserved."""
 
     tokens: int
     usd: float | None
-    """None where the price is not known."""
+    """US dollars; None if the price is not known."""
 
 
 class Spent(NamedTuple):
-    """What a folder cost in all its runs, and how many replies its journal holds."""
+    """The cost of a folder in all its runs, and the number of replies in its journal."""
 
     tokens: int = 0
     usd: float = 0.0
     unpriced: int = 0
-    """Charges without a price."""
+    """Number of charges without a price."""
     replies: int = 0
 
     def plus(self, charge: Charge) -> "Spent":
-        """This and one more charge."""
+        """Return the sum with one more charge."""
         unpriced = self.unpriced + (charge.usd is None)
         return Spent(self.tokens + charge.tokens, self.usd + (charge.usd or 0.0), unpriced, replies=self.replies)
 
 
 class Asked(NamedTuple):
-    """A pair that a judge was asked about, where it stood, and the key of the first request about it."""
+    """A pair that a judge was asked about, its place in the request, and the key of the first request about it."""
 
     judge_id: str
     query_id: str
     passage_id: str
     variant: int
-    """Which of the orders or votes, from 0."""
+    """Number of the order or vote, from 0."""
     window: int
-    """Which part of a pool that was shown in parts, from 0."""
+    """Number of the window, from 0, if the pool was shown in several windows."""
     position: int
-    """Place in the window, from 1; 0 for a pair that was asked about alone."""
+    """Place in the window, from 1; 0 for a pair that was judged alone."""
     seed: int | None
-    """Of the order or of the vote."""
+    """Seed of the order or vote."""
     key: str
 
 
 class Journal(SqliteFile):
-    """The journal in a folder of labels. Open with `with`."""
+    """The journal of a labels folder. Open it with `with`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / FILE, SCHEMA, LAYOUT)
@@ -95,10 +95,10 @@ class Journal(SqliteFile):
         self._spent = self._read_spent()
 
     def register(self, judge: Judge, prompt: bytes, asked: Iterable[Asked], *, whole: bool = False) -> None:
-        """Record who will be asked what, before the first request leaves. The pairs of a query come together.
+        """Record a judge and the pairs that it will be asked about, before the first request is sent.
 
-        With `whole`, what this judge was asked before about the same queries is superseded: passages that were shown
-        together cannot be replaced one by one.
+        The pairs of a query must follow each other. With `whole`, the pairs replace all earlier pairs of this judge and
+        these queries, because passages that were shown together cannot be replaced one by one.
         """
         body = judge.model_dump_json()
         with self._commit():
@@ -114,16 +114,16 @@ class Journal(SqliteFile):
                     self._db.execute("INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?)", row)
 
     def _asked_before(self, judge_id: str, query_id: str) -> str | None:
-        """What a judge was asked about a query, as it is kept."""
+        """Return the stored pairs of a judge and a query as JSON; None if there are none or they are damaged."""
         statement = "SELECT pairs, digest FROM asked WHERE judge_id = ? AND query_id = ?"
         for pairs, digest in self._db.execute(statement, (judge_id, query_id)):
             if digest == digest_of(judge_id, query_id, pairs):
                 return str(pairs)
-            log.info(f"{self.path}: what was asked about {query_id!r} is damaged; the pairs of this run take its place")
+            log.info(f"{self.path}: the pairs of query {query_id!r} are damaged; the pairs of this run replace them")
         return None
 
     def asked(self, judge_id: str) -> Iterator[Asked]:
-        """The pairs a judge was asked about, by query and passage id, then by order or vote."""
+        """Yield the pairs that a judge was asked about, sorted by query id, passage id, and order or vote."""
         statement = "SELECT query_id, pairs, digest FROM asked WHERE judge_id = ? ORDER BY query_id"
         for query_id, pairs, digest in self._rows(statement, judge_id):
             self._check(digest, judge_id, query_id, pairs)
@@ -131,7 +131,7 @@ class Journal(SqliteFile):
                 yield Asked(judge_id, query_id, *pair)
 
     def judges(self) -> list[tuple[Judge, bytes]]:
-        """Every judge of this folder with the text of its prompt, by id."""
+        """Return all judges of this folder with the texts of their prompts, sorted by id."""
         found = []
         for judge_id, judge, prompt, digest in self._rows("SELECT * FROM judges ORDER BY judge_id"):
             self._check(digest, judge_id, judge, prompt)
@@ -139,9 +139,9 @@ class Journal(SqliteFile):
         return found
 
     def append(self, replies: Sequence[Reply], charges: Sequence[Charge | None] = ()) -> None:
-        """Commit replies that came together; when this returns, they survive a crash and a power loss.
+        """Commit replies that arrived together; when this returns, they survive a crash and a power loss.
 
-        A charge is what its reply cost, in the place of what was set aside for it; replies out of a cache have none.
+        Each charge is the cost of a reply and replaces the reservation for it; replies from a cache have no charge.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         spent = self._spent._replace(replies=self._spent.replies + len(replies))
@@ -166,13 +166,13 @@ class Journal(SqliteFile):
             self._write_spent(spent)
 
     def reserve(self, key: str, charge: Charge) -> None:
-        """Set the worst case of a request aside, before it is sent."""
+        """Reserve the worst-case cost of a request before it is sent."""
         with self._commit():
             digest = digest_of(key, *charge)
             self._db.execute("INSERT OR REPLACE INTO aside VALUES (?, ?, ?, ?)", (key, *charge, digest))
 
     def aside(self) -> dict[str, Charge]:
-        """What is set aside for requests without a reply, by key."""
+        """Return the reservations for requests without a reply, by key."""
         found = {}
         for key, tokens, usd, digest in self._rows("SELECT key, tokens, usd, digest FROM aside ORDER BY key"):
             self._check(digest, key, tokens, usd)
@@ -180,7 +180,7 @@ class Journal(SqliteFile):
         return found
 
     def write_off(self) -> None:
-        """Count all that is set aside as spent: a killed run sent those requests, or did not; nobody knows."""
+        """Count all reservations as spent, because a killed run may have sent their requests."""
         spent = self._spent
         for charge in self.aside().values():
             spent = spent.plus(charge)
@@ -189,14 +189,14 @@ class Journal(SqliteFile):
             self._write_spent(spent)
 
     def spent(self) -> Spent:
-        """What replies cost so far, and what was written off."""
+        """Return the cost of all replies so far, including reservations that were written off."""
         return self._spent
 
     def answered(self) -> set[str]:
-        """The keys whose last reply is no error.
+        """Return the keys of requests whose last reply is not an error.
 
-        Damaged replies are struck off, so that their pairs are asked again; what they cost stays spent. Raises
-        `JournalError` where records vanished or the file itself is damaged: what else it lost cannot be known.
+        Damaged replies are deleted, so that their requests are sent again; their cost stays counted. Raises
+        `JournalError` if records are missing or the file itself is damaged, because other losses cannot be detected.
         """
         good: set[str] = set()
         damaged = []
@@ -204,7 +204,7 @@ class Journal(SqliteFile):
         statement = f"SELECT row, {REPLY} FROM replies ORDER BY row"
         for row, key, attempt, reply, failed, tokens, usd, at, digest in self._rows(statement):
             count += 1
-            # `digest_of`, spelled out: this is done for every reply of a journal, and takes a third less so.
+            # Same as `digest_of`, written inline to take a third less time for every reply of a journal.
             text = f"{key}\x1f{attempt}\x1f{reply}\x1f{failed}\x1f{tokens}\x1f{usd}\x1f{at}"
             if digest != sha256(text.encode()).digest():
                 damaged.append(row)
@@ -218,55 +218,55 @@ class Journal(SqliteFile):
         return good
 
     def check(self) -> None:
-        """Raise `JournalError` for any damage; nothing is changed."""
+        """Raise `JournalError` for any damage, without changing anything."""
         damaged = sum(digest != digest_of(*row) for *row, digest in self._rows(f"SELECT {REPLY} FROM replies"))
         missing = self._spent.replies - next(self._rows("SELECT count(*) FROM replies"))[0]
         state = self._state()
         if damaged or missing or state != "ok":
             what = f"{damaged} damaged and {missing} missing replies" if damaged or missing else state
-            raise JournalError(f"{self.path} is damaged ({what}); annotate asks again what can be, or restore a copy")
+            raise JournalError(f"{self.path} is damaged ({what}); run annotate to repair it, or restore a copy")
         self.aside()
         for judge, _ in self.judges():
             for _ in self.asked(judge.judge_id):
-                """Checked as it is read."""
+                """Reading a pair checks it."""
 
     def _strike_off(self, damaged: Sequence[int], count: int) -> None:
-        """Remove damaged replies from a file that is otherwise whole."""
+        """Delete damaged replies from a file that is otherwise complete."""
         self.mend()
         if count != self._spent.replies:
             raise JournalError(
-                f"{self.path} is damaged: {count} of {self._spent.replies} replies are there; restore it from a copy"
+                f"{self.path} is damaged: {count} of {self._spent.replies} replies are left; restore it from a copy"
             )
-        log.info(f"{self.path}: {len(damaged)} damaged replies; their pairs are asked again")
+        log.info(f"{self.path}: {len(damaged)} damaged replies; their requests are sent again")
         with self._commit():
             self._db.executemany("DELETE FROM replies WHERE row = ?", ((row,) for row in damaged))
             self._write_spent(self._spent._replace(replies=count - len(damaged)))
 
     def reply(self, key: str) -> Reply | None:
-        """The last reply to a request; None where there is none."""
+        """Return the last reply to a request; None if there is none."""
         record = next(iter(self._records(key, "ORDER BY attempt DESC")), None)
         return reply_of(key, record[2], self.path) if record else None
 
     def cost(self, key: str) -> float | None:
-        """US dollars spent on all replies to a request; None where nothing was, or one of them had no price."""
+        """Return the US dollars spent on all replies to a request; None if none was paid or one had no price."""
         charged = [usd for _, _, _, _, tokens, usd, *_ in self._records(key, "ORDER BY attempt") if tokens is not None]
         return None if not charged or None in charged else sum(charged)
 
     def _records(self, key: str, order: str) -> Iterator[tuple[Any, ...]]:
-        """The rows of a key that are as they were written."""
+        """Yield the undamaged rows of a key."""
         for row in self._rows(f"SELECT {REPLY} FROM replies WHERE key = ? {order}", key):
             if row[0] == key and row[-1] == digest_of(*row[:-1]):
                 yield row
 
     def records(self) -> Iterator[tuple[str, int, str, int | None, float | None, str]]:
-        """Key, attempt, reply as JSON, tokens, dollars and time of every whole record, in the order of writing."""
+        """Yield key, attempt, reply as JSON, tokens, US dollars and time of undamaged replies, in order of writing."""
         for *fields, digest in self._rows(f"SELECT {REPLY} FROM replies ORDER BY row"):
             if digest == digest_of(*fields):
                 key, attempt, reply, _, tokens, usd, at = fields
                 yield key, attempt, reply, tokens, usd, at
 
     def models(self) -> int:
-        """How many different answerers, by model and fingerprint, the replies name; damaged replies may add to it."""
+        """Return the number of distinct models, by name and fingerprint, in the replies, damaged ones included."""
         names = "json_extract(reply, '$.model'), json_extract(reply, '$.fingerprint')"
         query = f"SELECT count(*) FROM (SELECT DISTINCT {names} FROM replies WHERE json_valid(reply))"
         return int(next(self._rows(query))[0])
@@ -276,7 +276,7 @@ class Journal(SqliteFile):
             self._check(digest, *fields)
             return Spent(*fields)
         if next(self._rows("SELECT count(*) FROM replies"))[0]:
-            raise JournalError(f"{self.path}: the sum of what was spent is lost; restore the file from a copy")
+            raise JournalError(f"{self.path}: the record of the total cost is lost; restore the file from a copy")
         return Spent()
 
     def _write_spent(self, spent: Spent) -> None:
@@ -284,25 +284,26 @@ class Journal(SqliteFile):
         self._spent = spent
 
     def _check(self, digest: bytes, *fields: object) -> None:
-        """Raise for damage: unlike a reply, what was asked and spent cannot be had again by asking."""
+        """Raise `JournalError` for a damaged record that, unlike a reply, cannot be requested again."""
         if digest != digest_of(*fields):
             raise JournalError(f"{self.path}: the record of {fields[0]!r} is damaged; restore the file from a copy")
 
 
 def merged(before: str | None, pairs: Iterable[Sequence[Any]]) -> str:
-    """The pairs of a query as JSON, sorted: those kept before, and these in the place of any of the same passage and
-    variant."""
+    """Return the pairs of a query as sorted JSON: earlier pairs, replaced by new pairs with the same passage and
+    variant.
+    """
     rows = {(pair[0], pair[1]): list(pair) for pair in [*json.loads(before or "[]"), *pairs]}
     return json.dumps([rows[place] for place in sorted(rows)], ensure_ascii=False)
 
 
 def body_of(reply: Reply, secrets: Sequence[str]) -> str:
-    """What is kept of a reply beside its key: the fields that differ from their defaults, as JSON, without secrets."""
+    """Return a reply as JSON for storage: fields that differ from their defaults, without its key and secrets."""
     return blot(reply.model_dump_json(exclude={"key"}, exclude_defaults=True), secrets)
 
 
 def reply_of(key: str, body: str, path: Path) -> Reply:
-    """A reply as it was kept. Raises `JournalError` where it has another schema."""
+    """Return a stored reply. Raises `JournalError` if it has another schema."""
     try:
         return Reply.model_validate({**json.loads(body), "key": key})
     except (ValueError, ValidationError):

@@ -1,6 +1,6 @@
-"""A journal -> the tables of a labels folder: judgements, the ballots behind them, and judges.
+"""Write the tables of a labels folder from its journal: judgements, their ballots, and judges.
 
-The same journal gives the same bytes, whenever and however often: times stand in the journal alone.
+The same journal always gives the same bytes, because times are stored in the journal only.
 """
 
 from collections import Counter
@@ -20,9 +20,9 @@ from labelkit.storage.manifest import LABELS, LabelsFacts
 
 
 class Tally:
-    """Counts judgements as they are written: all of them, or those of the triples (judge, query, passage) given.
+    """Counts judgements as they are written: all, or only the given triples (judge, query, passage).
 
-    `judged` have a state, `unscored` of them a grade and no score.
+    `judged` counts the grades and failures, `unscored` the grades without a score.
     """
 
     def __init__(self, mine: set[tuple[str, str, str]] | None = None) -> None:
@@ -31,17 +31,17 @@ class Tally:
         self.judged = self.unscored = 0
 
     def add(self, row: Judgement) -> None:
-        """One more judgement."""
+        """Count one more judgement."""
         if self._mine is None or (row.judge_id, row.query_id, row.passage_id) in self._mine:
             self.judged += 1
             self.unscored += row.grade is not None and row.score is None
             if row.failure is not None:
-                # The kind of a reason stands before its first colon or quote.
+                # The kind of a reason precedes its first colon or quote.
                 self._reasons[row.failure.split(":", 1)[0].split(" in '", 1)[0].split(' in "', 1)[0]] += 1
 
     @property
     def failures(self) -> dict[str, int]:
-        """Pairs without a grade by the kind of the reason, most frequent first."""
+        """Number of pairs without a grade by kind of reason, most frequent first."""
         return dict(sorted(self._reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -54,9 +54,9 @@ def finalise(
     facts: LabelsFacts,
     mine: set[tuple[str, str, str]] | None = None,
 ) -> Tally:
-    """Write the tables of a journal into its folder, sorted by judge and pair, manifest last.
+    """Write the tables of a journal to its folder, sorted by judge and pair, and then the manifest.
 
-    One query is in memory at a time. Returns the counts of the pairs (judge, query, passage) that are `mine`.
+    One query is in memory at a time. Returns the counts for the triples (judge, query, passage) in `mine`, or for all.
     """
     tally = Tally(mine)
     judges: list[Judge] = []
@@ -101,17 +101,17 @@ def finalise(
 
 
 class Account:
-    """What a judge was asked and answered by a journal; pairs and models are counted as they pass."""
+    """Reads the pairs and replies of a judge from a journal, and counts pairs and models on the way."""
 
     def __init__(self, journal: Journal, judge_id: str) -> None:
         self._journal = journal
         self._judge_id = judge_id
         self.pairs = 0
         self.models: set[str] = set()
-        """That the replies name."""
+        """Names of models in the replies."""
 
     def asked(self) -> Iterator[Asked]:
-        """Every pair, those of several orders or votes behind each other."""
+        """Yield every pair; the orders or votes of a pair follow each other."""
         last: tuple[str, ...] = ("", "", "")
         for pair in self._journal.asked(self._judge_id):
             place = pair.judge_id, pair.query_id, pair.passage_id
@@ -120,7 +120,7 @@ class Account:
             yield pair
 
     def get(self, key: str) -> Reply | None:
-        """The reply to a request; None where it is not there."""
+        """Return the reply to a request; None if there is none."""
         reply = self._journal.reply(key)
         if reply and reply.model:
             self.models.add(reply.model)

@@ -1,7 +1,8 @@
-"""Whether the same model answers from the first reply of a judge to the last.
+"""Detect whether a server changes the model during a run.
 
-A server may change what runs behind a name: labels made before and after are then of two judges under one id. Who
-answered is read from each reply; the first that differs ends the feed of requests, and what is under way still comes.
+A server may replace the model behind a name; labels from before and after are then of two judges with one id. The model
+is read from each reply. The first reply of another model ends the feed of requests; requests in progress are still
+answered.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ FIELDS = ("model", "fingerprint")
 
 
 class ModelChange:
-    """The model name and fingerprint that a judge answered with first, and the first that differed."""
+    """Compares the model name and fingerprint of each reply with the first ones of the judge."""
 
     def __init__(self, earlier: Iterable[Reply], *, watched: bool) -> None:
         self._watched = watched
@@ -23,23 +24,23 @@ class ModelChange:
             self.see(reply)
 
     def see(self, reply: Reply) -> None:
-        """Compare a reply; one that does not say who made it is no change."""
+        """Compare a reply with the first ones; a reply that names no model is not a change."""
         for field in FIELDS:
             value: str | None = getattr(reply, field)
             if self._watched and value and value != self._first.setdefault(field, value):
                 self._found = self._found or f"{field} {self._first[field]!r} became {value!r}"
 
     def until(self, requests: Iterable[Request]) -> Iterator[Request]:
-        """The requests, up to the moment when a change was seen."""
+        """Yield the requests until a change is detected."""
         for request in requests:
             if self._found is not None:
                 return
             yield request
 
     def check(self) -> None:
-        """Raise `EngineError` where a change was seen."""
+        """Raise `EngineError` if a change was detected."""
         if self._found is not None:
             raise EngineError(
-                f"the model behind the judge changed: {self._found}; stopped, every reply is kept; go on with both by "
-                "--allow-drift, or choose a new output folder"
+                f"the model behind the judge changed: {self._found}; stopped, every reply is kept; continue with both "
+                "models by --allow-drift, or choose a new output folder"
             )

@@ -14,40 +14,40 @@ from labelkit.options import SEEDS, Options
 
 
 class JudgeOptions(Options):
-    """Which model judges, by which method and prompt, and how much of a passage it reads."""
+    """Options of a judge: its model, method and prompt, and how much of a passage it reads."""
 
     model: str
-    """Local folder, Hub id, or the name the server knows."""
+    """Model of the judge: a local folder, a Hub id, or the name that the server uses."""
     engine: str = DEFAULT
-    """local, vllm, openai, openai-batch, ray or scripted."""
+    """Engine that runs the model: local, vllm, openai, openai-batch, ray or scripted."""
     method: str = "graded"
-    """graded (0 to 3), binary (yes, no), or listwise: relsel, utilsel, utilrank."""
+    """Annotation method: graded (0 to 3), binary (yes or no), or a listwise one: relsel, utilsel, utilrank."""
     prompt: str | None = None
-    """A shipped prompt's name or a TOML file."""
+    """Name of a shipped prompt, or a TOML file; default: the prompt named like the method."""
     revision: str | None = None
     """Commit or tag of a Hub model."""
     max_model_len: int | None = Field(default=None, ge=16)
-    """Longest prompt and answer in tokens: the context of a server, or less."""
+    """Most tokens of a prompt and its answer together; at most the context of the model."""
     limit: int | None = Field(default=None, ge=1)
     """Judge only the first N pairs of the pool."""
     passage_tokens: int | None = Field(default=None, ge=1)
-    """Cut passages to this many tokens; the number of cut passages is reported. Default: 400."""
+    """Cut passages to this many tokens, and report how many were cut. Default: 400."""
     passage_words: int | None = Field(default=None, ge=1)
-    """Cut passages by words instead. Default where no tokenizer is at hand: 300."""
+    """Cut passages to this many words instead of tokens. Default if no tokenizer is available: 300."""
     tokenizer: str | None = None
-    """tokenizer.json, its folder or Hub id, for a model behind a server."""
+    """Tokenizer of a model behind a server: a tokenizer.json, its folder, or a Hub id."""
     permutations: int = Field(default=1, ge=1)
-    """Orders of a pool that a listwise method judges."""
+    """Number of orders in which a listwise method judges each pool."""
     votes: int = Field(default=1, ge=1)
-    """Answers drawn for a pair by a pointwise method."""
+    """Number of answers that a pointwise method samples per pair."""
     defence: tuple[str, ...] = ()
-    """strip, nonce, second-look, or none; may be repeated. Default: strip, and second-look where a pair is judged alone
-    and once.
+    """Defence against manipulative passages: strip, nonce, second-look, or none; may be repeated. Default: strip, and
+    second-look if each pair is judged alone and once.
     """
     prices: Path | None = None
-    """TOML file with dollars for a million tokens; default: prices.toml of labelkit."""
+    """TOML file with US dollars per million tokens; default: labelkit's prices.toml."""
     verify: bool = True
-    """Check input folders byte for byte; --no-verify skips it, for huge ones."""
+    """Compare input folders with their checksums; --no-verify saves time on large ones."""
 
     @model_validator(mode="after")
     def _known_method_and_defences(self) -> Self:
@@ -62,7 +62,7 @@ class JudgeOptions(Options):
 
     @property
     def reading(self) -> Reading:
-        """How much of a passage is read, in which orders, how often, with which defences."""
+        """How passages are read: their length, orders, votes and defences."""
         once = self.votes == 1 and not method_named(self.method).listwise
         return Reading(
             passage_tokens=self.passage_tokens,
@@ -74,51 +74,51 @@ class JudgeOptions(Options):
 
 
 class PlanOptions(JudgeOptions):
-    """A run of `annotate` that is planned, and how fast its judge answers."""
+    """Options of a planned run of `annotate`, and the rate of its judge."""
 
     rate: float | None = Field(default=None, ge=0.001)
-    """Calls per second, for the time that it takes."""
+    """Calls per second that the judge answers, to estimate the duration."""
 
 
 class AnnotateOptions(JudgeOptions):
-    """A run of `annotate`: judge, reading, engine and limits."""
+    """Options of a run of `annotate`: judge, reading, engine and limits."""
 
     dtype: str | None = None
-    """bfloat16, float16 or float32; default: what the hardware is fast at."""
+    """Number format of the weights: bfloat16, float16 or float32; default: one that the hardware computes fast."""
     base_url: tuple[str, ...] = ()
-    """Address of an OpenAI-compatible server; once for each of a fleet."""
+    """Address of an OpenAI-compatible server; repeat it for several servers of the same model."""
     trust_remote_code: bool = False
     """Run Python code and load pickles that come with a model."""
     insecure: bool = False
-    """Allow plain http to other machines, and do not verify TLS."""
+    """Allow plain http to other machines, and do not verify TLS certificates."""
     concurrency: int | None = Field(default=None, ge=1)
-    """Requests in flight, or rows per batch."""
+    """Requests in flight to a server, or rows per batch of a model that runs here."""
     seed: int = Field(default=0, ge=0, le=SEEDS)
-    """Seed of the first order or vote; each further one adds 1."""
+    """Random seed of the first order or vote; the seed of each further one is larger by 1."""
     max_usd: float | None = Field(default=None, ge=0, le=1e9)
-    """Spend at most this many US dollars on this folder, in all its runs."""
+    """Spend at most this many US dollars on the labels folder, in all its runs."""
     max_tokens: int | None = Field(default=None, ge=0)
-    """Spend at most this many tokens on this folder, prompts and answers together, in all its runs."""
+    """Spend at most this many tokens on the labels folder, prompts and answers together, in all its runs."""
     cache: Path | None = None
-    """Folder of replies kept across runs: nothing in it is bought again."""
+    """Folder of replies that runs share, so that no reply in it is paid for again."""
     retry_failed: bool = False
-    """Ask again what gave no grade."""
+    """Send the requests of pairs without a grade again."""
     tensor_parallel: int = Field(default=1, ge=1)
-    """vllm: GPUs that one model is spread over."""
+    """vllm: number of GPUs that share one copy of the model."""
     data_parallel: int = Field(default=1, ge=1)
-    """vllm: copies of the model that share the work."""
+    """vllm: number of copies of the model that share the work."""
     reasoning_parser: str | None = None
-    """vllm: how the model marks its reasoning, such as deepseek_r1 or qwen3."""
+    """vllm: name of the parser for the model's reasoning, such as deepseek_r1 or qwen3."""
     worker_engine: str = DEFAULT_WORKER
-    """ray: engine of each worker: vllm, local, scripted."""
+    """ray: engine of each worker: vllm, local or scripted."""
     workers: int | None = Field(default=None, ge=1)
-    """ray: number of workers; default one per GPU."""
+    """ray: number of workers; default: one per GPU."""
     wait: bool = False
-    """openai-batch: stay until all batches are done."""
+    """openai-batch: wait until all batches have ended."""
     batch_dir: Path | None = None
     """openai-batch: exchange files with `vllm run-batch` in this folder."""
     allow_drift: bool = False
-    """Continue when the server changes the model's name or fingerprint."""
+    """Continue if the server changes the model's name or fingerprint."""
 
     @property
     def settings(self) -> Settings:
@@ -127,10 +127,10 @@ class AnnotateOptions(JudgeOptions):
 
     @property
     def reading(self) -> Reading:
-        """How much of a passage is read, in which orders, how often, with which defences."""
+        """How passages are read: their length, orders, votes, seed and defences."""
         return super().reading._replace(seed=self.seed)
 
     @property
     def caps(self) -> Caps:
-        """The most that the folder may cost."""
+        """Most US dollars and tokens that the folder may cost."""
         return Caps(self.max_usd, self.max_tokens)

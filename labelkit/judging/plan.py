@@ -1,7 +1,7 @@
-"""What a run would ask, before anything is sent: calls, tokens, money, time.
+"""Count the calls, tokens, US dollars and hours of an annotation run before anything is sent.
 
-Every prompt of a first step is counted as it would be sent. What the later steps of a method ask depends on the
-replies: the most that they can ask is counted by selecting every passage and answering at full length.
+Every prompt of a first step is counted as it would be sent. The prompts of later steps depend on replies: their upper
+bound is counted by selecting every passage and answering at full length.
 """
 
 from collections.abc import Iterator
@@ -23,40 +23,40 @@ from labelkit.records import Judge
 from labelkit.storage.remote import local
 
 BLOCK = 16
-"""Tokens that a prefix cache keeps or drops together, as vLLM does."""
+"""Tokens per block of a prefix cache, as in vLLM."""
 
 
 class Plan(NamedTuple):
-    """The size of a run. Where a method's later steps depend on replies, `most_` is the upper bound."""
+    """The size of a run. Fields named `most_...` are upper bounds over all steps of a method."""
 
     pairs: int
     calls: int
-    """Of the first step: at least so many."""
+    """Calls of the first step, which is the lower bound."""
     most_calls: int
     prompt_tokens: int
     most_prompt_tokens: int
     most_completion_tokens: int
     counted: bool
-    """False where no tokenizer is at hand and bytes stand for tokens: an upper bound."""
+    """False if no tokenizer is available, so that tokens are counted as bytes, an upper bound."""
     shared_tokens: int
-    """Prompt tokens of the first step that a prefix cache saves when prompts go in this order."""
+    """Prompt tokens of the first step that a prefix cache saves if prompts are sent in this order."""
     usd: float | None
-    """For the first step's prompts alone; None where no price is known."""
+    """US dollars for the prompts of the first step; None if no price is known."""
     most_usd: float | None
     seconds: float | None
-    """At the given rate; None where none is given."""
+    """Seconds of the first step at the given rate; None if no rate is given."""
     most_seconds: float | None
     facts: dict[str, Any]
-    """Cuts, orders and windows, as the manifest of the run will have them."""
+    """Facts about cuts, orders and windows, as the manifest of the run will have them."""
 
 
 def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "labelkit.plan") -> Plan:
-    """Count the calls, tokens, money and time of `annotate` with the same options. Nothing is sent.
+    """Count the calls, tokens, US dollars and seconds of `annotate` with the same options. Nothing is sent.
 
     Args:
-        source: a pool, its folder, or a BEIR folder, which is pooled with the defaults beside it.
+        source: a pool, its folder, or a BEIR folder, from which a pool is made beside it with default options.
         options: judge and reading as for `annotate`; `rate` in calls per second gives the time.
-        command: the words that the manifest of a pool made here names as its origin.
+        command: the command that the manifest of a pool made here records as its origin.
 
     Returns:
         Counts of calls and tokens, US dollars where a price is known, seconds where a rate is given.
@@ -106,7 +106,7 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
 
 
 def largest(task: Task, work: Work) -> Iterator[Request]:
-    """The requests of a task where every reply is as long as it can be."""
+    """Yield the requests of a task if every reply is as long as possible."""
     steps = work.judging.method.judge(len(task.passage_ids), work.judging.prompt)
     ask = next(steps)
     while True:
@@ -118,7 +118,7 @@ def largest(task: Task, work: Work) -> Iterator[Request]:
 
 
 def longest(ask: Ask) -> str:
-    """A reply that takes everything: a label, all identifiers, or as many words as there may be tokens."""
+    """Return the longest reply to a step: a label, all identifiers, or as many words as tokens are allowed."""
     if ask.labels:
         return ask.labels[0]
     if ask.pattern:
@@ -127,7 +127,9 @@ def longest(ask: Ask) -> str:
 
 
 def cached(before: str, text: str, tokens: Tokens | None) -> int:
-    """Tokens of a prompt that the one before it shares from the start, in whole blocks; 0 where nobody can count."""
+    """Return the tokens at the start of a prompt that the prompt before it shares, in whole blocks; 0 without a
+    tokenizer.
+    """
     if tokens is None:
         return 0
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False)))
@@ -135,19 +137,19 @@ def cached(before: str, text: str, tokens: Tokens | None) -> int:
 
 
 def lines(plan: Plan, model: str) -> list[str]:
-    """A plan in words."""
+    """Return a plan as lines for people."""
     note = (
-        "" if plan.counted else " (bytes: no tokenizer is at hand, so this is more than it will be; give --tokenizer)"
+        "" if plan.counted else " (upper bound: bytes, as no tokenizer is available; give --tokenizer for exact counts)"
     )
     found = [
         f"pairs              {plan.pairs:,}",
         f"calls              {between(plan.calls, plan.most_calls)}",
         f"prompt tokens      {between(plan.prompt_tokens, plan.most_prompt_tokens)}{note}",
         f"completion tokens  at most {plan.most_completion_tokens:,}",
-        f"shared prompt      {plan.shared_tokens:,} tokens of the first step are in a prefix cache already",
+        f"shared prompt      {plan.shared_tokens:,} tokens of the first step that a prefix cache saves",
     ]
     if plan.usd is None or plan.most_usd is None:
-        found.append(f"US dollars         unknown: no price of {model!r}; add it to a copy of prices.toml (--prices)")
+        found.append(f"US dollars         unknown: no price for {model!r}; add it to a copy of prices.toml (--prices)")
     else:
         found.append(
             f"US dollars         {plan.usd:,.2f} for the prompts of the first step, {plan.most_usd:,.2f} at most"
@@ -158,5 +160,5 @@ def lines(plan: Plan, model: str) -> list[str]:
 
 
 def between(least: int, most: int) -> str:
-    """A count, or its bounds where they differ."""
+    """Return a count as text, or both bounds if they differ."""
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"

@@ -1,4 +1,4 @@
-"""What tokens cost: a TOML file that the user can edit, `prices.toml` unless told otherwise."""
+"""Read the prices of tokens from a TOML file, by default labelkit's `prices.toml`."""
 
 import tomllib
 from pathlib import Path
@@ -11,26 +11,26 @@ from labelkit.storage.shipped import SHIPPED
 
 MILLION = 1_000_000
 MOST_USD = 1e9
-"""No million tokens cost more: sums stay finite."""
+"""Largest price of a million tokens in US dollars, so that sums stay finite."""
 
 
 class Price(Record):
-    """US dollars for a million tokens."""
+    """Prices of a model in US dollars per million tokens."""
 
     prompt: float = Field(ge=0, le=MOST_USD, allow_inf_nan=False)
     completion: float = Field(ge=0, le=MOST_USD, allow_inf_nan=False)
     batch: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
-    """The share of these that the batch API of the provider costs."""
+    """Price factor of the provider's batch API, from 0 to 1."""
 
     def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """US dollars for these tokens."""
+        """Return the US dollars for prompt and completion tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / MILLION
 
 
 def price_of(model: str, path: Path | None, *, batch: bool) -> Price | None:
-    """The price of a model, through the provider's batch API or not; None where the file does not name it.
+    """Return the price of a model, with `batch` that of the provider's batch API; None if the file does not name it.
 
-    Raises `DataError` for a bad file.
+    Raises `DataError` for an invalid file.
     """
     path = path or SHIPPED / "prices.toml"
     try:

@@ -1,4 +1,4 @@
-"""The state of a run while it judges: pairs, tokens, money, and the time left."""
+"""Show the progress of a run: judged pairs, tokens, US dollars, and the remaining time."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from labelkit.errors import MissingPackageError
 
 
 class Progress:
-    """Counts judged pairs and what they cost. `show` is called at the start, after every reply, and at the end."""
+    """Counts judged pairs and their cost. `show` is called at the start, after every reply, and at the end."""
 
     def __init__(self, total: int, done: int, show: "ShowProgress") -> None:
         self.total = total
@@ -22,7 +22,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Wall time since the start."""
+        """Wall time since the start in seconds."""
         return time.monotonic() - self._start
 
     @property
@@ -32,11 +32,11 @@ class Progress:
 
     @property
     def moved(self) -> bool:
-        """Whether anything came in this run."""
+        """Whether any reply has arrived in this run."""
         return bool(self._new or self._cached or self._tokens)
 
     def judged(self, pairs: int, *, failed: int, cached: bool) -> None:
-        """Count pairs that got their last reply, new or out of the cache, and those of them that failed."""
+        """Count pairs that got their last reply, new or from the cache, and how many of them failed."""
         if cached:
             self._cached += pairs
         else:
@@ -55,7 +55,7 @@ class Progress:
         self._show(self)
 
     def words(self) -> str:
-        """Rates, what is new, what it cost and will cost, and how long it will take."""
+        """Return the state as text: rates, new pairs, spent and expected US dollars, and the remaining time."""
         rate, left = self._new / max(self.seconds, 1e-9), self.total - self.done
         parts = [f"{rate:.1f} pairs/s", f"{self._tokens / max(self.seconds, 1e-9):,.0f} tokens/s", f"{self._new} new"]
         if self._cached:
@@ -70,7 +70,7 @@ class Progress:
 
 
 def clock(seconds: float | None) -> str:
-    """Minutes and seconds, with hours where there are any."""
+    """Return seconds as minutes and seconds, with hours if there are any."""
     if seconds is None:
         return "unknown time"
     minutes, rest = divmod(int(seconds), 60)
@@ -85,9 +85,9 @@ def silent(progress: Progress) -> None:
 
 
 def progress_bar() -> ShowProgress:
-    """A bar for the `progress` of `annotate`, `cascade` and `redteam`, in a notebook or a terminal.
+    """Return a progress bar for the argument `progress` of `annotate`, `cascade` and `redteam`.
 
-    Raises `MissingPackageError` where tqdm is not installed.
+    It works in a notebook and in a terminal. Raises `MissingPackageError` if tqdm is not installed.
     """
     try:
         from tqdm.auto import tqdm
@@ -97,7 +97,7 @@ def progress_bar() -> ShowProgress:
 
 
 class TqdmBar:
-    """Shows one run after the other as a bar of tqdm."""
+    """Shows each run as a tqdm bar."""
 
     def __init__(self, tqdm: Any) -> None:
         self._tqdm = tqdm

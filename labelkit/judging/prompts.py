@@ -1,8 +1,7 @@
-"""Load, check and render prompts: one TOML file each, shipped in `labelkit/shipped/prompts/` or the user's own.
+"""Load, check and render prompts: one TOML file each, from `labelkit/shipped/prompts/` or from the user.
 
-A prompt names its method, the templates of the method's steps, the labels of a pointwise method with the grade each
-stands for, and the source of its idea. The content hash is part of every judgement's provenance: a changed byte is
-another prompt.
+A prompt has a method, the templates of the method's steps, the labels of a pointwise method with their grades, and a
+citation. The hash of the file is part of every judgement's provenance: changing one byte makes another prompt.
 """
 
 import hashlib
@@ -30,28 +29,28 @@ STEPS = {
     "utilsel": {"relevance": LIST, "answer": LIST, "utility": LIST | {"answer"}},
     "utilrank": {"relevance": LIST, "answer": LIST, "ranking": LIST | {"answer"}},
 }
-"""Method -> its steps -> what their templates must mention, each once or more, and nothing else."""
+"""Method -> step -> fields that its templates must contain, each at least once, and no others."""
 POINTWISE = {method for method, steps in STEPS.items() if "judge" in steps}
-"""Methods that ask for a label of the prompt."""
+"""Methods whose answers are labels of the prompt."""
 
 
 class PromptLabel(Record):
-    """An answer that the model may give, and the grade it stands for."""
+    """A possible answer of the model, and its grade."""
 
     text: str = Field(min_length=1)
     grade: int = Field(ge=0, le=MAX_GRADE)
 
 
 class Templates(Record):
-    """What one step sends, with `{query}` and the other fields of its method."""
+    """Templates of one step, with `{query}` and the other fields of its method."""
 
     system: str
     user: str
 
 
 class Prompt(Record):
-    """A checked prompt. In the file, a method of one step has `system` and `user` at the top, one of several steps has
-    them under `[steps.NAME]`.
+    """A checked prompt. Its file has `system` and `user` at the top level if the method has one step, else under
+    `[steps.NAME]`.
     """
 
     name: str
@@ -62,7 +61,7 @@ class Prompt(Record):
     labels: tuple[PromptLabel, ...] = ()
     sha256: str
     content: bytes
-    """The file as it was read: the journal keeps it, so that a judgement can be read again years later."""
+    """Content of the file, stored in the journal so that replies can be parsed again later."""
 
     @property
     def label_texts(self) -> tuple[str, ...]:
@@ -71,12 +70,12 @@ class Prompt(Record):
     def render(
         self, step: str, query: str, passages: Sequence[str], *, answer: str = "", marked: bool = False
     ) -> tuple[Message, ...]:
-        """The chat turns of a step. Rubric first, then the query, so that prompts of a query share their opening.
+        """Return the chat turns of a step: rubric, then query, so that the prompts of a query share their beginning.
 
-        With `marked`, each passage stands between marks that its author cannot know (the defence `nonce`).
+        With `marked`, each passage is put between marks that its author cannot know (the defence `nonce`).
 
-        In a list every passage stands on a line of its own behind its identifier, `[1] ...`: white space inside becomes
-        single spaces, so that no passage can open a line of another.
+        In a list, every passage is on one line after its identifier, `[1] ...`. White space inside it becomes single
+        spaces, so that no passage can start the line of another.
         """
         passages = between_marks(query, passages) if marked else passages
         numbered = (f"[{number}] {' '.join(text.split())}" for number, text in enumerate(passages, 1))
@@ -89,12 +88,15 @@ class Prompt(Record):
 
 
 def shipped_prompts() -> dict[str, Path]:
-    """Names of the prompts that come with labelkit -> their files."""
+    """Return the prompts that come with labelkit: name -> file."""
     return {path.stem: path for path in sorted((SHIPPED / "prompts").glob("*.toml"))}
 
 
 def load_prompt(name_or_path: str) -> Prompt:
-    """A shipped prompt by name, or any TOML file by path. Raises `DataError` where the prompt cannot work."""
+    """Return a shipped prompt by its name, or any prompt by the path of its TOML file.
+
+    Raises `UnknownNameError` if there is neither, and `DataError` if the prompt is invalid.
+    """
     shipped = shipped_prompts()
     path = shipped.get(name_or_path, Path(name_or_path))
     if not path.is_file():
@@ -103,8 +105,9 @@ def load_prompt(name_or_path: str) -> Prompt:
 
 
 def prompt_for(method: str, name_or_path: str | None) -> Prompt:
-    """The prompt of a method: its shipped one, or another that is made for it. Raises `UsageError` for one that is
-    not.
+    """Return the shipped prompt of a method, or another prompt by its name or path.
+
+    Raises `UsageError` if the prompt is for another method.
     """
     prompt = load_prompt(name_or_path or method)
     if prompt.method != method:
@@ -113,7 +116,7 @@ def prompt_for(method: str, name_or_path: str | None) -> Prompt:
 
 
 def parse_prompt(content: bytes, where: str) -> Prompt:
-    """Check the TOML of a prompt: its fields, its steps, its labels, what its templates mention."""
+    """Parse and check the TOML of a prompt: fields, steps, labels and templates. Raises `DataError`."""
     try:
         document: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
         if reserved := {"sha256", "content"} & set(document):
@@ -136,7 +139,7 @@ def parse_prompt(content: bytes, where: str) -> Prompt:
 
 
 def _only_step(document: dict[str, Any], where: str) -> Mapping[str, Any]:
-    """The templates at the top of a file, as those of the only step of its method."""
+    """Return the templates at the top level of a file as the only step of its method."""
     steps = STEPS.get(str(document.get("method")), {"judge": PAIR})
     if len(steps) > 1:
         raise DataError(f"{where}: steps: method {document['method']!r} needs [steps.{'], [steps.'.join(steps)}]")
@@ -144,7 +147,7 @@ def _only_step(document: dict[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def _check_steps(prompt: Prompt, where: str) -> None:
-    """The steps of the prompt are those of its method, and each mentions what it must and nothing else."""
+    """Raise `DataError` if the prompt lacks a step of its method, or a template has wrong fields."""
     if prompt.method not in STEPS:
         raise DataError(f"{where}: method: unknown method {prompt.method!r}; choose one of: {', '.join(sorted(STEPS))}")
     wanted = STEPS[prompt.method]
@@ -156,17 +159,17 @@ def _check_steps(prompt: Prompt, where: str) -> None:
         if unknown := mentioned - wanted[name]:
             raise DataError(f"{where}: unknown field {{{min(unknown)}}}; the template of {name} may use {fields}")
         if missing := wanted[name] - mentioned:
-            raise DataError(f"{where}: the template of {name} never mentions {{{min(missing)}}}")
+            raise DataError(f"{where}: the template of {name} does not contain {{{min(missing)}}}")
 
 
 def _check_labels(prompt: Prompt, where: str) -> None:
     answers = {normalise(text) for text in prompt.label_texts}
     if len(answers) < max(2, len(prompt.labels)) or "" in answers:
         raise DataError(
-            f"{where}: labels: a prompt needs at least two labels that differ by more than case and decoration"
+            f"{where}: labels: a prompt needs at least two labels that differ by more than case and punctuation"
         )
     if not {True, False} <= {label.grade == 0 for label in prompt.labels}:
-        raise DataError(f"{where}: labels: they need a grade 0 and a grade above 0")
+        raise DataError(f"{where}: labels: a prompt needs a label of grade 0 and a label of a grade above 0")
 
 
 def _fields(template: str, where: str, fields: str) -> set[str]:
@@ -175,5 +178,5 @@ def _fields(template: str, where: str, fields: str) -> set[str]:
     except ValueError as error:
         raise DataError(f"{where}: template: {error}; write {{{{ and }}}} for braces") from None
     if any(spec or conversion for _, _, spec, conversion in parts):
-        raise DataError(f"{where}: template: write {fields} bare, without format or conversion")
+        raise DataError(f"{where}: template: write {fields} without format or conversion")
     return {field for _, field, _, _ in parts if field is not None}

@@ -1,4 +1,4 @@
-"""Pool -> texts as a judge reads them: passages defended and cut; in how many orders, how often."""
+"""Prepare the texts of a pool for a judge: apply defences, cut passages, and set orders and votes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,49 +12,51 @@ from labelkit.pooling.pool import Pool
 from labelkit.records import PairIds
 
 PASSAGE_WORDS = 300
-"""Words of a passage that a judge reads where no tokenizer is at hand: as in arXiv 2504.05220."""
+"""Words of a passage that a judge reads if no tokenizer is available, as in arXiv 2504.05220."""
 
 
 PASSAGE_TOKENS = 400
-"""Tokens of a passage otherwise: as much English, and no more of a text that has few spaces."""
+"""Tokens of a passage that a judge reads if a tokenizer is available: about 300 English words, and a safe limit for
+texts with few spaces.
+"""
 
 
 class Reading(NamedTuple):
-    """How much of a passage is read, in which orders, how often."""
+    """How passages are read: their length, orders, votes, seed and defences."""
 
     passage_tokens: int | None = None
     passage_words: int | None = None
     permutations: int = 1
-    """Orders of a pool that a listwise method judges."""
+    """Number of orders in which a listwise method judges each pool."""
     votes: int = 1
-    """Answers of a pointwise method that are drawn for a pair; 1 takes the likeliest."""
+    """Number of answers that a pointwise method samples per pair; with 1, the most probable answer is used."""
     seed: int = 0
-    """Of the first order or vote; the next ones follow."""
+    """Seed of the first order or vote; the seed of each further one is larger by 1."""
     defences: tuple[str, ...] = ()
-    """Names in `labelkit.judging.defences`."""
+    """Names from `labelkit.judging.defences`."""
 
 
 class Texts(NamedTuple):
-    """The texts of pairs as a judge reads them: passages cut to their length, with the defences applied."""
+    """Texts of pairs as a judge reads them: cut, and with defences applied."""
 
     pairs: Sequence[PairIds]
-    """In the order of the pool, query by query."""
+    """Pairs in the order of the pool, query by query."""
     queries: Mapping[str, str]
     passages: Mapping[str, str]
     without_query: Mapping[PairIds, str]
-    """Passages that a second look reads without their repetition of the query."""
+    """Passages for the second look, without their repetition of the query."""
     facts: Mapping[str, Any]
-    """Length, and number of pairs whose passage was cut or stripped, for the manifest."""
+    """Facts for the manifest: longest passage, and number of pairs whose passage was cut or stripped."""
 
 
 def complete(reading: Reading, method: Method, tokens: Tokens | None) -> Reading:
-    """The reading with its defaults. Raises `UsageError` where it asks for what this method or judge cannot do."""
+    """Return the reading with defaults filled in. Raises `UsageError` if it does not fit the method or judge."""
     if reading.permutations > 1 and not method.listwise:
-        raise UsageError("--permutations is for the listwise methods; a pair that is judged alone has no order")
+        raise UsageError("--permutations is for listwise methods; a pointwise method judges each pair alone")
     if reading.votes > 1 and method.listwise:
-        raise UsageError("--votes is for the pointwise methods; use --permutations for a listwise one")
+        raise UsageError("--votes is for pointwise methods; use --permutations for a listwise method")
     if "second-look" in reading.defences and (method.listwise or reading.votes > 1):
-        raise UsageError("--defence second-look is for the pointwise methods, without --votes")
+        raise UsageError("--defence second-look is for pointwise methods without --votes")
     if reading.passage_tokens and reading.passage_words:
         raise UsageError("give --passage-tokens or --passage-words, not both")
     if reading.passage_tokens and tokens is None:
@@ -65,7 +67,7 @@ def complete(reading: Reading, method: Method, tokens: Tokens | None) -> Reading
 
 
 def read_texts(pool: Pool, reading: Reading, tokens: Tokens | None) -> Texts:
-    """The texts of a pool's pairs, each passage defended and cut as the reading says."""
+    """Return the texts of a pool's pairs, with passages defended and cut as the reading specifies."""
     pairs = [(candidate.query_id, candidate.passage_id) for candidate in pool.candidates]
     queries = {query_id: pool.queries[query_id].text for query_id, _ in pairs}
     passages, cut, stripped = {}, set(), set()
@@ -93,7 +95,7 @@ def read_texts(pool: Pool, reading: Reading, tokens: Tokens | None) -> Texts:
 def second_looks(
     pairs: Iterable[PairIds], queries: Mapping[str, str], passages: Mapping[str, str], *, reading: Reading
 ) -> dict[PairIds, str]:
-    """The passages that repeat their query, without it, where the reading has the second look."""
+    """Return the passages that repeat their query, without the repetition, if the reading has the second look."""
     if "second-look" not in reading.defences:
         return {}
     shown = ((pair, without_query(queries[pair[0]], passages[pair[1]])) for pair in pairs)
@@ -101,14 +103,14 @@ def second_looks(
 
 
 def reach(text: str, reading: Reading) -> str:
-    """The part of a text that the tokens or words of a reading can reach: megabytes are not tokenised to be cut."""
+    """Return the beginning of a text that a reading can cover, so that megabytes of text are not tokenised."""
     return beginning(text, reading.passage_tokens or reading.passage_words or PASSAGE_TOKENS)
 
 
 def shortened(text: str, reading: Reading, tokens: Tokens | None) -> str:
-    """A text cut to what the reading says."""
+    """Return a text cut to the reading's number of tokens or words."""
     if reading.passage_tokens and tokens:
-        # No tokenizer makes more tokens than characters of plain ASCII: it need not be asked.
+        # ASCII text has at most one token per character, so there is no need to tokenise it.
         if len(text) < reading.passage_tokens and text.isascii():
             return text
         ends = tokens.ends(text)

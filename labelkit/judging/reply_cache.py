@@ -1,8 +1,8 @@
-"""Replies kept across runs and folders: what was paid for once is not paid for again.
+"""Share replies between runs and folders, so that no reply is paid for twice.
 
-A reply is found by its key, a hash over everything that decides it (`tasks.request_key`): a new passage buys one
-judgement and not the whole set. Runs publish what they bought when they end, and what a run before them bought that was
-killed; they hold the file only while they read or write.
+A reply is found by its key, a hash over everything that determines it (`request_keys.request_key`): after adding one
+passage, only its judgement is paid for. A run that ends adds its paid replies, and the paid replies of an earlier run
+that was killed. The file is locked only while a run reads or writes it.
 """
 
 import sqlite3
@@ -26,11 +26,11 @@ CREATE TABLE IF NOT EXISTS replies (
 PRAGMA user_version={LAYOUT};
 """
 PATIENCE = 60.0
-"""Seconds to wait while another run reads or writes."""
+"""Longest wait in seconds while another run reads or writes."""
 
 
 class Cache:
-    """The replies in one folder."""
+    """The cached replies in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
@@ -38,7 +38,7 @@ class Cache:
         self._lock = FileLock(folder / "cache.lock", timeout=PATIENCE)
 
     def find(self, keys: Iterable[str]) -> list[Reply]:
-        """The replies that are there. A damaged one is left out, so that it is bought again."""
+        """Return the undamaged replies in the cache; the others must be paid for."""
         found = []
         with self._open() as db:
             for key in keys:
@@ -48,19 +48,19 @@ class Cache:
         return found
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """The keys that no reply is kept for."""
+        """Return the keys without a reply in the cache."""
         with self._open() as db:
             return [key for key in keys if not db.execute("SELECT 1 FROM replies WHERE key = ?", (key,)).fetchone()]
 
     def add(self, replies: Iterable[Reply]) -> None:
-        """Keep these replies; a later one for the same key takes the place of an earlier."""
+        """Store replies; a new reply replaces an older one with the same key."""
         rows = ((reply.key, body := body_of(reply, self._secrets), digest_of(reply.key, body)) for reply in replies)
         with self._open() as db:
             db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", rows)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A transaction under the file lock."""
+        """Open a transaction under the file lock."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._lock:
@@ -73,7 +73,7 @@ class Cache:
                 finally:
                     db.close()
         except Timeout:
-            raise JournalError(f"{self.path} is held by another run for over {PATIENCE:.0f} s; try again") from None
+            raise JournalError(f"{self.path} is locked by another run for over {PATIENCE:.0f} s; try again") from None
         except sqlite3.Error as error:
             raise JournalError(f"{self.path} cannot be used ({error}); free space, or remove it") from None
 

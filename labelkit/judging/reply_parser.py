@@ -1,4 +1,4 @@
-"""Reply -> label, selection or ranking, or the reason why there is none. What is no answer never becomes a grade."""
+"""Parse replies into labels, selections or rankings, or into failures with reasons. Invalid answers get no grade."""
 
 import math
 import re
@@ -9,16 +9,16 @@ from typing import NamedTuple
 from labelkit.engines import Reply
 
 DECORATION = " \t\r\n.\"'*`"
-"""What may stand around an answer without changing it: white space, a full stop, quotes, Markdown."""
+"""Characters that are ignored around an answer: white space, full stops, quotes, Markdown."""
 REASONING = re.compile(r"\s*<(think|thinking|reasoning|reflection)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
-"""What a reasoning model says before its answer."""
+"""Reasoning before the answer."""
 REASONING_TAG = re.compile(r"</?(think|thinking|reasoning|reflection)>", re.IGNORECASE)
 NONE = "none"
-"""The selection of no passage: said, not left out."""
+"""Answer that selects no passage."""
 IDENTIFIER = r"\[[1-9][0-9]{0,3}\]"
 SELECTION = re.compile(rf"{IDENTIFIER}(?:[ \t\r\n]*[,;]?[ \t\r\n]*{IDENTIFIER})*")
 CUT_OFF = ("length", "maxtokens", "maxoutputtokens", "tokenlimit", "context")
-"""Words in the finish reasons of an answer that ran out of tokens, in the spellings of vendors and servers."""
+"""Words in the finish reasons of answers that were cut off by a token limit, as spelled by vendors and servers."""
 NO_END = (
     *(
         "filter",
@@ -35,42 +35,41 @@ NO_END = (
     ),
     *("error", "abort", "cancel", "timeout", "interrupt", "insufficient", "incomplete", "malformed", "fail"),
 )
-"""Words in the finish reasons of an answer that was withheld or broke off. All other reasons are a normal end: every
-vendor has its own word for that.
+"""Words in the finish reasons of answers that were withheld or interrupted. All other reasons count as a normal end,
+for which every vendor has its own word.
 """
 RANKING = re.compile(rf"{IDENTIFIER}(?:[ \t\r\n]*[>,;]?[ \t\r\n]*{IDENTIFIER})*")
 
 
 class Failure(NamedTuple):
-    """Why a reply carries no answer."""
+    """The reason why a reply has no valid answer."""
 
     reason: str
 
 
 def normalise(text: str) -> str:
-    """An answer without decoration and case: what labels are compared by."""
+    """Return an answer in lower case and without `DECORATION`, for comparison with labels."""
     return text.strip(DECORATION).lower()
 
 
 def read_label(reply: Reply, labels: Sequence[str]) -> str | Failure:
-    """The label that a reply states: the whole answer must be that label, in any case, nothing before or after it."""
+    """Return the label in a reply, or a failure. The whole answer must be the label, in upper or lower case."""
     text = answer_text(reply)
     if isinstance(text, Failure):
         return text
     answer = normalise(text)
     for label in labels:
-        # A server that constrains to one token stops for "length" right behind a complete label.
+        # A server that is limited to one token stops with "length" after a complete label.
         if answer == normalise(label) and not says(reply.finish_reason, NO_END):
             return label
     return ended(reply, text) or Failure(f"no label in {text[:60]!r}" if answer else "empty answer")
 
 
 def read_selection(reply: Reply, size: int) -> list[bool | Failure]:
-    """Which of `size` passages a reply selects, by identifiers [1] to [size].
+    """Return for each of `size` passages whether a reply selects it by its identifier, [1] to [size], or a failure.
 
-    The whole answer must be identifiers, or the word `none`. An identifier given twice fails that passage. One that is
-    outside the window fails them all: whoever counts from [0] or past the end may have meant another passage by each
-    of its numbers.
+    The whole answer must be identifiers, or the word `none`. A repeated identifier fails its passage. An identifier
+    outside the window fails all passages, because a judge that counts wrongly may mean another passage by each number.
     """
     numbers = listed(reply, size, SELECTION)
     if isinstance(numbers, Failure):
@@ -80,10 +79,10 @@ def read_selection(reply: Reply, size: int) -> list[bool | Failure]:
 
 
 def read_ranking(reply: Reply, size: int) -> list[int | Failure]:
-    """The rank, from 1, of each of `size` passages in a reply that orders them, best first.
+    """Return for each of `size` passages its rank in a reply, from 1 for the best, or a failure.
 
-    As in a selection, a repeated identifier fails that passage and one outside the window all of them. A passage that
-    the reply leaves out has no rank.
+    A repeated identifier fails its passage, and an identifier outside the window fails all passages. A passage that the
+    reply omits fails, too.
     """
     numbers = listed(reply, size, RANKING)
     if isinstance(numbers, Failure):
@@ -101,7 +100,7 @@ def read_ranking(reply: Reply, size: int) -> list[int | Failure]:
 
 
 def read_answer(reply: Reply) -> str | Failure:
-    """Free text that ended by itself."""
+    """Return the free text of a reply, or a failure if the text did not end normally."""
     text = answer_text(reply)
     if isinstance(text, Failure):
         return text
@@ -109,7 +108,7 @@ def read_answer(reply: Reply) -> str | Failure:
 
 
 def answer_text(reply: Reply) -> str | Failure:
-    """What a reply says once its reasoning is over. Reasoning that has no end has no answer behind it."""
+    """Return the text of a reply after its reasoning, or a failure if the reasoning does not end."""
     if reply.error is not None:
         return Failure(f"no answer: {reply.error}")
     if reply.text is None:
@@ -122,20 +121,20 @@ def answer_text(reply: Reply) -> str | Failure:
 
 
 def ended(reply: Reply, text: str) -> Failure | None:
-    """The failure of a reply that was cut off, withheld or broken off."""
+    """Return the failure of a reply that was cut off, withheld or interrupted; None for a normal end."""
     if not says(reply.finish_reason, CUT_OFF + NO_END):
         return None
     return Failure(f"cut off: finish_reason {reply.finish_reason}, answer {text[:60]!r}")
 
 
 def says(finish_reason: str | None, words: Sequence[str]) -> bool:
-    """Whether a finish reason holds any of these words, in any spelling."""
+    """Return whether a finish reason contains any of these words, in any spelling."""
     reason = re.sub(r"[^a-z]", "", (finish_reason or "").lower())
     return any(word in reason for word in words)
 
 
 def listed(reply: Reply, size: int, syntax: re.Pattern[str]) -> list[int] | Failure:
-    """The identifiers of a listwise answer in their order; empty for `none`."""
+    """Return the identifiers of a listwise answer in their order, or a failure; empty for `none`."""
     text = answer_text(reply)
     if isinstance(text, Failure):
         return text
@@ -152,24 +151,24 @@ def listed(reply: Reply, size: int, syntax: re.Pattern[str]) -> list[int] | Fail
 
 
 def repeated(place: int) -> Failure:
-    """The failure of a passage that a listwise answer names more than once."""
+    """Return the failure of a passage whose identifier is repeated in a listwise answer."""
     return Failure(f"identifier given twice: [{place}]")
 
 
 def selection_pattern(size: int) -> str:
-    """A regular expression for a selection out of `size` passages, for engines that constrain their answers."""
+    """Return a regular expression for a selection from `size` passages, for engines that constrain answers."""
     more = rf"(, {_one_of(size)}){{0,{size - 1}}}" if size > 1 else ""
     return rf"({NONE}|{_one_of(size)}{more})"
 
 
 def ranking_pattern(size: int) -> str:
-    """A regular expression for an order of `size` passages."""
+    """Return a regular expression for a ranking of `size` passages, for engines that constrain answers."""
     more = rf"( > {_one_of(size)}){{{size - 1}}}" if size > 1 else ""
     return _one_of(size) + more
 
 
 def identifier_tokens(size: int) -> int:
-    """Enough tokens for a list of `size` identifiers: brackets, up to four digits, a separator and a space each."""
+    """Return a sufficient number of tokens for `size` identifiers with brackets, up to four digits and a separator."""
     return 8 + size * (4 + len(str(size)))
 
 
@@ -178,9 +177,10 @@ def _one_of(size: int) -> str:
 
 
 def label_probabilities(logprobs: Mapping[str, float], labels: Sequence[str]) -> tuple[tuple[float, ...], float]:
-    """Probabilities over the labels, renormalised to sum to 1, and the share of the model's mass that they had.
+    """Return the probabilities of the labels, renormalised to sum to 1, and their total probability before that.
 
-    `logprobs`: natural logarithm, one a label. Computed relative to the largest, so that tiny masses keep their ratios.
+    `logprobs`: natural log-probability of each label. They are computed relative to the largest one, so that tiny
+    probabilities keep their ratios.
     """
     values = [logprobs[label] for label in labels]
     top = max(values)

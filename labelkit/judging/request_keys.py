@@ -1,4 +1,4 @@
-"""Keys of requests: sha256 over everything that decides a reply."""
+"""Compute keys of requests: sha256 over everything that determines a reply."""
 
 import hashlib
 import json
@@ -10,8 +10,10 @@ from labelkit.records import SCHEMA_VERSION, Judge
 
 
 def identity_of(judge: Judge) -> dict[str, Any]:
-    """What of a judge may change a reply. Weights that ran here are known by their revision, whatever they were
-    called; a model behind a server by the name that it was asked for, too. Engine versions are provenance.
+    """Return the fields of a judge that may change a reply.
+
+    A model that ran here is identified by the revision of its weights, a model behind a server by the requested name.
+    Engine versions are provenance and not included.
     """
     provenance = ("judge_id", "name", "model_answered", "engine_version", "decoding", "seed", "reading")
     kept = {name: value for name, value in judge.model_dump().items() if name not in provenance}
@@ -21,21 +23,23 @@ def identity_of(judge: Judge) -> dict[str, Any]:
 
 
 def request_key(identity: str, request: Request) -> str:
-    """sha256 over everything that decides a reply: judge, messages, labels, decoding, schema. Equal keys share one
-    reply."""
+    """Return the sha256 over everything that determines a reply: judge, messages, labels, decoding and schema.
+
+    Requests with equal keys share one reply.
+    """
     return digest([SCHEMA_VERSION, identity, *request[2:]])
 
 
 def next_key(first: str, ask: Ask) -> str:
-    """The key of a later step. The key of the first step stands for all texts, so that the journal alone gives it."""
+    """Return the key of a later step, computed from the key of the first step, so that the journal suffices for it."""
     return digest([first, *ask])
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values, equal bytes."""
+    """Return a value as JSON with sorted keys and without spaces, so that equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def digest(value: Any) -> str:
-    """sha256 over a value as canonical JSON."""
+    """Return the sha256 over a value as canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Tasks on their way through the engine: what is asked next, and what came back.
+"""Send the requests of tasks to the engine and take in their replies.
 
-Each reply goes to the journal before anything else happens with it, and is read from there when it is wanted again.
+Each reply is stored in the journal before it is used, and read from the journal when it is needed again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,26 +20,23 @@ from labelkit.judging.settling import Finished, Waiting, advance, together
 from labelkit.judging.tasks import Task, Work, asked_of
 
 UNREACHABLE = 20
-"""So many requests without an answer in a row, and none answered before, mean that there is no judge."""
+"""Number of first requests that must all stay without an answer before the run stops because there is no judge."""
 
 
 class RunReplies:
-    """The replies that a run builds on: the good ones of the journal, and what came in this run.
-
-    Only their keys are in memory.
-    """
+    """The valid replies of the journal and the replies of this run; only their keys are in memory."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.good = journal.answered()
-        """Keys of the good ones."""
+        """Keys of the replies without an error."""
         self._came: dict[str, Reply] = {}
 
     def __contains__(self, key: str) -> bool:
         return key in self.good
 
     def get(self, key: str) -> Reply | None:
-        """The reply to a request; None where it is to be asked."""
+        """Return the reply to a request; None if the request must be sent."""
         if key not in self.good:
             return self._came.get(key)
         reply = self._journal.reply(key)
@@ -51,7 +48,9 @@ class RunReplies:
 
     @contextmanager
     def arriving(self, reply: Reply) -> Iterator[None]:
-        """A reply that is in the journal. One with an error counts while the block runs: the next run asks again."""
+        """Make a journalled reply available. A reply with an error is available inside the block only, so that the next
+        run sends its request again.
+        """
         if reply.error is None:
             self.good.add(reply.key)
             yield
@@ -65,12 +64,12 @@ class RunReplies:
         self._journal.append(replies, charges)
 
     def forget_failed(self, tasks: Iterable[Task], judging: Judging) -> None:
-        """Leave out the replies of every task with a failure, so that it is asked again from its first step."""
+        """Drop the replies of every task with a failure, so that it is repeated from its first step."""
         failed = (advance(task, judging, self) for task in tasks)
         self.good -= {key for done in failed if isinstance(done, Finished) and done.failures for key in done.keys}
 
     def earlier(self, tasks: Iterable[Task]) -> Iterator[Reply]:
-        """The replies that a change of the model would show in: one is enough where the journal names one model."""
+        """Yield earlier replies to detect a change of the model; one is enough if the journal names one model."""
         alike = self._journal.models() == 1
         for task in tasks:
             if task.key in self and (reply := self.get(task.key)):
@@ -79,7 +78,7 @@ class RunReplies:
                     return
 
     def publish(self, cache: Cache, bought: Iterable[str]) -> None:
-        """Add to a cache what was bought in this run, and what a run before it bought that was killed."""
+        """Add the paid replies of this run, and of an earlier run that was killed, to a cache."""
         cache.add(filter(None, map(self._journal.reply, bought)))
         cache.add(filter(None, map(self._journal.reply, cache.missing(self.good))))
 
@@ -93,16 +92,16 @@ def ask(
     price: Price | None,
     show: ShowProgress,
 ) -> "Scheduler":
-    """Register the work in the journal and ask for every reply that is not there, as far as the budget goes.
+    """Register the work in the journal and send all requests without a reply, as far as the budget allows.
 
-    Raises `EngineError` where nobody answers, or another model than before. What was bought goes into the cache in any
-    case.
+    Raises `EngineError` if the judge does not answer or its model has changed. Paid replies are added to the cache in
+    any case.
     """
     judging = work.judging
     asked = asked_of(judging.judge.judge_id, work.tasks, listwise=judging.listwise)
     journal.register(judging.judge, judging.prompt.content, asked, whole=judging.listwise)
     replies = RunReplies(journal)
-    # An engine that names its model beforehand runs those weights and no others.
+    # An engine that states its model in advance cannot change it.
     watched = not options.allow_drift and engine.facts.model_answered is None
     drift = ModelChange(replies.earlier(work.tasks) if watched else (), watched=watched)
     if options.retry_failed:
@@ -121,13 +120,13 @@ def ask(
 
 
 Waitlist = dict[str, list[tuple[Task, Waiting]]]
-"""Key of a request -> the tasks that wait for its reply."""
+"""Key of a request -> tasks that wait for its reply."""
 
 
 class Scheduler:
-    """Tasks on their way through the engine, a round a step: what waits for a reply, and what came.
+    """Sends the requests of tasks in one round per step, and moves each task on when its reply arrives.
 
-    Tasks that need the same reply wait for it together, so equal texts are paid once.
+    Tasks that need the same reply wait for it together, so that equal texts are paid for once.
     """
 
     def __init__(self, work: Work, replies: RunReplies, budget: Budget, *, show: ShowProgress) -> None:
@@ -137,29 +136,29 @@ class Scheduler:
         self.budget = budget
         self._waiting: Waitlist = {}
         self._unreached = 0
-        """Replies without an answer so far; -1 once there was an answer."""
+        """Number of replies without an answer so far; -1 once there was an answer."""
         self.bought: list[str] = []
-        """Keys of the good replies of this run."""
+        """Keys of the replies of this run without an error."""
         self.asked = self.known = self.cached = 0
         self.progress = Progress(total=pairs_of(work.tasks), done=self._take_up(), show=show)
 
     def _take_up(self) -> int:
-        """Take up the tasks where their replies end; returns the number of pairs that have all of them."""
+        """Resume the tasks after their last replies; return the number of pairs that need no more replies."""
         one_step = len(self._judging.prompt.steps) == 1
         done = 0
         for group in together(self._work.tasks, listwise=self._judging.listwise):
-            # Where one reply is all, what it says does not matter here.
+            # The content of a reply does not matter here if it is the only one.
             there = [task for task in group if (one_step and task.key in self._replies) or self._place(task)]
             done += pairs_of(there)
-            # A pair with several orders, votes or looks is known by the last of them.
+            # A pair is known only if all its orders, votes and looks are.
             if len(there) == len(group):
                 self.known += pairs_of(group)
         return done
 
     def ask(self, engine: Engine, drift: ModelChange, cache: Cache | None) -> None:
-        """Send what waits, journal each reply as it comes, and go on until every task is finished.
+        """Send all waiting requests and journal each reply as it arrives, until every task is finished.
 
-        Raises `EngineError` where nobody answers at all, or another model than before.
+        Raises `EngineError` if the judge does not answer or its model has changed.
         """
         drift.check()
         while self._waiting:
@@ -170,12 +169,12 @@ class Scheduler:
             self._round(engine, drift, batch)
             drift.check()
             self._waiting.update(batch)
-            # What was set aside is settled now: there may be room for some of the rest.
+            # All reservations are settled now, so that the budget may allow some of the other requests.
             if batch and self.asked == sent:
                 return
 
     def _round(self, engine: Engine, drift: ModelChange, batch: Waitlist) -> None:
-        """One pass over what waits; what the budget does not allow stays in the batch."""
+        """Send the requests of a batch once; requests over the budget stay in the batch."""
         limit = min(UNREACHABLE, len(batch))
         for replies in engine.together(drift.until(self._affordable(batch))):
             charges = [self.budget.charge(reply) for reply in replies]
@@ -190,11 +189,11 @@ class Scheduler:
                 self._unreached = self._unreached + 1 if reply.error is not None and self._unreached >= 0 else -1
                 if self._unreached >= limit:
                     raise EngineError(
-                        f"the judge answers nothing: {reply.error}; mend that and run the same command again"
+                        f"the judge does not answer: {reply.error}; fix this and run the same command again"
                     )
 
     def _affordable(self, batch: Waitlist) -> Iterator[Request]:
-        """The requests of a batch, made when the engine takes them, up to the first that does not fit the budget."""
+        """Yield the requests of a batch, made when the engine takes them, up to the first one over the budget."""
         for key, (task, waiting) in [(key, tasks[0]) for key, tasks in batch.items()]:
             request = self._work.request(task, waiting.ask, key)
             if not self.budget.reserve(request):
@@ -202,7 +201,7 @@ class Scheduler:
             yield request
 
     def _recall(self, cache: Cache) -> int:
-        """Take what waits out of the cache, as far as it is there; how many replies that were."""
+        """Take waiting replies from the cache if they are in it; return their number."""
         found = cache.find(self._waiting)
         if found:
             self._replies.append(found)
@@ -212,15 +211,15 @@ class Scheduler:
         return len(found)
 
     def _take(self, reply: Reply, waiting: list[tuple[Task, Waiting]], *, cached: bool) -> None:
-        """Move the tasks that waited for a reply on."""
+        """Advance the tasks that waited for a reply."""
         with self._replies.arriving(reply):
             for task, _ in waiting:
-                # A pair counts by its first look, vote or order.
+                # A pair is counted at its first look, vote or order.
                 if (finished := self._place(task)) and task.variant == 0:
                     self.progress.judged(len(finished.verdicts), failed=finished.failures, cached=cached)
 
     def _place(self, task: Task) -> Finished | None:
-        """Where a task stands: finished, or waiting with all others that need the same reply."""
+        """Return a finished task; put any other task with those that wait for the same reply, and return None."""
         found = advance(task, self._judging, self._replies)
         if isinstance(found, Finished):
             return found
@@ -229,5 +228,5 @@ class Scheduler:
 
 
 def pairs_of(tasks: Iterable[Task]) -> int:
-    """How many pairs tasks are about, each counted by its first look, vote or order."""
+    """Return the number of pairs in tasks, each counted at its first look, vote or order."""
     return sum(len(task.passage_ids) for task in tasks if task.variant == 0)

@@ -1,4 +1,4 @@
-"""Replies -> verdicts -> judgements, as far as the replies go. Nothing is asked here and no text is needed."""
+"""Compute judgements from the replies that are available, without requests and without texts."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -13,29 +13,29 @@ from labelkit.judging.tasks import Task
 from labelkit.records import Judgement
 
 Cost = Callable[[str], float | None]
-"""Key of a reply -> US dollars that it cost, None where that is not known."""
+"""Function from the key of a reply to its cost in US dollars; None if that is not known."""
 
 
 class Replies(Protocol):
-    """Where replies are looked up: a dict, or a journal."""
+    """Interface for looking up replies: a dict or a journal."""
 
     def get(self, key: str, /) -> Reply | None:
-        """The reply to a request; None where it is not there."""
+        """Return the reply to a request; None if there is none."""
 
 
 class Waiting(NamedTuple):
-    """A task whose next reply is not there."""
+    """A task whose next reply is missing."""
 
     key: str
     ask: Ask
 
 
 class Finished(NamedTuple):
-    """A task whose last reply is there."""
+    """A task whose replies are all available."""
 
     verdicts: list[Verdict]
     replies: list[Reply]
-    """That it took."""
+    """Replies of all steps."""
 
     @property
     def keys(self) -> list[str]:
@@ -47,7 +47,7 @@ class Finished(NamedTuple):
 
 
 def advance(task: Task, judging: Judging, replies: Replies) -> Waiting | Finished:
-    """Run the steps of a task over the replies that are there."""
+    """Run the steps of a task as far as its replies are available."""
     steps = judging.method.judge(len(task.passage_ids), judging.prompt)
     ask, key = next(steps), task.key
     taken: list[Reply] = []
@@ -65,11 +65,11 @@ def advance(task: Task, judging: Judging, replies: Replies) -> Waiting | Finishe
 def judgements_of(
     judging: Judging, tasks: Iterable[Task], replies: Replies, *, cost: Cost
 ) -> Iterator[tuple[Judgement, list[Judgement]]]:
-    """The judgements of a judge in the order of its tasks, each with the ballots behind it where it has several orders
-    or votes. Tasks that are settled together stand together: those of a pair, or of a query with a listwise method.
+    """Yield the judgements of a judge in the order of its tasks, each with its ballots if there are several.
 
-    `cost` gives the dollars of a reply whose price is known.
-    Pairs without a reply are pending and stay out; with a listwise method so do all pairs of their query.
+    Ballots are the judgements of single orders or votes. Tasks that are settled together must follow each other: the
+    tasks of a pair, or with a listwise method the tasks of a query. `cost` gives the US dollars of a reply. Pairs
+    without a reply are omitted; with a listwise method, all pairs of their query are omitted.
     """
     for group in together(tasks, listwise=judging.listwise):
         found: dict[str, list[Judgement]] = {}
@@ -89,13 +89,13 @@ def judgements_of(
 
 
 def together(tasks: Iterable[Task], *, listwise: bool) -> Iterator[list[Task]]:
-    """Tasks that are settled together: those of a pair, or of a query with a listwise method."""
+    """Yield groups of tasks that are settled together: of each pair, or with a listwise method of each query."""
     for _, group in groupby(tasks, key=lambda task: (task.query_id, *(() if listwise else task.passage_ids))):
         yield list(group)
 
 
 def _rows(judging: Judging, task: Task, done: Finished, *, cost: Cost) -> Iterator[Judgement]:
-    """One row a passage of a task. Tokens and dollars of a window are shared out evenly."""
+    """Yield one judgement per passage of a task, with an equal share of the window's tokens and US dollars."""
     costs = [cost(key) for key in done.keys]
     usd = None if None in costs else sum(filter(None, costs))
     counted = [reply for reply in done.replies if reply.prompt_tokens is not None]
@@ -119,7 +119,7 @@ def _verdict(row: Judgement) -> Verdict:
 
 
 def _joined(rows: Sequence[Judgement], verdict: Verdict) -> Judgement:
-    """The judgement of a pair: that of its only row, or what several were settled to."""
+    """Return the judgement of a pair from its rows and the verdict that they were settled to."""
     if len(rows) == 1 and verdict == _verdict(rows[0]):
         return rows[0]
     tokens = [row.tokens for row in rows if row.tokens is not None]

@@ -1,7 +1,7 @@
-"""Texts -> work: what a judge is asked together, in which order.
+"""Divide texts into tasks: passages that a judge is asked about together, in a given order.
 
-A task is one window of passages under one query (a single passage for the pointwise methods), asked once. Several
-orders or several votes are several tasks.
+A task is one window of passages of one query (a single passage in a pointwise method), judged once. Each order and each
+vote is a task of its own.
 """
 
 import random
@@ -21,11 +21,11 @@ from labelkit.judging.request_keys import digest, identity_of, request_key
 from labelkit.storage.manifest import LabelsFacts
 
 VOTE_TEMPERATURE = 1.0
-"""Votes are drawn from the judge's own distribution."""
+"""Temperature of votes: they are sampled from the judge's own distribution."""
 
 
 class Task(NamedTuple):
-    """Passages shown together, in the order shown."""
+    """Passages that are shown together, in the order shown."""
 
     query_id: str
     passage_ids: tuple[str, ...]
@@ -33,23 +33,23 @@ class Task(NamedTuple):
     window: int
     seed: int | None
     key: str
-    """Of its first request."""
+    """Key of the first request."""
 
 
 class Room(NamedTuple):
-    """How much a judge can read at once."""
+    """The capacity of a judge for one request."""
 
     tokens: Tokens | None
-    """Counts a text; None where nobody can, and bytes stand for tokens."""
+    """Tokenizer of the judge; None if there is none, so that tokens are counted as bytes."""
     context: int | None
-    """Tokens of a prompt and its answer together; None where only the server knows."""
+    """Most tokens of a prompt and its answer together; None if only the server knows."""
 
 
 class Work:
-    """Everything that one run asks: its tasks, query by query, and how their requests read."""
+    """The tasks of one run, query by query, and their requests."""
 
     def __init__(self, judging: Judging, reading: Reading, texts: Texts, *, room: Room | None = None) -> None:
-        """A list that does not fit the judge's `room` is shown in windows of nearly equal size."""
+        """Make the tasks. A list that does not fit the judge's `room` is split into windows of nearly equal size."""
         self.judging = judging
         self._reading = reading
         self._texts = texts
@@ -63,12 +63,12 @@ class Work:
 
     @property
     def tokens(self) -> Tokens | None:
-        """Counts the judge's tokens; None where nobody can."""
+        """Tokenizer of the judge; None if there is none."""
         return self._room.tokens if self._room else None
 
     @property
     def facts(self) -> LabelsFacts:
-        """What the manifest of the run will say of texts, orders and windows."""
+        """Facts about texts, orders and windows for the manifest of the run."""
         facts: dict[str, Any] = dict(self._texts.facts)
         if self.judging.listwise:
             facts |= {"permutations": self._reading.permutations}
@@ -84,7 +84,7 @@ class Work:
         return {(judge_id, task.query_id, passage_id) for task in self.tasks for passage_id in task.passage_ids}
 
     def request(self, task: Task, ask: Ask, key: str) -> Request:
-        """The request of one step of a task."""
+        """Return the request of one step of a task."""
         voted = self._reading.votes > 1
         passages = [self._texts.passages[task.passage_ids[place]] for place in ask.shown]
         if task.variant and "second-look" in self._reading.defences:
@@ -107,7 +107,7 @@ class Work:
         )
 
     def _alone(self, query_id: str, ids: Iterable[str]) -> Iterator[Task]:
-        """The only task of each pair, or one per vote; the second of a second look."""
+        """Yield the tasks of each pair: one per vote, and another one for a second look."""
         for passage_id in ids:
             votes = self._reading.votes + ((query_id, passage_id) in self._texts.without_query)
             for vote in range(votes):
@@ -115,7 +115,7 @@ class Work:
                 yield self._keyed(Task(query_id, (passage_id,), vote, window=0, seed=seed, key=""))
 
     def _listed(self, query_id: str, ids: Sequence[str]) -> Iterator[Task]:
-        """The windows of a query in each of its orders."""
+        """Yield the windows of a query in each of its orders."""
         sizes, most = self._sizes(query_id, ids)
         windowed = False
         for variant in range(self._reading.permutations):
@@ -128,8 +128,8 @@ class Work:
         self._in_windows += windowed
 
     def _sizes(self, query_id: str, ids: Iterable[str]) -> tuple[dict[str, int], int | None]:
-        """Tokens that each passage takes in a window, its place in the answer included, and the room for them; None
-        where that is not known.
+        """Return the tokens of each passage in a window, including its identifier in the answer, and the tokens
+        available for all; None if the context is not known.
         """
         if self._room is None or not self._room.context:
             return {}, None
@@ -149,20 +149,21 @@ class Work:
         return sizes, self._room.context - fixed - 8
 
     def _keyed(self, task: Task) -> Task:
-        """The task with the key of its first request."""
+        """Return the task with the key of its first request."""
         ask = next(self.judging.method.judge(len(task.passage_ids), self.judging.prompt))
         return task._replace(key=request_key(self._identity, self.request(task, ask, "")))
 
 
 def shuffled(count: int, seed: int, query_id: str) -> list[int]:
-    """The order in which a pool is shown, as places in it. The query is part of the shuffle: one seed must not give all
-    pools the same order.
+    """Return a random order of a pool, as indices from 0.
+
+    The query is part of the random seed, so that one seed does not give all pools the same order.
     """
     return random.Random(f"{seed} {query_id}").sample(range(count), count)
 
 
 def windows(order: Sequence[str], sizes: Mapping[str, int], room: int | None) -> list[Sequence[str]]:
-    """The order in as few parts of nearly equal length as fit the room; single passages where nothing fits."""
+    """Split an order into the fewest windows of nearly equal length that fit the room, or into single passages."""
     for parts in range(1, len(order)):
         cuts = [len(order) * part // parts for part in range(parts + 1)]
         cut = [order[start:end] for start, end in pairwise(cuts)]
@@ -172,7 +173,7 @@ def windows(order: Sequence[str], sizes: Mapping[str, int], room: int | None) ->
 
 
 def asked_of(judge_id: str, tasks: Iterable[Task], *, listwise: bool) -> Iterator[Asked]:
-    """Tasks as the journal keeps them: a record a pair."""
+    """Yield the records of tasks for the journal, one per pair."""
     for task in tasks:
         for place, pid in enumerate(task.passage_ids, 1):
             position = place if listwise else 0
@@ -189,7 +190,7 @@ def asked_of(judge_id: str, tasks: Iterable[Task], *, listwise: bool) -> Iterato
 
 
 def tasks_of(asked: Iterable[Asked], *, listwise: bool) -> Iterator[Task]:
-    """The tasks behind the pairs of a journal, query by query."""
+    """Yield the tasks of a journal's pairs, query by query."""
     for query_id, group in groupby(asked, key=lambda pair: pair.query_id):
         if not listwise:
             yield from (task_of(query_id, [row]) for row in group)
@@ -200,7 +201,7 @@ def tasks_of(asked: Iterable[Asked], *, listwise: bool) -> Iterator[Task]:
 
 
 def task_of(query_id: str, shown: Sequence[Asked]) -> Task:
-    """The task of pairs that were shown together, in the order shown."""
+    """Return the task of pairs that were shown together, in the order shown."""
     first = shown[0]
     ids = tuple(row.passage_id for row in shown)
     return Task(query_id, ids, first.variant, window=first.window, seed=first.seed, key=first.key)

@@ -1,8 +1,8 @@
-"""Annotation methods: one file each, steps of prompts in, judgements out.
+"""Annotation methods, one file each: how to ask a judge about passages, and how to turn its replies into verdicts.
 
-A method is a generator over one window of passages (a window of one for the pointwise methods). It yields what to ask,
-is sent the reply, and returns a verdict for every passage of the window. It knows passages by their place in the window
-and never sees a text, so that its verdicts can be read again from the journal alone.
+A method is a generator over one window of passages (of one passage for the pointwise methods). It yields the next step,
+receives the reply, and returns a verdict for every passage of the window. It identifies passages by their place in the
+window and never sees a text, so that its verdicts can be computed again from the journal alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +17,14 @@ from labelkit.records import Judge
 
 
 class Method(NamedTuple):
-    """How a method asks and reads. Its shipped prompt has its name."""
+    """The functions and grades of an annotation method. Its shipped prompt has the same name."""
 
     judge: Callable[[int, Prompt], Steps[list[Verdict]]]
-    """(passages of the window, prompt) -> the steps, and in the end a verdict for each passage."""
+    """(number of passages in the window, prompt) -> generator of steps that returns a verdict for each passage."""
     grades: tuple[int, ...] = ()
-    """Grades of a listwise method, lowest first; empty where the prompt's labels name them and a window has one
-    passage."""
+    """Grades of a listwise method, lowest first; empty for a pointwise method, whose prompt has the grades."""
     settle: Callable[[Sequence[Sequence[Verdict]], tuple[int, ...]], list[Verdict]] = majority
-    """Verdicts on each passage of a query (one an order or vote), and the grades -> one verdict a passage."""
+    """(verdicts on each passage of a query, one per order or vote; grades) -> one verdict per passage."""
 
     @property
     def listwise(self) -> bool:
@@ -42,14 +41,14 @@ METHODS = {
 
 
 def method_named(name: str) -> Method:
-    """Look a method up. Raises `UnknownNameError`."""
+    """Return a method by its name. Raises `UnknownNameError`."""
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
     return METHODS[name]
 
 
 class Judging(NamedTuple):
-    """A judge with its prompt and method: all that it takes to ask it, and to read its replies again."""
+    """A judge with its prompt and method, which are needed to send requests and to parse replies."""
 
     judge: Judge
     prompt: Prompt
@@ -67,11 +66,11 @@ class Judging(NamedTuple):
 
 
 def judging_of(judge: Judge, prompt: bytes) -> Judging:
-    """A judge out of a journal or a dataset, with the text of its prompt."""
+    """Return a judge from a journal or a dataset with its method and its prompt, parsed from the prompt's content."""
     return Judging(judge, parse_prompt(prompt, f"prompt of {judge.judge_id}"), method_of(judge))
 
 
 def method_of(judge: Judge) -> Method:
-    """The method of a judge, with the way that its judgements are settled."""
+    """Return the method of a judge; with a second look, its verdicts are settled by the lowest one."""
     method = method_named(str(judge.method))
     return method._replace(settle=lowest) if looks_twice(judge) else method

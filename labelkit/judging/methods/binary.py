@@ -1,4 +1,4 @@
-"""Yes or no: one pair, and the log-odds of a yes as its score (arXiv 2003.06713, 2211.09110)."""
+"""Judge each pair by yes or no, with the log-odds of yes as its score (arXiv 2003.06713, 2211.09110)."""
 
 import math
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from labelkit.judging.prompts import Prompt
 
 
 def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
-    """One pair, one label; the score is the log-odds of the positive labels."""
+    """Ask for the label of one pair; the score is the log-odds of the positive labels."""
     return (yield from judge_pair(prompt, log_odds))
 
 
 def log_odds(logprobs: Mapping[str, float], prompt: Prompt) -> float:
-    """log P(positive labels) - log P(the others), natural logarithm; the normaliser cancels."""
+    """Return log P(positive labels) - log P(other labels), natural logarithm; the normaliser cancels."""
     positive = [logprobs[label.text] for label in prompt.labels if label.grade > 0]
     negative = [logprobs[label.text] for label in prompt.labels if label.grade == 0]
     return _log_sum_exp(positive) - _log_sum_exp(negative)

@@ -1,7 +1,7 @@
-"""Pointwise grades: one pair, one grade from 0 to 3, after UMBRELA (arXiv 2406.06519).
+"""Judge each pair by a grade from 0 to 3, as in UMBRELA (arXiv 2406.06519).
 
-The grade is constrained to a label, and its distribution is read from the log-probabilities: a weak judge whose most
-likely grade says little still orders pairs by the grade it expects.
+The answer is constrained to a label, and the distribution over grades is read from the log-probabilities: even if the
+most probable grade of a weak judge says little, its expected grade still orders pairs.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from labelkit.judging.reply_parser import label_probabilities
 
 
 def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
-    """One pair, one label; the score is the expected grade."""
+    """Ask for the label of one pair; the score is the expected grade."""
     return (yield from judge_pair(prompt, expected_grade))
 
 
 def expected_grade(logprobs: Mapping[str, float], prompt: Prompt) -> float:
-    """Mean grade under the renormalised label probabilities, between the lowest and the highest grade of the prompt."""
+    """Return the mean grade under the renormalised label probabilities, within the grades of the prompt."""
     probs, _ = label_probabilities(logprobs, prompt.label_texts)
     return sum(p * label.grade for p, label in zip(probs, prompt.labels, strict=True))

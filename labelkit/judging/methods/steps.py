@@ -1,4 +1,4 @@
-"""What the methods are made of: a step that asks, a verdict, and one verdict out of several."""
+"""Parts of annotation methods: steps, verdicts, and ways to settle several verdicts."""
 
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -11,13 +11,13 @@ from labelkit.judging.reply_parser import Failure, label_probabilities, read_lab
 
 
 class Ask(NamedTuple):
-    """One step: which prompt of the file to send, with which passages, and what an answer looks like."""
+    """One step of a method: the templates to send, the passages to show, and the form of the answer."""
 
     step: str
     shown: tuple[int, ...]
-    """Passages of the window in the order of their identifiers: the first is [1]."""
+    """Places of passages in the window, in the order of their identifiers, from [1]."""
     answer: str = ""
-    """The pseudo-answer, for the steps that show it."""
+    """Pseudo-answer, for steps that show it."""
     labels: tuple[str, ...] = ()
     pattern: str | None = None
     max_tokens: int = LABEL_TOKENS
@@ -25,11 +25,11 @@ class Ask(NamedTuple):
 
 Result = TypeVar("Result")
 Steps = Generator[Ask, Reply, Result]
-"""Yields what to ask, is sent the reply, returns its result."""
+"""Generator that yields steps, receives replies and returns a result."""
 
 
 class Verdict(NamedTuple):
-    """What a method says of one passage: a grade or the reason why there is none. The fields are those of a
+    """A method's verdict on one passage: a grade, or the reason for a missing grade. Its fields are also in
     `Judgement`.
     """
 
@@ -41,11 +41,11 @@ class Verdict(NamedTuple):
 
 
 Score = Callable[[Mapping[str, float], Prompt], float]
-"""A score from the log-probabilities of a prompt's labels."""
+"""Function from the log-probabilities of a prompt's labels to a score."""
 
 
 def judge_pair(prompt: Prompt, score: Score) -> Steps[list[Verdict]]:
-    """The one step of a pointwise method: a label of the prompt is its grade, its probabilities give the score."""
+    """Ask for a label in the only step of a pointwise method: it gives the grade, its probabilities the score."""
     reply = yield Ask("judge", (0,), labels=prompt.label_texts)
     label = read_label(reply, prompt.label_texts)
     if isinstance(label, Failure):
@@ -58,16 +58,16 @@ def judge_pair(prompt: Prompt, score: Score) -> Steps[list[Verdict]]:
 
 
 def majority(pool: Sequence[Sequence[Verdict]], grades: tuple[int, ...]) -> list[Verdict]:
-    """Each passage by itself: its only verdict, or the `median` of several."""
+    """Return for each passage its only verdict, or the `median` of several."""
     return [ballots[0] if len(ballots) == 1 else median(ballots, grades) for ballots in pool]
 
 
 def median(ballots: Sequence[Verdict], grades: tuple[int, ...]) -> Verdict:
-    """Several verdicts on one passage as one.
+    """Combine several verdicts on one passage.
 
     The grade is the lower median, so that an even split never makes a positive. Probabilities are the mean of the
-    judge's own where each verdict has them, else the shares of the votes; the score likewise is the mean score, else
-    the mean grade. Where half of the verdicts or more are failures, so is the result.
+    judge's probabilities if each verdict has them, else the shares of the votes. The score is the mean score if each
+    verdict has one, else the mean grade. If at least half of the verdicts are failures, the result is a failure.
     """
     valid = [ballot for ballot in ballots if ballot.failure is None]
     if 2 * len(valid) <= len(ballots):
@@ -89,7 +89,7 @@ def median(ballots: Sequence[Verdict], grades: tuple[int, ...]) -> Verdict:
 
 
 def lowest(pool: Sequence[Sequence[Verdict]], grades: tuple[int, ...]) -> list[Verdict]:
-    """The lower verdict on each passage that was looked at twice; a failed look is a failure."""
+    """Return the lower verdict on each passage with a second look; if one look failed, the result is a failure."""
 
     def height(found: Verdict) -> tuple[bool, int | None, float]:
         return found.grade is not None, found.grade, found.score or 0.0

@@ -1,8 +1,8 @@
-"""Utility ranking: as `utilsel`, but the relevant passages are ranked by use; the best tenth of the pool is positive.
+"""Rank passages by utility: like `utilsel`, but relevant passages are ranked; the best tenth of the pool is positive.
 
-The order is kept as the score: 1 for the first place, falling in steps of 1/n over the n passages of the window, 0 for
-a passage that was not found relevant. The tenth is of the whole pool of the query, rounded down and at least one, so
-windows and orders are joined by their scores first (arXiv 2504.05220).
+The rank is stored as the score: 1 for the first place, falling in steps of 1/n over the n passages of the window, and 0
+for a passage that was not found relevant. The tenth is counted over the whole pool of the query, rounded down and at
+least one passage, so windows and orders are first combined by their scores (arXiv 2504.05220).
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from labelkit.judging.prompts import Prompt
 from labelkit.judging.reply_parser import Failure, identifier_tokens, ranking_pattern, read_ranking
 
 GRADES = (0, 1, 2)
-"""Not relevant; relevant; among the best tenth."""
+"""Grades of passages that are not relevant, relevant, and among the best tenth."""
 SHARE = 10
-"""One passage in so many is positive."""
+"""Size of a pool per positive passage."""
 
 
 def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
-    """Three steps. Grade 1 for the relevant passages until `best_tenth` has seen the pool."""
+    """Ask for a ranking in three steps. Relevant passages get grade 1; `best_tenth` raises the best ones to 2."""
     verdicts, relevant, answer = yield from answered(size)
     ranks = (yield from rank("ranking", relevant, answer)) if relevant else {}
     for place, found in ranks.items():
@@ -31,7 +31,7 @@ def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
 
 
 def rank(step: str, shown: Sequence[int], answer: str) -> Steps[dict[int, int | Failure]]:
-    """Ask for an order of the passages shown: the rank of each from 1, or the reason why it has none."""
+    """Ask for a ranking of the passages shown; return for each of them its rank from 1, or a failure."""
     pattern, longest = ranking_pattern(len(shown)), identifier_tokens(len(shown))
     reply = yield Ask(step, tuple(shown), answer, pattern=pattern, max_tokens=longest)
     found = read_ranking(reply, len(shown))
@@ -39,9 +39,10 @@ def rank(step: str, shown: Sequence[int], answer: str) -> Steps[dict[int, int | 
 
 
 def best_tenth(pool: Sequence[Sequence[Verdict]], grades: tuple[int, ...]) -> list[Verdict]:
-    """Mean score over the orders; grade 2 for the best tenth of the pool among what is relevant in the median.
+    """Return the mean score over orders, with grade 2 for the best tenth of the pool among the relevant passages.
 
-    Failures count in the size of the pool and never among the best. Ties go to the passage that comes first.
+    A passage is relevant by its median grade. Failures count towards the size of the pool but are never among the best.
+    In a tie, the earlier passage is better.
     """
     settled = [found._replace(probs=None) for found in majority(pool, grades)]
     relevant = [place for place, found in enumerate(settled) if found.grade]

@@ -1,6 +1,7 @@
-"""Utility selection: relevant passages, an answer drawn from them, and of them those that serve it (arXiv 2504.05220).
+"""Select useful passages in three steps: relevance, a pseudo-answer, and utility (arXiv 2504.05220).
 
-A passage that is relevant and not useful keeps grade 1: about the subject, of no help with the answer.
+The judge selects the relevant passages, answers the query from them, and selects the ones that are useful for this
+answer. A passage that is relevant but not useful gets grade 1: it is about the subject, but does not help to answer.
 """
 
 from labelkit.judging.methods.relsel import select, verdict
@@ -9,13 +10,13 @@ from labelkit.judging.prompts import Prompt
 from labelkit.judging.reply_parser import Failure, read_answer
 
 GRADES = (0, 1, 2)
-"""Not relevant; relevant and not useful; useful."""
+"""Grades of passages that are not relevant, relevant but not useful, and useful."""
 ANSWER_TOKENS = 400
-"""Of a pseudo-answer; the prompt asks for a few sentences, and one that is cut off is a failure."""
+"""Token limit of a pseudo-answer; the prompt asks for a few sentences, and a longer answer is a failure."""
 
 
 def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
-    """Three steps; the second and third see the relevant passages alone. The score is the grade, as in `relsel`."""
+    """Ask for a selection in three steps; the second and third show relevant passages only. The score is the grade."""
     verdicts, relevant, answer = yield from answered(size)
     useful = (yield from select("utility", relevant, answer)) if relevant else {}
     for place, chosen in useful.items():
@@ -24,9 +25,9 @@ def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
 
 
 def answered(size: int) -> Steps[tuple[list[Verdict], list[int], str]]:
-    """The steps before the last: verdicts on all passages, grade 1 for the relevant; these; an answer drawn from them.
+    """Run the first two steps; return verdicts on all passages, the relevant passages, and the pseudo-answer.
 
-    Without an answer the relevant passages are failures, and none is left for the last step.
+    Relevant passages get grade 1. If there is no answer, they are failures, and none is left for the last step.
     """
     relevance = yield from select("relevance", range(size))
     verdicts = [verdict(relevance[place], yes=1, no=0) for place in range(size)]

@@ -122,7 +122,7 @@ def test_a_packed_answer_is_read_and_one_that_ends_early_is_asked_again(answer_a
     assert answer_all("a")["a"].text == "3"
     assert len(server.ledger) == 2
     server.script = lambda body: Answer(packed, headers={"Content-Encoding": "br"})
-    assert "packed as 'br'" in answer_all("a")["a"].error
+    assert "compressed as 'br'" in answer_all("a")["a"].error
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_certificate_that_nobody_signed_is_trusted_with_a_flag_alone(server, a
     context.load_cert_chain(Path(__file__).with_name("self_signed.pem"))
     server._http.socket = context.wrap_socket(server._http.socket, server_side=True)
     settings = Settings("m", base_urls=(server.url.replace("http:", "https:"),))
-    with pytest.raises(EngineError, match="trust it unverified with --insecure"):
+    with pytest.raises(EngineError, match="skip the verification with --insecure"):
         list(open_engine("openai", settings).run([ask("q", "a")]))
     assert server.ledger == []
     (reply,) = open_engine("openai", settings._replace(insecure=True)).run([ask("q", "a")])

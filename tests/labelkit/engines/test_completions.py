@@ -263,7 +263,7 @@ def test_a_server_without_log_probabilities_is_said_once_and_early(server, answe
     answer_all(*map(str, range(EARLY - 1)), concurrency=1)
     assert capsys.readouterr().err == ""
     answer_all(*map(str, range(3 * EARLY)), concurrency=1)
-    assert capsys.readouterr().err.count(f"no log-probabilities that tell labels apart (none in {EARLY} answers)") == 1
+    assert capsys.readouterr().err.count(f"no log-probabilities that distinguish labels (none in {EARLY} answers)") == 1
 
 
 FINISHED = [

@@ -110,7 +110,7 @@ def test_refused_structured_outputs_are_dropped_with_a_word(server, answer_all, 
     assert {reply.text for reply in replies.values()} == {"2"}
     assert replies["c"].label_logprobs == TOP
     assert len(server.ledger) == 4
-    assert capsys.readouterr().err.count("the server refuses constrained answers") == 1
+    assert capsys.readouterr().err.count("the server refuses requests of type constrained") == 1
 
 
 def test_refused_log_probabilities_leave_grades_without_scores(server, answer_all, completion, Answer):

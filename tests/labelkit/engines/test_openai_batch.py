@@ -169,7 +169,7 @@ def test_a_batch_is_submitted_waited_for_and_read(run, batches):
 def test_without_wait_a_run_ends_at_once_and_the_next_collects(run, batches):
     batches.polls = 2
     for _ in range(2):
-        with pytest.raises(NotYetError, match="10 requests wait in 1 batches; run the same command again"):
+        with pytest.raises(NotYetError, match="10 requests are waiting in 1 batches; run the same command again"):
             run(10, wait=False)
     assert len(run(10, wait=False)) == 10
     assert len(batches.orders) == 1
@@ -235,7 +235,7 @@ def test_lines_that_are_lost_damaged_strange_or_doubled_cost_nobody_else(run, ba
     replies = run(8)
     assert {reply.text for reply in replies.values()} == {"1"}
     assert [len(batch["rows"]) for batch in batches.batches.values()] == [8, 2]
-    assert "6 of 8 answered, 6 other lines" in capsys.readouterr().err
+    assert "6 of 8 answered, 6 lines of no request in it" in capsys.readouterr().err
 
 
 def test_a_bad_row_fails_alone(run, batches, completion):
@@ -280,7 +280,7 @@ def test_a_list_of_batches_of_another_shape_is_one_line(run, batches, answer, mo
     monkeypatch.setattr(
         handler, "do_GET", lambda self: self.send(answer) if self.path.startswith("/v1/batches?") else get(self)
     )
-    with pytest.raises(EngineError, match="the batch API sends what is no batch"):
+    with pytest.raises(EngineError, match="the batch API sent an invalid answer"):
         run(2)
 
 
@@ -330,7 +330,7 @@ def test_a_refused_batch_stops_the_run_with_the_reason(run, batches):
 def test_a_server_that_refuses_batches_is_one_line_without_the_key(run, batches, monkeypatch):
     monkeypatch.setenv("LABELKIT_API_KEY", "sk-canary")
     batches.on_order = lambda batch: 403
-    with pytest.raises(EngineError, match="the batch API does not work: APIStatusError: status 403") as stopped:
+    with pytest.raises(EngineError, match="the batch API failed: APIStatusError: status 403") as stopped:
         run(1)
     assert "Bearer [secret]" in str(stopped.value)
 
@@ -378,7 +378,10 @@ def test_a_run_that_is_not_done_says_so_and_leaves_no_labels(batches, pool, tmp_
     batches.polls = 2
     first = labelkit(*command)
     assert first.code == 75
-    assert "7 requests wait in 1 batches; run the same command again to collect them, or with --wait" in first.err
+    assert (
+        "7 requests are waiting in 1 batches; run the same command again to collect the replies, or add --wait"
+        in first.err
+    )
     assert "error" not in first.err
     assert labelkit("verify", tmp_path / "labels").code == 1
     assert [labelkit(*command).code for _ in range(2)] == [75, 0]

@@ -97,7 +97,7 @@ def test_names_are_checked():
     assert defences_of(["nonce", "strip", "nonce"], once=True) == ("strip", "nonce")
     with pytest.raises(UnknownNameError, match="choose one of"):
         defences_of(["armour"], once=True)
-    with pytest.raises(UsageError, match="alone"):
+    with pytest.raises(UsageError, match="cannot be combined"):
         defences_of(["none", "strip"], once=True)
 
 

@@ -186,9 +186,9 @@ def test_votes_are_drawn_and_shared_out(judge, wide, tmp_path):
 
 
 def test_orders_are_for_lists_and_votes_for_pairs(judge, wide, tmp_path):
-    with pytest.raises(UsageError, match="--permutations is for the listwise methods"):
+    with pytest.raises(UsageError, match="--permutations is for listwise methods"):
         judge(wide, tmp_path / "labels", method="graded", reading=Reading(permutations=2))
-    with pytest.raises(UsageError, match="--votes is for the pointwise methods"):
+    with pytest.raises(UsageError, match="--votes is for pointwise methods"):
         judge(wide, tmp_path / "labels", method="relsel", reading=Reading(votes=2))
 
 

@@ -109,9 +109,9 @@ def test_a_server_whose_context_is_told_gets_windows_that_fit(tiny_tokenizer, wi
     [
         ("openai", {"passage_tokens": 9}, "needs the server's tokenizer"),
         ("scripted", {"passage_tokens": 9, "passage_words": 9}, "not both"),
-        ("scripted", {"permutations": 2}, "--permutations is for the listwise methods"),
+        ("scripted", {"permutations": 2}, "--permutations is for listwise methods"),
         ("scripted", {"prompt": "binary"}, "prompt 'binary' is for method 'binary'"),
-        ("local", {"tokenizer": "x"}, "takes no --tokenizer"),
+        ("local", {"tokenizer": "x"}, "leave out --tokenizer"),
     ],
 )
 def test_what_cannot_be_read_is_refused(wide, engine, options, reason):
@@ -127,7 +127,7 @@ def test_without_a_tokenizer_passages_are_cut_by_words(wide):
 def test_the_command_says_what_is_unknown(labelkit, pool):
     called = labelkit("plan", pool, "--model", "overlap", "--engine", "scripted")
     assert called.code == 0, called.err
-    assert "unknown: no price of 'overlap'" in called.out
+    assert "unknown: no price for 'overlap'" in called.out
     assert "hours" not in called.out
     as_json = labelkit("plan", pool, "--model", "gpt-4o-mini", "--engine", "openai", "--rate", "10", "--json")
     document = json.loads(as_json.out)

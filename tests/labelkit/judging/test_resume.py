@@ -129,7 +129,7 @@ def test_equal_texts_are_paid_once(judge, write_beir, tmp_path):
 def test_a_judge_that_cannot_be_reached_stops_the_run(judge, wide, tmp_path, monkeypatch):
     monkeypatch.setattr("labelkit.engines.client.FIRST_PAUSE", 0.001)
     monkeypatch.setattr("labelkit.engines.client.LONGEST_PAUSE", 0.002)
-    with pytest.raises(EngineError, match="the judge answers nothing"):
+    with pytest.raises(EngineError, match="the judge does not answer"):
         judge(wide, tmp_path / "labels", "m", engine="openai", base_url=("http://127.0.0.1:9/v1",))
     assert len(replies(tmp_path / "labels")) < 60
     with pytest.raises(LabelkitError, match="finish it by the command"):
@@ -153,6 +153,6 @@ def test_reparse_reads_the_stored_replies_and_sends_nothing(judge, wide, labelki
 def test_reparse_without_a_run_is_refused(labelkit, pool, tmp_path):
     called = labelkit("annotate", pool, "-o", tmp_path / "labels", "--reparse")
     assert called.code == 2
-    assert "holds no annotation run" in called.err
+    assert "contains no annotation run" in called.err
     assert not (tmp_path / "labels").exists()
     assert labelkit("annotate", pool, "-o", tmp_path / "labels").err == "error: model is not set; give --model\n"
