@@ -1,0 +1,256 @@
+"""Encode texts without padding: the tokens of a batch as one sequence, with an attention kernel that knows its texts.
+
+sentence-transformers and transformers read such batches from a FlashAttention package alone. PyTorch has the kernels
+too, so here they are registered as an attention implementation of transformers under the name `packed`. Features with
+`cu_seq_lens_q` take it; padded features take PyTorch's scaled dot product attention, as before.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+log = logging.getLogger(__name__)
+
+NAME = "packed"
+TEXTS = ("a", "Texts without padding give the same embeddings.", "Three words more.")
+"""Texts whose embeddings must agree before an encoder reads packed batches."""
+KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+"""Features that say where the texts begin, as in transformers' `DataCollatorWithFlattening`."""
+AGREEMENT = 0.02
+"""Largest difference of two embeddings, and of two gradients, relative to their length; bfloat16 rounds at 0.004."""
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float, float | None], Tensor]
+"""Queries [T, H, D], keys and values [T, K, D], ends [N + 1], longest text, causal, dropout, scale -> [T, H, D]."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Makes packed features of padded ones."""
+
+    first_position: int
+    """Position of the first token of a text; RoBERTa counts from 2."""
+
+    def __call__(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Return the features `[N, L]` of a batch as one row `[1, T]` without padding.
+
+        Features that hold other tensors than tokens and token types are returned as they are.
+        """
+        tensors = {key for key, value in features.items() if isinstance(value, Tensor)}
+        if not {"input_ids", "attention_mask"} <= tensors <= {"input_ids", "attention_mask", "token_type_ids"}:
+            return features
+        shown = features["attention_mask"].bool()
+        lengths = shown.sum(dim=1)
+        ends = functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+        starts = ends[:-1].repeat_interleave(lengths)
+        longest = int(lengths.max()) if len(lengths) else 0
+        packed = {key: features[key][shown].unsqueeze(0) for key in tensors - {"attention_mask"}}
+        positions = torch.arange(int(ends[-1]), device=shown.device) - starts + self.first_position
+        packed |= {"position_ids": positions.unsqueeze(0)} | dict(zip(KEYS, (ends, ends, longest, longest), strict=True))
+        return {key: value for key, value in features.items() if key not in tensors} | packed
+
+
+@contextmanager
+def unpadded(encoder: Any, precision: torch.dtype | None = None) -> Iterator[Packing | None]:
+    """Have a `SentenceTransformer` read packed features within the block; None where it cannot.
+
+    `precision` is the dtype of an autocast around its calls, None where there is none. The encoder must give a few
+    texts the same embeddings and gradients with and without padding, or it stays as it is.
+    """
+    packing, before = _switch(encoder)
+    try:
+        if packing is not None and not _agrees(encoder, packing, precision):
+            packing = None
+        yield packing
+    finally:
+        if before is not None:
+            encoder[0].model.set_attn_implementation(before)
+
+
+def _switch(encoder: Any) -> tuple[Packing | None, str | None]:
+    """Give an encoder the attention of this module; what it had before, None where it was left alone."""
+    from sentence_transformers.base.modules import Transformer
+
+    first = encoder[0]
+    if not isinstance(first, Transformer) or getattr(first, "backend", "torch") != "torch":
+        return None, None
+    before = getattr(first.model.config, "_attn_implementation", None)
+    if before != "sdpa" or first.query_expansion is not None:
+        return None, None
+    _register()
+    first.model.set_attn_implementation(NAME)
+    if first.model.config._attn_implementation != NAME:
+        return None, None
+    if first.model_forward_params is not None:
+        first.model_forward_params |= {*KEYS, "position_ids"}
+    return Packing(first._infer_flatten_position_offset()), before
+
+
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, _mask)
+
+
+def _mask(*given: Any, attention_mask: Tensor | None = None, **more: Any) -> Any:
+    """The mask of a padded batch; None for a packed one, which comes without an attention mask."""
+    from transformers.masking_utils import sdpa_mask
+
+    return None if attention_mask is None else sdpa_mask(*given, attention_mask=attention_mask, **more)
+
+
+def attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Compute the attention of transformers' `AttentionInterface`: [1, H, T, D] -> [1, T, H, D] where it is packed.
+
+    Raises `NotImplementedError` for packed features of a layer with a sliding window.
+    """
+    ends = more.get("cu_seq_lens_q")
+    if ends is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        padded: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+        )
+        return padded
+    if more.get("sliding_window") is not None or more.get("position_bias") is not None:
+        raise NotImplementedError("packed attention has no sliding window and no position bias")
+    causal = more.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True)) if causal is None else causal
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    rows = [tensor.squeeze(0).transpose(0, 1).to(dtype) for tensor in (query, key, value)]
+    out = _kernel(kind, dtype)(*rows, ends, more["max_length_q"], causal, dropout, scaling)
+    return out.unsqueeze(0), None
+
+
+def _kernel(kind: str, dtype: torch.dtype) -> Kernel:
+    if kind != "cuda" or dtype == torch.float64:
+        return _one_by_one
+    return _efficient if dtype == torch.float32 else _flash
+
+
+def _flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ends: Tensor,
+    longest: int,
+    causal: bool,
+    dropout: float,
+    scale: float | None,
+) -> Tensor:
+    """FlashAttention in half precision, as `torch.nn.attention.varlen` calls it, which knows no dropout."""
+    forward: Any = torch.ops.aten._flash_attention_forward
+    out: Tensor = forward(query, key, value, ends, ends, longest, longest, dropout, causal, False, scale=scale)[0]
+    return out
+
+
+def _efficient(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ends: Tensor,
+    longest: int,
+    causal: bool,
+    dropout: float,
+    scale: float | None,
+) -> Tensor:
+    """Memory-efficient attention in float32, as PyTorch's nested tensors call it."""
+    key, value = _for_each_head(query, key), _for_each_head(query, value)
+    forward: Any = torch.ops.aten._efficient_attention_forward
+    rows = [tensor.unsqueeze(0) for tensor in (query, key, value)]
+    out: Tensor = forward(*rows, None, ends, ends, longest, longest, dropout, int(causal), True, scale=scale)[0]
+    return out.squeeze(0)
+
+
+def _one_by_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ends: Tensor,
+    longest: int,
+    causal: bool,
+    dropout: float,
+    scale: float | None,
+) -> Tensor:
+    """One text after the other, where no kernel takes several."""
+    key, value = _for_each_head(query, key), _for_each_head(query, value)
+    lengths = ends.diff().tolist()
+    texts = zip(*(tensor.transpose(0, 1).split(lengths, dim=1) for tensor in (query, key, value)), strict=True)
+    found = [
+        functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale)
+        for q, k, v in texts
+    ]
+    return torch.cat(found, dim=1).transpose(0, 1)
+
+
+def _for_each_head(query: Tensor, shared: Tensor) -> Tensor:
+    """Keys or values [T, K, D] repeated for the heads of the queries [T, H, D]."""
+    return shared.repeat_interleave(query.shape[1] // shared.shape[1], dim=1)
+
+
+def _agrees(encoder: Any, packing: Packing, precision: torch.dtype | None) -> bool:
+    """Whether an encoder gives a few texts the same embeddings and gradients with and without padding."""
+    training = encoder.training
+    encoder.eval()
+    try:
+        padded = encoder.preprocess(list(TEXTS))
+        packed = packing(padded)
+        if "cu_seq_lens_q" not in packed:
+            return False
+        (plain, slope), (other, other_slope) = (_embed(encoder, each, precision) for each in (padded, packed))
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        log.info(f"texts are padded: this model does not read them without padding ({error})")
+        return False
+    finally:
+        encoder.train(training)
+    alike = _close(plain, other) and _close(slope, other_slope)
+    if not alike:
+        log.info("texts are padded: this model gives other embeddings without padding")
+    return alike
+
+
+def _embed(encoder: Any, features: dict[str, Any], precision: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """Embeddings [N, D] of a batch, and the gradient of a fixed sum of them on the embeddings of all tokens."""
+    kind = encoder.device.type
+    moved = {key: value.to(encoder.device) if isinstance(value, Tensor) else value for key, value in features.items()}
+    tokens: Any = encoder[0].model.get_input_embeddings()
+    with torch.enable_grad(), torch.autocast(kind, dtype=precision, enabled=precision is not None):
+        seen: list[Tensor] = []
+        hook = tokens.register_forward_hook(lambda module, given, out: _watch(out, seen))
+        try:
+            vectors: Tensor = encoder(moved)["sentence_embedding"].float()
+        finally:
+            hook.remove()
+        weights = torch.linspace(-1, 1, vectors.shape[1], device=vectors.device)
+        (slope,) = torch.autograd.grad((vectors * weights).sum(), seen)
+    shown = features.get("attention_mask")
+    flat = slope[shown.bool().to(slope.device)] if shown is not None else slope.squeeze(0)
+    return vectors.detach(), flat.float()
+
+
+def _watch(out: Tensor, seen: list[Tensor]) -> Tensor:
+    seen.append(out.detach().requires_grad_())
+    return seen[-1]
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    scale = one.norm(dim=-1).amax().clamp(min=1e-12)
+    return bool((one - other).norm(dim=-1).amax() <= AGREEMENT * scale)
