@@ -1,187 +1,280 @@
-"""A training step here against sentence-transformers' losses: the same groups, the same model, interleaved.
+"""The whole command `trainer fit` against a sentence-transformers script: the same model, groups, lengths and steps.
 
-    python benchmarks/fit_speed.py MODEL DATA [--split test] [--queries 16] [--rounds 5] [--device cpu]
+    python benchmarks/training_data.py SCIFACT CRANFIELD CISI CACM LLMJUDGE -o groups.jsonl
+    python benchmarks/fit_speed.py MINILM groups.jsonl [--shape minilm bert-base qwen3-0.6b] [--case real equal]
+        [--device cuda] [--precision bf16] [--batch 64] [--steps 60] [--rounds 3] [--length 256] [--gradient-cache]
 
-DATA is a BEIR folder with qrels. A group is a query, one relevant passage and seven that BM25 ranks high. Two cases:
-
-- equal: every passage is another one and all are cut to the same length, so that nothing can be saved;
-- real: the groups as they are, with passages that queries share and lengths that vary.
-
-A step is tokenising, both forward passes, the backward pass and AdamW. Prints seconds of each round, and the ratio of
-medians against MultipleNegativesRankingLoss (plain) and CachedMultipleNegativesRankingLoss (gradient cache).
+Two cases: in `real`, groups have passages that queries share and lengths that vary; in `equal`, all passages differ and
+all are cut to the same length, so that nothing can be saved. Each run is the whole work, from loading the model and the
+dataset until the trained model is saved, with an empty cache; tokens are prepared as each side does by default. The
+peer is the script of sentence-transformers' documentation for MultipleNegativesRankingLoss, with its default options
+except for those in the table. After a first round that only warms up, the two take turns. Prints medians and their
+ratio. On a GPU it also prints how busy the GPU was during the training loop, by nvidia-smi and, with --profile, by the
+profiler's kernel times.
 """
 
 import argparse
+import itertools
+import os
+import shutil
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from datasets import Dataset
+from device_use import Utilisation, kernel_share
+from results import add_options, record
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
-from sentence_transformers.util import batch_to_device
+from training_data import NEGATIVES, Groups, equal_groups, model_folder, read_groups, write_groups
 
-from labelkit.corpora.beir import read_data
-from labelkit.pooling.pool import bm25_run
 from trainer.config.fit_config import FitConfig
-from trainer.data.collate import Collator
-from trainer.objectives.batch import Group, Negative, Positive
-from trainer.objectives.loss import MultiPositiveLoss
+from trainer.training.fit import fit
+from trainer.training.work import gpu_peak
 
-MINI_BATCH = 32
-"""Texts of a mini-batch of the peer's gradient cache, its default."""
-NEGATIVES = 7
-EQUAL_WORDS = 60
+LORA = {"qwen3-0.6b": 16}
+"""Shape -> rank of the adapters that are trained instead of all weights."""
+WARMUP_STEPS = 3
 
 
-class Case(NamedTuple):
-    """Groups and the texts of their passages by id."""
+class Run(NamedTuple):
+    """What one run took."""
 
-    groups: list[Group]
-    passages: dict[str, str]
+    seconds: float
+    """From loading the model until it is saved."""
+    loop: float
+    """Of them in the training loop."""
+    loss: float
+    """Mean over the steps."""
+    busy: float | None
+    """Share of the loop in which the GPU was busy, by nvidia-smi; None on a CPU."""
+    operations: float
+    """Floating-point operations that the tokens need; 0 where it is not known."""
 
 
-Step = Callable[[], float]
-"""Take one step and give the loss."""
+class Work(NamedTuple):
+    """What both sides train on."""
+
+    model: Path
+    shape: str
+    groups: Groups
+    dataset: Path
+    scratch: Path
 
 
 def main() -> None:
-    """Time both libraries on both cases, without and with the gradient cache."""
-    parser = argparse.ArgumentParser(description="A training step against sentence-transformers'.")
-    parser.add_argument("model")
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--queries", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--max-passage-length", type=int, default=256)
-    given = parser.parse_args()
-    real = real_case(given.data, given.split, given.queries)
-    for name, case in (("equal", equal_case(given.queries)), ("real", real)):
-        texts = sum(len(group.members) for group in case.groups)
-        print(f"{name}: {len(case.groups)} queries, {texts} passages, {len(case.passages)} of them different")
-        for cache in (False, True):
-            steps = {
-                "ours": our_step(given.model, case, cache, given.device, given.max_passage_length),
-                "peer": peer_step(given.model, case, cache, given.device, given.max_passage_length),
-            }
-            report(f"{name}, {'gradient cache' if cache else 'plain'}", steps, given.rounds)
+    """Time both on every model and case."""
+    given = parse()
+    peers = ("ours", "peer")
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        for shape, case in itertools.product(given.shape, given.case):
+            work = prepare(shape, case, given, scratch)
+            runs: dict[str, list[Run]] = {who: [] for who in peers}
+            for number in range(given.rounds + 1):
+                for who in peers:
+                    steps = given.steps if number else WARMUP_STEPS
+                    run = one_run(who, work, given, steps)
+                    if number:
+                        runs[who].append(run)
+            report(shape, case, work, runs=runs, given=given)
+            if given.profile and given.device.startswith("cuda"):
+                profiled(work, given)
 
 
-def report(name: str, steps: dict[str, Step], rounds: int) -> None:
-    """Interleave the steps and print the ratio of their medians."""
-    losses = {who: step() for who, step in steps.items()}  # also warms up
-    seconds: dict[str, list[float]] = {who: [] for who in steps}
-    for _ in range(rounds):
-        for who, step in steps.items():
+def parse() -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(description="trainer fit against a sentence-transformers script.")
+    parser.add_argument("model", type=Path, help="folder of all-MiniLM-L6-v2; its tokenizer is that of all shapes")
+    parser.add_argument("groups", type=Path)
+    parser.add_argument("--shape", nargs="+", default=["minilm"], choices=["minilm", "bert-base", "qwen3-0.6b"])
+    parser.add_argument("--case", nargs="+", default=["real", "equal"], choices=["real", "equal"])
+    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
+    parser.add_argument("--batch", type=int, default=16, help="queries per step")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--length", type=int, default=256, help="tokens of a passage")
+    parser.add_argument("--gradient-cache", action="store_true")
+    parser.add_argument("--profile", action="store_true")
+    add_options(parser)
+    return parser.parse_args()
+
+
+def prepare(shape: str, case: str, given: argparse.Namespace, scratch: Path) -> Work:
+    """Make the model and the dataset, once each."""
+    model = given.model
+    if shape != "minilm":
+        model = scratch / "models" / shape / shape
+        if not model.is_dir():
+            model = model_folder(shape, given.model, scratch / "models" / shape, given.device)
+    count = given.batch * given.steps
+    groups = read_groups(given.groups, count) if case == "real" else equal_groups(count, given.length)
+    dataset = scratch / "datasets" / case
+    if not dataset.is_dir():
+        dataset.parent.mkdir(exist_ok=True)
+        write_groups(groups, dataset)
+    return Work(model, shape, groups, dataset, scratch)
+
+
+def one_run(who: str, work: Work, given: argparse.Namespace, steps: int) -> Run:
+    """Train once with an empty cache, and measure."""
+    output, cache = work.scratch / "trained", work.scratch / "cache"
+    for old in (output, cache):
+        shutil.rmtree(old, ignore_errors=True)
+    train = our_fit if who == "ours" else peer_fit
+    with patch.dict(os.environ, {"LABELKIT_CACHE": str(cache)}), timed_loop(given.device) as loop:
+        start = time.perf_counter()
+        loss, operations = train(work, given, steps, output)
+        seconds = time.perf_counter() - start
+    print(f"{work.shape}, {who}: {seconds:.2f} s, {loop.seconds:.2f} s in the loop, loss {loss:.4f}", flush=True)
+    return Run(seconds, loop.seconds, loss, loop.busy, operations)
+
+
+def our_fit(work: Work, given: argparse.Namespace, steps: int, output: Path) -> tuple[float, float]:
+    """Call `trainer fit` as the command does; mean loss and operations."""
+    config = FitConfig(
+        model=str(work.model),
+        objective="singlelh",
+        max_steps=steps,
+        batch_size=given.batch,
+        group_size=NEGATIVES + 1,
+        max_positives=1,
+        max_query_length=64,
+        max_passage_length=given.length,
+        precision=given.precision,
+        gradient_cache=given.gradient_cache,
+        lora_rank=LORA.get(work.shape),
+    )
+    done = fit(work.dataset, output, config, command="benchmarks/fit_speed.py").stages[0]
+    return statistics.mean(point["loss"] for point in done.losses), done.operations
+
+
+def peer_fit(work: Work, given: argparse.Namespace, steps: int, output: Path) -> tuple[float, float]:
+    """Run the script of sentence-transformers' training overview."""
+    model = SentenceTransformer(str(work.model), device=given.device)
+    model.max_seq_length = given.length
+    if rank := LORA.get(work.shape):
+        from peft import LoraConfig, TaskType
+
+        model.add_adapter(LoraConfig(task_type=TaskType.FEATURE_EXTRACTION, r=rank, target_modules="all-linear"))
+    texts = work.groups.passages
+    columns = {"anchor": work.groups.queries} | {
+        f"passage_{place}": [texts[members[place]] for members in work.groups.members] for place in range(NEGATIVES + 1)
+    }
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(work.scratch / "peer"),
+        max_steps=steps,
+        per_device_train_batch_size=given.batch,
+        learning_rate=2e-5,
+        warmup_steps=steps // 10,
+        bf16=given.precision == "bf16",
+        use_cpu=given.device == "cpu",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    kind: Any = CachedMultipleNegativesRankingLoss if given.gradient_cache else MultipleNegativesRankingLoss
+    trainer = SentenceTransformerTrainer(
+        model=model, args=arguments, train_dataset=Dataset.from_dict(columns), loss=kind(model)
+    )
+    outcome = trainer.train()
+    model.save_pretrained(str(output))
+    return outcome.training_loss, 0.0
+
+
+class Loop:
+    """Seconds of a training loop, and how busy the GPU was in it."""
+
+    seconds = 0.0
+    busy: float | None = None
+
+
+@contextmanager
+def timed_loop(device: str) -> Iterator[Loop]:
+    """Time `train` of sentence-transformers' trainer, which both sides run."""
+    plain: Callable[..., Any] = SentenceTransformerTrainer.train
+    found = Loop()
+
+    def train(self: Any, *given: Any, **more: Any) -> Any:
+        with Utilisation(device) as use:
             start = time.perf_counter()
-            step()
-            seconds[who].append(time.perf_counter() - start)
-    medians = {who: statistics.median(each) for who, each in seconds.items()}
-    each = "; ".join(f"{who} {' '.join(f'{one:.2f}' for one in seconds[who])}" for who in steps)
-    print(f"{name}: {medians['peer'] / medians['ours']:.2f} times the peer's speed ({each} s)", flush=True)
-    print(f"  first losses: ours {losses['ours']:.4f}, peer {losses['peer']:.4f}", flush=True)
+            outcome = plain(self, *given, **more)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            found.seconds = time.perf_counter() - start
+        found.busy = use.mean()
+        return outcome
+
+    with patch.object(SentenceTransformerTrainer, "train", train):
+        yield found
 
 
-def equal_case(queries: int) -> Case:
-    """Different passages of one length."""
-    passages = {f"p{n}": " ".join(f"{word}" for word in range(n, n + EQUAL_WORDS)) for n in range(8 * queries)}
-    names = list(passages)
-    return Case([make_group(f"query {n}", names[8 * n : 8 * n + 8]) for n in range(queries)], passages)
-
-
-def real_case(folder: Path, split: str, queries: int) -> Case:
-    """The first queries with a relevant passage, and what BM25 ranks high and nobody calls relevant."""
-    data = read_data(folder, split)
-    ranked = bm25_run(data.corpus, data.queries, 40)
-    groups = []
-    for query_id, grades in data.qrels.items():
-        relevant = [passage_id for passage_id, grade in grades.items() if grade > 0]
-        others = [passage_id for passage_id in ranked.get(query_id, ()) if grades.get(passage_id, 0) <= 0]
-        if relevant and len(others) >= NEGATIVES:
-            groups.append(make_group(data.queries[query_id].text, [relevant[0], *others[:NEGATIVES]]))
-    used = groups[:queries]
-    names = {member.passage_id for group in used for member in group.members}
-    return Case(used, {name: data.corpus[name].full_text for name in sorted(names)})
-
-
-def make_group(query: str, passage_ids: Sequence[str]) -> Group:
-    """The first passage is the positive."""
-    positive, *negatives = passage_ids
-    return Group(
-        query, query, (Positive(positive, 1.0, "human"),), tuple(map(Negative, negatives)), frozenset([positive])
+def report(shape: str, case: str, work: Work, runs: dict[str, list[Run]], given: argparse.Namespace) -> None:
+    """Print and append one table."""
+    texts = given.batch * given.steps * (NEGATIVES + 2)
+    whole, loop = (
+        {who: statistics.median(getattr(run, what) for run in each) for who, each in runs.items()}
+        for what in ("seconds", "loop")
     )
-
-
-def our_step(name: str, case: Case, cache: bool, device: str, max_length: int) -> Step:
-    """Collate, embed, contrast, step: the parts of `trainer fit`."""
-    model = start_model(name, device, max_length)
-    loss_module = MultiPositiveLoss(model, FitConfig(model=name, objective="singlelh", gradient_cache=cache)).to(device)
-    collate = Collator(model.preprocess, case.passages, None, None, None, None)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-
-    def step() -> float:
-        batch = collate(case.groups)
-        features = [
-            batch_to_device({k.removeprefix(column): v for k, v in batch.items() if k.startswith(column)}, model.device)
-            for column in ("query_", "document_")
-        ]
-        return finish(loss_module(features, batch_to_device(batch["label"], model.device)), optimizer)
-
-    return step
-
-
-def peer_step(name: str, case: Case, cache: bool, device: str, max_length: int) -> Step:
-    """The peer's collator and loss."""
-    model = start_model(name, device, max_length)
-    loss_module: Any = (
-        CachedMultipleNegativesRankingLoss(model, mini_batch_size=MINI_BATCH)
-        if cache
-        else MultipleNegativesRankingLoss(model)
-    )
-    collate = SentenceTransformerDataCollator(preprocess_fn=model.preprocess)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-    rows = [
-        {"anchor": group.query} | {f"p{n}": case.passages[m.passage_id] for n, m in enumerate(group.members)}
-        for group in case.groups
-    ]
-    columns = list(rows[0])
-
-    def step() -> float:
-        batch = collate(rows)
-        features = [
-            batch_to_device(
-                {k.removeprefix(f"{column}_"): v for k, v in batch.items() if k.startswith(f"{column}_")}, model.device
+    rows = []
+    for who, each in runs.items():
+        busy = [run.busy for run in each if run.busy is not None]
+        rate = statistics.median(run.operations for run in each) / loop[who]
+        peak = gpu_peak()
+        used = f"{rate / 1e12:.3g} TFLOP/s" + (f" ({rate / peak:.1%})" if peak else "") if rate else "-"
+        all_seconds = " ".join(f"{run.seconds:.2f}" for run in each)
+        rows.append(
+            (
+                who,
+                all_seconds,
+                texts / loop[who],
+                f"{statistics.median(busy):.0%}" if busy else "-",
+                used,
+                statistics.median(run.loss for run in each),
             )
-            for column in columns
-        ]
-        return finish(loss_module(features, None), optimizer)
+        )
+    cached = ", gradient cache" if given.gradient_cache else ""
+    lora = f", LoRA {LORA[shape]}" if shape in LORA else ""
+    record(
+        f"`trainer fit` and sentence-transformers: {shape}{lora}, {case} lengths{cached}",
+        ("who", "seconds of the command", "texts per second in the loop", "GPU busy", "model FLOP", "loss"),
+        rows,
+        given,
+        notes=[
+            f"{given.steps} steps of {given.batch} queries x {NEGATIVES + 1} passages of at most {given.length} tokens "
+            f"in {given.precision}; {len(work.groups.passages):,} different passages.",
+            f"Speed of the whole command {whole['peer'] / whole['ours']:.2f} times the peer's, of the training loop "
+            f"{loop['peer'] / loop['ours']:.2f} times.",
+        ],
+    )
 
-    return step
 
-
-def start_model(name: str, device: str, max_length: int) -> SentenceTransformer:
-    """The model in training mode, without dropout, so that both give one loss."""
-    model = SentenceTransformer(name, device=device).train()
-    model.max_seq_length = max_length
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return model
-
-
-def finish(loss: Any, optimizer: torch.optim.Optimizer) -> float:
-    """Backward pass and update."""
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
+def profiled(work: Work, given: argparse.Namespace) -> None:
+    """Train once more under the profiler and append the share of the loop in which a kernel ran."""
+    shares: dict[str, float] = {}
+    for who in ("ours", "peer"):
+        with kernel_share(SentenceTransformerTrainer) as found:
+            one_run(who, work, given, min(given.steps, 20))
+        shares[who] = found.share
+    record(
+        f"GPU busy by the profiler's kernel times: {work.shape}",
+        ("who", "share of the time between the first and the last kernel"),
+        [(who, f"{share:.1%}") for who, share in shares.items()],
+        given,
+    )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,9 @@ class Packing:
         longest = int(lengths.max()) if len(lengths) else 0
         packed = {key: features[key][shown].unsqueeze(0) for key in tensors - {"attention_mask"}}
         positions = torch.arange(int(ends[-1]), device=shown.device) - starts + self.first_position
-        packed |= {"position_ids": positions.unsqueeze(0)} | dict(zip(KEYS, (ends, ends, longest, longest), strict=True))
+        packed |= {"position_ids": positions.unsqueeze(0)} | dict(
+            zip(KEYS, (ends, ends, longest, longest), strict=True)
+        )
         return {key: value for key, value in features.items() if key not in tensors} | packed
 
 
@@ -80,7 +82,7 @@ def _switch(encoder: Any) -> tuple[Packing | None, str | None]:
     if not isinstance(first, Transformer) or getattr(first, "backend", "torch") != "torch":
         return None, None
     before = getattr(first.model.config, "_attn_implementation", None)
-    if before != "sdpa" or first.query_expansion is not None:
+    if before not in ("sdpa", NAME) or first.query_expansion is not None:
         return None, None
     _register()
     first.model.set_attn_implementation(NAME)
@@ -98,11 +100,12 @@ def _register() -> None:
     AttentionMaskInterface.register(NAME, _mask)
 
 
-def _mask(*given: Any, attention_mask: Tensor | None = None, **more: Any) -> Any:
+def _mask(*given: Any, **more: Any) -> Any:
     """The mask of a padded batch; None for a packed one, which comes without an attention mask."""
-    from transformers.masking_utils import sdpa_mask
+    from transformers import masking_utils
 
-    return None if attention_mask is None else sdpa_mask(*given, attention_mask=attention_mask, **more)
+    untyped: Any = masking_utils
+    return None if more.get("attention_mask") is None else untyped.sdpa_mask(*given, **more)
 
 
 def attention(
@@ -133,8 +136,8 @@ def attention(
     causal = bool(getattr(module, "is_causal", True)) if causal is None else causal
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
-    rows = [tensor.squeeze(0).transpose(0, 1).to(dtype) for tensor in (query, key, value)]
-    out = _kernel(kind, dtype)(*rows, ends, more["max_length_q"], causal, dropout, scaling)
+    q, k, v = (tensor.squeeze(0).transpose(0, 1).to(dtype) for tensor in (query, key, value))
+    out = _kernel(kind, dtype)(q, k, v, ends, more["max_length_q"], causal, dropout, scaling)
     return out.unsqueeze(0), None
 
 
@@ -190,8 +193,9 @@ def _one_by_one(
 ) -> Tensor:
     """One text after the other, where no kernel takes several."""
     key, value = _for_each_head(query, key), _for_each_head(query, value)
-    lengths = ends.diff().tolist()
-    texts = zip(*(tensor.transpose(0, 1).split(lengths, dim=1) for tensor in (query, key, value)), strict=True)
+    lengths: list[int] = ends.diff().tolist()
+    parts = (torch.split(tensor.transpose(0, 1), lengths, dim=1) for tensor in (query, key, value))
+    texts = zip(*parts, strict=True)
     found = [
         functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale)
         for q, k, v in texts

@@ -4,7 +4,8 @@ The pairs of a query are no independent samples, so a figure is a function of ho
 queries are left out. The interval is a jackknife: leave out one query at a time, take the variance of the figure from
 that (Efron and Stein 1981; for groups of unequal size Busing, Meijer and van der Leeden 1999), and a quantile of
 Student's t with one degree of freedom fewer than there are queries. A figure with bounds is taken to the scale where it
-has none (logarithm or logit), and back. `benchmarks/coverage.py` simulates how often such intervals hold the truth.
+has none (logarithm or logit), and back. `benchmarks/interval_coverage.py` simulates how often such intervals hold the
+truth.
 
 There is no interval with one query, where all queries gave the same value, or where a figure is undefined without one
 of the queries: then the data do not say how much it varies.

@@ -10,7 +10,8 @@ standard error is compared with its distribution under no difference at all (max
 Wolf, Econometrica 73, 2005): signs of the queries' centred values flipped jointly for all cells, which keeps how cells
 and queries depend on each other, seed effects drawn anew, and both variances estimated anew. A family of all pairs
 stays valid for a pair that was chosen after seeing the results, such as the best cell against another, as in Tukey's
-test (for retrieval systems see Carterette, TOIS 30, 2012). `benchmarks/coverage.py bakeoff` simulates the error rates.
+test (for retrieval systems see Carterette, TOIS 30, 2012). `benchmarks/interval_coverage.py bakeoff` simulates the
+error rates.
 """
 
 import math

@@ -165,12 +165,22 @@ def held(output: Path, kind: str | None = None) -> AbstractContextManager[object
     return claimed(output, kind) if os.environ.get("RANK", "0") == "0" else nullcontext()
 
 
+def speed(stage: "trainer.StageReport") -> str:
+    """Tokens and floating-point operations per second, and on a GPU that is known their share of its peak."""
+    from trainer.training.work import gpu_peak
+
+    rate = stage.operations / stage.seconds
+    peak = gpu_peak()
+    share = f", {rate / peak:.1%} of the GPU's peak in bf16" if peak else ""
+    return f"read {stage.tokens / stage.seconds:,.0f} tokens per second: {rate / 1e12:,.2f} TFLOP/s{share}"
+
+
 def say_stage(prefix: str, settings: "trainer.FitConfig", stage: "trainer.StageReport") -> None:
     """What a stage did, in a few lines."""
     console.say(
         prefix + "loss over the first fifth of the steps {:.4f}, over the last {:.4f}".format(*stage.loss_at_ends())
     )
-    console.say(f"{prefix}waited for batches {stage.idle_share:.1%} of the time")
+    console.say(f"{prefix}waited for batches {stage.idle_share:.1%} of the time", prefix + speed(stage))
     left_out, queries = stage.counts["queries_left_out"], stage.counts["queries"]
     if left_out:
         whose = "" if settings.labels == "all" else f" of {settings.labels}"

@@ -179,8 +179,10 @@ class FitConfig(Options):
     """Tokens of a passage, special tokens and prompt included; the model's own limit where it is not set. The saved
     model keeps its own limit.
     """
-    workers: int = Field(default=0, ge=0)
-    """Processes that draw and tokenise batches beside the training; 0 does it in between."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that prepare batches during the training; 0 prepares each batch when it is needed. Where it is not set,
+    2 with a GPU and 0 on a CPU.
+    """
     cache_tokens: bool = True
     """Tokenise every text that may be drawn once, before the first step, and keep the tokens on disk."""
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from labelkit.corpora.words import beginning
+from labelkit.pooling.packing import Packing
 from trainer.objectives.batch import Group, lay_out, passages_of
 
 
@@ -29,17 +30,35 @@ class Collator:
     max_passage_length: int | None
     longest: int | None = None
     """Maximum number of tokens that the model reads; None for a model without a limit."""
+    cached_queries: Callable[[Sequence[str]], dict[str, Any]] | None = None
+    """Query ids -> the features of their texts, from tokens cached earlier."""
     cached: Callable[[Sequence[str]], dict[str, Any]] | None = None
     """Passage ids -> features of their texts, equal to the result of `preprocess`, from cached tokens."""
+    packing: Packing | None = None
+    """Removes the padding of a batch; None for an encoder that reads padded batches."""
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
         passage_ids = passages_of(groups)
-        texts = [group.query for group in groups]
-        tokens = self._preprocess("query", texts, self.query_prompt, max_length=self.max_query_length)
-        queries, by_query = by_length("query", tokens, len(groups))
-        documents, by_passage = by_length("document", self.passage_tokens(passage_ids), len(passage_ids))
+        queries, by_query = by_length(self.query_tokens(groups), len(groups))
+        documents, by_passage = by_length(self.passage_tokens(passage_ids), len(passage_ids))
         layout = lay_out([groups[row] for row in by_query], [passage_ids[row] for row in by_passage])
-        return {**queries, **documents, "label": vars(layout).copy()}
+        columns = {"query": queries, "document": documents}
+        features = {
+            f"{task}_{key}": value
+            for task, column in columns.items()
+            for key, value in (self._packed(column) | {"task": task}).items()
+        }
+        return {**features, "label": vars(layout).copy()}
+
+    def query_tokens(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """Compute the encoder's features of the queries of some groups."""
+        if self.cached_queries is not None:
+            return self.cached_queries([group.query_id for group in groups])
+        return self.query_text_tokens([group.query for group in groups])
+
+    def query_text_tokens(self, texts: list[str]) -> dict[str, Any]:
+        """Compute the encoder's features of some query texts."""
+        return self._preprocess("query", texts, self.query_prompt, max_length=self.max_query_length)
 
     def passage_tokens(self, passage_ids: Sequence[str]) -> dict[str, Any]:
         """Compute the encoder's features of some passages, given by id."""
@@ -51,6 +70,9 @@ class Collator:
         """Compute the encoder's features of some passage texts."""
         return self._preprocess("document", texts, self.passage_prompt, max_length=self.max_passage_length)
 
+    def _packed(self, tokens: dict[str, Any]) -> dict[str, Any]:
+        return tokens if self.packing is None else self.packing(tokens)
+
     def _preprocess(self, task: str, texts: list[str], prompt: str | None, max_length: int | None) -> dict[str, Any]:
         limit = {} if max_length is None else {"max_length": max_length}
         if reach := max_length or self.longest:
@@ -58,19 +80,14 @@ class Collator:
         return self.preprocess(texts, prompt=prompt, task=task, **limit)
 
 
-def by_length(task: str, tokens: dict[str, Any], count: int) -> tuple[dict[str, Any], Sequence[int]]:
-    """Sort the features of `count` texts by length, longest first, and prefix their names with the task.
-
-    Also returns the previous row of each text.
-    """
+def by_length(tokens: dict[str, Any], count: int) -> tuple[dict[str, Any], Sequence[int]]:
+    """Sort the features of `count` texts by length, longest first; also returns the previous row of each text."""
     attention = tokens.get("attention_mask")
-    order: Sequence[int] = range(count)
     # Word-vector models have no attention mask: their texts are not padded.
-    if attention is not None and attention.shape[0] == count:
-        longest_first = attention.sum(dim=1).argsort(descending=True, stable=True)
-        tokens = {
-            key: value[longest_first] if isinstance(value, Tensor) and len(value) == count else value
-            for key, value in tokens.items()
-        }
-        order = longest_first.tolist()
-    return {f"{task}_{key}": value for key, value in (tokens | {"task": task}).items()}, order
+    if attention is None or attention.shape[0] != count:
+        return tokens, range(count)
+    longest_first = attention.sum(dim=1).argsort(descending=True, stable=True)
+    return {
+        key: value[longest_first] if isinstance(value, Tensor) and len(value) == count else value
+        for key, value in tokens.items()
+    }, longest_first.tolist()

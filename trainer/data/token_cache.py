@@ -1,17 +1,17 @@
-"""Cache of passage tokens, computed once and memory-mapped.
+"""Cache of the tokens of queries and passages, computed once and memory-mapped.
 
-On a fast device, tokenising takes a third of a step, and every epoch, objective and seed would repeat it. Therefore
-every labelled passage is tokenised once into an Arrow file of the cache folder, whose key depends on the dataset, the
-tokenizer, the prompt and the length. Batches are padded from these tokens and equal the batches of the model's own
-preprocessing. A first comparison checks this; if they differ, no tokens are cached.
+On a GPU, tokenising takes longer than the rest of a step, and every epoch, objective and seed would repeat it.
+Therefore every query and every labelled passage is tokenised once into an Arrow file of the cache folder, whose key
+depends on the dataset, the tokenizer, the prompt and the length. Batches are padded from these tokens and equal the
+batches of the model's own preprocessing. A first comparison checks this; if they differ, no tokens are cached.
 """
 
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
 from labelkit.storage.manifest import TOKENS
 from trainer.data.store import Store
+from trainer.objectives.batch import key_of
 
 BLOCK = 4096
 """Number of texts tokenised at a time."""
@@ -31,13 +32,47 @@ Preprocess = Callable[[list[str]], dict[str, Any]]
 """Texts -> features for the encoder."""
 
 
+class CachedTexts(NamedTuple):
+    """Texts that are tokenised once, in the order in which their tokens are stored."""
+
+    size: int
+    at: Callable[[int], str]
+    """Place -> text."""
+    places: Callable[[Sequence[str]], Sequence[int]]
+    """Ids -> places of their texts."""
+
+
+def passage_texts(store: Store) -> CachedTexts:
+    """List the labelled passages of a dataset, which are found by passage id."""
+    rows = store.labelled
+
+    def places(ids: Sequence[str]) -> Sequence[int]:
+        found: list[int] = np.searchsorted(rows, [store.passages.row_of(name) for name in ids]).tolist()
+        return found
+
+    return CachedTexts(len(rows), lambda place: store.passages.at(int(rows[place])), places)
+
+
+def query_texts(store: Store) -> CachedTexts:
+    """List the queries of a dataset, which are found by query id."""
+    queries = store.labels["train"]["query"]
+    order = np.argsort(store.query_keys, kind="stable")
+    ordered = store.query_keys[order]
+
+    def places(ids: Sequence[str]) -> Sequence[int]:
+        found: list[int] = order[np.searchsorted(ordered, [key_of(name) for name in ids])].tolist()
+        return found
+
+    return CachedTexts(len(order), lambda place: str(queries[place].as_py()), places)
+
+
 @dataclass(frozen=True)
 class TokenCache:
-    """Function from passage ids to the encoder's features, equal to those of the model's preprocessing."""
+    """Function from ids of texts to the encoder's features, equal to those of the model's preprocessing."""
 
-    store: Store
-    tokens: pa.ListArray | pa.ChunkedArray
-    """[labelled passages]: token ids of each passage in `Store.labelled`."""
+    texts: CachedTexts
+    blocks: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]
+    """Starts and token ids of each block of `BLOCK` texts."""
     padding: int
     """Token id of the padding."""
     left: bool
@@ -47,16 +82,14 @@ class TokenCache:
     types: bool
     """True if the features include token types, all of which are 0."""
 
-    def __call__(self, passage_ids: Sequence[str]) -> dict[str, Any]:
-        """Build the features of a batch of passages."""
-        rows = [self.store.passages.row_of(name) for name in passage_ids]
-        places = np.searchsorted(self.store.labelled, rows)
-        return pad([self._tokens(int(place)) for place in places], self)
+    def __call__(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Build the features of a batch of texts."""
+        return pad([self._tokens(place) for place in self.texts.places(ids)], self)
 
     def _tokens(self, place: int) -> NDArray[np.int32]:
-        chunk = self.tokens.chunk(place // BLOCK)
-        values: NDArray[np.int32] = chunk[place % BLOCK].values.to_numpy()
-        return values
+        starts, tokens = self.blocks[place // BLOCK]
+        row = place % BLOCK
+        return tokens[starts[row] : starts[row + 1]]
 
 
 def pad(rows: Sequence[NDArray[np.int32]], cache: TokenCache) -> dict[str, Any]:
@@ -72,18 +105,17 @@ def pad(rows: Sequence[NDArray[np.int32]], cache: TokenCache) -> dict[str, Any]:
     return features | types | cache.constant
 
 
-def token_cache(store: Store, preprocess: Preprocess, tokenizer: Any, key: str) -> TokenCache | None:
-    """Open or compute the tokens of all labelled passages.
+def token_cache(texts: CachedTexts, preprocess: Preprocess, tokenizer: Any, *, key: str) -> TokenCache | None:
+    """Cache the tokens of some texts; None if the model's preprocessing does more than tokenise and pad.
 
-    Returns None if the model's preprocessing does more than tokenising and padding. `key` identifies the dataset, the
-    prompt and the length, on which the tokens depend in addition to the tokenizer.
+    `key` identifies everything else that the tokens depend on: the dataset, the prompt and the length.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or tokenizer.pad_token_id is None:
+    if backend is None or tokenizer.pad_token_id is None or not texts.size:
         return None
-    first = [store.passages.at(row) for row in store.labelled[:BLOCK].tolist()]
-    empty = _describe(preprocess(first[:1]), store, tokenizer)
-    if empty is None or not _agrees(empty, preprocess, first[:8]):
+    first = [texts.at(place) for place in range(min(8, texts.size))]
+    empty = _describe(preprocess(first[:1]), texts, tokenizer)
+    if empty is None or not _agrees(empty, preprocess, first):
         return None
     identity = f"{backend.to_str()}\n{tokenizer.model_max_length}\n{version('transformers')}\n{key}"
     kept = cache_folder() / "tokens" / hashlib.sha256(identity.encode()).hexdigest()[:32]
@@ -91,28 +123,20 @@ def token_cache(store: Store, preprocess: Preprocess, tokenizer: Any, key: str) 
     with FileLock(f"{kept}.making"):
         if not (kept / folders.MANIFEST).is_file():
             with folders.writing(kept, TOKENS, "trainer fit") as draft:
-                _write(str(draft.path / "tokens.arrow"), store, preprocess)
+                _write(str(draft.path / "tokens.arrow"), texts, preprocess)
     table = pa.ipc.open_file(pa.memory_map(str(kept / "tokens.arrow"))).read_all()
-    return TokenCache(
-        store, table["tokens"], empty.padding, left=empty.left, constant=empty.constant, types=empty.types
-    )
+    blocks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in table["tokens"].chunks]
+    return replace(empty, blocks=blocks)
 
 
-def _describe(features: dict[str, Any], store: Store, tokenizer: Any) -> TokenCache | None:
-    """Describe the model's features as an empty cache; None for features that cannot be built from tokens."""
+def _describe(features: dict[str, Any], texts: CachedTexts, tokenizer: Any) -> TokenCache | None:
+    """Return how the model's features are built from tokens, before any tokens are cached."""
     tensors = {name for name, value in features.items() if isinstance(value, torch.Tensor)}
     if not {"input_ids", "attention_mask"} <= tensors <= {"input_ids", "attention_mask", "token_type_ids"}:
         return None
     constant = {name: value for name, value in features.items() if name not in tensors}
     left, types = tokenizer.padding_side == "left", "token_type_ids" in tensors
-    return TokenCache(
-        store,
-        pa.chunked_array([], pa.list_(pa.int32())),
-        tokenizer.pad_token_id,
-        left=left,
-        constant=constant,
-        types=types,
-    )
+    return TokenCache(texts, (), tokenizer.pad_token_id, left=left, constant=constant, types=types)
 
 
 def _agrees(cache: TokenCache, preprocess: Preprocess, texts: list[str]) -> bool:
@@ -123,16 +147,16 @@ def _agrees(cache: TokenCache, preprocess: Preprocess, texts: list[str]) -> bool
     return direct.keys() == ours.keys() and all(same)
 
 
-def _write(path: str, store: Store, preprocess: Preprocess) -> None:
-    rows = store.labelled
+def _write(path: str, texts: CachedTexts, preprocess: Preprocess) -> None:
+    count = texts.size
     schema = pa.schema([("tokens", pa.list_(pa.int32()))])
     with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        bar = tqdm(total=len(rows), unit="passage", desc="tokenising", file=sys.stderr, disable=len(rows) < 10 * BLOCK)
-        for start in range(0, len(rows), BLOCK):
-            texts = [store.passages.at(row) for row in rows[start : start + BLOCK].tolist()]
-            tokens = pa.array(list(_rows(preprocess(texts))), type=pa.list_(pa.int32()))
+        bar = tqdm(total=count, unit="text", desc="tokenising", file=sys.stderr, disable=count < 10 * BLOCK)
+        for start in range(0, count, BLOCK):
+            block = [texts.at(place) for place in range(start, min(start + BLOCK, count))]
+            tokens = pa.array(list(_rows(preprocess(block))), type=pa.list_(pa.int32()))
             writer.write_batch(pa.record_batch([tokens], schema=schema))
-            bar.update(len(texts))
+            bar.update(len(block))
         bar.close()
 
 

@@ -52,6 +52,7 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         """True for a table of word vectors, which is embedded without mini-batches and needs no gradient cache."""
         if self.whole and config.gradient_cache:
             raise UsageError(f"{config.model} averages word vectors: it needs no gradient_cache; remove it")
+        self.checkpoints = config.gradient_checkpointing
         device = next(model.parameters()).device.type
         self.mini_batch_num_tokens = config.mini_batch_tokens or (CPU_TOKENS if device == "cpu" else DEVICE_TOKENS)
         self.log_temperature = nn.Parameter(
@@ -69,9 +70,13 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         """Number of queries so far that had a passage to contrast with their positives."""
         self.logged: list[Tensor] = []
         """Values of `LOGGED` for each batch since the trainer last logged, on the device."""
+        self.tokens: Tensor | int = 0
+        """Number of tokens that this process has read so far, padding excluded."""
 
     def forward(self, features: list[dict[str, Any]], labels: Any) -> Tensor:
         """Compute the mean loss of a batch from features of queries and passages, and `labels`, its `Batch` fields."""
+        for column in features:
+            self.tokens = self.tokens + _tokens_in(column)
         if not self.uses_gradient_cache:
             return self.calculate_loss([self._embed(column) for column in features], labels)
         loss: Any = self.forward_cached(features, labels)
@@ -133,9 +138,18 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
             torch.autograd.backward(self.log_temperature * cached, gradient)
 
     def _embed(self, column: dict[str, Any]) -> list[Tensor]:
-        if self.whole:
+        # Mini-batches save padding, of which packed texts have none.
+        if self.whole or ("cu_seq_lens_q" in column and not self.checkpoints):
             return [self.model(column)["sentence_embedding"]]
         return [part for part, _ in self.embed_minibatch_iter(column, with_grad=True, copy_random_state=False)]
+
+
+def _tokens_in(column: dict[str, Any]) -> Tensor | int:
+    """Count the tokens of a batch without its padding."""
+    if "attention_mask" in column:
+        tokens: Tensor = column["attention_mask"].sum()
+        return tokens
+    return int(column["input_ids"].numel())
 
 
 def _checked_settings(config: FitConfig) -> dict[str, float]:

@@ -13,7 +13,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,11 +21,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list
 from sentence_transformers import SentenceTransformer
 from transformers import set_seed
 
 from labelkit.errors import ArtifactError, DiskError, LabelkitError, MissingPackageError
+from labelkit.pooling.packing import Packing, unpadded
 from labelkit.storage import folders
 from labelkit.storage.atomic import disk_errors, write_text
 from labelkit.storage.credentials import blot
@@ -35,7 +37,7 @@ from trainer.config.fit_config import LOGGERS, FitConfig
 from trainer.data.collate import Collator
 from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
-from trainer.data.token_cache import token_cache
+from trainer.data.token_cache import passage_texts, query_texts, token_cache
 from trainer.data.training_sets import TrainingSet, make_training_sets
 from trainer.retrieval.evaluate import Contender, EvalResult, compare_contenders, load_contender
 from trainer.retrieval.leaks import refuse_leaks
@@ -47,6 +49,7 @@ from trainer.training.encoder import build_model, freeze_unused, merge_adapters,
 from trainer.training.group_trainer import GroupTrainer, Place, processes, steps_of
 from trainer.training.model_card import model_card
 from trainer.training.soundness import fingerprint, refuse_nonfinite, refuse_unusable
+from trainer.training.work import operations_per_token
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,10 @@ class StageReport:
     """Numbers of queries, of queries left out, and of passages with duplicated texts."""
     dev: list[dict[str, float]]
     """Step and value of every measurement on the dev set."""
+    tokens: int = 0
+    """Tokens read by this process in these seconds, padding excluded."""
+    operations: float = 0.0
+    """Floating-point operations that these tokens need, by `trainer.training.work.operations_per_token`."""
 
     def loss_at_ends(self) -> tuple[float, float]:
         """Compute the mean loss of the first and of the last fifth of the points; single batches vary too much."""
@@ -268,14 +275,18 @@ def _run_stage(
         return StageReport(**done)
     config, place = training_set.config, Place(checkpoints, number)
     main = processes().is_main_process
-    with warnings.catch_warnings(), logging_to(checkpoints.folder / "logs" / f"stage-{number}", config):
+    with (
+        warnings.catch_warnings(),
+        logging_to(checkpoints.folder / "logs" / f"stage-{number}", config),
+        without_padding(model, config) as packing,
+    ):
         # torch 2.13 has renamed this argument, and transformers still uses the old name.
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         trainer = GroupTrainer(
             model,
             training_set,
             config,
-            collator=make_collator(model, training_set),
+            collator=make_collator(model, training_set, packing),
             place=place,
             dev=dev,
             first_epoch=first_epoch,
@@ -292,6 +303,7 @@ def _run_stage(
             ) from None
         finally:
             trainer.progress.close()
+        tokens = int(trainer.multi_positive.tokens)  # waits for the device
         seconds = time.perf_counter() - start
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     refuse_nonfinite(model, f"after step {outcome.global_step} of stage {number}")
@@ -303,13 +315,15 @@ def _run_stage(
         losses=[{key: value for key, value in entry.items() if key != "epoch"} for entry in history],
         counts=training_set.counts,
         dev=trainer.load_best(),
+        tokens=tokens,
+        operations=tokens * operations_per_token(model),
     )
     if several and main:
         checkpoints.finish_stage(number, model, asdict(report))
     return report
 
 
-def make_collator(model: SentenceTransformer, training_set: TrainingSet) -> Collator:
+def make_collator(model: SentenceTransformer, training_set: TrainingSet, packing: Packing | None = None) -> Collator:
     """Make the collator of a training set, with cached tokens if they are used often enough to save time."""
     config, store = training_set.config, training_set.store
     plain = Collator(
@@ -320,12 +334,36 @@ def make_collator(model: SentenceTransformer, training_set: TrainingSet) -> Coll
         max_query_length=config.max_query_length,
         max_passage_length=config.max_passage_length,
         longest=model.max_seq_length,
+        packing=packing,
     )
     drawn = steps_of(config, len(training_set)) * config.batch_size * config.group_size
     if not config.cache_tokens or not store.keys or drawn < len(store.labelled):
         return plain
-    key = f"{sorted(store.keys.values())} {plain.passage_prompt} {config.max_passage_length} {model.max_seq_length}"
-    return replace(plain, cached=token_cache(store, plain.passage_text_tokens, model.tokenizer, key=key))
+    named = f"{sorted(store.keys.values())} {model.max_seq_length}"
+    return replace(
+        plain,
+        cached_queries=token_cache(
+            query_texts(store),
+            plain.query_text_tokens,
+            model.tokenizer,
+            key=f"queries {named} {plain.query_prompt} {config.max_query_length}",
+        ),
+        cached=token_cache(
+            passage_texts(store),
+            plain.passage_text_tokens,
+            model.tokenizer,
+            key=f"passages {named} {plain.passage_prompt} {config.max_passage_length}",
+        ),
+    )
+
+
+def without_padding(model: SentenceTransformer, config: FitConfig) -> AbstractContextManager[Packing | None]:
+    """Have a model on a GPU read batches without padding during a stage. A compiled one gets padded batches, whose
+    shapes repeat.
+    """
+    if model.device.type != "cuda" or config.compile:
+        return nullcontext()
+    return unpadded(model, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision))
 
 
 @contextmanager

@@ -35,6 +35,10 @@ from trainer.training import checkpoints as kept
 from trainer.training.dev import Dev
 from trainer.training.soundness import LOWER, Learning
 
+GPU_WORKERS = 2
+"""Processes that prepare batches for a GPU: drawing and padding a batch takes longer than a small encoder's step."""
+PREFETCHED = 4
+"""Batches that each process keeps ready."""
 LOGGED_POINTS = 100
 """Approximate number of logged losses per stage."""
 
@@ -66,8 +70,9 @@ class GroupTrainer(SentenceTransformerTrainer):
         first_epoch: int = 0,
     ) -> None:
         self.training_set = training_set
-        self.workers = config.workers
         state = processes()
+        gpu = state.device.type == "cuda"
+        self.workers = (GPU_WORKERS if gpu else 0) if config.workers is None else config.workers
         self.order = BatchOrder(
             training_set.keys,
             config.batch_size,
@@ -77,6 +82,7 @@ class GroupTrainer(SentenceTransformerTrainer):
             processes=state.num_processes,
         )
         self.multi_positive = loss.MultiPositiveLoss(model, config)
+        self.epoch_iterator: Any = None
         self.waited = 0.0
         """Seconds in which the training waited for a batch."""
         self.learning = Learning(self.multi_positive)
@@ -120,15 +126,28 @@ class GroupTrainer(SentenceTransformerTrainer):
             collate_fn=self.data_collator,
             num_workers=self.workers,
             pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.workers > 0,
+            prefetch_factor=PREFETCHED if self.workers else None,
+            generator=torch.Generator() if self.workers else None,  # see get_batch_samples
         )
         # BatchOrder has already split each batch among the processes.
         prepared: DataLoader[Any] = prepare_data_loader(
-            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+            loader,
+            self.args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            non_blocking=self.args.dataloader_pin_memory,  # or each copy would wait for the step before
         )
         return prepared
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Get the next batches, and add the waiting time to `waited`."""
+        if self.workers and epoch_iterator is not self.epoch_iterator:
+            # A loader without workers draws a number from the default generator in each epoch. So that dropout is the
+            # same for any number of workers, it is drawn here for those that stay from epoch to epoch.
+            self.epoch_iterator = epoch_iterator
+            torch.empty((), dtype=torch.int64).random_()
         start = time.perf_counter()
         batches = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.waited += time.perf_counter() - start
@@ -317,6 +336,7 @@ def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransfo
             {"log_temperature": config.learning_rate * TEMPERATURE_RATE} if config.learn_temperature else {}
         ),
         per_device_train_batch_size=config.batch_size,
+        optim="adamw_torch_fused",
         learning_rate=config.learning_rate,
         warmup_steps=min(math.ceil(config.warmup_ratio * steps), steps - 1),  # the first step has learning rate 0
         weight_decay=config.weight_decay,

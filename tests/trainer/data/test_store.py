@@ -18,7 +18,7 @@ from labelkit.storage.dataset import OF_MODELS, examples_to_table, read_dataset,
 from trainer.config.fit_config import FitConfig
 from trainer.data.layout import KEY, hashes
 from trainer.data.store import open_store
-from trainer.data.token_cache import token_cache
+from trainer.data.token_cache import passage_texts, query_texts, token_cache
 from trainer.data.training_sets import TrainingSet
 from trainer.objectives.batch import key_of
 from trainer.training.fit import make_collator
@@ -100,6 +100,12 @@ def test_cached_tokens_are_those_of_the_models_own_preprocessing(
     assert cached.keys() == direct.keys()
     for name, value in direct.items():
         assert torch.equal(cached[name], value) if isinstance(value, torch.Tensor) else cached[name] == value
+    groups = [training_set[0, row] for row in (2, 0, 1)]
+    assert collator.cached_queries is not None
+    cached, direct = collator.query_tokens(groups), collator.query_text_tokens([group.query for group in groups])
+    assert cached.keys() == direct.keys()
+    for name, value in direct.items():
+        assert torch.equal(cached[name], value) if isinstance(value, torch.Tensor) else cached[name] == value
 
 
 def test_a_preprocessing_that_does_more_than_pad_is_not_cached(tiny_model: Path, toy_dataset: Path) -> None:
@@ -112,9 +118,10 @@ def test_a_preprocessing_that_does_more_than_pad_is_not_cached(tiny_model: Path,
     def more(texts: list[str]) -> dict[str, Any]:
         return model.preprocess(texts) | {"pixels": torch.zeros(len(texts))}
 
-    assert token_cache(store, odd, model.tokenizer, "") is None
-    assert token_cache(store, more, model.tokenizer, "") is None
-    assert token_cache(store, model.preprocess, None, "") is None
+    for texts in (passage_texts(store), query_texts(store)):
+        assert token_cache(texts, odd, model.tokenizer, key="") is None
+        assert token_cache(texts, more, model.tokenizer, key="") is None
+        assert token_cache(texts, model.preprocess, None, key="") is None
     assert not (cache_folder() / "tokens").exists()
 
 

@@ -1,7 +1,7 @@
 """How often 95% intervals hold the truth, and how often equal cells of a bake-off are called different.
 
-    python benchmarks/coverage.py intervals [--worlds 1000]
-    python benchmarks/coverage.py bakeoff [--worlds 1000]
+    python benchmarks/interval_coverage.py intervals [--worlds 1000]
+    python benchmarks/interval_coverage.py bakeoff [--worlds 1000]
 
 `intervals` draws worlds whose truth is known (a long run of the same generator) with 5, 10, 25, 50 and 100 queries, and
 counts the worlds in which the interval of `labelkit.statistics.intervals` holds it; beside it the percentile bootstrap
