@@ -13,7 +13,7 @@ from torch import multiprocessing
 
 from trainer import invariance
 from trainer.objectives import contrast, loss
-from trainer.objectives.contrast import PositivePairs
+from trainer.objectives.tiles import PositivePairs
 
 CPU = torch.device("cpu")
 

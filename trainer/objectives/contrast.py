@@ -19,9 +19,7 @@ from torch.nn.functional import pad
 
 from labelkit.pooling.dense_search import SIMILARITIES
 from trainer.objectives.batch import Batch
-
-TILE_PAIRS = 2**22
-"""Pairs of query and passage in a tile: 16 MiB of scores in float32."""
+from trainer.objectives.tiles import Mask, known_pairs, scored, tile_size
 
 
 class ContrastRules(NamedTuple):
@@ -70,7 +68,7 @@ def contrast(
 
     Scores are computed in float32 even if the encoder runs in half precision: at temperature 0.05 a bfloat16 score is
     off by up to 0.06. `against` is `Objective.against`; with "group" no negatives are scored. `tile` is T, by default
-    the number of passages that gives `TILE_PAIRS` pairs.
+    the number of passages of `tile_size`.
     """
     with torch.autocast(queries.device.type, enabled=False):
         prepare = SIMILARITIES[rules.similarity]
@@ -91,67 +89,13 @@ def contrast(
             ceiling=_ceiling(pos_scores.detach(), batch.pos_mask, rules, temperature=temperature),
             in_batch=rules.in_batch,
         )
-        tile = tile or max(1, TILE_PAIRS // max(1, len(queries)))
+        tile = tile or tile_size(queries, len(passages))
         neg_lse, hidden, suspected = _AGAINST[against](queries, passages, mask, tile)
         own = batch.pos_mask.sum()
         others = (len(queries) * len(passages) - own).clamp(min=1)
         return Scores(
             pos_scores, group_scores, neg_lse, masked_share=(hidden - own) / others, suspected_share=suspected / others
         )
-
-
-class PositivePairs(NamedTuple):
-    """Pairs of query and passage, sorted by passage."""
-
-    row: Tensor
-    """[E] int64: row of the query."""
-    column: Tensor
-    """[E] int64: row of the passage."""
-
-    def within(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Select the pairs whose passage is in a tile, as rows and columns of the tile."""
-        first, last = torch.searchsorted(self.column, self.column.new_tensor([start, stop])).tolist()
-        return self.row[first:last], self.column[first:last] - start
-
-
-def known_pairs(row: Tensor, key: Tensor, passage_key: Tensor) -> PositivePairs:
-    """Select the pairs (row `[E]`, key `[E]`) whose passage is among `passage_key` `[U]`."""
-    if not len(passage_key):
-        return PositivePairs(row[:0], row[:0])
-    ordered, order = passage_key.sort()
-    at = torch.searchsorted(ordered, key).clamp(max=len(ordered) - 1)
-    present = ordered[at] == key
-    column, by_column = order[at[present]].sort()
-    return PositivePairs(row[present][by_column], column)
-
-
-class Mask(NamedTuple):
-    """The rules that decide which pairs act as negatives."""
-
-    excluded: PositivePairs
-    """Pairs that are always masked."""
-    judged: PositivePairs
-    """Pairs judged negative, masked only if they are also excluded."""
-    ceiling: Tensor | None
-    """[Q]: an unjudged passage with a higher score is masked as a suspected positive; None masks none."""
-    in_batch: bool
-    """False: all unjudged pairs are masked."""
-
-    def hide(self, scores: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Set the masked scores of a tile `[Q, T]` to -inf; return the numbers of masked and of suspected pairs."""
-        stop = start + scores.shape[1]
-        judged, excluded = self.judged.within(start, stop), self.excluded.within(start, stop)
-        suspected = torch.zeros_like(scores, dtype=torch.bool)
-        if self.ceiling is not None:
-            suspected = scores > self.ceiling.unsqueeze(-1)
-            suspected[judged] = False
-            suspected[excluded] = False
-        hidden = suspected if self.in_batch else torch.ones_like(suspected)
-        suspects = suspected.sum()
-        hidden[judged] = False
-        hidden[excluded] = True
-        scores.masked_fill_(hidden, -torch.inf)
-        return hidden.sum(), suspects
 
 
 def gather_passages(passages: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,18 +153,23 @@ class _Gathered(torch.autograd.Function):
 
 
 class _StreamedLse(torch.autograd.Function):
-    """Compute the log-sum-exp over the unmasked passages of each query in tiles. [Q, D], [U, D] -> [Q], [], []."""
+    """Log-sum-exp over unmasked passages, one tile at a time. [Q, D], [U, D] -> [Q], [], [].
+
+    The scores are computed again in the backward pass; those of a single tile are kept instead.
+    """
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, passages: Tensor, mask: Mask, tile: int) -> tuple[Tensor, Tensor, Tensor]:
         lse = queries.new_full((len(queries),), -torch.inf)
         hidden, suspected = torch.zeros(2, dtype=torch.int64, device=queries.device).unbind()
+        kept = []
         for start in range(0, len(passages), tile):
-            scores = queries @ passages[start : start + tile].T
-            counts = mask.hide(scores, start)
+            part = scored(queries, passages, start, tile)
+            counts = mask.hide(part)
             hidden, suspected = hidden + counts[0], suspected + counts[1]
-            lse = torch.logaddexp(lse, scores.logsumexp(dim=-1))
-        ctx.save_for_backward(queries, passages, lse)
+            lse = torch.logaddexp(lse, part.scores.logsumexp(dim=-1))
+            kept = [part.scores] if part.whole else []
+        ctx.save_for_backward(queries, passages, lse, *kept)
         ctx.mask, ctx.tile = mask, tile
         ctx.mark_non_differentiable(hidden, suspected)
         return lse, hidden, suspected
@@ -228,18 +177,23 @@ class _StreamedLse(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_lse: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        queries, passages, lse = ctx.saved_tensors
-        # For a query without negatives, exp(-inf - 0) = 0 is the correct gradient.
+        queries, passages, lse, *kept = ctx.saved_tensors
+        # A query without negatives: exp(-inf - 0) is the 0 that its gradient is.
         lse = torch.where(lse == -torch.inf, 0.0, lse).unsqueeze(-1)
         grad_queries, grad_passages = torch.zeros_like(queries), torch.empty_like(passages)
         for start in range(0, len(passages), ctx.tile):
-            tile = passages[start : start + ctx.tile]
-            scores = queries @ tile.T
-            ctx.mask.hide(scores, start)
-            share = scores.sub_(lse).exp_().mul_(grad_lse.unsqueeze(-1))
-            grad_queries.addmm_(share, tile)
-            torch.mm(share.T, queries, out=grad_passages[start : start + ctx.tile])
+            stop = start + ctx.tile
+            share = kept[0].sub(lse) if kept else _masked(queries, passages, ctx.mask, start, ctx.tile).sub_(lse)
+            share.exp_().mul_(grad_lse.unsqueeze(-1))
+            grad_queries.addmm_(share, passages[start:stop])
+            torch.mm(share.T, queries, out=grad_passages[start:stop])
         return grad_queries, grad_passages, None, None
+
+
+def _masked(queries: Tensor, passages: Tensor, mask: Mask, start: int, size: int) -> Tensor:
+    part = scored(queries, passages, start, size)
+    mask.hide(part)
+    return part.scores
 
 
 def _streamed_lse(queries: Tensor, passages: Tensor, mask: Mask, tile: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -255,16 +209,16 @@ def _hardest(queries: Tensor, passages: Tensor, mask: Mask, tile: int) -> tuple[
     hidden, suspected = torch.zeros(2, dtype=torch.int64, device=queries.device).unbind()
     with torch.no_grad():
         for start in range(0, len(passages), tile):
-            scores = queries @ passages[start : start + tile].T
-            counts = mask.hide(scores, start)
+            part = scored(queries, passages, start, tile)
+            counts = mask.hide(part)
             hidden, suspected = hidden + counts[0], suspected + counts[1]
-            top, at = scores.max(dim=-1)
+            top, at = part.scores.max(dim=-1)
             column = torch.where(top > best, at + start, column)
             best = torch.maximum(best, top)
     if not len(passages):
         return best, hidden, suspected
-    scored = torch.einsum("qd,qd->q", queries, passages[column])
-    return torch.where(best == -torch.inf, -torch.inf, scored), hidden, suspected
+    own = torch.einsum("qd,qd->q", queries, passages[column])
+    return torch.where(best == -torch.inf, -torch.inf, own), hidden, suspected
 
 
 _AGAINST = {"all": _streamed_lse, "hardest": _hardest}
