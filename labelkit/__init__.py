@@ -1,6 +1,6 @@
-"""labelkit: relevance labels from language models and people, as datasets that train retrievers.
+"""Make datasets for training retrievers from relevance labels by language models and people.
 
-Every command of the command line is a function here, and its flags are the fields of one record::
+Every command of the command line is a function here, and its options are the fields of one record::
 
     import labelkit
 
@@ -8,12 +8,12 @@ Every command of the command line is a function here, and its flags are the fiel
     labelkit.annotate("pool", "labels", labelkit.AnnotateOptions(model="Qwen/Qwen3-8B", engine="vllm"))
     labelkit.mix("dataset", labelkit.MixOptions(data="data", llm="labels"))
 
-What the command line takes as an argument comes first, then the folder to write (`-o`), then the options. Options are a
-record and no keyword arguments: a record is checked as a whole when it is made, can be kept, compared, printed and
-changed (`options.but(votes=3)`), and editors know its fields. Functions print nothing and never exit: they return
-records, report through `logging`, and raise the exceptions of `labelkit.errors`.
+A function takes the arguments of its command, then the folder to write (`-o`), then the options. Options are a
+record instead of keyword arguments: a record is checked as a whole when it is made, can be stored, compared, printed
+and changed (`options.but(votes=3)`), and editors know its fields. Functions never print or exit: they return records,
+report through `logging`, and raise the exceptions of `labelkit.errors`.
 
-A name is loaded when it is first used, so that `import labelkit` takes no time.
+Names are loaded when they are first used, so that `import labelkit` is fast.
 """
 
 from importlib import import_module
@@ -159,7 +159,7 @@ HOMES = {
     "tidy": "labelkit.corpora.tidy",
     "verify": "labelkit.datasets.verify",
 }
-"""Name -> its module, and its name there where that is another. The imports above tell type checkers the same."""
+"""Name -> its module, followed by `:` and its name there if that differs. The imports above are for type checkers."""
 
 __all__ = [
     "AgreeOptions",

@@ -1,4 +1,4 @@
-"""`python -m labelkit` is the command `labelkit`."""
+"""Run the command `labelkit` by `python -m labelkit`."""
 
 from labelkit.commands.app import main
 

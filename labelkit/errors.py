@@ -1,18 +1,18 @@
-"""What can go wrong, as the user sees it.
+"""Define the errors that users see.
 
 LabelkitError                 the work failed: exit code 1
 ├── UsageError                the call was wrong: exit code 2
-│   ├── UnknownNameError      a name that is in no table; the message lists the choices
-│   └── MissingPackageError   an optional dependency is absent; the message gives the install line
+│   ├── UnknownNameError      a name is unknown; the message lists the choices
+│   └── MissingPackageError   an optional package is not installed; the message gives the command to install it
 ├── DataError                 an input is malformed; the message names file, line or id
-├── ArtifactError             a folder of ours is incomplete, damaged, or in the way
-│   └── HeldError             another process writes it
+├── ArtifactError             a folder of labelkit or trainer is incomplete, damaged, or in the way
+│   └── HeldError             another process writes the folder
 ├── DiskError                 a disk is full, read-only or broken
-├── JournalError              the record of replies is locked by another process or damaged
-├── EngineError               a judge cannot be loaded or stopped answering
-├── RemoteError             another place (the Hub, a bucket) refuses or cannot be reached
-├── BudgetError               the caps on tokens or dollars allow no more; what was judged is written
-└── NotYetError               work that goes on elsewhere: exit code 75, the same command later collects it
+├── JournalError              the journal of replies is damaged or locked by another process
+├── EngineError               a judge cannot be loaded or does not answer
+├── RemoteError               another place (the Hub, a bucket) refuses or cannot be reached
+├── BudgetError               the caps on tokens or US dollars are reached; finished judgements are written
+└── NotYetError               the work is still in progress elsewhere: exit code 75; run the same command again later
 
 Every message says what is wrong, where, and what to do. The command lines print it without a traceback.
 """
@@ -21,19 +21,19 @@ from collections.abc import Iterable
 
 
 class LabelkitError(Exception):
-    """The work failed; `exit_code` is what the command returns to the shell."""
+    """The work failed; `exit_code` is the exit code of the command."""
 
     exit_code = 1
 
 
 class UsageError(LabelkitError):
-    """The call was wrong: nothing has been done."""
+    """The call was wrong, and nothing was done."""
 
     exit_code = 2
 
 
 class UnknownNameError(UsageError):
-    """A name that is not in a table (engine, method, policy, objective)."""
+    """A name of an engine, method, policy or objective is unknown."""
 
     def __init__(self, what: str, name: str, choices: Iterable[str]) -> None:
         super().__init__(f"unknown {what} {name!r}; choose one of: {', '.join(sorted(choices))}")
@@ -53,7 +53,7 @@ class DataError(LabelkitError):
 
 
 class ArtifactError(LabelkitError):
-    """A folder written by labelkit or trainer is incomplete, damaged, or stands where one is to be written."""
+    """A folder of labelkit or trainer is incomplete, damaged, or in the place of an output."""
 
 
 class HeldError(ArtifactError):
@@ -61,31 +61,31 @@ class HeldError(ArtifactError):
 
 
 class DiskError(LabelkitError):
-    """A disk took no more; what was finished before is kept."""
+    """A disk cannot be written; finished work is kept."""
 
 
 class JournalError(LabelkitError):
-    """The journal of paid replies is held by another process or cannot be read."""
+    """The journal of paid replies is damaged or locked by another process."""
 
 
 class EngineError(LabelkitError):
-    """A judge could not be loaded, reached, or asked."""
+    """A judge cannot be loaded or does not answer."""
 
 
 class RemoteError(LabelkitError):
-    """The Hub or another store of files refused, or could not be reached."""
+    """The Hub or another remote store refuses or cannot be reached."""
 
 
 class BudgetError(LabelkitError):
-    """A cap ended the run before its work was done."""
+    """A cap on tokens or US dollars ended the run before its work was done."""
 
 
 class NotYetError(LabelkitError):
-    """Nothing is wrong, but the answers are not there yet; the code is that of sysexits.h for "try again later"."""
+    """Answers are not available yet; the exit code is that of sysexits.h for a temporary failure."""
 
     exit_code = 75
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's message: what a one-line error shows."""
+    """Return the first line of an exception's message, for errors on one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
-"""Base of the option records: the settings of one command or function, checked when the record is made.
+"""Define the base of option records: the options of one command or function, checked when the record is made.
 
-A record is what the function of the Python API takes and what the flags of the command line become, so an option has
-one name, one type, one default, one bound and one explanation: its field and the docstring below it.
+Functions of the Python API take such a record, and options of the command line are read into it. So an option has one
+name, type, default, bound and explanation: its field and the docstring below the field.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,24 +15,25 @@ from labelkit.errors import UsageError
 from labelkit.storage.remote import local
 
 Address = Annotated[Path, BeforeValidator(lambda place: local(str(place)))]
-"""A local path, or an address (s3://, gs://, hf://), which becomes the path of its local copy."""
+"""A local path, or an address (s3://, gs://, hf://) that is replaced by the path of its local copy."""
 
 
 SEEDS = 4_294_967_295
-"""The largest seed: that of numpy and torch."""
+"""Largest random seed, as in numpy and torch."""
 MOST = 1_000_000_000_000_000
-"""The largest number of anything: files, tokens and arrays count no further without loss."""
+"""Largest number in any option; larger ones could not be stored exactly everywhere."""
 
 
 class Options(BaseModel):
-    """Frozen, closed against unknown names, and without NaN or infinity. Making one raises `UsageError` that names the
-    field, the value and the remedy.
+    """Base of option records: frozen, without unknown fields, and without NaN or infinity.
+
+    Making an invalid record raises `UsageError` with the field, the value and the remedy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     elsewhere: ClassVar[str] = ""
-    """Where a required field can be set besides its flag, for the error."""
+    """Second way to set a required field besides its option, for the error message."""
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -44,7 +45,7 @@ class Options(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _single_values_are_lists_of_one(cls, fields: Any) -> Any:
-        """`llm="labels"` is `llm=("labels",)`."""
+        """Read `llm="labels"` as `llm=("labels",)`."""
         return {name: (value,) if cls._takes_several(name, value) else value for name, value in fields.items()}
 
     @model_validator(mode="after")
@@ -62,12 +63,12 @@ class Options(BaseModel):
         return field is not None and get_origin(field.annotation) is tuple and isinstance(value, str | Path)
 
     def but(self, **changes: Any) -> Self:
-        """The same options with some fields changed, checked again."""
+        """Return a copy of these options with some fields changed, checked again."""
         return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | changes)
 
 
 def explain(problem: Mapping[str, Any], names: Iterable[str], elsewhere: str = "") -> str:
-    """A problem that pydantic found, in one line with its remedy."""
+    """Return a validation error of pydantic as one line with its remedy."""
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         near = get_close_matches(name, list(names), n=1)

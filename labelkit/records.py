@@ -1,4 +1,4 @@
-"""The records that flow through labelkit, and their Arrow schemas.
+"""Define the records that pass through labelkit, and their Arrow schemas.
 
 Queries and passages become `Candidate`s (pool), candidates become `Judgement`s (annotate, import), judgements become
 `Example`s (mix). Each record is frozen and has one writer; a human label is a `Judgement` whose `Judge` is human.
@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
 MAX_GRADE = 3
-"""Grades run from 0 (nothing to do with the query) to 3 (a dedicated, exact answer)."""
+"""Highest grade. Grades are 0 (unrelated), 1 (related, no answer), 2 (partial answer) and 3 (exact answer)."""
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, closed against unknown fields, and without numbers that are not finite."""
+    """Base of all records: frozen, without unknown fields, and without numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -32,12 +32,12 @@ class Passage(Record):
 
     @property
     def full_text(self) -> str:
-        """Title and text as a judge and an encoder read them (the BEIR convention: one space between)."""
+        """Title and text as judges and encoders read them, with one space between them (the BEIR convention)."""
         return f"{self.title} {self.text}".strip()
 
 
 class Origin(NamedTuple):
-    """Where a candidate came from: the name of a retriever, run or qrels, the rank there (from 1), the score there."""
+    """A source of a candidate: the name of a retriever, run or qrels, and its rank (from 1) and score there."""
 
     name: str
     rank: int
@@ -45,7 +45,7 @@ class Origin(NamedTuple):
 
 
 class Candidate(Record):
-    """A pair worth judging, with every source that proposed it."""
+    """A pair worth judging, with all sources that found it."""
 
     query_id: str
     passage_id: str
@@ -57,16 +57,16 @@ PairIds = tuple[str, str]
 
 
 class Judge(Record):
-    """Who gave a judgement, in enough detail to ask again. `judge_id` is derived from the rest by the writer."""
+    """The judge of a judgement, in enough detail to repeat it. `judge_id` is derived from the other fields."""
 
     judge_id: str
     kind: Literal["human", "llm", "imported"]
     name: str
-    """What a reader calls this judge: the model asked for, or the name given at import."""
+    """Name of the judge for readers: the requested model, or the name given at import."""
     model_answered: str | None = None
-    """The model that the engine says it ran, where it says so."""
+    """Model that the engine states to have run; None if it states none."""
     revision: str | None = None
-    """Commit of the weights on the Hub, or the sha256 of a local folder's configuration and weight index."""
+    """Commit of the weights on the Hub, or the sha256 over configuration, tokenizer and weights of a local folder."""
     engine: str | None = None
     engine_version: str | None = None
     dtype: str | None = None
@@ -81,11 +81,11 @@ class Judge(Record):
     """Decoding parameters as canonical JSON."""
     seed: int | None = None
     reading: str | None = None
-    """How passages were cut, and by which tokenizer, as canonical JSON; of the last run where runs differ."""
+    """Cutting of passages and tokenizer as canonical JSON; from the last run if runs differ."""
 
 
 class Judgement(Record):
-    """What one judge said of one pair: a grade, or the reason why there is none."""
+    """The judgement of one judge on one pair: a grade, or the reason for a missing grade."""
 
     query_id: str
     passage_id: str
@@ -96,7 +96,7 @@ class Judgement(Record):
     probs: tuple[float, ...] | None = None
     """Probabilities over the prompt's labels, in the prompt's order, renormalised to sum to 1."""
     label_mass: float | None = None
-    """Share of the model's own probability that fell on any label before renormalising."""
+    """Total probability of all labels before it was renormalised, from 0 to 1."""
     failure: str | None = None
     position: int | None = None
     permutation_seed: int | None = None
@@ -105,33 +105,33 @@ class Judgement(Record):
     tokens: int | None = None
     """Prompt and completion tokens that the engine counted for this pair."""
     cost: float | None = None
-    """US dollars; None where no price is known."""
+    """US dollars for this pair; None if no price is known."""
 
     @property
     def rank_score(self) -> float:
-        """The score by which judgements are ranked: the judge's score, else its grade; 0 for a failure."""
+        """Score for ranking judgements: the judge's score, else its grade; 0 for a failure."""
         return self.score if self.score is not None else float(self.grade or 0)
 
     @model_validator(mode="after")
     def _grade_or_failure(self) -> Self:
         if (self.grade is None) == (self.failure is None):
-            raise ValueError("a judgement carries exactly one of grade and failure")
+            raise ValueError("a judgement needs either a grade or a failure")
         if self.grade is not None and not 0 <= self.grade <= MAX_GRADE:
             raise ValueError(f"grade {self.grade} is outside 0..{MAX_GRADE}")
         return self
 
 
 class Label(Record):
-    """One passage of an example: its grade and where that came from."""
+    """The label of one passage of an example: its grade and the source of the grade."""
 
     passage_id: str
     grade: int | None
-    """None where the judge failed on the pair."""
+    """Grade of the pair; None if the judge failed on it."""
     source: Literal["human", "llm", "imported"]
     judge_id: str
     weight: float = Field(default=1.0, gt=0)
     probability: float | None = None
-    """Probability that the passage is relevant, where the judge gave one."""
+    """Probability that the passage is relevant; None if the judge gave none."""
 
 
 class Example(Record):
@@ -155,7 +155,7 @@ LABEL_COLUMNS = {
 """Suffix of the parallel list columns of an example -> (field of `Label`, Arrow type of an element)."""
 
 ROLES = {"positive": "positives", "negative": "negatives", "ignored": "ignored"}
-"""Prefix of those columns -> field of `Example`."""
+"""Prefix of the parallel list columns of an example -> field of `Example`."""
 
 QUERY_SCHEMA = pa.schema([("query_id", pa.string()), ("text", pa.string())])
 PASSAGE_SCHEMA = pa.schema([("passage_id", pa.string()), ("title", pa.string()), ("text", pa.string())])
@@ -197,7 +197,7 @@ EXAMPLE_SCHEMA = pa.schema(
     ]
 )
 PROMPT_SCHEMA = pa.schema([("prompt_sha256", pa.string()), ("content", pa.string())])
-"""The prompts of the judges, as their files were read."""
+"""Schema of the judges' prompts: the content of their files."""
 REPLY_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -208,6 +208,6 @@ REPLY_SCHEMA = pa.schema(
         ("answered_at", pa.string()),
     ]
 )
-"""The replies that stand behind judgements, by the key that these name: the last reply to each request as JSON, how
-many there were, what all of them cost in tokens and US dollars, and when the last came (UTC).
+"""Schema of the replies behind judgements, by the key in the judgements: the last reply to each request as JSON, the
+number of replies, their total cost in tokens and US dollars, and the time of the last one (UTC).
 """

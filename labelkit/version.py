@@ -1,3 +1,3 @@
-"""The version of labelkit and trainer, which come in one package."""
+"""Define the version of labelkit and trainer, which come in one package."""
 
 __version__ = "0.1.0"

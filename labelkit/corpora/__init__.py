@@ -1,5 +1,5 @@
-"""In: files of passages, queries, grades and runs, as people have them.
+"""In: files of passages, queries, grades and runs in the usual formats.
 
-Out: records with a `file:line` for every fault.
-Touches: the files that it is given, to read; `tidy` writes a copy.
+Out: records, or an error with `file:line` for a fault.
+Touches: reads the given files; `tidy` writes a copy.
 """

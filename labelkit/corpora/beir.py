@@ -1,6 +1,6 @@
-"""A BEIR folder: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`, the layout wherever data is asked for.
+"""Read BEIR folders: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`, the layout of all input data.
 
-A malformed line stops the reading with its file and line number; `labelkit tidy` sets such lines aside.
+A malformed line raises an error with its file and line number; `labelkit tidy` sets such lines aside.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from labelkit.records import Passage, Query
 
 
 class Data(NamedTuple):
-    """A retrieval collection. `qrels` is empty where no split was asked for."""
+    """A retrieval collection. `qrels` is empty if no split was requested."""
 
     corpus: dict[str, Passage]
     queries: dict[str, Query]
@@ -23,10 +23,10 @@ class Data(NamedTuple):
 
 
 def read_data(folder: Path, split: str | None = None) -> Data:
-    """Read a BEIR folder; with `split`, also its qrels, and keep just the queries that these judge.
+    """Read a BEIR folder; with `split`, also read its qrels and keep only the queries in them.
 
-    Raises `DataError` where a file is missing, a line is malformed, an id stands twice, the corpus is empty, or the
-    qrels name a query or passage that is not there.
+    Raises `DataError` if a file is missing, a line is malformed, an id is duplicated, the corpus is empty, or the qrels
+    name an unknown query or passage.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
@@ -46,7 +46,7 @@ def check_ids(
     corpus: Mapping[str, Passage],
     where: str,
 ) -> None:
-    """Raise where `pairs` (qrels or a run) name a query or passage that the collection does not hold."""
+    """Raise `DataError` if `pairs` (qrels or a run) name a query or passage that is not in the collection."""
     for query_id, passage_ids in pairs.items():
         if query_id not in queries:
             raise DataError(f"{where}: query id {query_id!r} is not in queries.jsonl")

@@ -1,4 +1,4 @@
-"""Evaluation sets, as far as training must not know them: their queries, and the passages that answer them."""
+"""Read the parts of evaluation sets that training data must not contain: queries, and passages that answer them."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,15 +15,15 @@ class Evaluation(NamedTuple):
 
     name: str
     queries: dict[str, str]
-    """Texts by id, of the queries that the split judges."""
+    """Id -> text of each query in the split's qrels."""
     passages: dict[str, str]
-    """Full texts by id, of the passages that it calls relevant to some degree."""
+    """Id -> full text of each passage with a grade above 0."""
     files: dict[str, str]
-    """sha256 of what was read."""
+    """Path of each file that was read -> sha256."""
 
 
 def read_evaluation(folder: Path, split: str) -> Evaluation:
-    """Read a split, holding no more of the corpus than its relevant passages."""
+    """Read a split, with only the relevant passages of the corpus in memory. Raises `DataError`."""
     corpus, asked, qrels = files_of(folder, split)
     graded = read_qrels(qrels)
     queries = {
@@ -40,5 +40,5 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
 
 
 def files_of(folder: Path, split: str) -> tuple[Path, Path, Path]:
-    """Corpus, queries and qrels of a split."""
+    """Return the paths of corpus, queries and qrels of a split."""
     return folder / "corpus.jsonl", folder / "queries.jsonl", qrels_path(folder, split)

@@ -1,9 +1,9 @@
-"""Which texts are copies of each other: exactly, but for case and punctuation, or nearly.
+"""Find texts that are copies of each other: exactly, except for case and punctuation, or nearly.
 
-Texts are normalised (NFKC, lower case, runs of anything but letters, marks and digits as one space) and cut into all
-runs of five bytes, so that languages without spaces are served too. The similarity of two texts is the Jaccard index of
-their runs; from `NEAR` on they are near-duplicates. MinHash signatures (Broder, 1997), by rensa, find candidates, and
-the index itself decides, so that nothing below the line is ever reported.
+Texts are normalised (NFKC, lower case, anything but letters, marks and digits replaced by one space) and cut into all
+sequences of five bytes (shingles), which works for languages without spaces, too. The similarity of two texts is the
+Jaccard index of their shingles; texts with a similarity of `NEAR` or more are near-duplicates. MinHash signatures
+(Broder, 1997), by rensa, find candidates, and the exact index decides, so that no pair below the threshold is reported.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,16 @@ from labelkit.errors import MissingPackageError
 
 NEAR = 0.8
 RUN = 5
-"""Bytes of a shingle; a shorter text is padded to one shingle."""
+"""Bytes per shingle; a shorter text is padded to one shingle."""
 SLOTS, BANDS = 64, 16
-"""Of a signature. Bands have four slots: texts of similarity 0.8 share one with probability 0.9998."""
+"""Slots and bands of a signature. With four slots per band, texts of similarity 0.8 share a band with probability
+0.9998.
+"""
 LIKELY = 0.55
-"""Share of equal slots from which the index is computed: five standard errors below `NEAR`."""
+"""Smallest share of equal slots for which the exact index is computed: five standard errors below `NEAR`."""
 SEED = 1
 TEXTS_AT_ONCE = 2_048
-"""What numpy works on then stays in the processor's cache: five times the speed of large batches."""
+"""Texts per batch; such batches fit the processor's cache, which is five times faster than with large batches."""
 
 
 class Copy(NamedTuple):
@@ -38,7 +40,7 @@ class Copy(NamedTuple):
 
 
 class KnownTexts:
-    """Texts that others are compared with. They are held in memory, about 1 KB more than the text each."""
+    """Texts with which others are compared. They are kept in memory, each with about 1 KB in addition to its text."""
 
     def __init__(self, names: Sequence[str], texts: Sequence[str]) -> None:
         self._names = names
@@ -51,7 +53,7 @@ class KnownTexts:
         self._keys = np.take_along_axis(keys, self._order, axis=0)
 
     def copies(self, names: pa.Array, texts: pa.Array) -> Iterator[Copy]:
-        """The texts that repeat a known one, each with the most similar; of equals the first."""
+        """Yield the texts that repeat a known text, each with the most similar known text; the first one in a tie."""
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = texts.slice(start, TEXTS_AT_ONCE)
             clean = normalised(part)
@@ -67,7 +69,7 @@ class KnownTexts:
                     yield Copy(name, self._names[place], "near", similarity=similarity)
 
     def _near(self, texts: pa.Array) -> dict[int, tuple[float, int]]:
-        """Row -> similarity and place of the most similar known text, where one is near."""
+        """Return the rows that have a near-duplicate: row -> similarity and place of the most similar known text."""
         mine = signatures(texts)
         rows, places = self._candidates(band_keys(mine))
         likely = (mine[rows] == self._signatures[places]).mean(axis=1) >= LIKELY
@@ -79,7 +81,7 @@ class KnownTexts:
         return found
 
     def _candidates(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows and places of all pairs that share a band, in order."""
+        """Return the rows and places of all pairs that share a band, in order."""
         codes = []
         for band in range(BANDS):
             first = np.searchsorted(self._keys[:, band], keys[:, band], "left")
@@ -92,13 +94,13 @@ class KnownTexts:
 
 
 def normalised(texts: pa.Array) -> pa.Array:
-    """The texts as they are compared."""
+    """Return texts in their normalised form for comparison."""
     plain = pc.utf8_lower(pc.utf8_normalize(texts, "NFKC"))
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(plain, r"[^\pL\pM\pN]+", " "))
 
 
 def signatures(texts: pa.Array) -> NDArray[np.uint32]:
-    """MinHash signatures of normalised texts: [texts, `SLOTS`]."""
+    """Return MinHash signatures of normalised texts: [texts, `SLOTS`], uint32."""
     try:
         from rensa import RMinHash
     except ImportError:
@@ -112,9 +114,9 @@ def signatures(texts: pa.Array) -> NDArray[np.uint32]:
 
 
 def shingles(texts: pa.Array) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The hashed shingles of normalised texts, one text after the other, and where each text starts: [texts + 1].
+    """Return the hashed shingles of normalised texts in one array, and the start of each text in it: [texts + 1].
 
-    Five bytes are a number of 40 bits; an odd factor spreads it over 64 and keeps different shingles different.
+    Five bytes are a number of 40 bits; an odd factor spreads it over 64 bits and keeps different shingles different.
     """
     padded = pc.utf8_rpad(texts, RUN, "\0")
     offsets = np.frombuffer(padded.buffers()[1], np.int32)[padded.offset : padded.offset + len(padded) + 1]
@@ -134,14 +136,14 @@ def shingles(texts: pa.Array) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
 
 
 def band_keys(made: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """One number a band, equal where the slots of the band are: [texts, `BANDS`]."""
+    """Return one number per band, equal for bands with equal slots: [texts, `BANDS`], uint64."""
     words = np.ascontiguousarray(made).view(np.uint64).reshape(len(made), BANDS, -1)
     keys: NDArray[np.uint64] = words[..., 0] * np.uint64(0x9E3779B97F4A7C15) ^ words[..., 1]
     return keys
 
 
 def jaccard(one: str, other: str) -> float:
-    """The share of the shingles of either normalised text that both have."""
+    """Return the Jaccard index of the shingles of two normalised texts, from 0 to 1."""
     mine, theirs = (
         {padded[place : place + RUN] for place in range(len(padded) - RUN + 1)}
         for padded in (text.ljust(RUN, "\0").encode() for text in (one, other))

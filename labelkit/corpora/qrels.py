@@ -1,4 +1,4 @@
-"""Grades of query-passage pairs: BEIR's TSV with a header, or TREC qrels."""
+"""Read grades of query-passage pairs from BEIR's TSV with a header or from TREC qrels."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ Qrels = dict[str, dict[str, int]]
 
 
 def qrels_path(folder: Path, split: str) -> Path:
-    """The qrels file of a split; its absence is reported together with the splits that exist."""
+    """Return the qrels file of a split. Raises `DataError`, with the splits that exist, if there is none."""
     path = inside(folder / "qrels", f"{split}.tsv")
     if not path.is_file():
         found = sorted(file.stem for file in (folder / "qrels").glob("*.tsv"))
@@ -23,16 +23,16 @@ def qrels_path(folder: Path, split: str) -> Path:
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Grades from a BEIR TSV (with header) or a TREC qrels file (`qid 0 docid rel`).
+    """Read grades from a BEIR TSV (with header) or a TREC qrels file (`qid 0 docid rel`).
 
-    A negative grade (TREC's mark for spam) becomes 0; one above 3 or not a whole number is an error, and so is a pair
-    that stands twice.
+    A negative grade (TREC's mark for spam) becomes 0. Raises `DataError` for a grade that is above 3 or not a whole
+    number, and for a duplicated pair.
     """
     qrels: Qrels = {}
     for where, query_id, passage_id, grade in qrels_rows(path):
         graded = qrels.setdefault(query_id, {})
         if passage_id in graded:
-            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} stands twice")
+            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} is duplicated")
         graded[passage_id] = grade
     if not qrels:
         raise DataError(f"{path}: there are no qrels")
@@ -40,19 +40,19 @@ def read_qrels(path: Path) -> Qrels:
 
 
 def qrels_rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
-    """`file:line`, query id, passage id and grade of each line, as they come."""
+    """Yield `file:line`, query id, passage id and grade of each line, in file order."""
     for number, (where, raw) in enumerate(lines(path)):
         if number or not is_header(raw):
             yield where, *qrels_row(raw, where)
 
 
 def is_header(raw: bytes) -> bool:
-    """Whether the first line of qrels names its columns."""
+    """Return whether the first line of qrels is a header."""
     return raw.split()[-1] == b"score"
 
 
 def qrels_row(raw: bytes, where: str) -> tuple[str, str, int]:
-    """Query id, passage id and grade in a line. Raises `DataError`."""
+    """Return query id, passage id and grade of a line. Raises `DataError`."""
     line = _decoded(raw, where)
     fields = line.split("\t") if "\t" in line else line.split()
     if len(fields) == 4:

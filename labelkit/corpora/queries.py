@@ -1,4 +1,4 @@
-"""Queries of a `queries.jsonl` (`_id`, `text`)."""
+"""Read the queries of a `queries.jsonl` (`_id`, `text`)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +9,11 @@ from labelkit.records import Query
 
 
 def read_queries(path: Path) -> dict[str, Query]:
-    """Queries by id, in file order."""
+    """Read queries by id, in file order. Raises `DataError`."""
     queries: dict[str, Query] = {}
     for where, query_id, text in query_rows(path):
         if query_id in queries:
-            raise DataError(f"{where}: query id {query_id!r} stands twice")
+            raise DataError(f"{where}: query id {query_id!r} is duplicated")
         queries[query_id] = Query(query_id=query_id, text=text)
     if not queries:
         raise DataError(f"{path}: there are no queries")
@@ -21,12 +21,12 @@ def read_queries(path: Path) -> dict[str, Query]:
 
 
 def query_rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    """`file:line`, id and text of each query, as they come."""
+    """Yield `file:line`, id and text of each query, in file order."""
     for where, raw in lines(path):
         yield where, *query_row(raw, where)
 
 
 def query_row(raw: bytes, where: str) -> tuple[str, str]:
-    """Id and text in a line. Raises `DataError`."""
+    """Return id and text of a line. Raises `DataError`."""
     row = _json(raw, where)
     return text_of(row, "_id", where), text_of(row, "text", where)

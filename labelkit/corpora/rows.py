@@ -1,4 +1,4 @@
-"""Lines of text files as rows: each with its `file:line`, and none skipped in silence."""
+"""Read the lines of text files, each with its `file:line`, without skipping any silently."""
 
 import json
 from collections import Counter
@@ -9,13 +9,13 @@ from typing import Any
 from labelkit.errors import DataError
 
 LINE_BYTES = 64 << 20
-"""The longest line that is read."""
+"""Longest line in bytes that is read."""
 
 
 def lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """`file:line` and bytes, without their end, of every line that is not blank.
+    """Yield `file:line` and bytes, without the line end, of every line that is not blank.
 
-    Only LF and CRLF end a line: U+2028 and U+0085 are text. Of a line over `LINE_BYTES` a byte more than that is given.
+    Only LF and CRLF end a line; U+2028 and U+0085 are text. A line over `LINE_BYTES` is truncated to just above them.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist")
@@ -25,19 +25,19 @@ def lines(path: Path) -> Iterator[tuple[str, bytes]]:
             number += 1
             end = raw
             while not end.endswith(b"\n") and (end := file.readline(LINE_BYTES)):
-                """The rest of a line that is too long."""
+                """Skip the rest of a line that is too long."""
             line = raw.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").removesuffix(b"\n").removesuffix(b"\r")
             if line.strip():
                 yield f"{path}:{number}", line
 
 
 def text_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """`file:line` and text of every line that is not blank."""
+    """Yield `file:line` and text of every line that is not blank. Raises `DataError`."""
     return ((where, _decoded(raw, where)) for where, raw in lines(path))
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """`file:line` and object of every line of a JSONL file."""
+    """Yield `file:line` and object of every line of a JSONL file. Raises `DataError`."""
     return ((where, _json(raw, where)) for where, raw in lines(path))
 
 
@@ -51,7 +51,7 @@ def _decoded(raw: bytes, where: str) -> str:
 
 
 def _json(raw: bytes, where: str) -> dict[str, Any]:
-    """The object in a line of JSONL."""
+    """Return the object in a line of JSONL. Raises `DataError`."""
     try:
         row = json.loads(_decoded(raw, where), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
@@ -62,28 +62,28 @@ def _json(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def _once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object each of whose keys stands once: nobody knows which of two values is meant."""
+    """Return a JSON object. Raises `ValueError` for a duplicated key, because either value could be meant."""
     row = dict(fields)
     if len(row) < len(fields):
         twice = next(name for name, count in Counter(name for name, _ in fields).items() if count > 1)
-        raise ValueError(f"key {twice!r} stands twice")
+        raise ValueError(f"key {twice!r} is duplicated")
     return row
 
 
 def text_of(row: Mapping[str, Any], field: str, where: str) -> str:
-    """The text in a field of a row. Raises `DataError` where it is none, or an id is empty."""
+    """Return the text in a field of a row. Raises `DataError` if it is not text or is an empty id."""
     value = row.get(field)
     if not isinstance(value, str):
         raise DataError(f"{where}: field {field!r} must be text, found {json.dumps(value)[:40]}")
     if not encodable(value):
-        raise DataError(f"{where}: field {field!r} holds a lone surrogate, which is no text")
+        raise DataError(f"{where}: field {field!r} contains a lone surrogate, which is not text")
     if field == "_id" and not value:
         raise DataError(f"{where}: the id is empty")
     return value
 
 
 def encodable(text: str) -> bool:
-    """Whether UTF-8 can hold a text: JSON may spell a lone surrogate, which it cannot."""
+    """Return whether UTF-8 can encode a text; it cannot encode lone surrogates, which JSON may contain."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""TREC runs: ranked passages of each query."""
+"""Read TREC runs: ranked passages of each query."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,10 @@ RankedRun = dict[str, dict[str, float]]
 
 
 def read_run(path: Path) -> RankedRun:
-    """A TREC run (`qid Q0 docid rank score tag`): scores by query, highest first, ties in file order."""
+    """Read a TREC run (`qid Q0 docid rank score tag`): scores by query, highest first, ties in file order.
+
+    Raises `DataError`.
+    """
     run: RankedRun = {}
     for where, line in text_lines(path):
         fields = line.split()
@@ -25,6 +28,6 @@ def read_run(path: Path) -> RankedRun:
             raise DataError(f"{where}: the score {fields[4]!r} is not a finite number")
         ranked = run.setdefault(fields[0], {})
         if fields[2] in ranked:
-            raise DataError(f"{where}: the pair {fields[0]!r}, {fields[2]!r} stands twice")
+            raise DataError(f"{where}: the pair {fields[0]!r}, {fields[2]!r} is duplicated")
         ranked[fields[2]] = score
     return {qid: dict(sorted(ranked.items(), key=lambda item: -item[1])) for qid, ranked in run.items()}

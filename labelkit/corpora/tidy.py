@@ -1,7 +1,7 @@
-"""A BEIR folder with malformed lines -> one that every command reads, and a list of the others: `labelkit tidy`.
+"""Copy a BEIR folder without its malformed lines, and list these lines: `labelkit tidy`.
 
-All commands are strict: a line that cannot be read stops them, and nothing is left out in silence. Who cannot mend a
-line leaves it out once, here, on record; the lines that stay are copied byte for byte.
+All commands are strict: a line that cannot be read stops them, and nothing is skipped silently. If malformed lines
+cannot be repaired, `tidy` removes them once and records them; the other lines are copied byte for byte.
 """
 
 import json
@@ -24,7 +24,7 @@ ASIDE = "set_aside.jsonl"
 
 
 class Aside(NamedTuple):
-    """A line that is left out."""
+    """A line that is set aside, with the reason."""
 
     file: str
     line: int
@@ -32,15 +32,15 @@ class Aside(NamedTuple):
 
 
 def tidy(data: Path | str, output: Path | str, *, command: str = "labelkit.tidy") -> dict[str, int]:
-    """Copy a BEIR folder without the lines that cannot be read; they are listed with file, line and reason.
+    """Copy a BEIR folder without the lines that cannot be read, and list these with file, line and reason.
 
-    An id that is duplicated with one text is kept once; with two, no line of it is kept, for nobody knows which is
-    meant. Qrels keep the pairs whose query and passage are there.
+    If an id is duplicated with the same text, one line is kept; with different texts, no line is kept, because any of
+    them could be meant. Qrels keep the pairs whose query and passage are kept.
 
     Args:
         data: BEIR folder with lines that cannot be read.
         output: the BEIR folder to write, with the list of lines in `set_aside.jsonl`.
-        command: the words that the manifest names as the origin of the folder.
+        command: the command that the manifest records as the origin of the folder.
 
     Returns:
         The number of lines set aside, by file.
@@ -56,7 +56,7 @@ def tidy(data: Path | str, output: Path | str, *, command: str = "labelkit.tidy"
             check = Once(folder / name, read)
             draft.rows[name] = copy(folder / name, draft.path / name, check, aside=aside)
             if not draft.rows[name]:
-                raise DataError(f"{folder / name}: no line of it can be read")
+                raise DataError(f"{folder / name}: no line can be read")
             known[name] = set(check.seen)
             draft.inputs[str(folder / name)] = folders.file_sha256(folder / name)
         for path in sorted((folder / "qrels").glob("*.tsv")):
@@ -73,7 +73,7 @@ def tidy(data: Path | str, output: Path | str, *, command: str = "labelkit.tidy"
 
 
 def copy(path: Path, target: Path, check: Callable[[bytes, str], None], aside: list[Aside]) -> int:
-    """Copy the lines that pass a check, which raises `DataError` for the others; how many there are."""
+    """Copy lines for which `check` raises no `DataError`, and add the others to `aside`; return the number copied."""
     kept = 0
     with target.open("wb") as file:
         for where, raw in lines(path):
@@ -89,12 +89,12 @@ def copy(path: Path, target: Path, check: Callable[[bytes, str], None], aside: l
 
 
 class Once:
-    """A line can be read, and its id stands for one text."""
+    """Checks that a line can be read, and that its id is unique."""
 
     def __init__(self, path: Path, read: Callable[[bytes, str], tuple[str, ...]]) -> None:
         self._read = read
         self._texts: dict[str, bytes | None] = {}
-        """Id -> digest of its text, None where it has two."""
+        """Id -> digest of its text; None if the id has different texts."""
         self.seen: set[str] = set()
         for where, raw in lines(path):
             for key, *rest in readable(read, raw, where):
@@ -104,14 +104,14 @@ class Once:
     def __call__(self, raw: bytes, where: str) -> None:
         key = self._read(raw, where)[0]
         if self._texts[key] is None:
-            raise DataError(f"{where}: id {key!r} stands for two texts")
+            raise DataError(f"{where}: id {key!r} is duplicated with different texts")
         if key in self.seen:
-            raise DataError(f"{where}: id {key!r} stands twice, with the same text")
+            raise DataError(f"{where}: id {key!r} is duplicated with the same text")
         self.seen.add(key)
 
 
 class PairCheck:
-    """A line of qrels can be read, and names a query and a passage that are there, once."""
+    """Checks that a line of qrels can be read, that its query and passage were kept, and that its pair is unique."""
 
     def __init__(self, queries: set[str], passages: set[str]) -> None:
         self._queries = queries
@@ -123,14 +123,14 @@ class PairCheck:
             return
         query_id, passage_id, _ = qrels_row(raw, where)
         if query_id not in self._queries or passage_id not in self._passages:
-            raise DataError(f"{where}: query {query_id!r} or passage {passage_id!r} is not there")
+            raise DataError(f"{where}: query {query_id!r} or passage {passage_id!r} is missing")
         if (query_id, passage_id) in self._seen:
-            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} stands twice")
+            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} is duplicated")
         self._seen.add((query_id, passage_id))
 
 
 def readable(read: Callable[[bytes, str], tuple[str, ...]], raw: bytes, where: str) -> Iterator[tuple[str, ...]]:
-    """What stands in a line, if it can be read."""
+    """Yield the fields of a line if it can be read."""
     try:
         yield read(raw, where)
     except DataError:

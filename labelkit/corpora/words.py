@@ -1,9 +1,9 @@
-"""The words of a text, and how many of a query's words a passage shares, without a tokenizer.
+"""Find the words of a text and the overlap of a query with a passage, without a tokenizer.
 
-One definition for every figure (`agree --by overlap`, `bias`, `audit`, `eval`, the scripted judge): texts are compared
-after NFKC and case folding, so that "straße" and "STRASSE" are one word; a word is a run of letters, marks and digits;
-a Han or kana character, which is written without spaces, is a word by itself. No word is left out: lists of stop words
-are lists of one language, and a query such as "to be or not to be" would have no words at all.
+All measures (`agree --by overlap`, `bias`, `audit`, `eval`, the scripted judge) use this definition. Texts are compared
+after NFKC and case folding, so that "straße" and "STRASSE" are the same word. A word is a sequence of letters, marks
+and digits; a Han or kana character, which is written without spaces, is a word by itself. Stop words are not removed,
+because lists of stop words are for one language, and "to be or not to be" would have no words.
 """
 
 import re
@@ -11,30 +11,30 @@ from functools import lru_cache
 from unicodedata import category, normalize
 
 CHARACTERS = 64
-"""Characters that a token or a word of a text has at most on average. No language and no code comes near it."""
+"""Most characters per token or word, on average over a text; far more than in any language or code."""
 ALONE = "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Ranges of characters that are words by themselves."""
 
 
 def words(text: str) -> frozenset[str]:
-    """Return the different words of a text in their folded form."""
+    """Return the distinct words of a text in their folded form."""
     return frozenset(_word().findall(normalize("NFKC", normalize("NFKC", text).casefold())))
 
 
 def overlap(query: str, passage: str) -> float:
-    """Return the share of the query's different words that the passage has too; 0 for a query without words."""
+    """Return the share of the query's distinct words that occur in the passage; 0 for a query without words."""
     return share(words(query), passage)
 
 
 def share(wanted: frozenset[str], passage: str) -> float:
-    """Return the share of some words that the passage has too; 0 for no words."""
+    """Return the share of the `wanted` words that occur in the passage; 0 if there are none."""
     return len(wanted & words(passage)) / max(1, len(wanted))
 
 
 def beginning(text: str, tokens: int) -> str:
-    """Return the part of a text that its first `tokens` tokens or words can reach, the text itself where it is short.
+    """Return the part of a text that is certain to contain its first `tokens` tokens or words.
 
-    What reads no more of a text than that need not look at all of a text of megabytes.
+    It spares callers that need no more than these from processing a text of megabytes. A short text is returned whole.
     """
     return text if len(text) <= CHARACTERS * tokens else text[: CHARACTERS * tokens]
 

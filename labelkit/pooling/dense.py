@@ -1,8 +1,8 @@
-"""Encode texts with a sentence-transformers model: queries anew, passages once a model and corpus.
+"""Encode texts with a sentence-transformers model, caching the embeddings of passages per model and corpus.
 
-Encoding a corpus is the dearest step of dense pooling and of evaluation, and the same untrained model is compared
-again and again. So the embeddings are kept in a cache folder under a key over the model's files and the texts: a
-trained model, another length or a changed passage never meets old vectors.
+Encoding a corpus is the most expensive step of dense pooling and of evaluation, and the same untrained model is used
+for many comparisons. So embeddings are cached in a folder under a key over the model's files and the texts. A trained
+model, another length limit or a changed passage has another key, so that no outdated embedding is used.
 """
 
 import hashlib
@@ -22,21 +22,21 @@ from labelkit.storage.cache_folder import cache_folder
 
 BATCH = 32
 FEW = 1_000
-"""Texts up to which no progress is shown."""
+"""Most texts for which no progress bar is shown."""
 LARGEST_CACHED = 1 << 30
-"""Bytes of embeddings above which nothing is cached: large corpora would fill a home folder."""
+"""Most bytes of embeddings that are cached, so that large corpora do not fill a home folder."""
 
 
 def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Embeddings of `texts` in their order: [texts, dimensions], float32, from the cache where they are there.
+    """Return embeddings of `texts` in their order, from the cache if available: [texts, dimensions], float32.
 
-    `model` is the local folder or Hub id that `encoder`, a `SentenceTransformer`, was loaded from; models of the Hub
-    are not cached, since their files can change under a name, and neither is one without a name. Raises `ArtifactError`
-    where a number of an embedding is not finite.
+    `model` is the local folder or Hub id from which `encoder`, a `SentenceTransformer`, was loaded. Embeddings are
+    cached for local folders only: the files of a Hub id can change, and a model without a name (None) has no key.
+    Raises `ArtifactError` if an embedding is not finite.
     """
     if model is None or not Path(model).is_dir():
         return _encode(encoder, model, texts)
-    # Kept in sorted order, so that the order in which somebody holds the corpus does not matter.
+    # Cached in sorted order, so that the order of the corpus does not matter.
     order = sorted(range(len(texts)), key=texts.__getitem__)
     ordered = [texts[row] for row in order]
     path = cache_folder() / "embeddings" / f"{_key(model, encoder, ordered)}.npy"
@@ -51,7 +51,7 @@ def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> ND
 
 
 def encode_queries(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Embeddings of queries: [texts, dimensions], float32. Raises as `encode_passages` does."""
+    """Return embeddings of queries: [texts, dimensions], float32. Raises `ArtifactError` if one is not finite."""
     read = _reach(encoder, texts)
     vectors = encoder.encode_query(read, batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
     return finite(np.asarray(vectors, dtype=np.float32), model, texts)
@@ -65,17 +65,17 @@ def _encode(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np
 
 
 def _reach(encoder: Any, texts: Sequence[str]) -> list[str]:
-    """The part of each text that the encoder's limit can reach: it would tokenise megabytes to cut them."""
+    """Return the part of each text that the encoder's limit can reach, so that it does not tokenise megabytes."""
     limit = encoder.max_seq_length
     return list(texts) if limit is None else [beginning(text, limit) for text in texts]
 
 
 def finite(vectors: NDArray[np.float32], model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
-    """The embeddings `[texts, dimensions]` as they are. Raises `ArtifactError` where a number is NaN or infinite."""
+    """Return embeddings [texts, dimensions] unchanged. Raises `ArtifactError` if a number is NaN or infinite."""
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise ArtifactError(
-            f"{model or 'the model'}: {len(bad):,} of {len(texts):,} embeddings are not finite, first that of "
+            f"{model or 'the model'}: {len(bad):,} of {len(texts):,} embeddings are not finite, the first one for "
             f"{texts[bad[0]][:60]!r}; its weights are damaged or too large: train it again with a lower learning rate, "
             "or fetch it again"
         )
@@ -83,7 +83,7 @@ def finite(vectors: NDArray[np.float32], model: str | None, texts: Sequence[str]
 
 
 def _key(model: str, encoder: Any, texts: Sequence[str]) -> str:
-    """sha256 over the model's files, its length limit, and the texts with their boundaries."""
+    """Return the sha256 over the model's files, its length limit, and the texts with their boundaries."""
     digest = hashlib.sha256(f"{encoder.max_seq_length}\n".encode())
     for name, sha256 in sorted(folders.known_sha256(Path(model)).items()):
         if not name.endswith(".md"):  # a model card changes no vector
@@ -96,7 +96,7 @@ def _key(model: str, encoder: Any, texts: Sequence[str]) -> str:
 
 
 def _load(path: Path, rows: int) -> NDArray[np.float32] | None:
-    """What is cached, or None where that is nothing or damaged."""
+    """Return cached embeddings; None if they are missing or damaged."""
     try:
         kept: NDArray[np.float32] = np.load(path)
     except (OSError, ValueError, EOFError):

@@ -1,6 +1,6 @@
-"""Dense search: the passages of a corpus that an encoder finds nearest to each query.
+"""Search a corpus for the passages that are most similar to each query by an encoder.
 
-The corpus is encoded and searched a chunk at a time and then dropped, so that memory does not grow with it.
+The corpus is encoded and searched in chunks that are then discarded, so that memory does not grow with the corpus.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,11 +21,11 @@ from labelkit.pooling.dense import encode_passages, encode_queries
 from labelkit.records import Passage
 
 CHUNK = 50_000
-"""Passages encoded and searched at a time."""
+"""Passages per chunk that is encoded and searched."""
 QUERY_TILE = 256
-"""Queries scored at a time against a chunk."""
+"""Queries that are scored together against a chunk."""
 CACHED_CHUNKS = 20
-"""Chunks whose embeddings by an untrained model are kept for the next time: a larger corpus would fill the disk."""
+"""Most chunks per corpus whose embeddings are cached, so that a large corpus does not fill the disk."""
 
 
 def _cosine(embeddings: Tensor) -> Tensor:
@@ -37,11 +37,11 @@ def _dot(embeddings: Tensor) -> Tensor:
 
 
 SIMILARITIES: dict[str, Callable[[Tensor], Tensor]] = {"cosine": _cosine, "dot": _dot}
-"""Name of a similarity -> function applied to embeddings before their dot product is taken."""
+"""Name of a similarity -> function that is applied to embeddings before their dot product."""
 
 
 class Lengths(NamedTuple):
-    """Tokens that the encoder reads; None for the model's own limit."""
+    """Most tokens that the encoder reads of a query and of a passage; None for the model's own limit."""
 
     query: int | None = None
     passage: int | None = None
@@ -51,15 +51,15 @@ OWN_LENGTHS = Lengths()
 
 
 class Index(Protocol):
-    """Finds the best passages of `queries` `[Q, D]` by dot product."""
+    """Interface of indexes that find the best passages of `queries` [Q, D] by dot product."""
 
     def __init__(self, queries: Tensor, depth: int) -> None: ...
 
     def add(self, ids: Sequence[str], passages: Tensor) -> None:
-        """Add passages `[N, D]`, in the order in which equal similarities are ranked: the higher id first."""
+        """Add passages [N, D], sorted by id in descending order, which is the rank order of equal similarities."""
 
     def best(self) -> list[list[tuple[str, float]]]:
-        """Return for each query its best passages and their similarities."""
+        """Return the best passages of each query with their similarities."""
 
 
 def dense_search(
@@ -74,10 +74,10 @@ def dense_search(
 ) -> RankedRun:
     """Find the `depth` best passages of every query (id -> text) with their similarities, in rank order.
 
-    Similarity is the encoder's own, computed in float32 on its device, by `Exact` search unless `index` names another.
-    Equal similarities are ranked by passage id, the higher id first, as trec_eval does. `name` is the folder or Hub id
-    that `encoder`, a `SentenceTransformer`, was loaded from; None for one whose embeddings are not to be kept. Raises
-    `ArtifactError` where an embedding or a similarity is not finite.
+    The similarity is the encoder's own, computed in float32 on its device by `Exact` or by another `index`. Equal
+    similarities are ranked by passage id in descending order, as in trec_eval. `name` is the folder or Hub id from
+    which `encoder`, a `SentenceTransformer`, was loaded; with None, embeddings are not cached. Raises `ArtifactError`
+    if an embedding or a similarity is not finite.
     """
     prepare = SIMILARITIES.get(encoder.similarity_fn_name, _dot)
     if index is None:
@@ -90,7 +90,7 @@ def dense_search(
     with limited(encoder, lengths.passage):
         number = 0
         while chunk := list(islice(left, CHUNK)):
-            # With passages so sorted, the lower row wins a tie.
+            # In this order, the lower row wins a tie.
             chunk.sort(key=lambda passage: passage.passage_id, reverse=True)
             kept = name if number < CACHED_CHUNKS else None
             vectors = encode_passages(encoder, kept, [passage.full_text for passage in chunk])
@@ -115,7 +115,7 @@ def _finite(best: list[tuple[str, float]], query_id: str, name: str | None) -> l
 
 @contextmanager
 def limited(encoder: Any, length: int | None) -> Iterator[None]:
-    """Have the encoder read no more than `length` tokens."""
+    """Limit the encoder to `length` tokens inside the block; None keeps its own limit."""
     before = encoder.max_seq_length
     if length is not None:
         encoder.max_seq_length = length
@@ -131,8 +131,9 @@ def _dot_products(queries: Tensor, passages: Tensor) -> Tensor:
 
 
 class Exact:
-    """Every query against every passage, in tiles; keeps the best of each query. Equal scores are ranked as trec_eval
-    ranks them, by id downwards.
+    """Compares every query with every passage, in tiles, and keeps the best passages of each query.
+
+    Equal scores are ranked by id in descending order, as in trec_eval.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Exact:
         found = names[torch.cat([columns for _, columns in tiles]).cpu().numpy()]
         scores = torch.cat([self.scores, torch.cat([values for values, _ in tiles])], dim=1)
         every = np.concatenate([self.ids, found], axis=1)
-        # Passages of several chunks: in the order of their ids, downwards, before the best are taken.
+        # Sort passages of several chunks by id in descending order before the best are selected.
         by_id = np.argsort(np.unique(every, return_inverse=True)[1].reshape(every.shape), axis=1)[:, ::-1].copy()
         self.scores, order = best_first(scores.gather(1, torch.from_numpy(by_id).to(scores.device)), self.depth)
         self.ids = np.take_along_axis(np.take_along_axis(every, by_id, axis=1), order.cpu().numpy(), axis=1)
@@ -163,14 +164,14 @@ class Exact:
 
 
 def best_first(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Find the `depth` highest scores in each row of `[Q, N]`, highest first, and their columns; ties to the lower.
+    """Return the `depth` highest scores in each row of [Q, N], highest first, and their columns; ties prefer the lower.
 
-    `topk` alone keeps any of equal scores, and which it keeps changes with the shape of the matrix.
+    `topk` alone keeps an arbitrary one of equal scores, depending on the shape of the matrix.
     """
     depth = min(depth, scores.shape[1])
     values, columns = scores.topk(depth, dim=1)
     if depth < scores.shape[1]:
-        cut = (scores >= values[:, -1:]).sum(dim=1) > depth  # rows that lose some of the scores equal to their last
+        cut = (scores >= values[:, -1:]).sum(dim=1) > depth  # rows that lose some scores equal to their last one
         if cut.any():
             columns[cut] = scores[cut].sort(dim=1, descending=True, stable=True).indices[:, :depth]
     columns = columns.sort(dim=1).values

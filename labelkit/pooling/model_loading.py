@@ -1,4 +1,4 @@
-"""Load sentence-transformers models, quietly and without running code that comes with them."""
+"""Load sentence-transformers models without progress bars and without running code that comes with them."""
 
 from importlib import import_module
 from typing import Any
@@ -8,12 +8,12 @@ from labelkit.pooling.model_safety import refuse_code
 
 
 def hide_loading_bars() -> None:
-    """Keep transformers from drawing bars while it loads and saves weights; bars of judging and training stay."""
+    """Disable the progress bars of transformers for loading and saving weights; other progress bars stay."""
     import_module("transformers.utils.logging").disable_progress_bar()
 
 
 def load_encoder(name: str, *, trust_remote_code: bool = False) -> Any:
-    """A `SentenceTransformer` from a local folder or the Hub. Raises `UsageError` where there is none.
+    """Load a `SentenceTransformer` from a local folder or the Hub. Raises `UsageError` if it cannot be loaded.
 
     Code and pickles that come with a model are run only with `trust_remote_code`.
     """
@@ -26,7 +26,7 @@ def load_encoder(name: str, *, trust_remote_code: bool = False) -> Any:
     safe = {} if trust_remote_code else {"use_safetensors": True}
     try:
         return SentenceTransformer(name, trust_remote_code=trust_remote_code, model_kwargs=safe)
-    except Exception as error:  # whatever a missing or damaged folder makes the loaders raise
+    except Exception as error:  # the loaders raise errors of any type for a missing or damaged folder
         raise UsageError(
             f"cannot load the model {name!r}: {first_line(error)}; give a model folder or a Hub id"
         ) from None

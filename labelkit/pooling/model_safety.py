@@ -1,7 +1,7 @@
-"""Models are data: nothing that comes with one is executed unless the user says whom they trust.
+"""Refuse models that would run code, unless the user trusts their author.
 
-A checkpoint can carry code in three ways: Python files that its configuration names, modules of other packages that
-`modules.json` names, and pickles. Safetensors hold numbers alone. A checkpoint also names files, which must be its own.
+A checkpoint can contain code in three ways: Python files named by its configuration, modules of other packages named by
+`modules.json`, and pickles. Safetensors contain numbers only. The files that a checkpoint names must be inside it.
 """
 
 import json
@@ -13,16 +13,15 @@ from labelkit.storage.names import inside
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 STATE = ("optimizer", "scheduler", "rng_state", "training_args")
-"""What a trainer keeps for itself in a checkpoint: not read where a model is loaded."""
+"""Beginnings of names of training files in a checkpoint, which are not read when a model is loaded."""
 OWN = "sentence_transformers."
-"""Where the modules of an ordinary sentence-transformers model come from."""
+"""Package of the modules of an ordinary sentence-transformers model."""
 
 
 def refuse_code(model: str, *, trusted: bool) -> None:
-    """Raise `UsageError` where a local model folder would bring code along, or names files of others, and is not
-    `trusted`.
+    """Raise `UsageError` if a local model folder is not `trusted` and contains code or names files outside of it.
 
-    Models of the Hub are held to the same by the arguments that they are loaded with: no remote code, safetensors.
+    Models of the Hub are restricted in the same way by the arguments of their loaders: no remote code, safetensors.
     """
     folder = Path(model)
     if trusted or not folder.is_dir():
@@ -41,7 +40,7 @@ def refuse_code(model: str, *, trusted: bool) -> None:
 
 
 def foreign_modules(folder: Path) -> str | None:
-    """The module of another package that `modules.json` names."""
+    """Return the reason if `modules.json` names a module of another package; None if it does not."""
     for module in _listed(folder / "modules.json"):
         kind = str(module.get("type")) if isinstance(module, dict) else str(module)
         if not kind.startswith(OWN):
@@ -50,7 +49,7 @@ def foreign_modules(folder: Path) -> str | None:
 
 
 def remote_code(folder: Path) -> str | None:
-    """The Python class that a configuration names as its own."""
+    """Return the reason if a configuration names a Python class in the folder; None if none does."""
     for path in sorted(folder.rglob("*config.json")):
         document = _read(path)
         if isinstance(document, dict) and document.get("auto_map"):
@@ -59,7 +58,7 @@ def remote_code(folder: Path) -> str | None:
 
 
 def pickles(folder: Path) -> str | None:
-    """A pickle that holds weights for which there are no safetensors beside it."""
+    """Return the reason if weights are in a pickle without safetensors beside it; None if there is no such pickle."""
     for path in sorted(folder.rglob("*")):
         pickled = path.suffix in PICKLES and not path.name.startswith(STATE)
         if pickled and not any(path.parent.glob("*.safetensors")):
@@ -68,9 +67,9 @@ def pickles(folder: Path) -> str | None:
 
 
 def names_outside(folder: Path) -> str | None:
-    """The file or folder outside the model that `modules.json` or an index of shards names."""
+    """Return the reason if `modules.json` or an index of shards names a path outside the folder; None if none does."""
     modules = [str(module.get("path") or "") for module in _listed(folder / "modules.json") if isinstance(module, dict)]
-    # A file of the module stands for it: its folder must not be a link to one elsewhere.
+    # A file in the module's folder is checked for it, so that this folder cannot be a link to another place.
     named = [(folder / "modules.json", path, f"{path}/config.json") for path in modules if path]
     for index in sorted(folder.rglob("*.index.json")):
         document = _read(index)
@@ -94,4 +93,4 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None  # whoever loads the model says what is wrong with it
+        return None  # the loader of the model reports what is wrong with it

@@ -1,7 +1,7 @@
-"""Candidates worth judging: from BM25, dense models, run files and human positives, each with the sources that gave it.
+"""Make and read pools of candidates worth judging: from BM25, dense models, run files and human positives.
 
-Retrievers are fused by reciprocal rank (Cormack, Clarke and Büttcher, SIGIR 2009, k = 60); `depth` keeps the best of
-a query. Human positives are always kept, whatever the depth.
+Rankings are fused by reciprocal rank (Cormack, Clarke and Büttcher, SIGIR 2009, k = 60), and `depth` keeps the best
+candidates per query. Human positives are always kept. Each candidate records its sources.
 """
 
 import logging
@@ -43,7 +43,7 @@ class Pool(NamedTuple):
     passages: dict[str, Passage]
     candidates: list[Candidate]
     inputs: dict[str, str]
-    """What the labels' manifest will name as its input."""
+    """Inputs for the manifest of labels from this pool: path -> sha256."""
 
 
 def make_pool(
@@ -53,13 +53,13 @@ def make_pool(
     *,
     command: str = "labelkit.pool",
 ) -> Pool:
-    """Collect the candidates worth judging of a BEIR folder and write them as a pool folder.
+    """Collect the candidates worth judging from a BEIR folder and write them to a pool folder.
 
     Args:
         data: BEIR folder with corpus.jsonl and queries.jsonl; may be at s3://, gs:// or hf://.
         output: the pool folder: `candidates`, `queries` and `passages`, in judging order.
         options: the retrievers and their depths, in passages per query.
-        command: the words that the manifest names as the origin of the folder.
+        command: the command that the manifest records as the origin of the folder.
 
     Returns:
         The pool as it was written: candidates query by query, best fused rank first.
@@ -79,7 +79,7 @@ def make_pool(
 
 
 def candidates_of(data: Data, options: PoolOptions) -> Iterator[Candidate]:
-    """The candidates of every query. Raises `UsageError` for options without a source."""
+    """Yield the candidates of every query. Raises `UsageError` for options without a source."""
     ranked = list(rankings(data, options))
     if not ranked and options.human is None:
         raise UsageError("nothing to pool from: give --bm25, --dense, --run or --human")
@@ -90,7 +90,7 @@ def candidates_of(data: Data, options: PoolOptions) -> Iterator[Candidate]:
 
 
 def recipe(options: PoolOptions) -> tuple[str, ...]:
-    """The options of a pool as its manifest keeps them."""
+    """Return the options of a pool in the form for its manifest."""
     sources = (options.bm25, options.models, options.runs, options.human)
     rest = (options.positive_grade, options.depth, options.trust_remote_code)
     return tuple(str(value) for value in (*sources, *rest))
@@ -103,7 +103,7 @@ def write_tables(
     queries: Mapping[str, Query],
     passages: Mapping[str, Passage],
 ) -> None:
-    """The tables of a pool: candidates in judging order, all queries, and the passages that are candidates."""
+    """Write the tables of a pool: candidates in judging order, all queries, and the passages that are candidates."""
     used = sorted({candidate.passage_id for candidate in candidates})
     draft.write_table("candidates", records_to_candidates(candidates))
     draft.write_table("queries", records_to_table(queries.values(), QUERY_SCHEMA))
@@ -111,7 +111,7 @@ def write_tables(
 
 
 def read_pool(folder: Path, *, verify: bool = True) -> Pool:
-    """Read and check a pool folder."""
+    """Read and check a pool folder. Raises `ArtifactError`."""
     folders.read_manifest(folder, KIND, verify=verify)
     queries = {row["query_id"]: Query(**row) for row in folders.read_table(folder, "queries").to_pylist()}
     passages = {row["passage_id"]: Passage(**row) for row in folders.read_table(folder, "passages").to_pylist()}
@@ -124,29 +124,30 @@ def read_pool(folder: Path, *, verify: bool = True) -> Pool:
 
 
 def pool_behind(labels: Path, inputs: Mapping[str, str], option: str) -> Path:
-    """The folder of the pool that labels were made from, as the `inputs` of their manifest name it. Raises `UsageError`
-    where it is gone or changed; `option` is the one that gives another place.
+    """Return the folder of the pool from which labels were made, by the `inputs` of their manifest.
+
+    Raises `UsageError` if the pool is missing or has changed; `option` is the option that names another folder.
     """
     for name, digest in inputs.items():
         manifest = Path(name) / folders.MANIFEST
         if manifest.is_file() and folders.file_sha256(manifest) == digest:
             return Path(name)
-    raise UsageError(f"the pool of {labels} ({', '.join(inputs)}) is gone or changed: give it by {option}")
+    raise UsageError(f"the pool of {labels} ({', '.join(inputs)}) is missing or has changed: give it by {option}")
 
 
 def first_pairs(pool: Pool, limit: int | None) -> Pool:
-    """A pool with its first `limit` candidates alone; None for all."""
+    """Return a pool with only its first `limit` candidates; None keeps all."""
     return pool._replace(candidates=pool.candidates[:limit])
 
 
 def pool_of(source: Pool | Path | str, output: Path, command: str, *, verify: bool = True) -> Pool:
-    """The pool to judge; a BEIR folder is pooled with the defaults, beside the labels."""
+    """Return the pool to judge; from a BEIR folder, make a pool with default options beside the labels."""
     if isinstance(source, Pool):
         return source
     folder = local(str(source))
     if not (folder / "corpus.jsonl").is_file():
         return read_pool(folder, verify=verify)
-    # Nothing is written into the data themselves, wherever they stand.
+    # Nothing is written into the folder of the data.
     place = Place(folder.resolve(), in_place=False) if output == folder else place_of(output)
     target = place.beside(".pool")
     if target.is_dir():
@@ -157,12 +158,12 @@ def pool_of(source: Pool | Path | str, output: Path, command: str, *, verify: bo
         ):
             raise UsageError(f"{target} was made from other data than {folder}; choose another output or remove it")
         return read_pool(target, verify=verify)
-    log.info(f"{folder} is no pool: pooling {PoolOptions().bm25} passages a query from BM25 into {target}")
+    log.info(f"{folder} is not a pool: pooling {PoolOptions().bm25} passages per query from BM25 into {target}")
     return make_pool(folder, target, command=command)
 
 
 def rankings(data: Data, options: PoolOptions) -> Iterator[tuple[str, RankedRun]]:
-    """Each source of candidates with its ranking of every query."""
+    """Yield the name of each source of candidates with its ranking of passages for every query."""
     if options.bm25:
         yield "bm25", bm25_run(data.corpus, data.queries, options.bm25)
     for model, depth in options.models:
@@ -175,8 +176,9 @@ def rankings(data: Data, options: PoolOptions) -> Iterator[tuple[str, RankedRun]
 
 
 def bm25_run(corpus: Mapping[str, Passage], queries: Mapping[str, Query], depth: int) -> RankedRun:
-    """BM25 of bm25s with English stop words, title and text as one field; passages without a shared word are left
-    out.
+    """Rank passages by BM25 from bm25s, with English stop words and with title and text as one field.
+
+    Passages that share no word with a query are omitted.
     """
     import bm25s
 
@@ -196,7 +198,7 @@ def bm25_run(corpus: Mapping[str, Passage], queries: Mapping[str, Query], depth:
 
 
 def dense_run(data: Data, model: str, depth: int, *, trusted: bool = False) -> RankedRun:
-    """The nearest passages by exact search with a sentence-transformers model, under the model's own similarity."""
+    """Rank passages by exact search with a sentence-transformers model and its own similarity."""
     encoder = load_encoder(model, trust_remote_code=trusted)
     from labelkit.pooling.dense_search import dense_search
 
@@ -205,7 +207,7 @@ def dense_run(data: Data, model: str, depth: int, *, trusted: bool = False) -> R
 
 
 def read_positives(path: Path, data: Data, positive_grade: int) -> Qrels:
-    """Human positives of the pooled queries. Raises `UsageError` where no grade reaches `positive_grade`."""
+    """Read the human positives of the pooled queries. Raises `UsageError` if no grade reaches `positive_grade`."""
     qrels = {query_id: graded for query_id, graded in read_qrels(path).items() if query_id in data.queries}
     check_ids(qrels, data.queries, data.corpus, where=str(path))
     positives = {
@@ -226,7 +228,7 @@ def fuse(
     *,
     depth: int | None,
 ) -> list[Candidate]:
-    """Candidates of one query by reciprocal rank, ties by passage id; `depth` never costs a human positive."""
+    """Return the candidates of a query by reciprocal rank, ties by passage id; `depth` keeps all human positives."""
     origins: dict[str, list[Origin]] = {}
     fused: dict[str, float] = {}
     for name, scores in ranked:
@@ -239,13 +241,13 @@ def fuse(
     order = sorted(origins, key=lambda pid: (-fused.get(pid, 0.0), pid))
     if depth is not None:
         others = {*[pid for pid in order if pid not in positives][: max(0, depth - len(positives))]}
-        # Positives keep their place among the others: the first pairs of a pool are then a sample of both.
+        # Positives keep their rank among the others, so that the first pairs of a pool include both.
         order = [pid for pid in order if pid in positives or pid in others]
     return [Candidate(query_id=query_id, passage_id=pid, sources=tuple(origins[pid])) for pid in order]
 
 
 def records_to_candidates(candidates: Iterable[Candidate]) -> Any:
-    """Candidates as a table; sources become a list of structs."""
+    """Return candidates as a table; their sources become a list of structs."""
     import pyarrow as pa
 
     rows = [
@@ -260,7 +262,7 @@ def records_to_candidates(candidates: Iterable[Candidate]) -> Any:
 
 
 def input_files(folder: Path, options: PoolOptions) -> list[Path]:
-    """The files that a pool was made from, for its manifest."""
+    """Return the files from which a pool is made, for its manifest."""
     files = [folder / "corpus.jsonl", folder / "queries.jsonl", *(path for path, _ in options.runs)]
     if options.split is not None:
         files.append(qrels_path(folder, options.split))
@@ -268,5 +270,5 @@ def input_files(folder: Path, options: PoolOptions) -> list[Path]:
 
 
 def empty(data: Data, candidates: Sequence[Candidate]) -> int:
-    """Queries for which no source found anything."""
+    """Return the number of queries without candidates."""
     return len(set(data.queries) - {candidate.query_id for candidate in candidates})

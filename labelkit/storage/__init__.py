@@ -1,5 +1,5 @@
-"""In: folders, files and addresses, as a command names them.
+"""In: paths and addresses of folders and files.
 
 Out: checked manifests, tables, labels and datasets; SQLite files; credentials.
-Touches: the disk, object stores, and the environment's keys.
+Touches: the disk, object stores, and keys in the environment.
 """

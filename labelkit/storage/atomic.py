@@ -1,4 +1,4 @@
-"""Write files and swap folders so that a reader sees the old content or the new, also after a power loss."""
+"""Write files and swap folders so that a reader sees either the old or the new content, even after a power loss."""
 
 import ctypes
 import errno
@@ -13,11 +13,11 @@ from labelkit.errors import DiskError, LabelkitError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DISK_ERRORS = (*FULL, errno.EROFS, errno.EIO)
 WITHOUT_A_NUMBER = ("PytorchStreamWriter", "inline_container.cc", "iostream error", " requested and ")
-"""Words of torch.save and NumPy for a write that failed; their errors do not say why."""
+"""Words in the errors of torch.save and NumPy for a failed write; these errors give no reason."""
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two folders, in one step where the system can (Linux): a reader always finds a whole folder at each path."""
+    """Swap two folders, on Linux in one step, so that a reader always finds a complete folder at each path."""
     current_directory, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
     libc = ctypes.CDLL(None, use_errno=True)
     renameat2 = getattr(libc, "renameat2", None)
@@ -35,9 +35,9 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def disk_failure(error: BaseException) -> str | None:
-    """The reason why a disk took no more, where this is what an error says; None for any other error.
+    """Return the reason of an error about a disk that cannot be written; None for any other error.
 
-    Libraries that write through code of their own raise many types, with the system's words in their message.
+    Libraries with their own code for writing raise errors of many types, with the system's message in theirs.
     """
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return os.strerror(error.errno)
@@ -48,7 +48,7 @@ def disk_failure(error: BaseException) -> str | None:
 
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Raise `DiskError`, with `what` happened, for an error of the block that says that a disk takes no more."""
+    """Replace an error of the block about a disk that cannot be written by `DiskError`; `what` begins its message."""
     try:
         yield
     except LabelkitError:
@@ -60,7 +60,7 @@ def disk_errors(what: str) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file durably: readers see the old content or the new."""
+    """Replace the content of a file durably; readers see either the old or the new content."""
     aside = path.with_name(path.name + UNFINISHED)
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -80,10 +80,10 @@ def sync_directory(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make what was written to a file survive a power loss."""
+    """Make the content of a file survive a power loss."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 UNFINISHED = ".unfinished"
-"""Suffix of the folder that stands aside while an artifact is being written."""
+"""Suffix of the temporary folder in which an artifact is written."""

@@ -1,4 +1,4 @@
-"""The home folder, where there is one, and the folder for files that can be derived again."""
+"""Find the home folder and the folder for cached files, which can be derived again."""
 
 import atexit
 import logging
@@ -14,7 +14,7 @@ VARIABLE = "LABELKIT_CACHE"
 
 
 def home_folder() -> Path | None:
-    """The user's home folder; None where neither `HOME` nor the list of users names one, as in some containers."""
+    """Return the user's home folder; None if neither `HOME` nor the list of users has one, as in some containers."""
     try:
         return Path.home()
     except RuntimeError:
@@ -22,9 +22,9 @@ def home_folder() -> Path | None:
 
 
 def cache_folder() -> Path:
-    """The folder of derived files: `LABELKIT_CACHE`, or `~/.cache/labelkit`; made where it is not there.
+    """Return the folder of cached files, `LABELKIT_CACHE` or `~/.cache/labelkit`, and create it if it is missing.
 
-    Where it cannot be written, or there is no home folder, a temporary folder that ends with this process.
+    If it cannot be written, or there is no home folder, return a temporary folder that is removed with this process.
     """
     named, home = os.environ.get(VARIABLE), home_folder()
     folder = Path(named) if named else home / ".cache" / "labelkit" if home else None
@@ -52,6 +52,6 @@ def _temporary(instead_of: Path | None) -> Path:
 
 
 def _remove(folder: Path, owner: int) -> None:
-    """Remove the folder at the end of the process that made it, and not at that of its forks."""
+    """Remove the folder when the process that created it ends, but not when one of its forks ends."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
-"""API keys: out of the environment, or out of a file that nobody but its owner may read. They are kept nowhere else.
+"""Read API keys from the environment or from a file that only its owner may read. Keys are stored nowhere else.
 
-All secrets that this process was given are listed by `secrets`, and `blot` removes them from what is shown or written.
+`secrets` lists all secrets that this process was given, and `blot` removes them from texts before they are shown or
+written.
 """
 
 import base64
@@ -22,32 +23,33 @@ KEYRING = "LABELKIT_KEYRING"
 PLACES = f"{KEY}, {GENERAL_KEY} or the keyring"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NO_KEY = "none"
-"""What a server gets that wants none."""
+"""Key that is sent to a server that needs none."""
 SHORTEST_SECRET = 8
-"""Characters; a shorter value guards nothing, and may stand in any text."""
+"""Fewest characters of a secret; a shorter value protects nothing and may occur in any text."""
 BLOT = "[secret]"
-"""Stands where a secret stood."""
+"""Replacement for a secret."""
 SECRET_NAME = re.compile(
     r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PAT|SAS|CREDENTIALS?|CONNECTION_STRING)$|PASS(?:WORD|WD|PHRASE)$",
     re.IGNORECASE,
 )
-"""Matches the variables whose values are secret: LABELKIT_API_KEY, HF_TOKEN, HUGGING_FACE_HUB_TOKEN, WANDB_API_KEY,
-AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, GOOGLE_API_KEY, AZURE_CLIENT_SECRET, PGPASSWORD and others named like them.
+"""Matches names of environment variables with secret values: LABELKIT_API_KEY, HF_TOKEN, HUGGING_FACE_HUB_TOKEN,
+WANDB_API_KEY, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, GOOGLE_API_KEY, AZURE_CLIENT_SECRET, PGPASSWORD and similar
+names.
 """
 SECRET_PART = re.compile(
     r'(?:(?:AccountKey|SharedAccessKey|SharedAccessSignature)=|"(?:private_key|client_secret|refresh_token)":\s*")([^;"\s]+)'
 )
 """Matches the secret in a connection string (Azure) and in credentials as JSON (Google)."""
 LOGIN = re.compile(r"(?:^|//)([^\s/:@]*):([^\s/]+)@")
-"""Matches user and password in an address, such as the proxy's."""
+"""Matches user and password in an address, such as that of a proxy."""
 SIGNATURE = re.compile(r"[?&](?:[\w-]*(?:signature|token|key|secret|password)|sig)=([^&\s]+)", re.IGNORECASE)
 """Matches the secret in a signed address."""
 
 
 def key_for(url: str) -> str:
-    """The key for a server: that of LABELKIT_API_KEY, else the keyring's for its host, else that of OPENAI_API_KEY.
+    """Return the key for a server: LABELKIT_API_KEY, else the key for its host in the keyring, else OPENAI_API_KEY.
 
-    Servers on this machine may go without. Raises `UsageError` where a key is needed and there is none.
+    Servers on this machine need no key. Raises `UsageError` if a key is needed and there is none.
     """
     parts = urlsplit(url)
     key = os.environ.get(KEY) or keyring().get(parts.netloc) or keyring().get(parts.hostname or "")
@@ -61,22 +63,23 @@ def key_for(url: str) -> str:
 
 
 def keyring_path() -> Path | None:
-    """Where the keyring is, if there is one; None where there is no home folder."""
+    """Return the path of the keyring, which need not exist; None if there is no home folder."""
     named, home = os.environ.get(KEYRING), home_folder()
     return Path(named) if named else home / ".config" / "labelkit" / "keys.toml" if home else None
 
 
 def keyring() -> dict[str, str]:
-    """Host, or host:port -> key; empty where there is no keyring. Raises `UsageError` where others may read it, or it
-    is not TOML of that form; the message never shows its content.
+    """Return the keyring: host, or host:port -> key; empty if there is no keyring.
+
+    Raises `UsageError` if others may read the file or it is malformed; the message never shows its content.
     """
     path = keyring_path()
     if path is None or not os.access(path, os.R_OK) or not path.is_file():
         if KEYRING in os.environ:
-            raise UsageError(f"{KEYRING} names {path}, which is no file that can be read")
+            raise UsageError(f"{KEYRING} is {path}, which is not a readable file")
         return {}
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise UsageError(f"{path} holds keys and others may read it: chmod 600 {path}")
+        raise UsageError(f"{path} contains keys and others may read it; run: chmod 600 {path}")
     try:
         keys = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -87,9 +90,9 @@ def keyring() -> dict[str, str]:
 
 
 def secrets() -> dict[str, str]:
-    """Every secret of this process -> where it stands: in the environment, the keyring, or the command line.
+    """Return the secrets of this process -> their place: an environment variable, the keyring or the command line.
 
-    Values that are too short to be one, and words of letters alone, are left out: they may stand in any text.
+    Short values and words of letters only are omitted, because they may occur in any text.
     """
     found: dict[str, str] = {}
     for name, value in os.environ.items():
@@ -103,28 +106,28 @@ def secrets() -> dict[str, str]:
     try:
         found |= {key: f"the key of {host} in {keyring_path()}" for host, key in keyring().items()}
     except (UsageError, OSError, RuntimeError):
-        """Said where a key is needed; here a message may be under way that must get through."""
+        """The fault is reported when a key is needed; here it must not replace a message that is being cleaned."""
     return {value: where for value, where in found.items() if len(value) >= SHORTEST_SECRET and not value.isalpha()}
 
 
 def logins(text: str) -> Iterator[tuple[str, str]]:
-    """User and password of the addresses in a text, as they stand and without their percent signs."""
+    """Yield user and password of the addresses in a text, as written and with percent signs decoded."""
     for user, password in LOGIN.findall(text) if "@" in text else ():
         yield from {(user, password), (unquote(user), unquote(password))}
 
 
 def names_a_file(value: str) -> bool:
-    """Whether a value is the path of a file that holds the secret."""
+    """Return whether a value is the path of a file, which contains the secret."""
     try:
         return value.startswith(("/", "~", ".")) and Path(value).expanduser().exists()
-    except (OSError, RuntimeError):  # a folder that may not be looked into; no home folder
+    except (OSError, RuntimeError):  # a folder that may not be read; no home folder
         return False
 
 
 def secret_forms(*always: str) -> tuple[str, ...]:
-    """All texts that give a secret away, the longest first; `always` are secrets of any length.
+    """Return all texts that reveal a secret, longest first; `always` are further secrets of any length.
 
-    A secret may stand as it is, as JSON, in an address, or in a header of basic authentication.
+    A secret may be written plainly, as JSON, in an address, or in a header of basic authentication.
     """
     forms = {form for value in (*secrets(), *always) if value not in ("", NO_KEY) for form in written(value)}
     for text in (*os.environ.values(), *sys.argv):
@@ -134,12 +137,12 @@ def secret_forms(*always: str) -> tuple[str, ...]:
 
 
 def written(value: str) -> Iterable[str]:
-    """The ways to write a value in a text: as it is, as JSON, in an address."""
+    """Return the forms of a value in a text: plain, as JSON, and in an address."""
     return {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], quote(value, safe="")}
 
 
 def blot(text: str, forms: Sequence[str] | None = None) -> str:
-    """A text without the secrets of this process; `forms` spares finding them for every one of many texts."""
+    """Return a text with the secrets of this process replaced; pass `forms` to find them once for many texts."""
     for form in secret_forms() if forms is None else forms:
         text = text.replace(form, BLOT)
     return text

@@ -1,9 +1,9 @@
-"""The multi-positive dataset on disk: write it, read it, and hand its examples to a trainer.
+"""Write and read multi-positive datasets on disk.
 
-The folder holds `train`, `corpus`, `queries`, `judgements` and `judges` as Parquet, a `README.md` whose metadata
+The folder contains `train`, `corpus`, `queries`, `judgements` and `judges` as Parquet, a `README.md` whose metadata
 makes `datasets.load_dataset(folder, "train")` work, and a manifest. An example is one row with parallel list columns
-(ids, grades, sources, judges, weights, probabilities) for its positives, negatives and ignored passages; passages
-stand once, in `corpus`.
+(ids, grades, sources, judges, weights, probabilities) for its positives, negatives and ignored passages; the texts of
+passages are only in `corpus`.
 """
 
 import json
@@ -38,14 +38,14 @@ from labelkit.storage.remote import local
 
 KIND = DATASET
 AUDIT = "audit.json"
-"""What `labelkit audit` found, beside the manifest that it names."""
+"""File with the findings of `labelkit audit` and the sha256 of the audited manifest."""
 CONFIGS = ("train", "corpus", "queries", "judgements", "judges")
 OF_MODELS, OF_PEOPLE = "stage_llm", "stage_human"
-"""Tables like `train` with the labels of models alone and of people alone, where the policy `staged` mixed them."""
+"""Tables like `train` with labels of models only and of people only, in datasets of the mixing policy `staged`."""
 
 
 class Dataset(NamedTuple):
-    """A dataset in memory, in the order it was written: examples by query id, passages by id."""
+    """A dataset in memory, in the order in which it was written: examples by query id, passages by id."""
 
     examples: list[Example]
     corpus: dict[str, Passage]
@@ -55,7 +55,8 @@ class Dataset(NamedTuple):
 def read_dataset(folder: Path | str, *, verify: bool = True) -> Dataset:
     """Read a dataset folder into memory; it may be at s3://, gs:// or hf://.
 
-    With `verify`, every file is checked byte for byte. Raises `ArtifactError` where it is unfinished or damaged.
+    With `verify`, all files are compared with their checksums. Raises `ArtifactError` if the folder is unfinished or
+    damaged.
     """
     folder = local(str(folder))
     manifest = folders.read_manifest(folder, KIND, verify=verify)
@@ -65,7 +66,7 @@ def read_dataset(folder: Path | str, *, verify: bool = True) -> Dataset:
 
 
 def read_audit(folder: Path) -> dict[str, Any] | None:
-    """The audit of a dataset as it stands; None where it was never audited, or was made anew since."""
+    """Return the audit of a dataset; None if it was never audited or has been rebuilt since. Raises `ArtifactError`."""
     path = folder / AUDIT
     if not path.is_file():
         return None
@@ -78,8 +79,9 @@ def read_audit(folder: Path) -> dict[str, Any] | None:
 
 
 def known_leaks(folder: Path) -> int:
-    """Training queries that repeat an evaluation query, by the dataset's audit, or by `mix --allow-leaks`; 0 where
-    nobody looked.
+    """Return the number of training queries that repeat an evaluation query, by the audit or by `mix --allow-leaks`.
+
+    It is 0 if neither has searched for leaks.
     """
     if audited := read_audit(folder):
         return sum(one["found"] or 0 for one in audited["findings"] if one["name"] == "leaked-queries")
@@ -95,7 +97,7 @@ def write_tables(
     judgements: Iterable[Judgement],
     judges: Iterable[Judge],
 ) -> None:
-    """Write the five tables of a dataset into a draft; sort the records first, their order is kept."""
+    """Write the five tables of a dataset to a draft, in the order of the given records."""
     draft.write_table("train", examples_to_table(examples))
     draft.write_table("corpus", records_to_table(corpus, PASSAGE_SCHEMA))
     draft.write_table("queries", records_to_table(queries, QUERY_SCHEMA))
@@ -104,12 +106,12 @@ def write_tables(
 
 
 def records_to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
-    """Any flat records as a table."""
+    """Return flat records as a table."""
     return pa.Table.from_pylist([record.model_dump() for record in records], schema=schema)
 
 
 class RowWriter:
-    """A Parquet file that grows by records; use it in `with`. No more than a row group is in memory."""
+    """Writes records to a Parquet file, with at most one row group in memory. Use it in `with`."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
@@ -128,7 +130,7 @@ class RowWriter:
         self._writer.close()
 
     def add(self, *records: Record) -> None:
-        """These rows come next."""
+        """Append records as rows."""
         self.count += len(records)
         self._waiting += records
         if len(self._waiting) >= folders.ROW_GROUP:
@@ -140,12 +142,12 @@ class RowWriter:
 
 
 def examples_to_table(examples: Iterable[Example]) -> pa.Table:
-    """Examples as rows of parallel list columns."""
+    """Return examples as a table with parallel list columns."""
     return pa.Table.from_pylist([_example_row(example) for example in examples], schema=EXAMPLE_SCHEMA)
 
 
 def examples_from_table(table: pa.Table) -> Iterator[Example]:
-    """The inverse of `examples_to_table`."""
+    """Yield the examples of a table made by `examples_to_table`."""
     for batch in table.to_batches(max_chunksize=4096):
         for row in batch.to_pylist():
             labels = {field: _labels_of(row, role) for role, field in ROLES.items()}

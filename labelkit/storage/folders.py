@@ -1,7 +1,7 @@
-"""A written folder: made aside, renamed when whole, described by a `manifest.json` that comes last.
+"""Write and read folders: written in a temporary folder, renamed when complete, with a `manifest.json` written last.
 
-Whoever finds a folder with a manifest finds it complete; whoever finds one without is told which command to run
-again. Every Parquet file is written with fixed settings, so that the same rows give the same bytes.
+A folder with a manifest is complete; for a folder without one, the error names the command to run again. All Parquet
+files are written with fixed settings, so that the same rows give the same bytes.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ from labelkit.storage.outputs import claimed, place_of, put
 from labelkit.version import __version__
 
 BEGUN = "unfinished.json"
-"""In a folder that is being written: the kind and the command that finishes it. It goes when the manifest comes."""
+"""File in an unfinished folder with its kind and the command that finishes it; removed once the manifest is written."""
 PARQUET: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 ROW_GROUP = 65_536
-"""Rows. With `PARQUET`, settings that do not depend on the machine. pyarrow gets absolute paths alone: it would take a
-folder `~` for the home folder.
+"""Rows per row group, which with `PARQUET` is independent of the machine. All paths given to pyarrow are absolute,
+because it would read a folder named `~` as the home folder.
 """
 
 
 @contextmanager
 def writing(target: Path, kind: str, command: str) -> Iterator["Draft"]:
-    """Write the artifact `target` aside and put it in place when the block ends without an exception.
+    """Write an artifact in a temporary folder and move it to `target` when the block ends without an exception.
 
-    A complete artifact of the same kind is replaced; anything else that stands at `target` is refused, so that a
-    mistyped path never costs somebody's folder. A killed run leaves `target` as it was. Raises `HeldError` where
-    another process writes `target`, and `ArtifactError` for a place or a disk that cannot be written.
+    A complete artifact of the same kind at `target` is replaced; any other content is refused, so that a mistyped path
+    never destroys a folder. A killed run leaves `target` unchanged. Raises `HeldError` if another process writes
+    `target`, and `ArtifactError` for a place or a disk that cannot be written.
     """
     with claimed(target, kind) as place:
         aside = place.beside(UNFINISHED)
@@ -53,19 +53,19 @@ def writing(target: Path, kind: str, command: str) -> Iterator["Draft"]:
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        with disk_errors(f"{target} was not finished, its files are whole in {aside} and lack a manifest alone"):
+        with disk_errors(f"{target} was not finished, its files are complete in {aside} except for the manifest"):
             write_manifest(aside, kind, command, inputs=draft.inputs, rows=draft.rows, facts=draft.facts)
         put(aside, place, kind)
 
 
 def begin(folder: Path, kind: str, command: str) -> None:
-    """Mark a folder as unfinished: whoever finds it so is told what finishes it."""
+    """Mark a folder as unfinished, with the command that finishes it."""
     write_text(folder / BEGUN, json.dumps({"kind": kind, "command": command}, ensure_ascii=False))
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
 class Draft:
-    """An artifact under construction: `path` to write into, and what its manifest will say."""
+    """An artifact that is being written: its temporary folder `path`, and the content of its manifest."""
 
     def __init__(self, path: Path, kind: str, command: str) -> None:
         self.path = path
@@ -81,7 +81,7 @@ class Draft:
         self.rows[name] = table.num_rows
 
     def write_batches(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-        """Write `name`.parquet from a stream: row groups of one size, however the stream is cut."""
+        """Write `name`.parquet from a stream, with row groups of equal size independent of the batches."""
         self.rows[name] = 0
         with pq.ParquetWriter((self.path / f"{name}.parquet").absolute(), schema, **PARQUET) as writer:
             for table in _regrouped(batches, schema):
@@ -90,7 +90,7 @@ class Draft:
 
 
 def _regrouped(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of a stream in tables of `ROW_GROUP` rows, each in one piece."""
+    """Yield the rows of a stream as contiguous tables of `ROW_GROUP` rows."""
     held = pa.Table.from_batches([], schema)
     for batch in batches:
         held = pa.concat_tables([held, pa.Table.from_batches([batch], schema)])
@@ -111,7 +111,7 @@ def write_manifest(
     facts: Facts,
     files: Sequence[str] | None = None,
 ) -> None:
-    """Hash the files of `folder` (all of them, or those named) and write its manifest, last and durably."""
+    """Hash the files of `folder` (all, or only `files`) and then write its manifest durably."""
     names = files if files is not None else sorted(set(_relative_files(folder)) - {BEGUN})
     for name in names:
         sync_file(folder / name)
@@ -140,15 +140,15 @@ def read_manifest(folder: Path, kind: str, *, verify: bool = True) -> Manifest[A
 
 
 def read_manifest(folder: Path, kind: str, *, verify: bool = True) -> Manifest[Any]:
-    """The manifest of a complete artifact; with `verify`, its files are checked against their sha256.
+    """Read the manifest of a complete artifact; with `verify`, compare its files with their sha256.
 
-    Raises `ArtifactError` where the folder is missing, of another kind, unfinished or damaged, and says what to do.
+    Raises `ArtifactError`, with the remedy, if the folder is missing, unfinished, damaged or of another kind.
     """
     if not (folder / MANIFEST).is_file():
         raise ArtifactError(_incomplete_message(folder, kind))
     manifest = parse_manifest(folder / MANIFEST)
     if manifest.kind != kind:
-        raise ArtifactError(f"{folder} holds a {manifest.kind}, but a {kind} is needed here")
+        raise ArtifactError(f"{folder} contains a {manifest.kind}, but a {kind} is needed here")
     damaged = [name for name, digest in manifest.files.items() if verify and not _matches(folder / name, digest)]
     if damaged:
         raise ArtifactError(
@@ -158,9 +158,9 @@ def read_manifest(folder: Path, kind: str, *, verify: bool = True) -> Manifest[A
 
 
 def manifest_kind(folder: Path) -> Kind[Any]:
-    """The kind of a folder. Raises `ArtifactError` where it has no manifest."""
+    """Return the kind of a folder. Raises `ArtifactError` if it has no manifest."""
     if not (folder / MANIFEST).is_file():
-        raise ArtifactError(_incomplete_message(folder, "folder of ours"))
+        raise ArtifactError(_incomplete_message(folder, "folder of labelkit"))
     return kind_named(parse_manifest(folder / MANIFEST).kind)
 
 
@@ -168,11 +168,11 @@ def _incomplete_message(folder: Path, kind: str) -> str:
     aside = place_of(folder).beside(UNFINISHED)
     for place in (folder, aside):
         if (place / BEGUN).is_file():
-            return f"{folder} is not finished; finish it by the command that began it: {_begun(place)}"
+            return f"{folder} is not finished; to finish it, run the command that began it: {_begun(place)}"
     if folder.is_dir() and any(folder.iterdir()):
         return f"{folder} has no {MANIFEST}: it is not a finished {kind}; run the command that makes it again"
     if aside.is_dir():
-        return f"{folder} was never finished ({aside.name} is left); run the command that makes it again"
+        return f"{folder} was never finished (only {aside.name} exists); run the command that makes it again"
     return f"{folder} does not exist, but a {kind} is needed here"
 
 
@@ -180,7 +180,7 @@ def _begun(folder: Path) -> str:
     try:
         return str(json.loads((folder / BEGUN).read_text(encoding="utf-8"))["command"])
     except (OSError, ValueError, TypeError, KeyError):
-        return "its record is damaged, but it is the one with this output folder"
+        return "the record of it is damaged, but it had this output folder"
 
 
 def _matches(path: Path, digest: str) -> bool:
@@ -188,14 +188,14 @@ def _matches(path: Path, digest: str) -> bool:
 
 
 def known_sha256(folder: Path) -> dict[str, str]:
-    """sha256 by relative path: from the manifest where the folder has one of ours, else computed."""
+    """Return the sha256 of files by relative path, from labelkit's manifest if the folder has one, else computed."""
     if (folder / MANIFEST).is_file():
         return dict(parse_manifest(folder / MANIFEST).files)
     return {name: file_sha256(folder / name) for name in sorted(_relative_files(folder))}
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -206,7 +206,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def read_table(folder: Path, name: str) -> pa.Table:
-    """One table of an artifact, page checksums verified. Call `read_manifest` first."""
+    """Read one table of an artifact and verify its page checksums. Call `read_manifest` first."""
     try:
         return pq.read_table((folder / f"{name}.parquet").absolute(), page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:

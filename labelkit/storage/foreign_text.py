@@ -1,24 +1,24 @@
-"""Texts from outside, made safe for where they are shown: a terminal, JSON on a terminal, Markdown, YAML."""
+"""Make texts from outside safe to show in a terminal, in JSON on a terminal, in Markdown and in YAML."""
 
 import json
 import re
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""C0 without tab and newline, DEL, C1, and what reverses the direction of the text that follows."""
+"""Control characters: C0 except tab and newline, DEL, C1, and characters that reverse the direction of text."""
 
 
 def without_controls(text: str) -> str:
-    """A text that a terminal shows and does not obey."""
+    """Return a text without control characters, which a terminal would obey instead of showing."""
     return CONTROLS.sub("", text)
 
 
 def escaped_controls(document: str) -> str:
-    """A JSON document of the same value that a terminal shows and does not obey."""
+    """Return an equivalent JSON document with escaped control characters, which a terminal would obey."""
     return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
 class Markdown(str):
-    """Markdown of ours: a template shows it as it is because of its type, and escapes every plain string."""
+    """Trusted Markdown: templates insert it unchanged because of its type, and escape every plain string."""
 
 
 PUNCTUATION = str.maketrans(
@@ -32,7 +32,7 @@ BLOCK = re.compile(r"^(?:[-+](?= |$)|[-=](?=[-= ]*$)|\d+(?=[.)](?: |$)))")
 
 
 def markdown(value: object) -> Markdown:
-    """A value in a line or cell of Markdown: on one line, shown as it is; `Markdown` is left alone."""
+    """Return a value escaped for one line or cell of Markdown, so that it is shown literally; `Markdown` unchanged."""
     if isinstance(value, Markdown):
         return value
     line = " ".join(without_controls(str(value)).split())
@@ -41,13 +41,14 @@ def markdown(value: object) -> Markdown:
 
 
 def markdown_paragraphs(text: str) -> Markdown:
-    """A text of several paragraphs, with a blank line between them."""
+    """Return a text of several paragraphs escaped for Markdown, with a blank line between paragraphs."""
     return Markdown("\n\n".join(markdown(part) for part in re.split(r"\n\s*\n", text.strip())))
 
 
 def markdown_code(value: object) -> Markdown:
-    """A value in a line or cell of Markdown, in the type of code. A bar, which ends a cell even in code, is shown in
-    plain type.
+    """Return a value as inline code for one line or cell of Markdown.
+
+    A value with a bar, which would end a cell even in code, is returned as plain text.
     """
     line = " ".join(without_controls(str(value)).split())
     if "|" in line or not line:
@@ -58,22 +59,22 @@ def markdown_code(value: object) -> Markdown:
 
 
 def markdown_indented(text: str) -> Markdown:
-    """A text as a block of code; between blank lines, nothing in it ends the block."""
+    """Return a text as an indented code block, which nothing in the text can end; put blank lines around it."""
     return Markdown("\n".join(f"    {line}" for line in re.split(r"\r\n?|\n", without_controls(text))))
 
 
 def markdown_fenced(text: str, language: str) -> Markdown:
-    """A text as a block of code in a language; nothing in it ends the block."""
+    """Return a text as a fenced code block in a language, which nothing in the text can end."""
     marks = "`" * max(3, longest_run(text) + 1)
     return Markdown(f"{marks}{language}\n{without_controls(text)}\n{marks}")
 
 
 def longest_run(text: str) -> int:
-    """The most backticks that stand in a row."""
+    """Return the largest number of consecutive backticks."""
     return max(map(len, re.findall("`+", text)), default=0)
 
 
 def quoted(text: str) -> Markdown:
-    """A text as a string in YAML and in Python alike."""
+    """Return a text as a string literal that is valid both in YAML and in Python."""
     literal = json.dumps(without_controls(text), ensure_ascii=False)
     return Markdown("".join(c if c.isprintable() else ascii(c)[1:-1].replace("\\x", "\\u00") for c in literal))

@@ -1,4 +1,4 @@
-"""Labels on disk: judgements and their judges, read from a labels folder or from a dataset that keeps them."""
+"""Read judgements and their judges from a labels folder or a dataset."""
 
 import hashlib
 from pathlib import Path
@@ -15,16 +15,16 @@ KIND = LABELS
 
 
 def read_labels(folder: Path, *, verify: bool = True) -> tuple[list[Judgement], list[Judge], Manifest[LabelsFacts]]:
-    """Judgements, judges and manifest of a labels folder."""
+    """Read the judgements, judges and manifest of a labels folder. Raises `ArtifactError`."""
     manifest = folders.read_manifest(folder, KIND, verify=verify)
     return read_records(folder, "judgements", Judgement), read_records(folder, "judges", Judge), manifest
 
 
 def judgements_in(folder: Path) -> tuple[list[Judgement], list[Judge]]:
-    """What a labels folder or a dataset holds. Raises `UsageError` for another kind of folder."""
+    """Read the judgements and judges of a labels folder or a dataset. Raises `UsageError` for other kinds of folder."""
     kind = folders.manifest_kind(folder)
     if kind not in (KIND, DATASET):
-        raise UsageError(f"{folder} holds a {kind}; give labels folders, or a dataset")
+        raise UsageError(f"{folder} contains a {kind}; give labels folders, or a dataset")
     folders.read_manifest(folder, kind)
     return read_records(folder, "judgements", Judgement), read_records(folder, "judges", Judge)
 
@@ -33,8 +33,9 @@ R = TypeVar("R", bound=Record)
 
 
 def read_records(folder: Path, name: str, record: type[R]) -> list[R]:
-    """The rows of a table of an artifact as records. Raises `ArtifactError` where one has a value that it cannot have,
-    such as a number that is not finite.
+    """Read the rows of a table of an artifact as records.
+
+    Raises `ArtifactError` if a row has an invalid value, such as a number that is not finite.
     """
     found = []
     for number, row in enumerate(folders.read_table(folder, name).to_pylist(), 1):
@@ -52,7 +53,7 @@ JudgeKind = Literal["human", "llm", "imported"]
 
 
 def imported_judge(path: Path, judge_name: str, kind: JudgeKind) -> Judge:
-    """The judge of a qrels file; its revision is the sha256 of the file."""
+    """Return the judge of a qrels file, with the sha256 of the file as its revision. Raises `DataError`."""
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     revision = f"sha256:{folders.file_sha256(path)}"

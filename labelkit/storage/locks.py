@@ -1,4 +1,4 @@
-"""A lock file that says who holds it: the second process learns whom it waits for, a killed holder frees its lock."""
+"""Lock files that name the process that holds them; the lock of a killed process is released."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from labelkit.errors import HeldError
 from labelkit.storage.credentials import blot
 
 PATIENCE = 1.0
-"""Seconds to wait for a holder to describe itself."""
+"""Longest wait in seconds for the process that holds a lock to describe itself."""
 
 
 class HolderLock:
     """The files `STEM.lock`, which is locked, and `STEM.holder`, which describes the process that holds it.
 
-    With `again`, the thread that holds a lock may take it again through another object of the same stem.
+    With `again`, the thread that holds a lock may acquire it again through another object with the same stem.
     """
 
     def __init__(self, stem: str, what: Path, *, again: bool = False) -> None:
@@ -30,10 +30,10 @@ class HolderLock:
         self._what = what
 
     def acquire(self) -> None:
-        """Take the lock at once. Raises `HeldError` where another process has it, `OSError` where it cannot be made."""
+        """Acquire the lock. Raises `HeldError` if another process holds it, and `OSError` if it cannot be created."""
         until = time.monotonic() + PATIENCE
         while not self._taken():
-            # A holder that took it this moment has not described itself yet, one that gives it back does no more.
+            # A process that has just acquired the lock has no description yet, one that is releasing it has none left.
             if (holder := self._described()) or time.monotonic() > until:
                 raise HeldError(f"{self._what} is held by {holder or 'another process'}; wait for it or stop it")
             time.sleep(PATIENCE / 20)
@@ -52,10 +52,10 @@ class HolderLock:
             raise
 
     def release(self) -> None:
-        """Give the lock back; its files go with the last of several holds."""
+        """Release the lock; its files are removed when the last of several acquisitions is released."""
         if self._lock.lock_counter == 1:
             self._holder.unlink(missing_ok=True)
-            # While it is held: who opened the file before takes a lock on a file without a name, and tries again.
+            # Remove it before the release: a process that has opened it locks a file without a name, and tries again.
             Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 

@@ -1,7 +1,7 @@
-"""The manifest of a written folder as a checked record, with the facts that each kind of folder adds to it.
+"""Read and check the manifests of folders, including the facts that each kind of folder adds.
 
-A manifest comes from outside as soon as a folder is copied, so that it is checked when it is read: types, checksum,
-and the files that every folder of its kind has.
+A copied folder comes from outside, so a manifest is checked whenever it is read: its types, its checksum, and the files
+that a folder of its kind must have.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ AGAIN = "run the command that made the folder again"
 
 
 class Facts(BaseModel):
-    """Counts and settings of a folder beside its rows. A key that this release does not know is kept as it is."""
+    """Counts and settings of a folder in addition to its rows. Unknown keys are kept unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     def as_json(self) -> dict[str, Any]:
-        """The facts that were given, as plain JSON, in the order of the fields."""
+        """Return the given facts as plain JSON, in the order of the fields."""
         document: dict[str, Any] = json.loads(json.dumps(self.model_dump(exclude_unset=True)))
         return document
 
@@ -38,13 +38,13 @@ class PoolFacts(Facts):
     recipe: tuple[str, ...] = ()
     queries_without_candidates: int = 0
     chosen: Mapping[str, int] = {}
-    """Reason -> pairs that `labelkit select` chose for it."""
+    """Reason -> number of pairs that `labelkit select` chose for it."""
     of: int = 0
-    """Judged pairs that `labelkit select` chose from."""
+    """Number of judged pairs from which `labelkit select` chose."""
 
 
 class ReviewFacts(Facts):
-    """The pairs that a person was asked to grade."""
+    """Facts about the pairs that an annotator was asked to grade."""
 
     by: str = ""
     seed: int = 0
@@ -57,7 +57,7 @@ class LabelsFacts(Facts):
 
     passage_tokens: int | None = None
     passage_words: int | None = None
-    """Length to which passages were cut, in one of the two units."""
+    """Length to which passages were cut, in tokens or in words."""
     cut_passages: int = 0
     stripped_passages: int = 0
     permutations: int = 1
@@ -66,15 +66,15 @@ class LabelsFacts(Facts):
     votes: int = 1
     review: ReviewFacts | None = None
     failures: Mapping[str, int] = {}
-    """Kind of a reason -> pairs without a grade."""
+    """Kind of reason -> number of pairs without a grade."""
     pending: int = 0
-    """Pairs that were not judged, because the caps allowed no more."""
+    """Number of pairs left unjudged because of the caps."""
     without_score: int = 0
-    """Pairs with a grade and no score."""
+    """Number of pairs with a grade but no score."""
 
 
 class Source(Facts):
-    """Where the texts of a dataset come from; None where nobody says."""
+    """Origin of the texts of a dataset; fields are None if unknown."""
 
     licence: str | None = None
     revision: str | None = None
@@ -107,7 +107,7 @@ class DatasetFacts(Facts):
 
     @property
     def licence(self) -> str | None:
-        """The licence of the texts; None where nobody says."""
+        """Licence of the texts; None if unknown."""
         return self.source.licence if self.source else None
 
 
@@ -121,13 +121,13 @@ class ExportFacts(Facts):
 
 
 class DataFacts(Facts):
-    """Facts of `labelkit tidy`: file -> lines set aside."""
+    """Facts of `labelkit tidy`: file -> number of lines set aside."""
 
     set_aside: Mapping[str, int] = {}
 
 
 class ModelFacts(Facts):
-    """Facts of `trainer fit`: the configuration, versions of packages, a report for each stage, the evaluation."""
+    """Facts of `trainer fit`: configuration, versions of packages, a report per stage, and the evaluation."""
 
     config: Mapping[str, Any] = {}
     packages: Mapping[str, str] = {}
@@ -146,13 +146,13 @@ F = TypeVar("F", bound=Facts)
 
 
 class Kind(str, Generic[F]):
-    """The name of a kind of folder, with the model of its facts and patterns of the files that it always has."""
+    """The name of a kind of folder, with the class of its facts and patterns of the files that it must have."""
 
     facts: type[F]
     files: tuple[str, ...]
 
     def __new__(cls, name: str, facts: type[F], files: tuple[str, ...] = ()) -> Self:
-        """Describe a kind of folder."""
+        """Make a kind of folder from its name, facts and file patterns."""
         kind = super().__new__(cls, name)
         kind.facts, kind.files = facts, files
         return kind
@@ -177,7 +177,7 @@ KINDS: dict[str, Kind[Any]] = {
 
 
 def kind_named(name: str) -> Kind[Any]:
-    """The kind of folder of a name; an unknown one has free facts and no files that it must have."""
+    """Return the kind of folder by its name; an unknown kind may have any facts and needs no files."""
     return KINDS.get(name) or Kind(name, Facts)
 
 
@@ -189,12 +189,12 @@ class Manifest(BaseModel, Generic[F]):
     schema_version: int
     kind: str
     command: str
-    """The command that made the folder."""
+    """Command that made the folder."""
     labelkit_version: str
     inputs: Mapping[str, str]
-    """Path or name of what the folder was made from -> sha256."""
+    """Path or name of an input from which the folder was made -> sha256."""
     rows: Mapping[str, int]
-    """Table or file -> rows."""
+    """Table or file -> number of rows."""
     facts: F
     files: Mapping[str, str]
     """Path inside the folder -> sha256."""
@@ -202,35 +202,35 @@ class Manifest(BaseModel, Generic[F]):
     """`document_sha256` of the manifest."""
 
     def as_json(self) -> dict[str, Any]:
-        """The manifest as plain JSON, in the order of a manifest file."""
+        """Return the manifest as plain JSON, in the order of a manifest file."""
         return self.model_dump() | {"facts": self.facts.as_json()}
 
     def sealed(self) -> Self:
-        """The manifest with its own checksum."""
+        """Return the manifest with its own checksum."""
         return self.model_copy(update={"sha256": document_sha256(self.as_json())})
 
     def as_text(self) -> str:
-        """The content of a manifest file."""
+        """Return the manifest as the text of a manifest file."""
         return json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n"
 
 
 def document_sha256(document: Mapping[str, Any]) -> str:
-    """The sha256 of a manifest as plain JSON, without its own entry for it."""
+    """Return the sha256 of a manifest as plain JSON, without its field `sha256`."""
     rest = {name: value for name, value in document.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def parse_manifest(path: Path) -> Manifest[Any]:
-    """Read and check a manifest file. Raises `ArtifactError` with one line for everything that is wrong with it."""
+    """Read and check a manifest file. Raises `ArtifactError` with the first fault on one line."""
     try:
         content = path.read_bytes()
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); {AGAIN}") from None
     if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-        raise ArtifactError(f"{path} is no manifest of ours; {AGAIN}")
+        raise ArtifactError(f"{path} is not a manifest of labelkit; {AGAIN}")
     if "sha256" not in document:
-        raise ArtifactError(f"{path} is of an earlier release; {AGAIN}")
+        raise ArtifactError(f"{path} was written by an earlier release; {AGAIN}")
     folder, found = path.parent, document.get("schema_version")
     if found != SCHEMA_VERSION:
         raise ArtifactError(f"{folder} has schema version {found!r}; this labelkit reads {SCHEMA_VERSION}")
@@ -238,25 +238,25 @@ def parse_manifest(path: Path) -> Manifest[Any]:
     try:
         manifest: Manifest[Any] = Manifest[kind.facts].model_validate_json(content)  # type: ignore[name-defined]
     except ValidationError as error:
-        raise ArtifactError(f"{path} is no manifest of ours ({first_fault(error)}); {AGAIN}") from None
+        raise ArtifactError(f"{path} is not a manifest of labelkit ({first_fault(error)}); {AGAIN}") from None
     for name in manifest.files:
         inside(folder, name)
     if manifest.sha256 != document_sha256(document):
         raise ArtifactError(f"{path} changed since it was written; {AGAIN}")
     if lost := missing_files(manifest, kind):
-        raise ArtifactError(f"{path} names no {lost}, which every folder with a {kind} has; {AGAIN}")
+        raise ArtifactError(f"{path} lists no {lost}, which every folder with a {kind} has; {AGAIN}")
     return manifest
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first thing that a record does not allow, and where it is."""
+    """Return the place and the reason of the first validation error."""
     fault = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, fault["loc"]))
     return f"{place if place.isprintable() else ascii(place)}: {fault['msg']}"
 
 
 def missing_files(manifest: Manifest[Any], kind: Kind[Any]) -> str:
-    """The first file that a manifest should name and does not; empty where it names all."""
+    """Return the first file that a manifest should list and does not; empty if it lists all."""
     names = list(manifest.files)
     wanted = (pattern for pattern in kind.files if not matching(names, pattern))
     counted = {*names, *(Path(name).stem for name in names if "/" not in name)}

@@ -1,7 +1,7 @@
-"""The folder that a command writes: found, locked and tried before the work, replaced in one step after it.
+"""Reserve the folder that a command writes: lock and check it before the work, replace it in one step afterwards.
 
-Links are followed, so that what they lead to is replaced and they stay. A folder that cannot be renamed keeps its place
-and gets a new content: a mount point, the current folder, a folder whose parent may not be written.
+Links are followed: their targets are replaced and the links stay. A folder that cannot be renamed (a mount point, the
+current folder, a folder whose parent may not be written) keeps its place, and its content is replaced.
 """
 
 import os
@@ -18,25 +18,25 @@ from labelkit.storage.locks import HolderLock
 from labelkit.storage.manifest import MANIFEST, parse_manifest
 
 REPLACING = ".replacing"
-"""In a folder that keeps its place while its content is replaced: the kind of the new content."""
+"""File in a folder whose content is being replaced in place, with the kind of the new content."""
 OF_THE_DISK = "lost+found"
-"""A folder that stands in every new ext4 file system."""
+"""Folder that every new ext4 file system contains."""
 
 
 class Place(NamedTuple):
-    """Where an output stands."""
+    """The location of an output."""
 
     path: Path
-    """As it was given, but for a link, which is followed, and `.`."""
+    """Path of the output as given, with a link or `.` resolved."""
     in_place: bool
-    """Whether it cannot be renamed."""
+    """True if the output cannot be renamed, so that its content is replaced in place."""
 
     def beside(self, suffix: str) -> Path:
-        """A path on the same disk for a companion of the output: `OUTPUT.suffix`, or `OUTPUT/.suffix`."""
+        """Return a path on the same disk for a companion of the output: `OUTPUT.suffix`, or `OUTPUT/.suffix`."""
         return self.path / suffix if self.in_place else self.path.with_name(self.path.name + suffix)
 
     def content(self) -> list[Path]:
-        """What stands in the output; of one that keeps its place, hidden files and folders do not belong to it."""
+        """Return the paths in the output, without hidden ones if the output is replaced in place."""
         found = sorted(self.path.iterdir()) if self.path.is_dir() else []
         if not self.in_place:
             return found
@@ -44,13 +44,13 @@ class Place(NamedTuple):
 
 
 def place_of(target: Path) -> Place:
-    """Where the output `target` stands. Raises `ArtifactError` for a path through a link that leads nowhere."""
+    """Return the location of the output `target`. Raises `ArtifactError` for a path through a broken link."""
     try:
         named = absolute(target)
         for path in (named, *named.parents):
             if path.is_symlink() and not path.exists():
                 raise ArtifactError(
-                    f"{path} is a link to {path.readlink()}, which does not exist; make that or choose another folder"
+                    f"{path} is a link to {path.readlink()}, which does not exist; create it or choose another folder"
                 )
         path = named.resolve() if named.is_symlink() or target.name in ("", "..") else target
         return Place(path, path.is_dir() and keeps_its_place(path.resolve()))
@@ -59,17 +59,17 @@ def place_of(target: Path) -> Place:
 
 
 def name_of(target: Path) -> str:
-    """The name of an output as the user gave it; the folder's own name for `.`."""
+    """Return the name of an output as the user gave it; for `.`, the name of the folder."""
     return absolute(target).name
 
 
 def absolute(path: Path) -> Path:
-    """A path from the root without `.` and `..`, its links not followed."""
+    """Return an absolute path without `.` and `..`; links are not followed."""
     return Path(os.path.abspath(path))  # noqa: PTH100 (`Path.absolute` keeps `..`)
 
 
 def keeps_its_place(folder: Path) -> bool:
-    """Whether a folder cannot be renamed, or not without harm."""
+    """Return whether a folder cannot be renamed safely."""
     return (
         folder.is_mount()
         or str(folder) in mount_points()
@@ -79,7 +79,7 @@ def keeps_its_place(folder: Path) -> bool:
 
 
 def mount_points() -> set[str]:
-    """The mount points of this process as Linux lists them: a bind mount within one file system shows nowhere else."""
+    """Return the mount points of this process from Linux's list, the only place that shows all bind mounts."""
     try:
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
@@ -90,10 +90,10 @@ def mount_points() -> set[str]:
 
 @contextmanager
 def claimed(target: Path, kind: str | None = None) -> Iterator[Place]:
-    """Hold the output `target` while the block runs, so that no other process writes it; make its parents.
+    """Lock the output `target` while the block runs, so that no other process writes it; create its parents.
 
-    With `kind`, what stands there must be nothing, or a complete artifact of this kind. Raises `HeldError` where
-    another process holds the output, `ArtifactError` where it cannot be written. The thread that holds an output may
+    With `kind`, the output must be absent, empty or a complete artifact of this kind. Raises `HeldError` if another
+    process has locked the output, and `ArtifactError` if it cannot be written. The thread that has locked an output may
     claim it again.
     """
     place = place_of(target)
@@ -113,13 +113,13 @@ def claimed(target: Path, kind: str | None = None) -> Iterator[Place]:
     finally:
         lock.release()
         with suppress(OSError):
-            for parent in new:  # where nothing was written they go again
+            for parent in new:  # remove them again if nothing was written
                 parent.rmdir()
 
 
 @contextmanager
 def unchanged(folder: Path) -> Iterator[None]:
-    """Hold a folder that is read for long, so that no command replaces it; nobody writes where this process cannot."""
+    """Lock a folder during a long read, so that no command replaces it; a folder that is read-only needs no lock."""
     place = place_of(folder)
     writable = os.access(place.path if place.in_place else place.path.parent, os.W_OK)
     with claimed(folder) if writable and place.path.is_dir() else nullcontext():
@@ -127,21 +127,23 @@ def unchanged(folder: Path) -> Iterator[None]:
 
 
 def refuse_foreign(place: Place, target: Path, kind: str) -> None:
-    """Raise `ArtifactError` unless a place is free, empty, or holds a complete artifact of this kind."""
+    """Raise `ArtifactError` unless a place is absent, empty, or contains a complete artifact of this kind."""
     path, replaced = place.path, place.path / REPLACING
     if not path.exists() or (path.is_dir() and not place.content()):
         return
     if place.in_place and replaced.is_file() and replaced.read_text(encoding="utf-8") == kind:
         return
     if not (path / MANIFEST).is_file():
-        raise ArtifactError(f"{target} exists and is not a {kind} of ours; choose another output folder or remove it")
+        raise ArtifactError(f"{target} exists and is not a labelkit {kind}; choose another output folder or remove it")
     found = parse_manifest(path / MANIFEST).kind
     if found != kind:
-        raise ArtifactError(f"{target} holds a {found}, not a {kind}; choose another output folder")
+        raise ArtifactError(f"{target} contains a {found}, not a {kind}; choose another output folder")
 
 
 def put(made: Path, place: Place, kind: str) -> None:
-    """Put a finished folder in its place; what stood there goes. Raises `ArtifactError`, and keeps what was made."""
+    """Move a finished folder to its place and remove the old content. If this fails, keep the finished folder and raise
+    `ArtifactError`.
+    """
     try:
         if place.in_place:
             refill(made, place, kind)
@@ -158,8 +160,8 @@ def put(made: Path, place: Place, kind: str) -> None:
 
 
 def refill(made: Path, place: Place, kind: str) -> None:
-    """Replace the content of a folder that keeps its place. Its manifest goes first and comes last: who finds one finds
-    a whole folder.
+    """Replace the content of a folder in place. The old manifest is removed first and the new one moved last, so that a
+    folder with a manifest is always complete.
     """
     write_text(place.path / REPLACING, kind)
     (place.path / MANIFEST).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Files and folders in other places, s3://, gs://, hf:// and whatever else fsspec knows, as local ones.
+"""Use files and folders at s3://, gs://, hf:// and other addresses that fsspec supports like local ones.
 
-What is read is fetched first; what is written is made here and then sent, its manifest last, so that a reader there
-never takes a part for the whole.
+Inputs are fetched before they are read. Outputs are written locally and then sent, with the manifest last, so that a
+reader never mistakes a part for the whole.
 """
 
 import hashlib
@@ -18,18 +18,18 @@ from labelkit.storage.folders import MANIFEST
 from labelkit.storage.names import inside
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-"""Protocol -> the extra that brings its file system; `hub` for all others."""
+"""Protocol -> extra of this package that installs its file system; `hub` for all other protocols."""
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is an address and no local path."""
+    """Return whether a location is an address instead of a local path."""
     return "://" in location
 
 
 def local(location: str) -> Path:
-    """A local path as it is; what stands at an address, fetched into the cache.
+    """Return a local path unchanged; fetch the content of an address into the cache and return the path of the copy.
 
-    A folder with a manifest is fetched again only where the manifest changed.
+    A folder with a manifest is fetched again only if the manifest has changed.
     """
     if not is_remote(location):
         return Path(location)
@@ -45,7 +45,7 @@ def local(location: str) -> Path:
 
 
 def fetch_folder(files: Any, place: str, target: Path) -> Path:
-    """Fetch the files of a folder, the manifest last: a copy that has one is whole."""
+    """Fetch the files of a folder, the manifest last, so that a copy with a manifest is complete."""
     listed = objects_in(files, place, target)
     copy = target / MANIFEST
     if MANIFEST in listed:
@@ -59,21 +59,21 @@ def fetch_folder(files: Any, place: str, target: Path) -> Path:
 
 
 def objects_in(files: Any, place: str, folder: Path) -> dict[str, str]:
-    """The objects at a place: name in the local counterpart `folder` -> key.
+    """Return the objects at a place: name in the local counterpart `folder` -> key.
 
-    Raises `ArtifactError` for a key that is outside the place, or that names no file inside the folder.
+    Raises `ArtifactError` for a key that is outside the place, or not the name of a file inside the folder.
     """
     listed = {}
     for key in sorted(files.find(place)):
         name = key.removeprefix(f"{place}/")
-        # A key that lacks the prefix leads elsewhere: `inside` refuses a name that begins with a slash.
+        # A key without the prefix is outside the place: the slash makes `inside` refuse it.
         inside(folder, name if name != key else f"/{key}")
         listed[name] = key
     return listed
 
 
 def fetch_file(files: Any, place: str, target: Path) -> None:
-    """Fetch one file; what was there before stays until the new one is whole."""
+    """Fetch one file; an older copy stays until the new one is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(target.name + ".fetching")
     files.get_file(place, str(aside))
@@ -82,9 +82,9 @@ def fetch_file(files: Any, place: str, target: Path) -> None:
 
 @contextmanager
 def delivered(location: str, kind: str) -> Iterator[Path]:
-    """A local path to write an artifact to; where `location` is an address, the artifact is sent there afterwards.
+    """Yield a local path to write an artifact to; if `location` is an address, send the artifact there afterwards.
 
-    What stands there is replaced where it is an artifact of the same kind, and refused otherwise.
+    An artifact of the same kind at the address is replaced; any other content is refused.
     """
     if not is_remote(location):
         yield Path(location)
@@ -100,17 +100,17 @@ def delivered(location: str, kind: str) -> Iterator[Path]:
 
 
 def refuse_foreign(files: Any, place: str, location: str, kind: str) -> None:
-    """Raise `ArtifactError` unless `place` is free or holds an artifact of this kind."""
+    """Raise `ArtifactError` unless `place` is absent or contains an artifact of this kind."""
     if files.exists(f"{place}/{MANIFEST}"):
         found = json.loads(files.cat_file(f"{place}/{MANIFEST}")).get("kind")
         if found != kind:
-            raise ArtifactError(f"{location} holds a {found} and no {kind}; choose another place")
+            raise ArtifactError(f"{location} contains a {found}, not a {kind}; choose another place")
     elif files.exists(place) and files.find(place):
-        raise ArtifactError(f"{location} exists and holds no {kind} of ours; choose another place")
+        raise ArtifactError(f"{location} exists and contains no labelkit {kind}; choose another place")
 
 
 def send_folder(files: Any, place: str, folder: Path) -> None:
-    """Send a folder: the old manifest goes first, the new one comes last, and what is left of before is removed."""
+    """Send a folder: remove the old manifest first, send the new one last, and remove other old files."""
     old = objects_in(files, place, folder) if files.exists(place) else {}
     if MANIFEST in old:
         files.rm_file(old[MANIFEST])
@@ -123,21 +123,21 @@ def send_folder(files: Any, place: str, folder: Path) -> None:
 
 
 def cache_folder(location: str) -> Path:
-    """Where the copy of an address stands."""
+    """Return the folder for the local copy of an address."""
     from labelkit.storage.cache_folder import cache_folder as base
 
     return base() / "remote" / hashlib.sha256(location.encode()).hexdigest()[:16]
 
 
 def file_system(location: str) -> tuple[Any, str]:
-    """The file system of an address and the place in it, without a slash at its end."""
+    """Return the file system of an address and the path in it, without a slash at its end."""
     protocol = location.partition("://")[0]
     try:
         import fsspec
 
         files, place = fsspec.core.url_to_fs(location, use_listings_cache=False)
     except ImportError:
-        raise MissingPackageError(f"what reads {protocol}://", EXTRAS.get(protocol, "hub")) from None
+        raise MissingPackageError(f"a file system for {protocol}://", EXTRAS.get(protocol, "hub")) from None
     except ValueError as error:
         raise DataError(f"{location}: {first_line(error)}") from None
     return files, place.rstrip("/")
@@ -145,7 +145,7 @@ def file_system(location: str) -> tuple[Any, str]:
 
 @contextmanager
 def remote_errors(location: str) -> Iterator[None]:
-    """What a store refuses, as one line. Each file system has its own errors; many are no `OSError`."""
+    """Replace errors of a file system by `RemoteError` with one line; file systems raise errors of many types."""
     try:
         yield
     except (ArtifactError, DataError):

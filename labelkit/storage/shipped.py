@@ -1,7 +1,7 @@
-"""The files that come with labelkit: prompts, prices, templates. One way for a checkout and for an installed wheel."""
+"""Find the files that come with labelkit (prompts, prices, templates), in a checkout or in an installed wheel."""
 
 from importlib.resources import files
 from pathlib import Path
 
 SHIPPED = Path(str(files("labelkit") / "shipped"))
-"""Folder of these files. Wheels are unpacked when they are installed, so it is a real folder."""
+"""Folder of the files that come with labelkit; a real folder, because wheels are unpacked when they are installed."""

@@ -1,6 +1,6 @@
-"""A SQLite file that one process writes and that loses nothing: WAL mode, synchronous=FULL, a file lock, digests.
+"""Write SQLite files that survive crashes and reveal damage: WAL mode, synchronous=FULL, a file lock, and digests.
 
-SQLite keeps no checksums of its own: every record carries a digest, and what does not match it is damage.
+SQLite has no checksums, so every record carries a digest; a record that does not match its digest is damaged.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class SqliteFile:
-    """Open with `with`: the file lock is held until the block ends.
+    """A SQLite file with a lock that is held until the `with` block ends.
 
-    `layout` is a number of the tables that `schema` makes; it is kept in the file, so that another release never
-    half-reads it.
+    `layout` is the version of the tables in `schema`. It is stored in the file, so that a release with other tables
+    refuses to read it.
     """
 
     def __init__(self, path: Path, schema: str, layout: int) -> None:
@@ -39,7 +39,7 @@ class SqliteFile:
             raise JournalError(str(error)) from None
         try:
             self._db = sqlite3.connect(self.path, isolation_level=None)
-            # Damage may leave bytes that are no text: they must reach the digest check, not raise before it.
+            # Damaged bytes may not be text: they must not raise an error before the digest is checked.
             self._db.text_factory = lambda content: content.decode("utf-8", "replace")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -55,7 +55,7 @@ class SqliteFile:
         return self
 
     def _opened(self) -> None:
-        """What is read first."""
+        """Read what a subclass needs as soon as the file is open."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -64,7 +64,10 @@ class SqliteFile:
         self._lock.release()
 
     def _create_or_refuse(self) -> None:
-        """Make the tables of a new file. In any other file a table that is not there was lost to damage."""
+        """Create the tables of a new file, or raise `JournalError` for a file of another layout.
+
+        In an existing file, a missing table was lost to damage and is not created.
+        """
         layout, tables = (
             self._db.execute(f"SELECT {what}").fetchone()[0]
             for what in ("user_version FROM pragma_user_version", "count(*) FROM sqlite_master")
@@ -75,17 +78,17 @@ class SqliteFile:
             raise JournalError(f"{self.path} was written by another release of labelkit; choose another output folder")
 
     def mend(self) -> bool:
-        """Rebuild the indexes where they do not agree with the tables; whether that was needed.
+        """Rebuild the indexes if they do not agree with the tables; return whether this was needed.
 
-        Raises `JournalError` where the tables themselves are damaged beyond their records.
+        Raises `JournalError` if the structure of the tables is damaged.
         """
         if self._state() == "ok":
             return False
-        with self._errors("mended"):
+        with self._errors("repaired"):
             self._db.execute("REINDEX")
         if (state := self._state()) != "ok":
             raise JournalError(f"{self.path} is damaged ({state}); restore it from a copy")
-        log.info(f"{self.path}: an index was damaged and is made anew")
+        log.info(f"{self.path}: a damaged index was rebuilt")
         return True
 
     def _state(self) -> str:
@@ -93,13 +96,13 @@ class SqliteFile:
 
     def _rows(self, statement: str, *values: str) -> Iterator[tuple[Any, ...]]:
         with self._errors("read"):
-            # No `yield from`: what is read no further must not close a cursor of a file that is closed already.
+            # No `yield from`: an abandoned generator must not close a cursor of a file that is already closed.
             for row in self._db.execute(statement, values):  # noqa: UP028
                 yield row
 
     @contextmanager
     def _commit(self) -> Iterator[None]:
-        """One transaction; all of it is on disk when the block ends, or nothing."""
+        """Run the block in one transaction; when the block ends, either all of it is on disk or nothing."""
         with self._errors("written"):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -112,7 +115,7 @@ class SqliteFile:
 
     @contextmanager
     def _errors(self, done: str) -> Iterator[None]:
-        """A full disk, an I/O error or a destroyed page stops the run: nothing may be asked that cannot be kept."""
+        """Raise `JournalError` for a full disk, an I/O error or a damaged page, so that no reply is bought and lost."""
         try:
             yield
         except sqlite3.Error as error:
@@ -122,5 +125,5 @@ class SqliteFile:
 
 
 def digest_of(*fields: object) -> bytes:
-    """sha256 over the fields of a record, to see damage by: no defence against a forger."""
+    """Return the sha256 over the fields of a record, which reveals damage but not forgery."""
     return hashlib.sha256("\x1f".join(map(str, fields)).encode()).digest()

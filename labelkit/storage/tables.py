@@ -1,4 +1,4 @@
-"""Tables larger than memory: sorted, joined and grouped by DuckDB on disk, streamed in and out through Arrow."""
+"""Sort, join and group tables larger than memory with DuckDB on disk, streaming rows in and out through Arrow."""
 
 import re
 import shutil
@@ -15,17 +15,18 @@ from labelkit.errors import LabelkitError, UsageError, first_line
 from labelkit.storage import folders
 
 MEMORY = "2GB"
-"""What DuckDB may hold; the rest goes to disk."""
+"""Memory limit of DuckDB; the rest goes to disk."""
 ROWS_AT_ONCE = 32_768
 
 
 @contextmanager
 def session(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An empty database in the folder `scratch`, which is removed with it. Every result that matters must be ordered:
-    without `ORDER BY` the rows come as they please.
+    """Open an empty database in the folder `scratch`, and remove both at the end of the block.
+
+    Order every result that is written: without `ORDER BY`, rows come in no particular order.
     """
     place = whole_path(scratch)
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a run that was killed
     scratch.mkdir(parents=True)
     settings: dict[str, Any] = {
         "memory_limit": MEMORY,
@@ -35,10 +36,10 @@ def session(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     }
     try:
         with duckdb.connect(config=settings) as db:
-            # Without a log, which nobody would read, and whose name DuckDB makes wrongly where the path has a `?`.
+            # No write-ahead log: it would not be used, and DuckDB names it wrongly if the path has a `?`.
             db.execute(f"ATTACH {text(f'{place}/tables.duckdb')} AS scratch (RECOVERY_MODE no_wal_writes)")
             db.execute("USE scratch")
-            with suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets has no bar to switch off
+            with suppress(duckdb.InvalidInputException):  # raised in a notebook without ipywidgets, which has no bar
                 db.execute("SET enable_progress_bar = false")
             yield db
     except duckdb.Error as error:
@@ -48,7 +49,7 @@ def session(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def stage(db: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Make the table `name` of tuples, a batch at a time."""
+    """Create the table `name` from tuples, in batches."""
     db.register("incoming", schema.empty_table())
     db.execute(f"CREATE OR REPLACE TABLE {name} AS FROM incoming")
     left = iter(rows)
@@ -65,43 +66,44 @@ def save(db: duckdb.DuckDBPyConnection, draft: folders.Draft, name: str, stateme
 
 
 def rows_of(db: duckdb.DuckDBPyConnection, statement: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The result of a statement, a batch at a time, with the types of the schema."""
+    """Yield the result of a statement in batches, with the types of the schema."""
     for batch in db.sql(statement).to_arrow_reader(ROWS_AT_ONCE):
         yield batch.cast(schema)
 
 
 def row(db: duckdb.DuckDBPyConnection, statement: str) -> tuple[Any, ...] | None:
-    """The first row of a result, if it has one."""
+    """Return the first row of a result; None if it is empty."""
     found: list[tuple[Any, ...]] = db.execute(f"FROM ({statement}) LIMIT 1").fetchall()
     return found[0] if found else None
 
 
 def value(db: duckdb.DuckDBPyConnection, statement: str) -> Any:
-    """The only value of an aggregate."""
+    """Return the only value of an aggregate."""
     ((found,),) = db.execute(statement).fetchall()
     return found
 
 
 def text(value: str) -> str:
-    """A string in SQL."""
+    """Return a string as an SQL literal."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def parquet(path: Path) -> str:
-    """A Parquet file as a table in SQL. The path names one file, whatever characters it has, and adds no column.
+    """Return the SQL that reads a Parquet file as a table, whatever characters its path has.
 
-    DuckDB would read `[`, `*` and `?` as a pattern and a folder `year=2024` as a column. A pattern can name each of
-    these characters as a set of one.
+    DuckDB would read `[`, `*` and `?` in a path as a pattern, and a folder `year=2024` as a column. In a pattern, each
+    of these characters is written as a set of one character.
     """
     literal = re.sub(r"([*?[])", r"[\1]", whole_path(path))
     return f"read_parquet({text(literal)}, hive_partitioning = false)"
 
 
 def whole_path(path: Path) -> str:
-    """The absolute path, so that DuckDB takes no `~` or `file:` at its start for anything else. Raises `UsageError` for
-    a path that DuckDB cannot be given.
+    """Return the absolute path, so that DuckDB does not interpret a `~` or `file:` at its start.
+
+    Raises `UsageError` for a path that cannot be passed to DuckDB.
     """
     whole = str(path.absolute())
     if re.search(r"[\\\ud800-\udfff]", whole):
-        raise UsageError(f"{whole!r} holds a backslash, or bytes that are not UTF-8: rename the folder")
+        raise UsageError(f"{whole!r} contains a backslash, or bytes that are not UTF-8: rename the folder")
     return whole

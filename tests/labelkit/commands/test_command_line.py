@@ -121,7 +121,7 @@ def test_a_duplicate_id_is_named(labelkit, beir, tmp_path, name):
     lines = (beir / name).read_text().splitlines()
     (beir / name).write_text("\n".join([*lines, lines[0]]) + "\n")
     where = f"{beir / name}:{len(lines) + 1}"
-    assert_refused(labelkit("pool", beir, "-o", tmp_path / "pool"), 1, where, "stands twice")
+    assert_refused(labelkit("pool", beir, "-o", tmp_path / "pool"), 1, where, "is duplicated")
     assert not (tmp_path / "pool").exists()
 
 
@@ -156,7 +156,7 @@ def test_a_labels_folder_without_manifest_is_named(labelkit, beir, pool, tmp_pat
         labelkit("agree", labels, "--human", beir / "qrels" / "test.tsv"),
         1,
         str(labels),
-        "it is not a finished folder of ours",
+        "it is not a finished folder of labelkit",
     )
     assert labelkit(*annotate).code == 0
     assert labelkit("agree", labels, "--human", beir / "qrels" / "test.tsv").code == 0
@@ -232,7 +232,7 @@ def test_a_beir_folder_is_pooled_beside_the_labels(labelkit, beir, tmp_path):
     annotate = ("annotate", beir, "-o", labels, "--engine", "scripted", "--model", "overlap", "--json")
     first = labelkit(*annotate)
     assert first.code == 0
-    assert "pooling 30 passages a query from BM25" in first.err
+    assert "pooling 30 passages per query from BM25" in first.err
     assert labelkit("verify", tmp_path / "labels.pool").code == 0
     again = labelkit(*annotate)
     assert json.loads(again.out)["asked"] == 0

@@ -88,9 +88,9 @@ BAD_LINES = {
     "null text": (b'{"_id": "b", "text": null}', "field 'text' must be text"),
     "a list as text": (b'{"_id": "b", "text": ["x"]}', "field 'text' must be text"),
     "NaN as text": (b'{"_id": "b", "text": NaN}', "field 'text' must be text"),
-    "a duplicate id": (GOOD.strip(), "id 'a' stands twice"),
-    "a lone surrogate in the text": (rb'{"_id": "b", "text": "\ud800"}', "field 'text' holds a lone surrogate"),
-    "a lone surrogate in the id": (rb'{"_id": "\udfff", "text": "x"}', "field '_id' holds a lone surrogate"),
+    "a duplicate id": (GOOD.strip(), "id 'a' is duplicated"),
+    "a lone surrogate in the text": (rb'{"_id": "b", "text": "\ud800"}', "field 'text' contains a lone surrogate"),
+    "a lone surrogate in the id": (rb'{"_id": "\udfff", "text": "x"}', "field '_id' contains a lone surrogate"),
     "invalid UTF-8": (b'{"_id": "b", "text": "\xff\xfe"}', "not UTF-8"),
     "UTF-16": ('{"_id": "b", "text": "x"}'.encode("utf-16"), "not UTF-8"),
 }
@@ -179,9 +179,9 @@ def test_a_wrong_number_of_columns_is_named(tmp_path, line, what):
 def test_a_pair_that_stands_twice_is_named(tmp_path):
     path = tmp_path / "file"
     path.write_text("q 0 p 1\nq 0 r 1\nq 0 p 2\n")
-    assert_refused(read_qrels, path, f"{path}:3: ", "the pair 'q', 'p' stands twice")
+    assert_refused(read_qrels, path, f"{path}:3: ", "the pair 'q', 'p' is duplicated")
     path.write_text("q Q0 p 1 2.0 tag\nq Q0 p 2 1.0 tag\n")
-    assert_refused(read_run, path, f"{path}:2: ", "the pair 'q', 'p' stands twice")
+    assert_refused(read_run, path, f"{path}:2: ", "the pair 'q', 'p' is duplicated")
 
 
 @pytest.mark.parametrize("row", ["q9\tp1\t1", "q1\tp9\t1", "q1 \tp1\t1", "q1\t\t1"])

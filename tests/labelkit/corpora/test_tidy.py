@@ -25,15 +25,15 @@ ODD = {
 }
 BAD = {
     b'{"_id": "surrogate", "text": "\\ud800"}': "lone surrogate",
-    b'{"_id": "twice", "text": "a", "text": "b"}': "key 'text' stands twice",
+    b'{"_id": "twice", "text": "a", "text": "b"}': "key 'text' is duplicated",
     b'{"_id": "nan", "text": NaN}': "field 'text' must be text",
     b'{"_id": "latin", "text": "caf\xe9"}': "not UTF-8",
     b'{"_id": "torn", "text": "x': "not valid JSON",
     b"[" * 5000: "not valid JSON",
     b'{"_id": "", "text": "x"}': "the id is empty",
-    b'{"_id": "same", "text": "other"}': "stands for two texts",
-    b'{"_id": "same", "text": "one"}': "stands for two texts",
-    b'{"_id": "NUL", "text": "one\\u0000two"}': "stands twice, with the same text",
+    b'{"_id": "same", "text": "other"}': "duplicated with different texts",
+    b'{"_id": "same", "text": "one"}': "duplicated with different texts",
+    b'{"_id": "NUL", "text": "one\\u0000two"}': "duplicated with the same text",
 }
 
 

@@ -88,7 +88,7 @@ def test_the_keyring_has_a_key_for_each_host_and_it_reaches_no_file(annotate, se
 @pytest.mark.parametrize(
     ("content", "mode", "reason"),
     [
-        (f'"127.0.0.1" = "{CANARY}"', 0o644, "others may read it: chmod 600"),
+        (f'"127.0.0.1" = "{CANARY}"', 0o644, "others may read it; run: chmod 600"),
         (f'"127.0.0.1" = "{CANARY}', 0o600, "expected lines of the form"),
         (f'["127.0.0.1"]\nkey = "{CANARY}"', 0o600, "expected lines of the form"),
     ],

@@ -74,7 +74,7 @@ def test_a_killed_run_resumes_to_the_bytes_of_an_uninterrupted_one(judge, wide, 
     for count in (1, 96):
         command = [sys.executable, "-c", KILLED, tmp_path / "wide.pool", killed, str(count)]
         assert subprocess.run(command, cwd=REPOSITORY).returncode == -signal.SIGKILL
-        with pytest.raises(LabelkitError, match="is not finished; finish it by the command that began it: test"):
+        with pytest.raises(LabelkitError, match="is not finished; to finish it, run the command that began it: test"):
             read_labels(killed)
     assert len(replies(killed)) == 97
     outcome = judge(wide, killed, "garbage")
@@ -132,7 +132,7 @@ def test_a_judge_that_cannot_be_reached_stops_the_run(judge, wide, tmp_path, mon
     with pytest.raises(EngineError, match="the judge does not answer"):
         judge(wide, tmp_path / "labels", "m", engine="openai", base_url=("http://127.0.0.1:9/v1",))
     assert len(replies(tmp_path / "labels")) < 60
-    with pytest.raises(LabelkitError, match="finish it by the command"):
+    with pytest.raises(LabelkitError, match="to finish it, run the command"):
         read_labels(tmp_path / "labels")
 
 

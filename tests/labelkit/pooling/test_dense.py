@@ -104,7 +104,7 @@ def test_a_damaged_cache_file_is_encoded_again(model, damage):
 
 
 def test_embeddings_that_are_not_finite_are_neither_returned_nor_kept(model):
-    with pytest.raises(ArtifactError, match=r"5 of 5 embeddings are not finite, first that of .*train it again"):
+    with pytest.raises(ArtifactError, match=r"5 of 5 embeddings are not finite, the first one for .*train it again"):
         encode(model, encoder=Counting(math.nan))
     with pytest.raises(ArtifactError, match="embeddings are not finite"):
         encode_queries(Counting(math.inf), None, TEXTS)

@@ -122,7 +122,7 @@ def test_hostile_texts_stay_text(labelkit, write_beir, tmp_path):
 
 def test_folders_that_make_no_report_are_refused(labelkit, labels, pool, tmp_path):
     called = labelkit("report", pool, "-o", tmp_path / "report.html")
-    assert (called.code, "holds a pool" in called.err) == (2, True)
+    assert (called.code, "contains a pool" in called.err) == (2, True)
     assert labelkit("report", tmp_path / "no", "-o", tmp_path / "report.html").code == 1
     assert not (tmp_path / "report.html").exists()
 

@@ -67,7 +67,7 @@ def test_what_was_written_is_read_with_its_manifest(tmp_path):
 def test_a_killed_writer_leaves_nothing_that_can_be_read(tmp_path):
     kill_a_writer(tmp_path / "thing")
     assert not (tmp_path / "thing").exists()
-    with pytest.raises(ArtifactError, match="is not finished; finish it by the command that began it: make thing"):
+    with pytest.raises(ArtifactError, match="is not finished; to finish it, run the command that began it: make thing"):
         read_manifest(tmp_path / "thing", "thing")
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"thing.unfinished", "thing.lock", "thing.holder"}
@@ -135,16 +135,16 @@ def test_a_foreign_folder_or_file_is_left_alone(tmp_path):
     (tmp_path / "mine" / "file").write_text("mine")
     (tmp_path / "file").write_text("mine")
     for name in ("mine", "file"):
-        with pytest.raises(ArtifactError, match=f"{tmp_path / name} exists and is not a thing of ours"):
+        with pytest.raises(ArtifactError, match=f"{tmp_path / name} exists and is not a labelkit thing"):
             write(tmp_path / name)
     assert contents(tmp_path) == {"mine/file": b"mine", "file": b"mine"}
 
 
 def test_an_artifact_of_another_kind_is_left_alone_and_not_read(tmp_path):
     before = contents(write(tmp_path / "other", "other"))
-    with pytest.raises(ArtifactError, match="holds a other, not a thing"):
+    with pytest.raises(ArtifactError, match="contains a other, not a thing"):
         write(tmp_path / "other")
-    with pytest.raises(ArtifactError, match="holds a other, but a thing is needed"):
+    with pytest.raises(ArtifactError, match="contains a other, but a thing is needed"):
         read_manifest(tmp_path / "other", "thing")
     assert contents(tmp_path / "other") == before
 
@@ -220,7 +220,7 @@ def test_a_manifest_of_an_earlier_release_says_so(tmp_path):
     document = json.loads(path.read_text())
     del document["sha256"]
     path.write_text(json.dumps(document))
-    with pytest.raises(ArtifactError, match="is of an earlier release; run the command that made the folder again"):
+    with pytest.raises(ArtifactError, match="was written by an earlier release; run the command that made"):
         read_manifest(tmp_path / "things", "thing")
 
 
@@ -233,5 +233,5 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(tmp_path, name):
     document["files"][name] = file_sha256(tmp_path / "outside")
     (folder / "manifest.json").write_text(json.dumps(document | {"sha256": document_sha256(document)}))
     for read in (read_manifest, known_sha256):
-        with pytest.raises(ArtifactError, match="is no name of a file inside"):
+        with pytest.raises(ArtifactError, match="is not the name of a file inside"):
             read(*((folder, "thing") if read is read_manifest else (folder,)))

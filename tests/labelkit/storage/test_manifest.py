@@ -43,7 +43,7 @@ def test_a_known_kind_of_folder_must_name_its_files(tmp_path, kind):
     assert "which every folder with a" in refused(folder, kind)
     for name in files:
         forge(folder, files={other: digest for other, digest in files.items() if other != name})
-        assert f"{folder / folders.MANIFEST} names no " in refused(folder, kind)
+        assert f"{folder / folders.MANIFEST} lists no " in refused(folder, kind)
 
 
 def test_damage_that_a_forged_list_of_files_would_hide_is_refused_by_verify(labelkit, pool):
@@ -51,13 +51,13 @@ def test_damage_that_a_forged_list_of_files_would_hide_is_refused_by_verify(labe
     forge(pool, files={})
     called = labelkit("verify", pool)
     assert (called.code, called.out) == (1, "")
-    assert called.err.startswith(f"error: {pool / folders.MANIFEST} names no candidates.parquet, which every folder")
+    assert called.err.startswith(f"error: {pool / folders.MANIFEST} lists no candidates.parquet, which every folder")
 
 
 def test_a_table_that_is_counted_must_be_named(tmp_path):
     folder = write(tmp_path / "folder", LABELS)
     forge(folder, rows={"judgements": 1, "ballots": 3})
-    assert "names no file of 'ballots'" in refused(folder, LABELS)
+    assert "lists no file of 'ballots'" in refused(folder, LABELS)
 
 
 @pytest.mark.parametrize("value", WRONG, ids=repr)

@@ -17,7 +17,7 @@ from labelkit.storage.names import inside
 from labelkit.storage.remote import send_folder
 from labelkit.storage.shipped import SHIPPED
 
-REFUSED = "is no name of a file inside"
+REFUSED = "is not the name of a file inside"
 ELSEWHERE = ["../victim", "a/../../victim", "/victim", "a//victim", "", ".", "..", "a\\..\\victim", "a\nb", "a\x1b[2J"]
 
 

@@ -67,7 +67,7 @@ def test_what_stands_in_a_mount_point_and_is_not_ours_is_left_alone(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "mine").write_text("mine")
     with bound(tmp_path / "real", tmp_path / "volume"):
-        with pytest.raises(ArtifactError, match="exists and is not a thing of ours"):
+        with pytest.raises(ArtifactError, match="exists and is not a labelkit thing"):
             write(tmp_path / "volume")
         assert names(tmp_path / "volume") == ["mine"]
 
@@ -110,7 +110,7 @@ def test_killed_while_a_mount_point_is_refilled_no_reader_takes_a_part_and_the_c
         with pytest.raises(ArtifactError, match="has no manifest"):
             folders.read_manifest(volume, "thing")
         if moment > 1:  # before, nothing stands there yet
-            with pytest.raises(ArtifactError, match="exists and is not a other of ours"):
+            with pytest.raises(ArtifactError, match="exists and is not a labelkit other"):
                 write(volume, kind="other")
         write(volume, 1)
         assert rows_in(volume) == 1
@@ -155,7 +155,7 @@ def test_the_current_folder_is_written_in_place(tmp_path, monkeypatch, output):
 def test_the_current_folder_with_something_in_it_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(ArtifactError, match=r"^\. exists and is not a thing of ours"):
+    with pytest.raises(ArtifactError, match=r"^\. exists and is not a labelkit thing"):
         write(Path())
     assert names(tmp_path) == ["mine"]
 
@@ -209,7 +209,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(tmp_path):
 def test_finished_files_are_kept_where_only_the_manifest_lacks_room(tmp_path):
     with disk(tmp_path / "disk", 1 << 20):
         target = tmp_path / "disk" / "out"
-        told = r"its files are whole in .*out\.unfinished and lack a manifest alone"
+        told = r"its files are complete in .*out\.unfinished except for the manifest"
         with pytest.raises(DiskError, match=told), writing_rows(target) as draft:
             draft.facts = Facts.model_validate({"long": "x" * 2_000_000})
         assert folders.read_table(tmp_path / "disk" / "out.unfinished", "rows") == TABLE

@@ -110,11 +110,11 @@ def test_a_single_file_is_fetched_anew_each_time(memory):
 
 def test_what_is_not_ours_is_not_replaced(memory):
     memory.pipe_file("/store/mine/notes.txt", b"keep")
-    with pytest.raises(ArtifactError, match="holds no export of ours"):
+    with pytest.raises(ArtifactError, match="contains no labelkit export"):
         send("memory://store/mine", a="1")
     with delivered("memory://store/pool", "pool") as folder:
         made(folder, "pool", a="1")
-    with pytest.raises(ArtifactError, match="holds a pool and no export"):
+    with pytest.raises(ArtifactError, match="contains a pool, not a export"):
         send("memory://store/pool", a="1")
     assert memory.cat_file("/store/mine/notes.txt") == b"keep"
 
@@ -177,7 +177,7 @@ def test_an_object_whose_name_leads_elsewhere_is_refused(memory, tmp_path, name)
     victim = tmp_path / "victim"
     victim.write_text("mine")
     memory.pipe_file(f"/store/set/{name.format(victim=victim)}", b"theirs")
-    with pytest.raises(ArtifactError, match="is no name of a file inside"):
+    with pytest.raises(ArtifactError, match="is not the name of a file inside"):
         local("memory://store/set")
     assert victim.read_text() == "mine"
     assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
@@ -189,6 +189,6 @@ def test_an_object_key_that_is_an_absolute_path_overwrites_nothing(bucket, tmp_p
     files, place = file_system(bucket)
     files.pipe_file(f"{place}/data/corpus.jsonl", b"{}")
     files.pipe_file(f"{place}/data/{victim}", b"theirs")
-    with pytest.raises(ArtifactError, match="is no name of a file inside"):
+    with pytest.raises(ArtifactError, match="is not the name of a file inside"):
         local(f"{bucket}/data")
     assert victim.read_text() == "mine"

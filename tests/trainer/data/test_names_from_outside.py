@@ -31,5 +31,5 @@ def test_a_regime_that_is_no_part_of_a_file_name_is_refused(tiny_model, regime):
 
 
 def test_a_result_is_written_in_its_folder_alone(tmp_path):
-    with pytest.raises(ArtifactError, match="is no name of a file inside"):
+    with pytest.raises(ArtifactError, match="is not the name of a file inside"):
         _path(tmp_path, "../../victim")

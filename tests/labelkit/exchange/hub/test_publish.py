@@ -401,6 +401,6 @@ def test_a_list_of_files_that_leads_elsewhere_is_refused_before_anything_is_fetc
     before = len(hub.ledger)
     pulled = labelkit("pull", "org/set", "-o", tmp_path / "here" / "pulled")
     assert pulled.returncode == 1
-    assert re.fullmatch(r"error: .* is no name of a file inside .*: refused\n", pulled.stderr), pulled.stderr
+    assert re.fullmatch(r"error: .* is not the name of a file inside .*: refused\n", pulled.stderr), pulled.stderr
     assert [path for _, path, _ in hub.ledger[before:] if "/resolve/" in path] == []
     assert not (tmp_path / "here").exists()
