@@ -1,7 +1,7 @@
-"""Define the base of option records: the options of one command or function, checked when the record is made.
+"""Base of the option records: the settings of one command or function, checked when the record is made.
 
-Functions of the Python API take such a record, and options of the command line are read into it. So an option has one
-name, type, default, bound and explanation: its field and the docstring below the field.
+The functions of the Python API take such a record, and the command line makes one of its flags. So the name, type,
+default, bounds and help text of an option are defined once: by a field and the docstring below it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,25 +15,25 @@ from labelkit.errors import UsageError
 from labelkit.storage.remote import local
 
 Address = Annotated[Path, BeforeValidator(lambda place: local(str(place)))]
-"""A local path, or an address (s3://, gs://, hf://) that is replaced by the path of its local copy."""
+"""A local path, or an address (s3://, gs://, hf://), which becomes the path of its local copy."""
 
 
 SEEDS = 4_294_967_295
-"""Largest random seed, as in numpy and torch."""
+"""The largest seed that numpy and torch accept."""
 MOST = 1_000_000_000_000_000
-"""Largest number in any option; larger ones could not be stored exactly everywhere."""
+"""The largest number that any option accepts. Larger numbers lose digits in files, token counts and arrays."""
 
 
 class Options(BaseModel):
-    """Base of option records: frozen, without unknown fields, and without NaN or infinity.
+    """A frozen record of settings that refuses unknown names, NaN and infinity.
 
-    Making an invalid record raises `UsageError` with the field, the value and the remedy.
+    Creating one raises `UsageError` that names the field, the value and the remedy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     elsewhere: ClassVar[str] = ""
-    """Second way to set a required field besides its option, for the error message."""
+    """Text for the error of a missing field: the places besides its flag where it can be set."""
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -63,12 +63,12 @@ class Options(BaseModel):
         return field is not None and get_origin(field.annotation) is tuple and isinstance(value, str | Path)
 
     def but(self, **changes: Any) -> Self:
-        """Return a copy of these options with some fields changed, checked again."""
+        """Return a copy of the options with some fields changed, checked again."""
         return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | changes)
 
 
 def explain(problem: Mapping[str, Any], names: Iterable[str], elsewhere: str = "") -> str:
-    """Return a validation error of pydantic as one line with its remedy."""
+    """Describe a problem that pydantic found, in one line with its remedy."""
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         near = get_close_matches(name, list(names), n=1)

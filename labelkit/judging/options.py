@@ -14,40 +14,44 @@ from labelkit.options import SEEDS, Options
 
 
 class JudgeOptions(Options):
-    """Options of a judge: its model, method and prompt, and how much of a passage it reads."""
+    """The model, method and prompt of a judge, and how much of a passage it reads."""
 
     model: str
-    """Model of the judge: a local folder, a Hub id, or the name that the server uses."""
+    """Model that judges: local folder, Hub id, or model name on the server."""
     engine: str = DEFAULT
     """Engine that runs the model: local, vllm, openai, openai-batch, ray or scripted."""
     method: str = "graded"
-    """Annotation method: graded (0 to 3), binary (yes or no), or a listwise one: relsel, utilsel, utilrank."""
+    """Method of judging. One pair per request: graded (0 to 3), binary (yes or no). A list per request: relsel,
+    utilsel, utilrank.
+    """
     prompt: str | None = None
-    """Name of a shipped prompt, or a TOML file; default: the prompt named like the method."""
+    """Prompt: the name of a shipped prompt, or a TOML file. Default: the shipped prompt of the method."""
     revision: str | None = None
-    """Commit or tag of a Hub model."""
+    """Commit or tag of a Hub model. Default: the newest commit."""
     max_model_len: int | None = Field(default=None, ge=16)
-    """Most tokens of a prompt and its answer together; at most the context of the model."""
+    """Maximum tokens of prompt and answer together; at most the context length of the server."""
     limit: int | None = Field(default=None, ge=1)
     """Judge only the first N pairs of the pool."""
     passage_tokens: int | None = Field(default=None, ge=1)
-    """Cut passages to this many tokens, and report how many were cut. Default: 400."""
+    """Cut passages to this many tokens. The number of cut passages is reported. Default: 400."""
     passage_words: int | None = Field(default=None, ge=1)
     """Cut passages to this many words instead of tokens. Default if no tokenizer is available: 300."""
     tokenizer: str | None = None
-    """Tokenizer of a model behind a server: a tokenizer.json, its folder, or a Hub id."""
+    """Tokenizer of a model behind a server: tokenizer.json, its folder or a Hub id."""
     permutations: int = Field(default=1, ge=1)
-    """Number of orders in which a listwise method judges each pool."""
+    """Listwise methods: number of random orders in which each list is judged."""
     votes: int = Field(default=1, ge=1)
-    """Number of answers that a pointwise method samples per pair."""
+    """Pointwise methods: number of answers sampled per pair."""
     defence: tuple[str, ...] = ()
-    """Defence against manipulative passages: strip, nonce, second-look, or none; may be repeated. Default: strip, and
-    second-look if each pair is judged alone and once.
+    """Defence against manipulative passages: strip, nonce, second-look or none. May be repeated. Default: strip, and
+    also second-look for pointwise methods with one vote.
     """
     prices: Path | None = None
-    """TOML file with US dollars per million tokens; default: labelkit's prices.toml."""
+    """TOML file with US dollars per million tokens. Default: the prices.toml shipped with labelkit."""
     verify: bool = True
-    """Compare input folders with their checksums; --no-verify saves time on large ones."""
+    """Whether input folders are compared with their checksums. --no-verify skips this, to save time on
+    large folders.
+    """
 
     @model_validator(mode="after")
     def _known_method_and_defences(self) -> Self:
@@ -56,13 +60,13 @@ class JudgeOptions(Options):
 
     @property
     def settings(self) -> Settings:
-        """The settings of the engine."""
+        """Settings of the engine."""
         named = {name: getattr(self, name) for name in Settings._fields if name in type(self).model_fields}
         return Settings(**named)
 
     @property
     def reading(self) -> Reading:
-        """How passages are read: their length, orders, votes and defences."""
+        """Length, orders, votes and defences with which passages are read."""
         once = self.votes == 1 and not method_named(self.method).listwise
         return Reading(
             passage_tokens=self.passage_tokens,
@@ -74,63 +78,65 @@ class JudgeOptions(Options):
 
 
 class PlanOptions(JudgeOptions):
-    """Options of a planned run of `annotate`, and the rate of its judge."""
+    """A planned run of `annotate`, and the speed of its judge."""
 
     rate: float | None = Field(default=None, ge=0.001)
-    """Calls per second that the judge answers, to estimate the duration."""
+    """Calls per second of the judge, to estimate the duration."""
 
 
 class AnnotateOptions(JudgeOptions):
-    """Options of a run of `annotate`: judge, reading, engine and limits."""
+    """A run of `annotate`: judge, reading, engine and spending limits."""
 
     dtype: str | None = None
-    """Number format of the weights: bfloat16, float16 or float32; default: one that the hardware computes fast."""
+    """Precision of the model: bfloat16, float16 or float32. Default: the fastest precision of the hardware."""
     base_url: tuple[str, ...] = ()
-    """Address of an OpenAI-compatible server; repeat it for several servers of the same model."""
+    """Address of an OpenAI-compatible server. Repeat it to share the work among several servers."""
     trust_remote_code: bool = False
-    """Run Python code and load pickles that come with a model."""
+    """Allow a model to run its own Python code and to load pickle files. Only for models that you trust."""
     insecure: bool = False
-    """Allow plain http to other machines, and do not verify TLS certificates."""
+    """Allow unencrypted http to other machines, and skip the verification of TLS certificates."""
     concurrency: int | None = Field(default=None, ge=1)
-    """Requests in flight to a server, or rows per batch of a model that runs here."""
+    """Number of requests in flight to a server, or of prompts per batch of a model that runs here."""
     seed: int = Field(default=0, ge=0, le=SEEDS)
-    """Random seed of the first order or vote; the seed of each further one is larger by 1."""
+    """Seed of the first order or vote. Each further order or vote adds 1."""
     max_usd: float | None = Field(default=None, ge=0, le=1e9)
-    """Spend at most this many US dollars on the labels folder, in all its runs."""
+    """Spend at most this many US dollars on the output folder, all runs together."""
     max_tokens: int | None = Field(default=None, ge=0)
-    """Spend at most this many tokens on the labels folder, prompts and answers together, in all its runs."""
+    """Use at most this many tokens for the output folder: prompts and answers, all runs together."""
     cache: Path | None = None
-    """Folder of replies that runs share, so that no reply in it is paid for again."""
+    """Folder of stored replies that several output folders share. A stored reply is not requested again."""
     retry_failed: bool = False
-    """Send the requests of pairs without a grade again."""
+    """Ask again about pairs that have no grade."""
     tensor_parallel: int = Field(default=1, ge=1)
     """vllm: number of GPUs that share one copy of the model."""
     data_parallel: int = Field(default=1, ge=1)
     """vllm: number of copies of the model that share the work."""
     reasoning_parser: str | None = None
-    """vllm: name of the parser for the model's reasoning, such as deepseek_r1 or qwen3."""
+    """vllm: name of the parser of the model's reasoning, such as deepseek_r1 or qwen3."""
     worker_engine: str = DEFAULT_WORKER
     """ray: engine of each worker: vllm, local or scripted."""
     workers: int | None = Field(default=None, ge=1)
-    """ray: number of workers; default: one per GPU."""
+    """ray: number of workers. Default: one per GPU."""
     wait: bool = False
-    """openai-batch: wait until all batches have ended."""
+    """openai-batch: wait until all batches are done. By default the command ends, and running it again collects the
+    results.
+    """
     batch_dir: Path | None = None
-    """openai-batch: exchange files with `vllm run-batch` in this folder."""
+    """openai-batch: folder in which batch files are exchanged with vllm run-batch instead of a server."""
     allow_drift: bool = False
-    """Continue if the server changes the model's name or fingerprint."""
+    """Continue even if the server changes the name or fingerprint of the model during the run."""
 
     @property
     def settings(self) -> Settings:
-        """The settings of the engine."""
+        """Settings of the engine."""
         return super().settings._replace(base_urls=self.base_url)
 
     @property
     def reading(self) -> Reading:
-        """How passages are read: their length, orders, votes, seed and defences."""
+        """Length, orders, votes and defences with which passages are read."""
         return super().reading._replace(seed=self.seed)
 
     @property
     def caps(self) -> Caps:
-        """Most US dollars and tokens that the folder may cost."""
+        """Spending limits of the folder."""
         return Caps(self.max_usd, self.max_tokens)

@@ -9,24 +9,26 @@ from labelkit.options import Options
 
 
 class PoolOptions(Options):
-    """Sources and number of the candidates of a pool."""
+    """The sources of a pool's candidates, and their number."""
 
     split: str | None = None
-    """Pool only the queries with human grades in this split, qrels/SPLIT.tsv."""
+    """Pool only the queries in this split of the qrels, such as test for qrels/test.tsv."""
     bm25: int = Field(default=30, ge=0)
-    """Number of passages per query from BM25; 0 for none."""
+    """Passages per query from BM25. 0 switches BM25 off."""
     dense: tuple[str, ...] = ()
-    """MODEL:N adds N passages per query from a dense model (a folder or Hub id); may be repeated."""
+    """Dense retriever as MODEL:N: add N passages per query. May be repeated."""
     run: tuple[str, ...] = ()
-    """FILE:N adds the first N passages per query of a TREC run; may be repeated."""
+    """TREC run as FILE:N: add its first N passages per query. May be repeated."""
     human: Path | None = None
-    """Qrels file whose positives are always in the pool."""
+    """Human qrels whose positives are always in the pool."""
     positive_grade: int = Field(default=2, ge=1, le=3)
-    """Lowest human grade of a positive; 1 for binary qrels."""
+    """Lowest human grade of a positive; use 1 for binary qrels."""
     depth: int | None = Field(default=None, ge=1)
-    """Keep at most this many candidates per query, those with the best fused rank."""
+    """Keep at most this many candidates per query, with the best ranks over all sources. Human positives are always
+    kept.
+    """
     trust_remote_code: bool = False
-    """Run Python code and load pickles that come with a model."""
+    """Allow a model to run its own Python code and to load pickle files. Only for models that you trust."""
 
     @field_validator("dense")
     @classmethod
@@ -44,17 +46,17 @@ class PoolOptions(Options):
 
     @property
     def models(self) -> tuple[tuple[str, int], ...]:
-        """Dense models with their depths in passages per query."""
+        """Dense models, each with its depth."""
         return tuple(with_depth(text, "--dense") for text in self.dense)
 
     @property
     def runs(self) -> tuple[tuple[Path, int], ...]:
-        """TREC runs with their depths in passages per query."""
+        """TREC runs, each with its depth."""
         return tuple((Path(name), depth) for name, depth in (with_depth(text, "--run") for text in self.run))
 
 
 def with_depth(text: str, option: str) -> tuple[str, int]:
-    """Return the two parts of `NAME:N`. Raises `UsageError`."""
+    """Split `NAME:N` into the name and the depth. Raises `UsageError` for any other text."""
     name, _, count = text.rpartition(":")
     if not name or not count.isdigit() or int(count) < 1:
         raise UsageError(f"{option} {text}: expected NAME:N, such as {option} all-MiniLM-L6-v2:30")
