@@ -307,4 +307,4 @@ def reply_of(key: str, body: str, path: Path) -> Reply:
     try:
         return Reply.model_validate({**json.loads(body), "key": key})
     except (ValueError, ValidationError):
-        raise JournalError(f"{path} holds a reply of another schema; use the labelkit that wrote it") from None
+        raise JournalError(f"{path} has a reply of another schema; use the labelkit release that wrote it") from None

@@ -59,7 +59,7 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
         command: the command that the manifest of a pool made here records as its origin.
 
     Returns:
-        Counts of calls and tokens, US dollars where a price is known, seconds where a rate is given.
+        Counts of calls and tokens, US dollars if a price is known, and seconds if a rate is given.
 
     Raises:
         UsageError: options contradict each other.

@@ -31,7 +31,7 @@ def request_key(identity: str, request: Request) -> str:
 
 
 def next_key(first: str, ask: Ask) -> str:
-    """Return the key of a later step, computed from the key of the first step, so that the journal suffices for it."""
+    """Return the key of a later step from the key of the first step, which covers all texts, so that none is needed."""
     return digest([first, *ask])
 
 

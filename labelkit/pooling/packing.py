@@ -1,8 +1,8 @@
-"""Encode texts without padding: the tokens of a batch as one sequence, with an attention kernel that knows its texts.
+"""Encode texts without padding: join the tokens of a batch to one sequence, with attention within each text only.
 
-sentence-transformers and transformers read such batches from a FlashAttention package alone. PyTorch has the kernels
-too, so here they are registered as an attention implementation of transformers under the name `packed`. Features with
-`cu_seq_lens_q` take it; padded features take PyTorch's scaled dot product attention, as before.
+sentence-transformers and transformers support such batches only with a FlashAttention package. PyTorch has kernels for
+them, too: they are registered here as an attention implementation of transformers with the name `packed`. Features with
+`cu_seq_lens_q` use it; padded features use PyTorch's scaled dot product attention, as before.
 """
 
 import logging
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 NAME = "packed"
 TEXTS = ("a", "Texts without padding give the same embeddings.", "Three words more.")
-"""Texts whose embeddings must agree before an encoder reads packed batches."""
+"""Texts whose embeddings with and without padding must agree before an encoder reads packed batches."""
 KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
-"""Features that say where the texts begin, as in transformers' `DataCollatorWithFlattening`."""
+"""Features with the boundaries of the texts, as in transformers' `DataCollatorWithFlattening`."""
 AGREEMENT = 0.02
-"""Largest difference of two embeddings, and of two gradients, relative to their length; bfloat16 rounds at 0.004."""
+"""Largest difference of two embeddings or two gradients, relative to their norm; bfloat16 rounds at 0.004."""
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float, float | None], Tensor]
 """Queries [T, H, D], keys and values [T, K, D], ends [N + 1], longest text, causal, dropout, scale -> [T, H, D]."""
@@ -31,15 +31,15 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float, float | Non
 
 @dataclass(frozen=True)
 class Packing:
-    """Makes packed features of padded ones."""
+    """Converts padded features to packed features."""
 
     first_position: int
-    """Position of the first token of a text; RoBERTa counts from 2."""
+    """Position of the first token of a text: 0, but 2 for RoBERTa."""
 
     def __call__(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Return the features `[N, L]` of a batch as one row `[1, T]` without padding.
+        """Return the features [N, L] of a batch as one row [1, T] without padding.
 
-        Features that hold other tensors than tokens and token types are returned as they are.
+        Features with tensors other than tokens and token types are returned unchanged.
         """
         tensors = {key for key, value in features.items() if isinstance(value, Tensor)}
         if not {"input_ids", "attention_mask"} <= tensors <= {"input_ids", "attention_mask", "token_type_ids"}:
@@ -59,10 +59,10 @@ class Packing:
 
 @contextmanager
 def unpadded(encoder: Any, precision: torch.dtype | None = None) -> Iterator[Packing | None]:
-    """Have a `SentenceTransformer` read packed features within the block; None where it cannot.
+    """Enable packed features for a `SentenceTransformer` within the block; yield None if it does not support them.
 
-    `precision` is the dtype of an autocast around its calls, None where there is none. The encoder must give a few
-    texts the same embeddings and gradients with and without padding, or it stays as it is.
+    `precision` is the dtype of an autocast around its calls, or None. The encoder supports packed features if a few
+    texts have the same embeddings and gradients with and without padding.
     """
     packing, before = _switch(encoder)
     try:
@@ -75,7 +75,10 @@ def unpadded(encoder: Any, precision: torch.dtype | None = None) -> Iterator[Pac
 
 
 def _switch(encoder: Any) -> tuple[Packing | None, str | None]:
-    """Give an encoder the attention of this module; what it had before, None where it was left alone."""
+    """Set this module's attention in an encoder; return the converter of features and the name of the old attention.
+
+    Both are None if the encoder was not changed.
+    """
     from sentence_transformers.base.modules import Transformer
 
     first = encoder[0]
@@ -101,7 +104,7 @@ def _register() -> None:
 
 
 def _mask(*given: Any, **more: Any) -> Any:
-    """The mask of a padded batch; None for a packed one, which comes without an attention mask."""
+    """Return the mask of a padded batch; None for a packed batch, which has no attention mask."""
     from transformers import masking_utils
 
     untyped: Any = masking_utils
@@ -118,7 +121,7 @@ def attention(
     dropout: float = 0.0,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Compute the attention of transformers' `AttentionInterface`: [1, H, T, D] -> [1, T, H, D] where it is packed.
+    """Compute attention as an `AttentionInterface` of transformers: [1, H, T, D] -> [1, T, H, D] for packed features.
 
     Raises `NotImplementedError` for packed features of a layer with a sliding window.
     """
@@ -157,7 +160,7 @@ def _flash(
     dropout: float,
     scale: float | None,
 ) -> Tensor:
-    """FlashAttention in half precision, as `torch.nn.attention.varlen` calls it, which knows no dropout."""
+    """Compute FlashAttention in half precision, as in `torch.nn.attention.varlen`, which does not support dropout."""
     forward: Any = torch.ops.aten._flash_attention_forward
     out: Tensor = forward(query, key, value, ends, ends, longest, longest, dropout, causal, False, scale=scale)[0]
     return out
@@ -173,7 +176,7 @@ def _efficient(
     dropout: float,
     scale: float | None,
 ) -> Tensor:
-    """Memory-efficient attention in float32, as PyTorch's nested tensors call it."""
+    """Compute memory-efficient attention in float32, as in PyTorch's nested tensors."""
     key, value = _for_each_head(query, key), _for_each_head(query, value)
     forward: Any = torch.ops.aten._efficient_attention_forward
     rows = [tensor.unsqueeze(0) for tensor in (query, key, value)]
@@ -191,7 +194,7 @@ def _one_by_one(
     dropout: float,
     scale: float | None,
 ) -> Tensor:
-    """One text after the other, where no kernel takes several."""
+    """Compute attention text by text, if no kernel supports several texts."""
     key, value = _for_each_head(query, key), _for_each_head(query, value)
     lengths: list[int] = ends.diff().tolist()
     parts = (torch.split(tensor.transpose(0, 1), lengths, dim=1) for tensor in (query, key, value))
@@ -204,12 +207,12 @@ def _one_by_one(
 
 
 def _for_each_head(query: Tensor, shared: Tensor) -> Tensor:
-    """Keys or values [T, K, D] repeated for the heads of the queries [T, H, D]."""
+    """Return keys or values [T, K, D] repeated for the heads of the queries [T, H, D]."""
     return shared.repeat_interleave(query.shape[1] // shared.shape[1], dim=1)
 
 
 def _agrees(encoder: Any, packing: Packing, precision: torch.dtype | None) -> bool:
-    """Whether an encoder gives a few texts the same embeddings and gradients with and without padding."""
+    """Return whether an encoder gives a few texts the same embeddings and gradients with and without padding."""
     training = encoder.training
     encoder.eval()
     try:
@@ -230,7 +233,7 @@ def _agrees(encoder: Any, packing: Packing, precision: torch.dtype | None) -> bo
 
 
 def _embed(encoder: Any, features: dict[str, Any], precision: torch.dtype | None) -> tuple[Tensor, Tensor]:
-    """Embeddings [N, D] of a batch, and the gradient of a fixed sum of them on the embeddings of all tokens."""
+    """Return the embeddings [N, D] of a batch, and the gradient of a weighted sum of them by the token embeddings."""
     kind = encoder.device.type
     moved = {key: value.to(encoder.device) if isinstance(value, Tensor) else value for key, value in features.items()}
     tokens: Any = encoder[0].model.get_input_embeddings()
