@@ -1,9 +1,10 @@
-"""Peak memory and time of the contrast engine against the plain matrix of all pairs.
+"""Compares peak memory and time of the contrast engine with the matrix of all pairs.
 
     python benchmarks/contrast_memory.py [--queries 8192] [--passages 65536] [--dimensions 384] [--device cpu]
 
-Each measurement is a process of its own: it makes the embeddings, notes its memory, computes LSEPair's loss and
-gradient once, and reports its peak above that. Prints both, and how far losses and gradients differ.
+Each measurement runs in its own process, which makes the embeddings, computes the loss and gradient of LSEPair once,
+and reports the peak memory in addition to the embeddings. Prints both measurements, and the differences of losses and
+gradients.
 """
 
 import argparse
@@ -27,19 +28,19 @@ GIB = 2**30
 
 
 class Measured(NamedTuple):
-    """What one process found."""
+    """The measurement of one process."""
 
     gib: float
-    """Peak above the embeddings."""
+    """Peak memory in addition to the embeddings."""
     seconds: float
     loss: float
     gradient: Tensor
-    """[10]: entries spread over the gradient of the passages."""
+    """[10]: equally spaced entries of the gradient of the passages."""
 
 
 def main() -> None:
-    """Measure the engine, then the plain matrix."""
-    parser = argparse.ArgumentParser(description="Memory of the contrast engine against the plain matrix.")
+    """Measure the engine, then the matrix of all pairs."""
+    parser = argparse.ArgumentParser(description="Compare the contrast engine with the matrix of all pairs.")
     parser.add_argument("--queries", type=int, default=8192)
     parser.add_argument("--passages", type=int, default=65536)
     parser.add_argument("--dimensions", type=int, default=384)
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def measure(name: str, queries: int, passages: int, dimensions: int, device: str) -> Measured:
-    """Loss and gradient of one batch, and what they took."""
+    """Measure the loss and gradient of one batch."""
     generator = torch.Generator().manual_seed(0)
     batch = random_batch(queries, passages, generator)
     inputs = [torch.randn(rows, dimensions, generator=generator).to(device) for rows in (queries, passages)]
@@ -81,7 +82,7 @@ def measure(name: str, queries: int, passages: int, dimensions: int, device: str
 
 
 def random_batch(queries: int, passages: int, generator: torch.Generator) -> Batch:
-    """Four positives a query, and twenty known passages that are no negatives."""
+    """Make a batch with four positives and twenty other excluded passages per query."""
     known = torch.randint(passages, (queries, POSITIVES + EXCLUDED), generator=generator)
     rows = torch.arange(queries).repeat_interleave(known.shape[1])
     nothing = torch.zeros(0, dtype=torch.int64)
@@ -103,13 +104,13 @@ def random_batch(queries: int, passages: int, generator: torch.Generator) -> Bat
 
 
 def engine_loss(queries: Tensor, passages: Tensor, batch: Batch) -> Tensor:
-    """What `trainer fit` computes."""
+    """Compute the loss as `trainer fit` does."""
     scores = contrast(queries, passages, batch, ContrastRules(), 0.05)
     return OBJECTIVES["lsepair"].loss(scores.pos_scores, batch.pos_weight, batch.pos_mask, scores.neg_lse).mean()
 
 
 def plain_loss(queries: Tensor, passages: Tensor, batch: Batch) -> Tensor:
-    """The matrix of all pairs at once."""
+    """Compute the loss from the matrix of all pairs."""
     scores = normalize(queries) / 0.05 @ normalize(passages).T
     pos_scores = scores.gather(1, batch.pos_index)
     hidden = torch.zeros_like(scores, dtype=torch.bool)
@@ -119,7 +120,7 @@ def plain_loss(queries: Tensor, passages: Tensor, batch: Batch) -> Tensor:
 
 
 class Watch:
-    """Peak memory since it was made: of the device, or, sampled, of this process."""
+    """Measurement of peak memory from its creation on: of the device, or sampled for this process on a CPU."""
 
     def __init__(self, device: str) -> None:
         self.device: Any = torch.device(device)
@@ -127,7 +128,7 @@ class Watch:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
             return
-        # The highest mark of the process would count what making the embeddings took: sample instead.
+        # The peak that the system records would include making the embeddings, so the memory is sampled instead.
         self.before = self.highest = resident()
         self.done = threading.Event()
         self.thread = threading.Thread(target=self.sample)
@@ -138,7 +139,7 @@ class Watch:
             self.highest = max(self.highest, resident())
 
     def peak_gib(self) -> float:
-        """GiB above what there was; ends the watch."""
+        """End the measurement, and return the peak in GiB above the memory at its start."""
         if self.device.type == "cuda":
             return (torch.cuda.max_memory_allocated() - self.before) / GIB
         self.done.set()
@@ -147,7 +148,7 @@ class Watch:
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

@@ -1,18 +1,19 @@
-"""How often 95% intervals hold the truth, and how often equal cells of a bake-off are called different.
+"""Simulates the coverage of 95% confidence intervals and the error rate of bake-offs.
 
     python benchmarks/interval_coverage.py intervals [--worlds 1000]
     python benchmarks/interval_coverage.py bakeoff [--worlds 1000]
 
-`intervals` draws worlds whose truth is known (a long run of the same generator) with 5, 10, 25, 50 and 100 queries, and
-counts the worlds in which the interval of `labelkit.statistics.intervals` holds it; beside it the percentile bootstrap
-over queries that it replaced. Queries differ as they do on real collections: nDCG is skewed and piles up at 0, half of
-the paired differences are near 0 and some are large, agreement and prevalence vary from query to query, scores of one
-query lie higher than those of another, and the number of pairs taken as positive varies. Worlds without an interval are
-counted apart.
+`intervals` simulates data sets ("worlds") of 5, 10, 25, 50 and 100 queries whose true value is known from a long run of
+the same generator. It counts the worlds in which the interval of `labelkit.statistics.intervals` contains the true
+value, and, for comparison, the interval of the percentile bootstrap over queries that it replaced. Queries differ as on
+real collections: nDCG is skewed and often 0, half of the paired differences are near 0 and some are large, and
+agreement, prevalence, the level of scores and the number of positives vary between queries. Worlds without an interval
+are counted separately.
 
-`bakeoff` draws 16 cells with the same mean, three seeds each, and counts runs in which any cell is called worse than
-the best, and in which any two cells are called different; then the same with one better cell, and how often it is told
-from all others. Beside it the best against each other with permutation tests under Holm's correction.
+`bakeoff` simulates 16 cells with the same mean and three seeds each. It counts runs in which any cell is called worse
+than the best cell, and runs in which any two cells are called different. It then repeats this with one better cell, and
+counts how often that cell is significantly better than all others. For comparison, the best cell is also tested against
+each other cell with permutation tests and Holm's correction.
 """
 
 import argparse
@@ -34,31 +35,36 @@ from labelkit.statistics.simultaneous import Floats, Repeats, differences
 
 QUERIES = (5, 10, 25, 50, 100)
 RESAMPLES = 1_000
-"""Of the percentile bootstrap."""
+"""Resamples of the percentile bootstrap."""
 CELLS, SEEDS = 16, 3
 LONG = 20_000
+"""Queries per world from which the true value is computed."""
 PARTS = 20
-"""Worlds that the truth is taken from."""
+"""Number of worlds from which the true value is computed."""
 
 Source = np.random.Generator
 Statistic = Callable[[NDArray[Any]], Any]
-"""A figure of how often each query counts: `[Q]` -> a number, `[resamples, Q]` -> `[resamples]`."""
+"""Weights of queries -> value of a figure: `[Q]` -> a number, `[resamples, Q]` -> `[resamples]`."""
 
 
 class World(NamedTuple):
-    """A figure that people estimate from queries."""
+    """A simulated figure that is estimated from queries."""
 
     draw: Callable[[Source, int], Statistic]
+    """Random generator, number of queries -> the figure in one simulated world."""
     bounds: Bounds
     long: int = LONG
-    """Queries of each of the worlds that the truth is taken from."""
+    """Queries per world from which the true value is computed."""
 
 
 def mean_of(values: Floats) -> Statistic:
+    """Make the weighted mean of values `[Q]`."""
     return lambda draws: draws @ values / draws.sum(-1)
 
 
 def ratio_of(above: Floats, below: Floats) -> Statistic:
+    """Make the ratio of the weighted sums of two arrays `[Q]`."""
+
     def of(draws: NDArray[Any]) -> Any:
         with np.errstate(invalid="ignore", divide="ignore"):
             return (draws @ above) / (draws @ below)
@@ -67,7 +73,7 @@ def ratio_of(above: Floats, below: Floats) -> Statistic:
 
 
 def ndcg(source: Source, queries: int) -> Statistic:
-    """Skewed between 0 and 1: a sixth of the queries at 0, some at 1."""
+    """Simulate mean nDCG: skewed between 0 and 1, with a sixth of the queries at 0 and some at 1."""
     values = source.beta(0.9, 1.6, queries)
     values[source.random(queries) < 0.16] = 0.0
     values[source.random(queries) < 0.04] = 1.0
@@ -75,14 +81,14 @@ def ndcg(source: Source, queries: int) -> Statistic:
 
 
 def paired_ndcg(source: Source, queries: int) -> Statistic:
-    """Differences of two retrievers: two fifths do not move, the others have heavy tails."""
+    """Simulate the mean difference of two retrievers: two fifths of the queries at 0, the others with heavy tails."""
     values = np.clip(source.standard_t(3, queries) * 0.08 + 0.02, -1, 1)
     values[source.random(queries) < 0.4] = 0.0
     return mean_of(values)
 
 
 def clustered_kappa(source: Source, queries: int) -> Statistic:
-    """Cohen's kappa of four grades: prevalence, agreement and leaning of the judge belong to the query."""
+    """Simulate Cohen's kappa of four grades, whose prevalence, agreement and bias of the judge vary between queries."""
     tables = np.zeros((queries, GRADES * GRADES))
     for query in range(queries):
         pairs = int(source.integers(10, 40))
@@ -102,7 +108,7 @@ def clustered_kappa(source: Source, queries: int) -> Statistic:
 
 
 def clustered_auc(source: Source, queries: int) -> Statistic:
-    """AUC over the pairs of all queries: level and separation of the scores belong to the query."""
+    """Simulate AUC over the pairs of all queries, whose level and separation of scores vary between queries."""
     scores: dict[bool, list[Floats]] = {True: [], False: []}
     for _ in range(queries):
         relevant = source.random(int(source.integers(10, 40))) < source.beta(1.2, 3)
@@ -120,19 +126,19 @@ def clustered_auc(source: Source, queries: int) -> Statistic:
 
 
 def wins_of(high: Floats, low: Floats) -> float:
-    """Pairs of a score in `high` and one in `low`, which is sorted, in which the first is greater; ties count half."""
+    """Count the pairs of a score in `high` and a lower score in `low`, which is sorted; ties count as half a pair."""
     return float((np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")).sum()) / 2
 
 
 def precision(source: Source, queries: int) -> Statistic:
-    """Hits over pairs taken: the number taken and the chance of a hit belong to the query."""
+    """Simulate precision, hits divided by positives, both of which vary between queries."""
     taken = source.poisson(source.gamma(2, 2.5, queries))
     hits = source.binomial(taken, source.beta(1.54, 0.66, queries))
     return ratio_of(hits.astype(float), taken.astype(float))
 
 
 def variance_of_differences(source: Source, queries: int) -> Statistic:
-    """The variance behind `queries_needed`, of paired differences with moderate tails."""
+    """Simulate the variance of paired differences with moderate tails, from which `queries_needed` is computed."""
     values = source.standard_t(8, queries) * 0.08
 
     def of(draws: NDArray[Any]) -> Any:
@@ -153,21 +159,23 @@ WORLDS = {
 
 
 def truth_of(world: World) -> float:
-    """The figure over very many queries."""
+    """Compute the true value of a figure from many queries."""
     source = np.random.default_rng(1)
     parts = [float(world.draw(source, world.long)(np.ones(world.long))) for _ in range(PARTS)]
     return float(np.mean(parts))
 
 
 def percentiles(statistic: Statistic, queries: int, source: Source) -> tuple[float, float]:
-    """The interval that was used before: percentiles of 1,000 resamples of the queries."""
+    """Compute the previously used interval, percentiles of 1,000 resamples of the queries."""
     values = statistic(source.multinomial(queries, np.full(queries, 1 / queries), size=RESAMPLES).astype(float))
     low, high = np.percentile(values[np.isfinite(values)], (2.5, 97.5))
     return float(low), float(high)
 
 
 def coverage(world: World, queries: int, worlds: int, truth: float) -> tuple[float, float, float]:
-    """Shares of worlds: the new interval holds the truth, where there is one; there is none; the old one holds it."""
+    """Compute shares of worlds: the new interval, if it exists, contains the truth; it does not exist; the old one
+    contains the truth.
+    """
     new, old = [], []
     for number in range(worlds):
         source = np.random.default_rng((number, queries))
@@ -181,7 +189,7 @@ def coverage(world: World, queries: int, worlds: int, truth: float) -> tuple[flo
 
 
 def show_intervals(worlds: int) -> None:
-    """Coverage of every figure at every number of queries."""
+    """Print the coverage of every figure at every number of queries."""
     out = Console(width=120)
     table = Table("figure", *(f"{queries} queries" for queries in QUERIES), title=f"new (old), {worlds:,} worlds each")
     for name, world in WORLDS.items():
@@ -195,17 +203,17 @@ def show_intervals(worlds: int) -> None:
 
 
 class Grid(NamedTuple):
-    """Worlds of a bake-off."""
+    """Parameters of a simulated bake-off."""
 
     queries: int
     of_seeds: float
     """Standard deviation of the seed's effect on a run's mean."""
     better: float = 0.0
-    """By how much the first cell is better than the others."""
+    """Difference of the first cell from the others."""
 
 
 def runs_of(grid: Grid, source: Source) -> list[Floats]:
-    """`[seeds, queries]` of each cell: query, cell on query with heavy tails, seed, and noise of a run on a query."""
+    """Simulate `[seeds, queries]` for each cell: sum of effects of query, cell on query, seed, and run on query."""
     hard = source.beta(1, 1.6, grid.queries)
     apart = source.standard_t(4, (CELLS, grid.queries)) * 0.057
     luck = source.normal(0, grid.of_seeds, (CELLS, SEEDS, 1))
@@ -215,7 +223,7 @@ def runs_of(grid: Grid, source: Source) -> list[Floats]:
 
 
 def new_verdict(runs: list[Floats]) -> tuple[list[int], bool]:
-    """Cells called worse than the best, and whether any two are called different."""
+    """Compare all pairs of cells as a bake-off does: cells called worse than the best, whether any two differ."""
     pairs = list(combinations(range(len(runs)), 2))
     one = np.eye(len(runs))
     found = differences([Repeats([values]) for values in runs], np.array([one[a] - one[b] for a, b in pairs]))
@@ -225,7 +233,9 @@ def new_verdict(runs: list[Floats]) -> tuple[list[int], bool]:
 
 
 def old_verdict(runs: list[Floats], source: Source) -> list[int]:
-    """Cells called worse by permutation tests of the best against each other, Holm's correction, and a bootstrap of
+    """Find the cells called worse than the best by the previous method.
+
+    It combined permutation tests of the best cell against each other cell, Holm's correction, and a bootstrap of
     queries and seeds.
     """
     best = int(np.argmax([values.mean() for values in runs]))
@@ -236,7 +246,7 @@ def old_verdict(runs: list[Floats], source: Source) -> list[int]:
 
 
 def bootstrap(one: Floats, other: Floats, source: Source) -> tuple[float, float]:
-    """Percentiles of the difference over resampled queries and seeds."""
+    """Compute the 95% percentile interval of a difference over resampled queries and seeds."""
     seeds, queries = one.shape
     draws = source.multinomial(queries, np.full(queries, 1 / queries), size=RESAMPLES) / queries
     means = []
@@ -248,7 +258,7 @@ def bootstrap(one: Floats, other: Floats, source: Source) -> tuple[float, float]
 
 
 def show_bakeoff(worlds: int) -> None:
-    """Error rates of equal cells, and how often one better cell is told from all others."""
+    """Print the error rates of equal cells, and how often one better cell is significantly better than the others."""
     out = Console(width=120)
     table = Table(
         "queries", "sd of seeds", "any worse", "any pair", "old: any worse", title=f"equal cells, {worlds:,} runs each"
@@ -261,7 +271,7 @@ def show_bakeoff(worlds: int) -> None:
             shares = (*np.mean(new, axis=0), np.mean(old))
             table.add_row(f"{queries}", f"{of_seeds}", *(f"{share:.1%}" for share in shares))
     out.print(table)
-    columns = ("queries", "sd of seeds", "better by", "told from all 15", "told from the second")
+    columns = ("queries", "sd of seeds", "better by", "better than all 15", "better than the second")
     table = Table(*columns, title="one better cell")
     for grid in (Grid(225, 0.003, 0.03), Grid(225, 0.003, 0.05), Grid(225, 0.01, 0.05), Grid(50, 0.003, 0.1)):
         told = []
@@ -275,18 +285,18 @@ def show_bakeoff(worlds: int) -> None:
 
 
 def simulated(grid: Grid, worlds: int) -> Iterator[list[Floats]]:
-    """Runs of one bake-off after another."""
+    """Yield the runs of simulated bake-offs."""
     for number in range(worlds):
         yield runs_of(grid, np.random.default_rng((number, grid.queries)))
 
 
 def main() -> None:
     """Print the tables of one of the two simulations."""
-    parser = argparse.ArgumentParser(description="Simulate how often intervals and verdicts are right.")
+    parser = argparse.ArgumentParser(description="Simulate the coverage of intervals and the errors of bake-offs.")
     parser.add_argument("what", choices=["intervals", "bakeoff"])
-    parser.add_argument("--worlds", type=int, default=1_000, help="simulated worlds for each figure")
+    parser.add_argument("--worlds", type=int, default=1_000, help="number of simulated worlds per figure")
     given = parser.parse_args()
-    simultaneous.DRAWS, paired.FLIPS = 1_999, 999  # a fifth and a tenth of what the product draws, for time
+    simultaneous.DRAWS, paired.FLIPS = 1_999, 999  # a fifth and a tenth of the product's numbers, to save time
     {"intervals": show_intervals, "bakeoff": show_bakeoff}[given.what](given.worlds)
 
 

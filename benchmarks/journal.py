@@ -1,12 +1,12 @@
-"""The journal at size: appends a second, seconds and memory until a resumed run knows what is left, and what it costs.
+"""Measures the journal: appends per second, time and memory of resuming from it, and its share of the time of a run.
 
     python benchmarks/journal.py size [--records 10000000] [--group 64] [--work build/journal]
     python benchmarks/journal.py overhead [--pairs 1500] [--latency 0.3] [--concurrency 64] [--rounds 5]
 
-`size` fills a journal as a run does, reply by reply in groups that are committed together, each on disk before the next
-is begun; then a process of its own opens it and finds the one pair in a thousand that was not answered. `overhead` runs
-`annotate` against a server that takes `latency` seconds for each answer, with the journal and with one that writes
-nothing, in turn, and prints the ratio of the medians.
+`size` fills a journal as a run does, in groups of replies, each of which is on disk before the next group starts. Then
+a new process opens the journal and finds the unanswered pairs, one in a thousand. `overhead` runs `annotate` with a
+server that takes `latency` seconds per answer, in turn with the journal and with a substitute that writes nothing, and
+prints the ratio of the medians.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from labelkit.records import Candidate, Judge, Passage, Query
 
 PASSAGES_A_QUERY = 31
 LEFT_OUT = 1000
-"""One pair in so many has no reply."""
+"""One of this number of pairs has no reply."""
 JUDGE = Judge(judge_id="graded-model-0123456789abcdef", kind="llm", name="model")
 
 
 def pairs(count: int) -> Iterator[Asked]:
-    """The pairs of a run, query by query, with keys as runs have them."""
+    """Yield the pairs of a run, query by query, with the keys of their requests."""
     for number in range(count):
         key = hashlib.sha256(str(number).encode()).hexdigest()
         query_id, passage_id = f"q{number // PASSAGES_A_QUERY:09d}", f"p{number:09d}"
@@ -48,7 +48,7 @@ def pairs(count: int) -> Iterator[Asked]:
 
 
 def reply_to(pair: Asked) -> Reply:
-    """A reply as engines send it, with the log-probabilities of four labels."""
+    """Make a reply with the log-probabilities of four labels, as engines return it."""
     drawn = int(pair.key[:8], 16) / 2**32
     return Reply(
         key=pair.key,
@@ -63,7 +63,7 @@ def reply_to(pair: Asked) -> Reply:
 
 
 def fill(folder: Path, count: int, group: int) -> None:
-    """Write a journal of so many pairs; prints the rate of every tenth of it."""
+    """Write a journal of `count` pairs, and print the rate of every tenth of it."""
     with Journal(folder) as journal:
         start = time.perf_counter()
         journal.register(JUDGE, b"prompt", pairs(count))
@@ -75,12 +75,12 @@ def fill(folder: Path, count: int, group: int) -> None:
             done += len(replies)
             if done // tenth > (done - len(replies)) // tenth:
                 rate = tenth / (time.perf_counter() - begun)
-                print(f"{done:,} replies appended, the last {tenth:,} at {rate:,.0f} a second", flush=True)
+                print(f"{done:,} replies appended, the last {tenth:,} at {rate:,.0f} per second", flush=True)
                 begun = time.perf_counter()
 
 
 def resume(folder: Path) -> None:
-    """What a run does before its first request, as far as the journal goes: which pairs have no good reply?"""
+    """Measure how long a resumed run takes to find the pairs without a valid reply."""
     start = time.perf_counter()
     with Journal(folder) as journal:
         good = journal.answered()
@@ -93,7 +93,7 @@ def resume(folder: Path) -> None:
 
 
 class Memory(Journal):
-    """The journal switched off: the same answers from dicts, nothing on disk."""
+    """Substitute of the journal that keeps everything in dicts and writes nothing."""
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True)
@@ -104,7 +104,7 @@ class Memory(Journal):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is open."""
+        """Close nothing."""
 
     def register(self, judge: Judge, prompt: bytes, asked: Iterable[Asked], *, whole: bool = False) -> None:
         self._judges.append((judge, prompt))
@@ -126,7 +126,7 @@ class Memory(Journal):
         return 1
 
     def write_off(self) -> None:
-        """Nothing is set aside."""
+        """Discard nothing."""
 
     def reply(self, key: str) -> Reply | None:
         return self._kept.get(key)
@@ -136,7 +136,7 @@ class Memory(Journal):
 
 
 class Slow(Instant):
-    """Answers after the time that a model takes."""
+    """HTTP server that answers after `latency` seconds."""
 
     latency = 0.0
 
@@ -146,7 +146,7 @@ class Slow(Instant):
 
 
 class Later:
-    """A transport that writes later."""
+    """Transport that delays every write by some seconds."""
 
     def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
         self._transport = transport
@@ -157,7 +157,7 @@ class Later:
 
 
 def serve(port: Connection, latency: float) -> None:
-    """Answer until the process is ended; the port goes through the pipe."""
+    """Send the port through the pipe, then answer requests until the process is ended."""
 
     async def forever() -> None:
         Slow.latency = latency
@@ -169,7 +169,7 @@ def serve(port: Connection, latency: float) -> None:
 
 
 def overhead(given: argparse.Namespace) -> None:
-    """Seconds of a run with and without a journal, in turn."""
+    """Measure the seconds of a run with and without the journal, in turn."""
     queries = {
         f"q{n:04d}": Query(query_id=f"q{n:04d}", text=f"how do cats sleep {n}") for n in range(given.pairs // 30)
     }
@@ -206,8 +206,8 @@ def overhead(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run one of the two."""
-    parser = argparse.ArgumentParser(description="The journal at size, and what it costs a run.")
+    """Run one of the two measurements."""
+    parser = argparse.ArgumentParser(description="Measure the speed, memory and overhead of the journal.")
     parser.add_argument("what", choices=("size", "overhead"))
     parser.add_argument("--records", type=int, default=10_000_000)
     parser.add_argument("--group", type=int, default=64)
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.3)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--work", type=Path, default=Path("build/journal"), help="Folder that is made anew.")
+    parser.add_argument("--work", type=Path, default=Path("build/journal"), help="folder that is emptied first")
     given = parser.parse_args()
     shutil.rmtree(given.work, ignore_errors=True)
     given.work.mkdir(parents=True)

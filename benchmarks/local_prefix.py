@@ -1,9 +1,9 @@
-"""Engine `local` against a plain padded forward pass: the same prompts, the same model, interleaved in one process.
+"""Compares engine `local` with a plain padded forward pass, on the same prompts and model, interleaved in one process.
 
     python benchmarks/local_prefix.py MODEL DATA [--queries 4] [--passages 8]
 
-DATA is a BEIR folder with qrels; the first queries are judged with their first passages. Prints the rate of each
-round, the ratio of the median times, and the largest difference between the label log-probabilities of the two.
+DATA is a BEIR folder with qrels; the first queries are judged with their first passages. Prints pairs per second of
+each round, the ratio of the median times, and the largest difference between the label log-probabilities of the two.
 """
 
 import argparse
@@ -24,8 +24,8 @@ LogProbs = dict[str, dict[str, float]]
 
 
 def main() -> None:
-    """Time both, round by round, and compare what they say."""
-    parser = argparse.ArgumentParser(description="Engine local against a plain padded forward pass.")
+    """Time both in turn, and compare their log-probabilities."""
+    parser = argparse.ArgumentParser(description="Compare engine local with a plain padded forward pass.")
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="test")
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def make_requests(folder: Path, split: str, queries: int, passages: int) -> list[Request]:
-    """Requests for the first passages of the first queries, under the shipped graded prompt."""
+    """Make requests for the first passages of the first queries, with the shipped prompt `graded`."""
     data, prompt = read_data(folder, split), load_prompt("graded")
     return [
         Request(
@@ -69,12 +69,12 @@ def make_requests(folder: Path, split: str, queries: int, passages: int) -> list
 
 
 def shared(engine: LocalEngine, requests: Sequence[Request]) -> LogProbs:
-    """What the engine does."""
+    """Compute log-probabilities with the engine."""
     return {reply.key: reply.label_logprobs or {} for reply in engine.run(requests)}
 
 
 def plain(engine: LocalEngine, requests: Sequence[Request]) -> LogProbs:
-    """Whole prompts, sorted by length, padded to the longest of each batch of eight."""
+    """Compute log-probabilities from whole prompts, sorted by length and padded in batches of eight."""
     import torch
 
     model: Any = engine._model

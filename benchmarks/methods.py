@@ -1,12 +1,12 @@
-"""All annotation methods on the same pools, against human grades: what each selects, and how right it is.
+"""Compares all annotation methods with human grades, on the same pools.
 
     python benchmarks/methods.py DATA -o DIR [--split test] [--pools 10] [--passages 8] -- --engine vllm --model MODEL
 
-DATA is a BEIR folder with grades 0 to 3. A pool is a query and passages that people graded, of every grade as many as
-there are, drawn with a fixed seed; where there are fewer queries than pools, a query comes again with other passages.
-What stands behind `--` goes to `labelkit annotate`, once a method. Prints, as arXiv 2504.05220 does, precision and
-recall of the human positives (grade >= 2) and the positives a pool, with kappa, AUC, failures and seconds. The labels
-stay in DIR, and the same command again asks nothing.
+DATA is a BEIR folder with grades 0 to 3. A pool is a query and some of its graded passages, drawn with a fixed seed
+from every grade in turn. If there are fewer queries than pools, a query is used again with other passages. Options
+after `--` are passed to `labelkit annotate` for every method. As arXiv 2504.05220 does, the benchmark prints precision
+and recall of the human positives (grade >= 2) and positives per pool, and also kappa, AUC, failures and seconds. The
+labels stay in DIR, and the same command judges nothing again.
 """
 
 import argparse
@@ -30,24 +30,24 @@ from labelkit.storage.labels import read_labels
 
 
 def main() -> None:
-    """Draw the pools, judge them by every method, print the table."""
-    parser = argparse.ArgumentParser(description="All annotation methods on the same pools.")
+    """Draw the pools, judge them by every method, and print the table."""
+    parser = argparse.ArgumentParser(description="Compare all annotation methods on the same pools.")
     parser.add_argument("data", type=Path)
     parser.add_argument("--output", "-o", type=Path, required=True)
     parser.add_argument("--split", default="test")
     parser.add_argument("--pools", type=int, default=10)
     parser.add_argument("--passages", type=int, default=8)
-    parser.add_argument("annotate", nargs="+", help="options of `labelkit annotate`, behind --")
+    parser.add_argument("annotate", nargs="+", help="options of `labelkit annotate`, after --")
     given = parser.parse_args()
     qrels = draw(given.data, given.split, given.pools, given.passages, given.output)
-    print("| method | precision | recall | positives a pool | kappa >= 2 | AUC | failures | seconds |")
+    print("| method | precision | recall | positives per pool | kappa >= 2 | AUC | failures | seconds |")
     for method in METHODS:
         seconds = annotate(given.output, method, given.annotate)
         print(row(given.output / method, qrels, method, seconds), flush=True)
 
 
 def draw(folder: Path, split: str, pools: int, passages: int, output: Path) -> Path:
-    """Write a collection of so many queries with so many judged passages each, and their pool; gives the qrels."""
+    """Write a collection of `pools` queries with `passages` graded passages each, and its pool; return the qrels."""
     data = read_data(folder, split)
     output.mkdir(parents=True, exist_ok=True)
     drawn = dict(deal(data.qrels, pools, passages))
@@ -61,7 +61,7 @@ def draw(folder: Path, split: str, pools: int, passages: int, output: Path) -> P
 
 
 def deal(qrels: Qrels, pools: int, passages: int) -> Iterator[tuple[str, list[str]]]:
-    """Query ids, numbered by round, with the passages of each: grades in turn, each in a drawn order."""
+    """Yield query ids, numbered by their use, each with passages of all grades in turn."""
     queues = {query_id: by_turns(grades) for query_id, grades in qrels.items()}
     for number in range(pools):
         query_id = list(queues)[number % len(queues)]
@@ -70,7 +70,7 @@ def deal(qrels: Qrels, pools: int, passages: int) -> Iterator[tuple[str, list[st
 
 
 def by_turns(grades: Mapping[str, int]) -> list[str]:
-    """Passages of each grade in turn, so that every part of the list holds all grades while they last."""
+    """Order passages by taking one of each grade in turn, in random order within a grade."""
     source = random.Random(0)
     columns = [sorted(pid for pid, found in grades.items() if found == grade) for grade in sorted(set(grades.values()))]
     for column in columns:
@@ -79,7 +79,7 @@ def by_turns(grades: Mapping[str, int]) -> list[str]:
 
 
 def write_collection(folder: Path, data: Data, drawn: Mapping[str, Sequence[str]]) -> None:
-    """A BEIR folder of the drawn pools."""
+    """Write the drawn pools as a BEIR folder."""
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     used = {pid for ids in drawn.values() for pid in ids}
     corpus = [{"_id": pid, "title": data.corpus[pid].title, "text": data.corpus[pid].text} for pid in sorted(used)]
@@ -91,12 +91,12 @@ def write_collection(folder: Path, data: Data, drawn: Mapping[str, Sequence[str]
 
 
 def original(query_id: str) -> str:
-    """The query of a drawn pool."""
+    """Return the original query id of a drawn pool."""
     return query_id.rpartition(".")[0]
 
 
 def annotate(folder: Path, method: str, options: Sequence[str]) -> float:
-    """Judge the pool by one method, in a process of its own; gives the seconds, loading included."""
+    """Judge the pool by one method in its own process, and return its seconds, including loading."""
     start = time.monotonic()
     command = [sys.executable, "-m", "labelkit", "annotate", folder / "pool", "-o", folder / method]
     subprocess.run([*map(str, command), "--method", method, *options], check=True)
@@ -104,7 +104,7 @@ def annotate(folder: Path, method: str, options: Sequence[str]) -> float:
 
 
 def row(labels: Path, qrels: Path, method: str, seconds: float) -> str:
-    """A line of the table."""
+    """Format a row of the table."""
     human, (judgements, _, _) = read_qrels(qrels), read_labels(labels)
     chosen = {(one.query_id, one.passage_id) for one in judgements if (one.grade or 0) >= RELEVANT}
     relevant = {(qid, pid) for qid, grades in human.items() for pid, grade in grades.items() if grade >= RELEVANT}

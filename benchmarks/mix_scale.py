@@ -1,13 +1,13 @@
-"""Does a dataset of MS MARCO's shape fit this machine? Minutes and memory of mix, audit and export.
+"""Measures time and memory of mix, audit and export on a dataset of the size of MS MARCO.
 
     python benchmarks/mix_scale.py --work build/scale [--queries 50300 503000] [--format tevatron]
 
-Makes a collection of 31 judged passages a query (one of them a human positive, all graded by an LLM with
-probabilities) and 17.5 passages a query of 60 words each, at every size that is asked for: 503,000 queries are MS
-MARCO's training set, 15.6 million judgements and 8.8 million passages. Then runs the real commands, each in its own
-process, with the wall time and the peak of resident memory of each (mapped files included). In the
-audit 500 queries of an evaluation set of 6,980 are copies of training queries, and 1,000 passages have a twin that
-another judgement calls irrelevant; all must be found. What was made is removed at the end unless --keep.
+Generates a collection of each given size, with 31 judged passages per query (one human positive, all graded by an LLM
+with probabilities) and 17.5 passages of 60 words per query in the corpus. 503,000 queries are the size of MS MARCO's
+training set, with 15.6 million judgements and 8.8 million passages. Then runs each command in its own process, and
+prints its wall time and peak resident memory (including mapped files). 500 of the 6,980 evaluation queries are copies
+of training queries, and 1,000 passages have a duplicate that another judgement calls irrelevant; the audit must find
+all of them. The generated files are removed at the end unless --keep is given.
 """
 
 import argparse
@@ -33,14 +33,14 @@ PASSAGES_A_QUERY = 17.5
 WORDS = 60
 EVALUATED, LEAKED, TWINS = 6_980, 500, 1_000
 AT_ONCE = 10_000
-"""Queries made at a time."""
+"""Number of queries generated at a time."""
 SHARES = (0.55, 0.25, 0.12, 0.08)
-"""Of the LLM's grades 0 to 3."""
+"""Shares of the LLM's grades 0 to 3."""
 JUDGE = Judge(judge_id="graded-made-up", kind="llm", name="made-up", label_grades=(0, 1, 2, 3))
 
 
 class Run(NamedTuple):
-    """One command at one size."""
+    """The measurement of one command at one size."""
 
     command: str
     judgements: int
@@ -51,8 +51,8 @@ class Run(NamedTuple):
 
 
 def main() -> None:
-    """Make, run, print the table."""
-    parser = argparse.ArgumentParser(description="Mix, audit and export at the size of MS MARCO.")
+    """Generate the collections, run the commands, and print the table."""
+    parser = argparse.ArgumentParser(description="Measure mix, audit and export at the size of MS MARCO.")
     parser.add_argument("--work", type=Path, default=Path("build/scale"))
     parser.add_argument("--queries", type=int, nargs="+", default=[50_300, 503_000])
     parser.add_argument("--format", default="tevatron")
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def commands(folder: Path, form: str) -> dict[str, list[str]]:
-    """What is measured, as a user would type it."""
+    """List the measured commands with their arguments."""
     dataset = folder / "dataset"
     mix = f"mix --data {folder}/data --human {folder}/data/qrels/train.tsv --llm {folder}/labels -o {dataset}"
     return {
@@ -88,7 +88,7 @@ def commands(folder: Path, form: str) -> dict[str, list[str]]:
 
 
 def measured(name: str, judgements: int, command: list[str], folder: Path) -> Run:
-    """Run one command and watch its memory."""
+    """Run one command, and measure its time, memory and disk usage."""
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "labelkit", *command])
     _, status, used = os.wait4(process.pid, 0)
@@ -102,14 +102,14 @@ def measured(name: str, judgements: int, command: list[str], folder: Path) -> Ru
 
 
 def check(folder: Path) -> None:
-    """All that was planted is found."""
+    """Print the numbers of planted and of found duplicates."""
     findings = json.loads((folder / "dataset" / "audit.json").read_text(encoding="utf-8"))["findings"]
     counts = {finding["name"]: finding["found"] for finding in findings}
-    print(f"planted: {LEAKED} leaked queries, {TWINS} twins; found: {counts}")
+    print(f"planted: {LEAKED} leaked queries, {TWINS} duplicated passages; found: {counts}")
 
 
 def make(folder: Path, queries: int) -> None:
-    """The BEIR folder, the labels folder and the evaluation set, by seed 0."""
+    """Generate the BEIR folder, the labels folder and the evaluation set with seed 0."""
     random = np.random.default_rng(0)
     phrases = make_phrases(random)
     data, passages = folder / "data", int(queries * PASSAGES_A_QUERY)
@@ -133,7 +133,7 @@ def make(folder: Path, queries: int) -> None:
 
 
 def make_phrases(random: np.random.Generator) -> list[str]:
-    """200,000 runs of 15 made-up words, the words as frequent as Zipf says."""
+    """Generate 200,000 phrases of 15 random words, whose frequencies follow Zipf's law."""
     letters = np.array(list("etaoinshrdlucmfwypvbgk"))
     words = ["".join(random.choice(letters, size)) for size in random.integers(2, 10, 20_000)]
     weights = 1 / np.arange(1, len(words) + 1)
@@ -149,7 +149,7 @@ def write_queries(path: Path, queries: list[tuple[str, str]]) -> None:
 
 
 def write_evaluation(folder: Path, asked: list[str], random: np.random.Generator, phrases: list[str]) -> None:
-    """An evaluation set of new queries and passages, and 500 queries of the training set in other letters."""
+    """Write an evaluation set of new queries and passages, and of 500 training queries in upper case."""
     picks = random.integers(0, len(phrases), (EVALUATED, 5))
     texts = [f"{phrases[row[0]][-30:]} {phrases[row[4]][:25]}" for row in picks]
     leaked = random.choice(len(asked), LEAKED, replace=False)
@@ -165,9 +165,9 @@ def write_evaluation(folder: Path, asked: list[str], random: np.random.Generator
 
 
 def judgements(random: np.random.Generator, queries: int, passages: int, qrels: TextIO) -> Iterator[pa.RecordBatch]:
-    """The LLM's judgements, and on the way the human positive of each query: its first passage.
+    """Yield the LLM's judgements in blocks, and write the human positive of each query, its first passage, to `qrels`.
 
-    The first queries have a passage and its twin, which the LLM is sure is irrelevant.
+    The first queries have a passage and its duplicate, which the LLM grades 0.
     """
     for first in range(0, queries, AT_ONCE):
         count = min(AT_ONCE, queries - first)

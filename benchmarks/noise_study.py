@@ -1,19 +1,20 @@
-"""Which objective stands noise? LLM-like labels of known precision and recall where all human labels are known.
+"""Trains objectives on simulated LLM labels of known precision and recall, on collections with complete human labels.
 
     python benchmarks/noise_study.py MODEL DATA … -o DIR [--levels 15/93 30/85 71/72] [--objectives lsepair …]
         [--regimes llm merged "merged twice" curriculum] [--seeds 3] [--folds 2]
 
-Of every training query's human labels all but one positive are hidden ("human single", as in MS MARCO). An LLM's labels
-are made up for its pool, BM25's best and all that is relevant: it calls so many of the relevant passages positive that
-recall is as stated, and so many others, the higher BM25 ranks them the likelier, that precision is; the rest are its
-negatives. The levels are those of the utility paper (arXiv 2504.05220). Every objective is trained on the LLM's labels
-alone, merged with the human single ones, and on the LLM's before the human ones, which takes twice the steps: so the
-merged ones are trained on in two such stages too. Human single alone is one run a seed, since with one positive the
-objectives agree. Epochs are fixed beforehand and nothing is chosen on any data. A collection with a train split is
-measured on its test split; another is cross-validated over folds of its queries.
+All but one human positive of every training query are hidden ("human single", as in MS MARCO). LLM labels are simulated
+for a pool of the best passages of BM25 and all relevant passages: relevant passages become positives with probability
+recall, and other passages, preferably high-ranked ones, become positives until the precision is reached. All other
+passages of the pool become negatives. The levels are taken from arXiv 2504.05220. Every objective is trained on the
+LLM labels only, on LLM labels merged with human single, and on LLM labels followed by human single. The last regime
+takes twice as many steps; "merged twice" therefore trains on the merged labels in two stages. Human single alone is one
+run per seed, because all objectives are equal with one positive. Epochs are fixed in advance, and nothing is selected
+on any data. A collection with a train split is measured on its test split; other collections are cross-validated over
+folds of their queries.
 
-Everything goes through `trainer bakeoff`: the same command again goes on where it was stopped, and `--objectives`,
-`--regimes`, `--levels` and `--seeds` may grow. Each level's table, plots and words are in DIR/LEVEL/report.html.
+All runs use `trainer bakeoff`: the same command resumes an interrupted study, and objectives, regimes, levels and seeds
+may be added. The table, plots and text of each level are in DIR/LEVEL/report.html.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from trainer.bakeoffs.runner import RunResult, run_grid
 from trainer.retrieval.search import read_collection
 
 DEPTH = 100
-"""Passages of BM25 in an LLM's pool."""
+"""Passages of BM25 in the pool of a query."""
 REGIMES: dict[str, list[str | dict[str, Any]]] = {
     "llm": ["llm"],
     "merged": ["human + llm"],
@@ -52,18 +53,18 @@ HUMAN = "human single"
 
 
 class Part(NamedTuple):
-    """What one bake-off trains and measures on."""
+    """The data of one bake-off."""
 
     name: str
-    """Of its folder."""
+    """Name of its folder."""
     data: Data
     train: Qrels
     test: Qrels
 
 
 def main() -> None:
-    """Do the runs that are missing, then write the reports."""
-    parser = argparse.ArgumentParser(description="Objectives under label noise.")
+    """Run the missing trainings, then write the reports."""
+    parser = argparse.ArgumentParser(description="Train objectives on simulated LLM labels.")
     parser.add_argument("model")
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--output", "-o", type=Path, required=True)
@@ -73,11 +74,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--max-steps", type=int, help="for a trial: steps of a stage instead of epochs")
+    parser.add_argument("--max-steps", type=int, help="for a short trial: steps per stage, instead of epochs")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
-    parser.add_argument("--max-length", type=int, default=128, help="tokens of a passage, in training and measuring")
-    parser.add_argument("--precision", default="float32", help="of the training: float32, bf16 or fp16")
+    parser.add_argument("--max-length", type=int, default=128, help="maximum tokens of a passage")
+    parser.add_argument("--precision", default="float32", help="precision of the training: float32, bf16 or fp16")
     given = parser.parse_args()
     length = {"max_steps": given.max_steps} if given.max_steps else {"epochs": given.epochs}
     settings = {
@@ -105,7 +106,7 @@ def main() -> None:
 
 
 def make_parts(folder: Path, folds: int) -> list[Part]:
-    """Train and test as the collection has them, or folds of the queries of its test split."""
+    """Use the train and test splits of a collection, or folds of the queries of its test split."""
     if (folder / "qrels" / "train.tsv").is_file():
         data, train, test = read_data(folder), *(read_qrels(qrels_path(folder, split)) for split in ("train", "test"))
         for qrels, split in ((train, "train"), (test, "test")):
@@ -125,7 +126,7 @@ def make_parts(folder: Path, folds: int) -> list[Part]:
 def run_part(
     output: Path, part: Part, precision: float, recall: float, configs: Sequence[BakeoffConfig], command: str
 ) -> list[RunResult]:
-    """The results of both grids on one part."""
+    """Run both grids on one part, and return all results."""
     folder = output / part.name
     test = folder / "data" / part.name.rstrip("0123456789").rstrip("-")
     if not (test / "qrels" / "test.tsv").is_file():
@@ -139,7 +140,7 @@ def run_part(
 
 
 def merge(parts: Sequence[Sequence[RunResult]]) -> list[RunResult]:
-    """Folds of a collection put together: each query was measured by a model that never saw it."""
+    """Merge the results of the folds of a collection, each of which measures other queries."""
     merged: dict[tuple[str, str, int], RunResult] = {}
     for result in (result for part in parts for result in part):
         key = (result.regime, result.objective, result.seed)
@@ -155,7 +156,7 @@ def merge(parts: Sequence[Sequence[RunResult]]) -> list[RunResult]:
 
 
 def write_beir(folder: Path, part: Part) -> None:
-    """The part as a BEIR folder with its test qrels."""
+    """Write a part as a BEIR folder with its test qrels."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "qrels").mkdir(parents=True)
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as file:
@@ -170,7 +171,7 @@ def write_beir(folder: Path, part: Part) -> None:
 
 
 def write_dataset(folder: Path, part: Part, precision: float, recall: float) -> None:
-    """One human positive a query, and an LLM's labels of its pool."""
+    """Write a dataset with one human positive per query, and simulated LLM labels of its pool."""
     queries = {query_id: part.data.queries[query_id] for query_id in part.train}
     ranked = bm25_run(part.data.corpus, queries, DEPTH)
     examples, right, called, relevant = [], 0, 0, 0
@@ -203,8 +204,10 @@ def write_dataset(folder: Path, part: Part, precision: float, recall: float) -> 
 def noisy(
     good: Sequence[str], others: Sequence[str], precision: float, recall: float, query_id: str
 ) -> tuple[list[str], list[str]]:
-    """What an LLM calls positive: of `good`, each with the probability `recall`, and of `others`, best first, so many
-    that `precision` holds on average, drawn with a chance that falls with the rank.
+    """Simulate the positives of an LLM: some of the relevant passages `good`, some of `others`, which are ranked.
+
+    Each passage of `good` is positive with probability `recall`. The number of positives among `others` gives the
+    expected `precision`; their probability decreases with the rank.
     """
     source = random.Random(f"llm {query_id}")
     found = [name for name in good if source.random() < recall]
@@ -215,7 +218,7 @@ def noisy(
 
 
 def label(passage_id: str, grade: int, source: str) -> Label:
-    """A label without a probability."""
+    """Make a label without a probability."""
     return Label.model_validate({"passage_id": passage_id, "grade": grade, "source": source, "judge_id": source})
 
 

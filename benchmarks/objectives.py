@@ -1,12 +1,12 @@
-"""Which objective? Cross-validated over queries, on a BEIR folder with complete human labels.
+"""Compares objectives by cross-validation over queries, on a BEIR folder with complete human labels.
 
     python benchmarks/objectives.py MODEL DATA -o DIR [--objectives lsepair …] [--folds 5] [--seeds 1]
 
-Every objective trains on the queries of all folds but one and is measured on that one, so that each query is measured
-by a model that never saw it. Positives are all that qrels call relevant, negatives what BM25 ranks high among the
-rest. Prints nDCG@10, R@100 and AP@100, and paired differences to the untrained model and to SingleLH with 95% jackknife
-intervals over queries; with several seeds a query counts with its mean. A run that is done is kept in DIR, and the same
-command goes on with the others.
+Every objective is trained on all folds but one and measured on that fold, so that no query is measured by a model that
+was trained on it. All relevant passages of the qrels are positives; the best other passages of BM25 are negatives.
+Prints nDCG@10, R@100 and AP@100, and paired differences from the untrained model and from SingleLH with 95% jackknife
+intervals over queries. With several seeds, the value of a query is its mean. Finished runs are kept in DIR, and the
+same command resumes with the missing ones.
 """
 
 import argparse
@@ -34,9 +34,9 @@ from trainer.training.fit import fit
 
 MEASURES = {"nDCG@10": ir_measures.nDCG @ 10, "R@100": ir_measures.R @ 100, "AP@100": ir_measures.AP @ 100}
 CONTRASTIVE = [name for name, objective in OBJECTIVES.items() if objective.against != "group"]
-"""All but those that distil: human labels alone have no scores to teach."""
+"""Names of the objectives without distillation, which needs scores that human labels lack."""
 NEGATIVES = 30
-"""BM25 negatives a query, from which a group draws."""
+"""Number of BM25 negatives per query, from which groups are drawn."""
 UNTRAINED = "untrained"
 
 Values = dict[str, dict[str, float]]
@@ -44,8 +44,8 @@ Values = dict[str, dict[str, float]]
 
 
 def main() -> None:
-    """Do the runs that are missing, then print the table."""
-    parser = argparse.ArgumentParser(description="Objectives, cross-validated.")
+    """Run the missing trainings, then print the table."""
+    parser = argparse.ArgumentParser(description="Compare objectives by cross-validation over queries.")
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
     parser.add_argument("--output", "-o", type=Path, required=True)
@@ -57,8 +57,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
-    parser.add_argument("--precision", default="float32", help="of the training: float32, bf16 or fp16")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens of a passage, in training and measuring")
+    parser.add_argument("--precision", default="float32", help="precision of the training: float32, bf16 or fp16")
+    parser.add_argument("--max-length", type=int, default=128, help="maximum tokens of a passage")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     data = read_data(given.data, given.split)
@@ -90,13 +90,13 @@ def main() -> None:
 
 
 def make_folds(query_ids: Sequence[str], count: int) -> list[list[str]]:
-    """Queries in the order of a hash of their id, dealt round."""
+    """Divide queries into folds by a hash of their id."""
     mixed = sorted(query_ids, key=lambda query_id: blake2b(query_id.encode()).digest())
     return [mixed[number::count] for number in range(count)]
 
 
 def keep(path: Path, compute: Callable[[], Values]) -> None:
-    """Compute what is not there yet."""
+    """Compute and write a result unless its file exists."""
     if not path.is_file():
         aside = path.with_suffix(".part")
         aside.write_text(json.dumps(compute()))
@@ -104,7 +104,7 @@ def keep(path: Path, compute: Callable[[], Values]) -> None:
 
 
 def write_dataset(folder: Path, data: Data, query_ids: set[str]) -> None:
-    """A dataset folder of human positives and BM25 negatives."""
+    """Write a dataset folder with human positives and BM25 negatives."""
     ranked = bm25_run(data.corpus, data.queries, 2 * NEGATIVES)
     examples = []
     for query_id in sorted(query_ids):
@@ -127,13 +127,14 @@ def write_dataset(folder: Path, data: Data, query_ids: set[str]) -> None:
 
 
 def label(passage_id: str, grade: int) -> Label:
+    """Make a human label."""
     return Label(passage_id=passage_id, grade=grade, source="human", judge_id="qrels")
 
 
 def train_and_measure(
     dataset: Path, config: FitConfig, collection: Collection, held_out: Sequence[str], work: Path
 ) -> Values:
-    """One run; its model is not kept."""
+    """Train and measure a model, and remove it."""
     model = work / "model"
     shutil.rmtree(model, ignore_errors=True)
     fit(dataset, model, config, command="benchmarks/objectives.py")
@@ -143,7 +144,7 @@ def train_and_measure(
 
 
 def measure(model: str, collection: Collection, query_ids: Sequence[str], max_length: int | None) -> Values:
-    """Every measure of every query given, over the whole corpus."""
+    """Compute all measures of the given queries, searching the whole corpus."""
     part = collection._replace(
         queries={query_id: collection.queries[query_id] for query_id in query_ids},
         qrels={query_id: collection.qrels[query_id] for query_id in query_ids},
@@ -157,7 +158,7 @@ def measure(model: str, collection: Collection, query_ids: Sequence[str], max_le
 
 
 def print_table(folder: Path, objectives: Sequence[str], folds: int, seeds: int) -> None:
-    """A row an objective: means, differences to the untrained model and to SingleLH."""
+    """Print a row per objective: means, and differences from the untrained model and from SingleLH."""
     untrained: Values = json.loads((folder / f"{UNTRAINED}.json").read_text())
     found = {name: collect(folder, name, folds, seeds) for name in objectives}
     baseline = found.get("singlelh")
@@ -171,7 +172,7 @@ def print_table(folder: Path, objectives: Sequence[str], folds: int, seeds: int)
 
 
 def collect(folder: Path, objective: str, folds: int, seeds: int) -> Values:
-    """Every query's value, mean over seeds."""
+    """Read the values of all queries, averaged over seeds."""
     runs = [
         [json.loads((folder / f"{objective}-{number}-{seed}.json").read_text()) for number in range(folds)]
         for seed in range(seeds)
@@ -181,7 +182,7 @@ def collect(folder: Path, objective: str, folds: int, seeds: int) -> Values:
 
 
 def against(values: Mapping[str, float], others: Mapping[str, float]) -> str:
-    """Paired difference with its interval; a star where that leaves out 0."""
+    """Format a paired difference with its interval, and a star if the interval does not contain 0."""
     gap = mean_of_means([np.array([values[query_id] - others[query_id] for query_id in sorted(values)])], SIGNED)
     star = "*" if gap.low is not None and gap.high is not None and not gap.low <= 0 <= gap.high else ""
     return f"{gap.shown('+.3f')}{star}"

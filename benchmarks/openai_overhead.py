@@ -1,9 +1,9 @@
-"""Engine `openai` against a plain `AsyncOpenAI` gather loop: the same requests, a server that answers at once.
+"""Compares engine `openai` with a plain `AsyncOpenAI` gather loop, on a server that answers immediately.
 
     python benchmarks/openai_overhead.py [--requests 2000] [--concurrency 64] [--rounds 5]
 
-The server runs in a process of its own and always sends the same completion, with the log-probabilities of 20 tokens.
-The two take turns. Prints requests a second of each round and the ratio of the median rates.
+The server runs in its own process and always sends the same completion, with the log-probabilities of 20 tokens. Both
+clients send the same requests, in turn. Prints requests per second of each round and the ratio of the medians.
 """
 
 import argparse
@@ -42,7 +42,7 @@ COMPLETION = json.dumps(
 
 
 class Instant(asyncio.Protocol):
-    """HTTP/1.1 with kept connections, read no further than a benchmark needs."""
+    """Minimal HTTP/1.1 server with persistent connections."""
 
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(COMPLETION)
 
@@ -63,7 +63,7 @@ class Instant(asyncio.Protocol):
 
 
 def serve(port: Connection) -> None:
-    """Answer until the process is ended; the port goes through the pipe."""
+    """Send the port through the pipe, then answer requests until the process is ended."""
 
     async def forever() -> None:
         server = await asyncio.get_running_loop().create_server(Instant, "127.0.0.1", 0, backlog=512)
@@ -74,8 +74,8 @@ def serve(port: Connection) -> None:
 
 
 def main() -> None:
-    """Time both, round by round."""
-    parser = argparse.ArgumentParser(description="Engine openai against a plain AsyncOpenAI gather loop.")
+    """Time both clients in turn."""
+    parser = argparse.ArgumentParser(description="Compare engine openai with a plain AsyncOpenAI gather loop.")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -103,13 +103,13 @@ def main() -> None:
 
 
 def ours(url: str, requests: Sequence[Request], concurrency: int) -> None:
-    """What the engine does, replies read and checked."""
+    """Send the requests with the engine, which reads and checks the replies."""
     engine = OpenAIEngine(Settings("instant", base_urls=(url,), concurrency=concurrency))
     assert all(reply.text == "0" and reply.label_logprobs for reply in engine.run(requests))
 
 
 def plain(url: str, requests: Sequence[Request], concurrency: int) -> None:
-    """What one writes first: a semaphore, a gather, the text of each completion."""
+    """Send the requests with a simple client: a semaphore, a gather, the text of each completion."""
     from openai import AsyncOpenAI
 
     async def everything() -> None:

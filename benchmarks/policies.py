@@ -1,11 +1,11 @@
-"""What is each mixing policy worth? Precision and recall of its positives against human grades.
+"""Measures precision and recall of every mixing policy against human grades.
 
     python benchmarks/policies.py ../shared/data/llmjudge-val
 
-Takes the grades of the LLMs in the folder (`llm.NAME.tsv`), mixes them by every policy, without human labels and with
-those of two queries of five, and compares the positives with the human ones (grade >= 2): always on the queries whose
-human labels the mix did not see, so that nothing that was copied counts. Five queries are few: no intervals are given,
-and differences of a few hundredths mean nothing. "relevant" is the share of the negatives that people call relevant.
+Mixes the grades of the LLMs in the folder (`llm.NAME.tsv`) by every policy, without human labels and with the human
+labels of two of the five queries. The positives are compared with human positives (grade >= 2), only on queries whose
+human labels were not mixed in. Five queries are few: no intervals are given, and differences of a few hundredths are
+not meaningful. "relevant" is the share of the negatives that have human grade >= 2.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from labelkit.records import ROLES
 from labelkit.storage.dataset import read_dataset
 
 SHARES = (0.0, 0.4)
-"""Of the queries whose human labels are mixed in."""
+"""Shares of the queries whose human labels are mixed in."""
 
 
 def main() -> None:
-    """Mix, compare, print the table."""
-    parser = argparse.ArgumentParser(description="Mixing policies against human grades.")
+    """Mix by every policy, compare with human grades, and print the table."""
+    parser = argparse.ArgumentParser(description="Compare mixing policies with human grades.")
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="test")
     given = parser.parse_args()
@@ -48,7 +48,7 @@ def main() -> None:
             people = human if share else None
             for policy in POLICIES:
                 if policy == "staged":
-                    continue  # its train table is that of human-first
+                    continue  # its train table equals the one of human-first
                 options = MixOptions(
                     data=given.data,
                     human=people,
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def row(judges: str, options: MixOptions, truth: Qrels, *, target: Path) -> None:
-    """Mix and compare on the queries without human labels."""
+    """Mix, compare on the queries without human labels, and print a row of the table."""
     mix(target, options, command="benchmark")
     examples = read_dataset(target).examples
     seen = {one.query_id for one in examples if any(label.source == "human" for label in one.positives + one.negatives)}

@@ -1,10 +1,10 @@
-"""Does a large dataset open at once and train in flat memory? 500,000 queries of MS MARCO's shape.
+"""Measures time and memory of opening a large dataset and of training on it, with 500,000 queries as in MS MARCO.
 
     python benchmarks/trainer_scale.py MODEL -o DIR [--queries 500000] [--passages 1000000] [--labels 30] [--steps 50]
 
-Makes a dataset of random words in DIR (30 labels a query, 60 words a passage), opens it twice (the first time it is
-laid out in the cache), and takes steps with the model; prints seconds, memory at the points between, and the share of
-the time in which the training waited for batches, without and with worker processes.
+Generates a dataset of random words in DIR (30 labels per query, 60 words per passage), opens it twice (the first time
+copies it to the cache), and trains the model for some steps, without and with worker processes. Prints seconds and
+memory after each part, and the share of the time in which the training waited for batches.
 """
 
 import argparse
@@ -32,8 +32,8 @@ WORDS = 5_000
 
 
 def main() -> None:
-    """Make, open, train."""
-    parser = argparse.ArgumentParser(description="A large dataset.")
+    """Generate the dataset, open it, and train on it."""
+    parser = argparse.ArgumentParser(description="Measure opening a large dataset and training on it.")
     parser.add_argument("model")
     parser.add_argument("--output", "-o", type=Path, required=True)
     parser.add_argument("--queries", type=int, default=500_000)
@@ -60,7 +60,7 @@ def main() -> None:
     order = np.random.default_rng(0).integers(len(training_set), size=2000)
     for row in order.tolist():
         training_set[0, row]
-    say(f"drew 2,000 groups, {2000 / (time.perf_counter() - start):,.0f} a second", start)
+    say(f"drew 2,000 groups, {2000 / (time.perf_counter() - start):,.0f} per second", start)
     for workers in (0, 2):
         start = time.perf_counter()
         own = settings.model_copy(update={"workers": workers})
@@ -69,18 +69,18 @@ def main() -> None:
 
 
 def say(words: str, start: float) -> None:
-    """Seconds since a moment, memory of our own now, and its peak."""
+    """Print a text with the seconds since `start`, the private memory and the peak memory."""
     memory = psutil.Process().memory_full_info()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     own = memory.uss / 2**30
     print(
-        f"{words}: {time.perf_counter() - start:.2f} s; own memory {own:.2f} GiB, peak with files {peak:.2f} GiB",
+        f"{words}: {time.perf_counter() - start:.2f} s; private memory {own:.2f} GiB, peak with files {peak:.2f} GiB",
         flush=True,
     )
 
 
 def make_dataset(folder: Path, queries: int, passages: int, labels: int) -> None:
-    """Write the tables in blocks."""
+    """Generate a dataset folder, table by table in blocks."""
     source = np.random.default_rng(0)
     vocabulary = np.array([f"w{number}" for number in range(WORDS)], dtype=object)
     with folders.writing(folder, KIND, "benchmarks/trainer_scale.py") as draft:
@@ -99,7 +99,7 @@ def write(path: Path, blocks: Iterator[dict[str, object]], schema: pa.Schema) ->
 
 
 def corpus_blocks(source: np.random.Generator, vocabulary: np.ndarray, count: int) -> Iterator[dict[str, object]]:
-    """Passages of 60 words."""
+    """Yield blocks of passages of 60 random words."""
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         texts = [" ".join(row) for row in vocabulary[source.integers(WORDS, size=(size, 60))]]
@@ -109,7 +109,7 @@ def corpus_blocks(source: np.random.Generator, vocabulary: np.ndarray, count: in
 def train_blocks(
     source: np.random.Generator, vocabulary: np.ndarray, count: int, passages: int, labels: int
 ) -> Iterator[dict[str, object]]:
-    """Queries of 6 words with a human and three LLM positives; the other labels are LLM negatives."""
+    """Yield blocks of queries of 6 words, with one human positive, three LLM positives and LLM negatives."""
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         ids = np.char.mod("p%08d", source.integers(passages, size=(size, labels)))

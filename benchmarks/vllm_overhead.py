@@ -1,12 +1,12 @@
-"""`annotate --engine vllm` against a bare `LLM.chat`: the same prompts, the same settings of vLLM.
+"""Compares the time of `annotate --engine vllm` with a bare `LLM.chat`, on the same prompts and settings of vLLM.
 
     python benchmarks/vllm_overhead.py MODEL DATA [--pairs 1500] [--rounds 3] [--tiny]
 
-DATA is a BEIR folder whose judged pairs are the prompts. The two take turns, each round in a process of its own, so
-that no prefix cache is warm. The seconds begin when the weights are there and one prompt went through, and end with the
-labels folder, or with the last text of the bare call. With --tiny a random two-layer model with MODEL's tokenizer takes
-MODEL's place: what labelkit adds shows most where the model costs nothing. Prints the seconds of each round and the
-ratio of the medians.
+DATA is a BEIR folder whose judged pairs are the prompts. Both are run in turn, each round in its own process, so that
+the prefix cache is empty. The time starts after the weights are loaded and one prompt was run, and ends with the labels
+folder, or with the last text of the bare call. With --tiny, MODEL is replaced by a random two-layer model with the same
+tokenizer, so that the time of labelkit is a larger share. Prints the seconds of each round and the ratio of the
+medians.
 """
 
 import argparse
@@ -34,8 +34,8 @@ MAX_MODEL_LEN = 4096
 
 
 def main() -> None:
-    """Time both, round by round."""
-    parser = argparse.ArgumentParser(description="annotate --engine vllm against a bare LLM.chat.")
+    """Time both in turn."""
+    parser = argparse.ArgumentParser(description="Compare annotate --engine vllm with a bare LLM.chat.")
     parser.add_argument("model")
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="test")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def tiny_twin(model: str, folder: Path) -> str:
-    """A two-layer model of width 64 with random weights and the tokenizer of `model`."""
+    """Write a two-layer model of width 64 with random weights and the tokenizer of `model`."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     config: Any = AutoConfig.from_pretrained(model)
@@ -71,7 +71,7 @@ def tiny_twin(model: str, folder: Path) -> str:
 
 
 def judged_pairs(folder: Path, split: str, pairs: int, scratch: Path) -> Pool:
-    """The first judged pairs of a BEIR folder as a pool, equal texts once: `annotate` would ask them once."""
+    """Make a pool of the first judged pairs of a BEIR folder, without duplicates, which `annotate` judges only once."""
     data = read_data(folder, split)
     texts = {
         (query_id, data.corpus[passage_id].full_text): passage_id
@@ -88,7 +88,7 @@ def judged_pairs(folder: Path, split: str, pairs: int, scratch: Path) -> Pool:
 
 
 def requests_of(pool: Pool) -> Iterable[Request]:
-    """What `annotate` sends where no passage is cut."""
+    """Yield the requests that `annotate` sends if no passage is shortened."""
     prompt = load_prompt("graded")
     for pair in pool.candidates:
         texts = (pool.queries[pair.query_id].text, [pool.passages[pair.passage_id].full_text])
@@ -97,7 +97,7 @@ def requests_of(pool: Pool) -> Iterable[Request]:
 
 
 def ours(model: str, pool: Pool, folder: Path) -> float:
-    """Seconds of an annotation whose engine is warm."""
+    """Measure the seconds of an annotation with a loaded engine."""
     options = AnnotateOptions(
         model=model,
         engine="vllm",
@@ -109,7 +109,7 @@ def ours(model: str, pool: Pool, folder: Path) -> float:
     engine = VllmEngine(options.settings)
     list(engine.run(islice(requests_of(pool), 1)))
     start = time.perf_counter()
-    # The bare call does not pay for the end of the engine within its seconds either.
+    # The time of the bare call does not include closing the engine either.
     with patch.object(annotation, "open_engine", return_value=engine), patch.object(engine, "close"):
         outcome = annotation.annotate(pool, folder, options, command="benchmark")
     told = (outcome.asked, outcome.cut_passages, outcome.failures)
@@ -120,7 +120,7 @@ def ours(model: str, pool: Pool, folder: Path) -> float:
 
 
 def bare(model: str, pool: Pool, folder: Path) -> float:
-    """Seconds of one call with all prompts."""
+    """Measure the seconds of one `LLM.chat` call with all prompts."""
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
@@ -150,7 +150,7 @@ def bare(model: str, pool: Pool, folder: Path) -> float:
 
 
 def in_a_process(judge: Callable[[str, Pool, Path], float], model: str, pool: Pool, folder: Path) -> float:
-    """What a function returns that runs in a process of its own."""
+    """Run a function in its own process, and return its result."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     child = context.Process(target=report, args=(there, judge, model, pool, folder))
@@ -162,7 +162,7 @@ def in_a_process(judge: Callable[[str, Pool, Path], float], model: str, pool: Po
 
 
 def report(pipe: Any, judge: Callable[[str, Pool, Path], float], model: str, pool: Pool, folder: Path) -> None:
-    """Send what the function returns."""
+    """Send the result of a function through a pipe."""
     pipe.send(judge(model, pool, folder))
 
 

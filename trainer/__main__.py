@@ -1,4 +1,4 @@
-"""`python -m trainer` is the command `trainer`."""
+"""Runs the command `trainer` as `python -m trainer`."""
 
 from trainer.commands.app import main
 

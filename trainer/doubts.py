@@ -1,8 +1,8 @@
-"""Labels that the models disagree with most: what to look at a second time.
+"""Finds probable label errors: labels that models trained on other queries disagree with.
 
-The queries are split into folds. A model that was trained on the other folds scores the labelled passages of each, so
-that no model judges what it was trained on. A positive is in doubt when passages that are not positive score above it,
-a negative when it scores above positives.
+The queries are split into folds. The labelled passages of each fold are scored by a model trained on the other folds,
+so that no model scores its own training queries. The doubt of a positive is high if other passages score above it, and
+the doubt of a negative is high if it scores above positives.
 """
 
 import csv
@@ -38,23 +38,23 @@ log = logging.getLogger(__name__)
 
 KIND = SUSPECTS
 BACKGROUND = 200
-"""Passages that every query's positives are held against beside its judged negatives: labelled ones of others."""
+"""Number of random labelled passages that the positives of every query are compared with, besides its negatives."""
 BLOCK = 256
-"""Queries scored at a time."""
+"""Number of queries scored at a time."""
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A label and how far a model that never saw the query doubts it."""
+    """A label and its doubt, the disagreement of a model that was trained without the query."""
 
     query_id: str
     passage_id: str
     side: str
     """positive or negative"""
     doubt: float
-    """Of a positive: the mean, over passages that are not positive, of the probability that they are the better answer,
-    sigmoid of the difference of scores over the temperature. Of a negative: the same over the positives, that it is the
-    better answer than they.
+    """Mean probability that the label is wrong in a comparison of two passages, 0 to 1. The positive of a comparison is
+    wrong with probability sigmoid((s_other - s_positive) / temperature). A positive is compared with passages that are
+    not positive, a negative with the positives.
     """
     grade: int | None
     source: str
@@ -66,25 +66,25 @@ class Suspect:
 def suspects(
     dataset: Path | str, output: Path | str, config: FitConfig, *, folds: int = 5, command: str = "trainer.suspects"
 ) -> list[Suspect]:
-    """List the labels that models trained on other queries disagree with most, for a second look.
+    """Rank labels by the disagreement of models that were trained on other queries.
 
     Args:
         dataset: folder of `labelkit mix`, or data in a format of `labelkit.exchange.formats`.
-        output: folder of `suspects.tsv`, with all labels, and `suspects.run`, the TREC run that `labelkit pool --run`
-            takes. A fold that is done is kept in `OUTPUT.folds`, and the same call resumes.
+        output: folder of `suspects.tsv`, with all labels, and `suspects.run`, a TREC run for `labelkit pool --run`.
+            Finished folds are kept in `OUTPUT.folds`, so that the same call resumes.
         config: settings of the models, one per fold.
-        folds: parts of the queries, at least 2.
-        command: the words that the manifest names as the origin of the folder.
+        folds: number of parts of the queries, at least 2.
+        command: the command line that the manifest records as the origin of the folder.
 
     Returns:
-        Every label with its doubt, from 0 to 1, the most doubted first.
+        Every label with its doubt, from 0 to 1, most doubted first.
 
     Raises:
         UsageError: fewer than 2 folds.
-        LabelkitError: what `fit` raises.
+        LabelkitError: the errors of `fit`.
     """
     if folds < 2:
-        raise UsageError(f"folds = {folds}: a model is trained on the other folds, so there must be at least 2")
+        raise UsageError(f"folds = {folds}: the model of a fold is trained on the other folds; set at least 2 folds")
     dataset, output = Path(dataset), Path(output)
     with claimed(output, KIND) as place:
         store = open_store(our_dataset(dataset), config.pool)
@@ -98,7 +98,7 @@ def suspects(
             model = load_model(str(folder), trust_remote_code=config.trust_remote_code)
             rows = np.flatnonzero(fold_of(store.query_keys, folds) == fold)
             found += doubts(model, store, rows, config=settings)
-            log.info(f"fold {fold + 1}/{folds}: {len(rows):,} queries scored by a model that never saw them")
+            log.info(f"fold {fold + 1}/{folds}: {len(rows):,} queries scored by the model of the other folds")
         found.sort(key=lambda one: (-one.doubt, one.query_id, one.passage_id))
         with folders.writing(output, KIND, command) as draft:
             _write(draft.path, found)
@@ -110,7 +110,7 @@ def suspects(
 
 
 def doubts(model: SentenceTransformer, store: Store, rows: NDArray[np.int64], config: FitConfig) -> Iterator[Suspect]:
-    """The labels of some queries of the store with their doubt."""
+    """Compute the doubt of every label of some queries of a store."""
     ids = [str(store.corpus["passage_id"][row]) for row in store.labelled.tolist()]
     background = draw(ids, BACKGROUND, (config.seed, "background"))
     for start in range(0, len(rows), BLOCK):
@@ -125,7 +125,7 @@ def doubts(model: SentenceTransformer, store: Store, rows: NDArray[np.int64], co
 
 
 def by_source(found: list[Suspect], line: float) -> dict[str, tuple[int, int]]:
-    """Source and side -> how many labels there are, and how many are doubted by more than `line`."""
+    """Count labels by source and side: name -> number of labels, number of labels with a doubt above the threshold."""
     every = Counter(f"{one.source} {one.side}" for one in found)
     doubted = Counter(f"{one.source} {one.side}" for one in found if one.doubt > line)
     return {name: (every[name], doubted[name]) for name in sorted(every)}
@@ -134,6 +134,7 @@ def by_source(found: list[Suspect], line: float) -> dict[str, tuple[int, int]]:
 def _of_query(
     example: Example, scores: NDArray[np.float64], place: dict[str, int], background: list[str], store: Store
 ) -> Iterator[Suspect]:
+    """Compute the doubt of the labels of one query from the scores of all passages `[passages]`."""
     same = store.same
     texts = {same.get(label.passage_id, label.passage_id) for label in (*example.positives, *example.ignored)}
     negatives = [one for one in example.negatives if same.get(one.passage_id, one.passage_id) not in texts]
@@ -164,7 +165,7 @@ def _labels(example: Example) -> tuple[Label, ...]:
 def _scores(
     model: SentenceTransformer, queries: list[str], passages: list[str], config: FitConfig
 ) -> NDArray[np.float64]:
-    """[queries, passages]: similarities over the temperature."""
+    """Compute similarities divided by the temperature, `[queries, passages]`. Raises `LabelkitError` for NaN."""
     prepare = SIMILARITIES[model.similarity_fn_name]
     with limited(model, config.max_query_length):
         near = prepare(torch.from_numpy(encode_queries(model, None, queries)))
@@ -172,12 +173,12 @@ def _scores(
         far = prepare(torch.from_numpy(encode_passages(model, None, passages)))
     scores: NDArray[np.float64] = (near @ far.T / config.temperature).double().numpy()
     if not np.isfinite(scores).all():
-        raise LabelkitError(f"a similarity of the model of a fold is not finite; {LOWER}")
+        raise LabelkitError(f"the model of a fold gives a similarity that is not finite; {LOWER}")
     return scores
 
 
 def _is_made(folder: Path, settings: FitConfig, store: Store) -> bool:
-    """Whether a fold's model is there, of these settings and this dataset."""
+    """Check that a fold's model exists and was trained with these settings on this dataset."""
     if not (folder / folders.MANIFEST).is_file():
         return False
     manifest = folders.read_manifest(folder, MODEL)
@@ -186,6 +187,7 @@ def _is_made(folder: Path, settings: FitConfig, store: Store) -> bool:
 
 
 def _write(folder: Path, found: list[Suspect]) -> None:
+    """Write `suspects.tsv` and `suspects.run`."""
     with (folder / "suspects.tsv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(field.name for field in fields(Suspect))

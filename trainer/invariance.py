@@ -1,8 +1,8 @@
-"""`trainer verify`: what may not change the loss and its gradient does not, checked on the user's own machine.
+"""Checks on the user's machine that implementation choices do not change the loss and its gradient: `trainer verify`.
 
-A small transformer with random weights embeds ragged random groups in float64, and the engine that training uses
-contrasts them: in tiles, in mini-batches, through the gradient cache, in another order, beside passages that are
-masked, on several processes. Every objective must give the same loss and gradient as without.
+A small transformer with random weights embeds ragged random groups in float64. The loss is then computed as in
+training, with each of these choices: tiles, mini-batches, gradient cache, another order, additional masked passages,
+several processes. The loss and the gradient of every objective must be the same as without that choice.
 """
 
 import contextlib
@@ -32,41 +32,44 @@ from trainer.objectives.loss import MultiPositiveLoss
 from trainer.objectives.objectives import OBJECTIVES
 
 EXACT = 1e-10
-"""Largest difference that rounding may make in float64 where sums are taken in another order."""
+"""Largest allowed difference in float64 from sums in a different order."""
 PROCESSES = {torch.float64: 1e-12, torch.float32: 1e-6}
-"""The same between numbers of processes."""
+"""Precision -> largest allowed difference between one and several processes."""
 HALF = 1e-5
-"""Largest relative error of a loss whose embeddings, not its scores, were rounded to bfloat16."""
+"""Largest allowed relative error of a log-sum-exp of bfloat16 embeddings with scores in float32."""
 WORDS = 50
+"""Number of words in the random texts."""
 
 
 class SelfCheck(NamedTuple):
-    """One invariance and how far it was missed."""
+    """The result of one check."""
 
     name: str
     what: str
+    """The two computations that were compared."""
     difference: float
-    """Largest difference of a loss or of an entry of its gradient, over all objectives; relative to the largest entry
-    where that is above 1.
+    """Largest difference of a loss or of an entry of its gradient, over all objectives, relative to the largest entry
+    if that is above 1.
     """
     allowed: float
+    """Largest allowed difference."""
 
     @property
     def held(self) -> bool:
-        """False also where the difference is nan."""
+        """True for a difference within the allowed one; False for NaN."""
         return self.difference <= self.allowed
 
 
 class CheckResult(NamedTuple):
-    """What one computation gave."""
+    """The loss and the gradient of one computation."""
 
     loss: Tensor
-    """[]"""
+    """[]: the loss of a batch."""
     gradient: Tensor
-    """[N]: everything that was differentiated, flat, on the CPU."""
+    """[N]: the gradients of all parameters, flattened, on the CPU."""
 
     def differs(self, other: "CheckResult") -> float:
-        """Largest difference of the two, as in `SelfCheck.difference`; nan where either has one."""
+        """Compute the largest difference from another result, as in `SelfCheck.difference`; NaN for a NaN in either."""
         mine, others = (torch.cat([one.loss.reshape(1), one.gradient]) for one in (self, other))
         return float((mine - others).abs().amax() / others.abs().amax().clamp(min=1.0))
 
@@ -75,14 +78,15 @@ def self_check(device: str | None = None) -> Iterator[SelfCheck]:
     """Check on this machine that tiles, caches, masks and processes change no loss and no gradient.
 
     Args:
-        device: cpu, cuda, mps; default: what PyTorch finds. Several processes run on the CPU unless each has a GPU.
+        device: cpu, cuda or mps. Default: the accelerator that PyTorch finds, or the CPU. Checks of several processes
+            run on the CPU unless there is a GPU for each process.
 
     Yields:
-        One check after the other, as each is done; `held` says whether its difference is allowed.
+        The result of each check when it is finished; `held` is False for a difference that is not allowed.
     """
     device = device or default_device()
     threads = torch.get_num_threads()
-    # Tiny matrices gain nothing from threads that wait for each other.
+    # For tiny matrices, several threads are slower than one.
     torch.set_num_threads(1)
     try:
         groups = random_groups(queries=9, passages=40)
@@ -94,13 +98,16 @@ def self_check(device: str | None = None) -> Iterator[SelfCheck]:
 
 
 def default_device() -> str:
-    """The accelerator that PyTorch finds, or the CPU."""
+    """Return the name of the accelerator that PyTorch finds, or "cpu"."""
     found = torch.accelerator.current_accelerator()
     return found.type if found else "cpu"
 
 
 def random_groups(queries: int, passages: int) -> list[Group]:
-    """Ragged groups whose passages overlap; one query has no positives and one no negatives. Texts are word numbers."""
+    """Make ragged groups with shared passages; one query has no positives, another no negatives.
+
+    Texts are sequences of word numbers.
+    """
     source = random.Random(0)
     texts = [" ".join(str(source.randrange(WORDS)) for _ in range(source.randrange(1, 12))) for _ in range(passages)]
     groups = []
@@ -123,9 +130,9 @@ def random_groups(queries: int, passages: int) -> list[Group]:
 
 
 class Encoder(nn.Module):
-    """A two-layer BERT of width 32 with mean pooling, in float64; every call makes the same weights.
+    """A two-layer BERT of width 32 with mean pooling, in float64 and always with the same weights.
 
-    Its embeddings are rounded to `dtype`: what an encoder in float32 adds of its own rounding is not the engine's.
+    Its embeddings are rounded to `dtype`, because the checks measure the rounding of the loss and not of the encoder.
     """
 
     def __init__(self, dropout: float, dtype: torch.dtype) -> None:
@@ -150,7 +157,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Token numbers [B, L] -> `sentence_embedding` [B, 32]."""
+        """Compute `sentence_embedding` [B, 32] from token ids [B, L]."""
         shown = features["attention_mask"].unsqueeze(-1)
         hidden = self.bert(input_ids=features["input_ids"], attention_mask=features["attention_mask"])[0]
         pooled = (hidden * shown).sum(dim=1) / shown.sum(dim=1)
@@ -158,7 +165,7 @@ class Encoder(nn.Module):
 
 
 def settings(objective: str, **changed: Any) -> FitConfig:
-    """Settings of a check: everything on that can be."""
+    """Make the settings of a check, with a learnt temperature and, if possible, a false-negative margin."""
     rules = {} if objective in ("listwise-kl", "margin-mse") else {"false_negative_margin": 0.3}
     return FitConfig(model="verify", objective=objective, **({"learn_temperature": True} | rules | changed))
 
@@ -173,12 +180,12 @@ def compute(
     process: int = 0,
     processes: int = 1,
 ) -> CheckResult:
-    """Loss of a batch and its gradient on all parameters, through the parts that `trainer fit` uses."""
+    """Compute the loss of a batch and its gradient on all parameters, with the code of `trainer fit`."""
     model: Any = nn.Sequential(Encoder(dropout, dtype)).to(device, torch.float64)
     loss_module = MultiPositiveLoss(model, config).to(device, torch.float64)
     if processes > 1:
         with warnings.catch_warnings():
-            # torch 2.13 has another name for it, which older releases do not know.
+            # torch 2.13 has renamed this argument, and older releases do not know the new name.
             warnings.simplefilter("ignore", FutureWarning)
             loss_module.model = DistributedDataParallel(model, broadcast_buffers=False)
     share = share_of(groups, process, processes) or [inert(groups[0])]
@@ -207,19 +214,19 @@ def compute(
 
 
 def gradient_of(tensor: Tensor) -> Tensor:
-    """A gradient on the CPU; zeros where there is none."""
+    """Return the gradient of a tensor on the CPU; zeros for a tensor without one."""
     return (torch.zeros_like(tensor) if tensor.grad is None else tensor.grad).detach().cpu()
 
 
 def read_words(texts: list[str], **_: Any) -> dict[str, Any]:
-    """Texts of word numbers, padded."""
+    """Convert texts of word numbers to padded features."""
     rows = [torch.tensor([int(word) for word in text.split()]) for text in texts]
     ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=WORDS)
     return {"input_ids": ids, "attention_mask": (ids != WORDS).long()}
 
 
 def check_tiles(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
-    """Tiles of 1, 7 and all passages against the matrix of all pairs at once."""
+    """Compare tiles of 1, 7 and all passages with the matrix of all pairs."""
     names = passages_of(groups)
     batch = Batch(**batch_to_device(vars(lay_out(groups, names)), device))
     generator = torch.Generator().manual_seed(0)
@@ -247,13 +254,13 @@ def check_tiles(groups: Sequence[Group], device: torch.device) -> tuple[float, f
 
 
 def check_mini_batches(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
-    """Mini-batches of few tokens against one batch."""
+    """Compare mini-batches of few tokens with one batch."""
     found = _largest(lambda name: (settings(name, mini_batch_tokens=9), settings(name)), groups, groups, device=device)
     return found, EXACT, "mini-batches of 9 tokens = one batch"
 
 
 def check_cache(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
-    """The gradient cache against keeping all activations, with dropout."""
+    """Compare the gradient cache with keeping all activations, with dropout."""
 
     def pair(name: str) -> tuple[FitConfig, FitConfig]:
         return settings(name, mini_batch_tokens=30, gradient_cache=True), settings(name, mini_batch_tokens=30)
@@ -262,13 +269,13 @@ def check_cache(groups: Sequence[Group], device: torch.device) -> tuple[float, f
 
 
 def check_order(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
-    """Queries and passages in another order."""
+    """Compare queries and passages in reversed order with the original order."""
     turned = [replace(group, negatives=group.negatives[::-1]) for group in reversed(groups)]
     return _largest(_same, turned, groups, device=device), EXACT, "queries and passages in another order"
 
 
 def check_masks(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
-    """Passages that are masked for every query, and a query without positives, against their absence."""
+    """Compare a batch that also has passages masked for every query, and a query without positives, with the batch."""
     strangers = [f"{number} {number}" for number in range(5)]
     masked = [replace(group, excluded=group.excluded | frozenset(strangers)) for group in groups]
     idle = Group(
@@ -283,7 +290,7 @@ def check_masks(groups: Sequence[Group], device: torch.device) -> tuple[float, f
 
 
 def check_degenerate(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
-    """Batches without positives, without negatives, of one query, and at a temperature near 0, are finite."""
+    """Check that batches without positives, without negatives, of one query, or at a temperature near 0 are finite."""
     full = groups[-1]
     batches = [
         ([replace(full, positives=())], 0.05),
@@ -301,7 +308,7 @@ def check_degenerate(groups: Sequence[Group], device: torch.device) -> tuple[flo
 
 
 def check_half(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
-    """Scores of bfloat16 embeddings in the engine's float32 against the same embeddings scored in float64."""
+    """Compare scores of bfloat16 embeddings under autocast with scores of the same embeddings in float64."""
     names = passages_of(groups)
     batch = Batch(**batch_to_device(vars(lay_out(groups, names)), device))
     generator = torch.Generator().manual_seed(0)
@@ -317,11 +324,11 @@ def check_half(groups: Sequence[Group], device: torch.device) -> tuple[float, fl
 def check_processes(
     groups: Sequence[Group], device: torch.device, *, processes: int, dtype: torch.dtype
 ) -> tuple[float, float, str]:
-    """Several processes, each with its part of the batch, against one; with and without the cache."""
+    """Compare several processes, each with its part of the batch, with one process; with and without gradient cache."""
     backend = "nccl" if device.type == "cuda" and torch.cuda.device_count() >= processes else "gloo"
-    # Nine queries, and two: with four processes two of them have none.
+    # A batch of nine queries, and one of two queries, which leaves two of four processes without a query.
     batches = [list(groups), list(groups[2:4])]
-    # The gradient of a temperature is a sum that cancels: in float32 its rounding alone is above what is allowed.
+    # The terms of the temperature's gradient cancel; in float32 their rounding alone exceeds the allowed difference.
     learn = dtype == torch.float64
     configs = [
         settings(name, gradient_cache=cache, learn_temperature=learn) for name in OBJECTIVES for cache in (False, True)
@@ -347,7 +354,7 @@ CHECKS: dict[str, Callable[[Sequence[Group], torch.device], tuple[float, float, 
     "2 processes, float32": partial(check_processes, processes=2, dtype=torch.float32),
     "4 processes, float32": partial(check_processes, processes=4, dtype=torch.float32),
 }
-"""Name -> groups and device -> largest difference, what is allowed, what was compared."""
+"""Name -> function (groups, device) -> largest difference, allowed difference, description of the comparison."""
 
 
 def _same(objective: str) -> tuple[FitConfig, FitConfig]:
@@ -361,7 +368,7 @@ def _largest(
     device: torch.device,
     dropout: float = 0.0,
 ) -> float:
-    """Largest difference over the objectives between a changed and the plain computation."""
+    """Compute the largest difference, over all objectives, between a changed and the plain computation."""
     found = []
     for name in OBJECTIVES:
         other, plain = configs(name)
@@ -373,8 +380,8 @@ def _largest(
 def _on_processes(
     batches: Sequence[list[Group]], configs: Sequence[FitConfig], dtype: torch.dtype, processes: int, backend: str
 ) -> list[CheckResult]:
-    """`compute` each batch under each setting, shared by several processes."""
-    # Forked from a server that has imported everything once, and has run nothing yet.
+    """Run `compute` for each batch and each setting, divided among several processes."""
+    # Processes are forked from a server that has imported everything and has not started any thread.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with tempfile.TemporaryDirectory(prefix="trainer-verify-") as folder:
@@ -389,7 +396,7 @@ def _on_processes(
         for worker in workers:
             worker.join()
         if any(worker.exitcode for worker in workers):
-            raise RuntimeError(f"a process ended with exit codes {[worker.exitcode for worker in workers]}")
+            raise RuntimeError(f"the processes ended with exit codes {[worker.exitcode for worker in workers]}")
         found: list[CheckResult] = torch.load(Path(folder) / "found.pt", weights_only=False)
         return found
 

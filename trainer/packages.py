@@ -1,4 +1,4 @@
-"""The packages that training needs, loaded with the first function that needs them."""
+"""Imports the packages that training needs, when a function first needs them."""
 
 from importlib import import_module
 
@@ -11,11 +11,11 @@ TRAINING_PACKAGES = {
     "datasets": "datasets",
     "ir_measures": "ir-measures",
 }
-"""Module -> package that brings it."""
+"""Module -> name of its package."""
 
 
 def load_training_packages() -> None:
-    """Import them. Raises `MissingPackageError` for the first that is not installed."""
+    """Import the training packages. Raises `MissingPackageError` for the first package that is not installed."""
     for module, package in TRAINING_PACKAGES.items():
         try:
             import_module(module)

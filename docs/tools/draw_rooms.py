@@ -1,9 +1,9 @@
-"""Draw the rooms from the code: their imports in docs/rooms.svg, rooms and records as tables in docs/architecture.md.
+"""Draws the rooms from the code: imports in docs/rooms.svg, tables of rooms and records in docs/architecture.md.
 
     python docs/tools/draw_rooms.py
 
-tests/test_rooms.py defines the order of the rooms and how imports are read; the texts are the docstrings of the
-rooms. A test fails while the committed files differ from what this script writes.
+tests/test_rooms.py defines the order of the rooms and reads imports; the texts are the docstrings of the rooms. A test
+fails while the committed files differ from the output of this script.
 """
 
 import ast
@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DRAWING = REPOSITORY / "docs" / "rooms.svg"
 PAGE = REPOSITORY / "docs" / "architecture.md"
 ROW, LANE, LEFT, TOP, HEAD = 26, 22, 124, 16, 30
-"""Pixels: height of a row, width of a lane, width of the names, upper margin, height of a package's heading."""
+"""Sizes in pixels: height of a row, width of a lane, width of names, upper margin, height of a package's heading."""
 RECORDS = ("Query", "Passage", "Candidate", "Judge", "Judgement", "Label", "Example")
 """Records of labelkit.records in the order of the path of data."""
 INK = {"labelkit": "#3f51b5", "trainer": "#00796b"}
@@ -31,19 +31,19 @@ class Room(NamedTuple):
     package: str
     name: str
     words: dict[str, str]
-    """The parts In, Out and Touches of the docstring; for a single module the part Out is its first sentence."""
+    """Parts In, Out and Touches of the docstring; a single module has only Out, the first sentence of its docstring."""
     imports: frozenset[tuple[str, str]]
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the drawing and the architecture page."""
     rooms = rooms_of_the_code()
     DRAWING.write_text(drawing(rooms), encoding="utf-8")
     PAGE.write_text(page(rooms, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def rooms_of_the_code() -> list[Room]:
-    """All rooms of both packages in the order that tests/test_rooms.py states, `__init__` and `__main__` left out."""
+    """List the rooms of both packages in the order of tests/test_rooms.py, without `__init__` and `__main__`."""
     stated = load(REPOSITORY / "tests" / "test_rooms.py")
     used: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for path in stated.MODULES:
@@ -56,7 +56,7 @@ def rooms_of_the_code() -> list[Room]:
 
 
 def load(path: Path) -> ModuleType:
-    """Import a Python file that belongs to no package."""
+    """Import a Python file outside of packages."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -66,7 +66,7 @@ def load(path: Path) -> ModuleType:
 
 
 def words_of(package: str, name: str) -> dict[str, str]:
-    """The parts of a room's docstring, each on one line."""
+    """Read the parts of a room's docstring, each on one line."""
     path = REPOSITORY / package / name
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = " ".join((ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split())
@@ -75,7 +75,7 @@ def words_of(package: str, name: str) -> dict[str, str]:
 
 
 def drawing(rooms: list[Room]) -> str:
-    """An SVG: a row for each room, a lane for each room that starts at its row, a dot where a row imports a lane."""
+    """Draw an SVG with a row and a lane per room; a dot marks that the room of a row imports the room of a lane."""
     keys = [(room.package, room.name) for room in rooms]
     packages = list(dict.fromkeys(package for package, _ in keys))
     rows = {key: TOP + HEAD * (1 + packages.index(key[0])) + ROW * number + ROW // 2 for number, key in enumerate(keys)}
@@ -100,7 +100,7 @@ def drawing(rooms: list[Room]) -> str:
 def row_of(
     room: Room, rows: dict[tuple[str, str], int], lanes: dict[tuple[str, str], int], rooms: list[Room]
 ) -> Iterator[str]:
-    """The marks of one room: its name, its row, the lane down to its last importer, and its dots."""
+    """Yield the marks of one room: its name, its row, its lane down to its last importer, and its dots."""
     key = (room.package, room.name)
     x, y, ink = lanes[key], rows[key], INK[room.package]
     last = max([y, *(rows[(one.package, one.name)] for one in rooms if key in one.imports)])
@@ -114,7 +114,7 @@ def row_of(
 
 
 def page(rooms: list[Room], text: str) -> str:
-    """The architecture page with new tables of records and rooms."""
+    """Replace the tables of records and rooms in the architecture page."""
     text = between(text, "<!-- records: written by draw_rooms.py -->", "<!-- end of records -->", record_table(rooms))
     for package in INK:
         lines = ["| room | comes in | goes out | may touch |", "|---|---|---|---|"]
@@ -128,7 +128,7 @@ def page(rooms: list[Room], text: str) -> str:
 
 
 def record_table(rooms: list[Room]) -> list[str]:
-    """A row for each record on the path: the rooms that construct it and the rooms that import it."""
+    """Build a table row per record: the rooms that construct it and the rooms that import it."""
     stated = load(REPOSITORY / "tests" / "test_rooms.py")
     made: dict[str, set[tuple[str, str]]] = {name: set() for name in RECORDS}
     used: dict[str, set[tuple[str, str]]] = {name: set() for name in RECORDS}
@@ -156,7 +156,7 @@ def record_table(rooms: list[Room]) -> list[str]:
 
 
 def between(text: str, start: str, end: str, lines: list[str]) -> str:
-    """Replace what a text has from one mark to another."""
+    """Replace the part of a text between two marks."""
     before, found, rest = text.partition(start)
     if not found or end not in rest:
         raise ValueError(f"{PAGE} has no {start} or no {end}")

@@ -1,8 +1,8 @@
-"""Pages of the site that are not files in docs/: documents from elsewhere in the repository, and the API reference.
+"""Adds pages to the site that are not files in docs/: other documents of the repository, and the API reference.
 
 mkdocs loads this module as a hook (`hooks` in mkdocs.yml). It also makes the links of a document work in both places:
-in the repository they are paths; on the site a path becomes the page of that document, and a file without a page keeps
-its path as text.
+in the repository they are paths; on the site they become links to the page of that document, or plain text for a file
+without a page.
 """
 
 import logging
@@ -27,9 +27,9 @@ PAGES = {
     "demo_data.md": "examples/pydocs/README.md",
     "security.md": "SECURITY.md",
 }
-"""Page of the site -> the document in the repository that it shows."""
+"""Page of the site -> document in the repository that it shows."""
 REFERENCE = "API reference"
-"""Title of the navigation entry that receives the generated pages."""
+"""Title of the navigation entry for the generated pages."""
 PACKAGES = ("labelkit", "trainer")
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
@@ -42,7 +42,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the documents from elsewhere and the API pages to the files of the site."""
+    """Add the documents outside of docs/ and the API pages to the files of the site."""
     for page, source in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(REPOSITORY / source)))
     for _, page, content in reference_pages():
@@ -58,7 +58,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def site_link(link: re.Match[str], source: str, uri: str) -> str:
-    """The site's version of one Markdown link of the document `source`, which is shown as the page `uri`."""
+    """Convert one Markdown link of the document `source`, shown as the page `uri`, to a link of the site."""
     mark, text, target = link.groups()
     path, _, anchor = target.partition("#")
     if not path or "://" in path or path.startswith("mailto:"):
@@ -75,7 +75,7 @@ def site_link(link: re.Match[str], source: str, uri: str) -> str:
 
 
 def page_of(path: str) -> str | None:
-    """Page or file of the site that shows a file or folder of the repository; None where there is none."""
+    """Find the page or file of the site that shows a file or folder of the repository; None for none."""
     shown = {source: page for page, source in PAGES.items()}
     for candidate in (path, f"{path}/README.md"):
         if candidate in shown:
@@ -84,7 +84,7 @@ def page_of(path: str) -> str | None:
 
 
 def reference_pages() -> Iterator[tuple[str, str, str]]:
-    """Title, page and Markdown of the API reference: one page for each room, with all public modules in it."""
+    """Yield title, page and Markdown of each page of the API reference, one page per room with its public modules."""
     for package in PACKAGES:
         rooms: dict[str, list[str]] = {}
         for path in sorted((REPOSITORY / package).rglob("*.py")):

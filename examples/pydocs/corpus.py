@@ -1,8 +1,8 @@
-"""Real input that every machine with Python already has: the docstrings of the standard library.
+"""Writes the docstrings of the standard library as a collection with graded queries.
 
-`python examples/pydocs/corpus.py -o build/pydocs` writes a folder in the BEIR layout (`corpus.jsonl`,
-`queries.jsonl`, `qrels/train.tsv`, `qrels/test.tsv`). The passages come from the running interpreter, so
-nothing is downloaded and no text of others lies in this repository; README.md says who wrote the grades.
+`python examples/pydocs/corpus.py -o build/pydocs` writes a folder in the BEIR layout (`corpus.jsonl`, `queries.jsonl`,
+`qrels/train.tsv`, `qrels/test.tsv`). The passages are read from the running interpreter. Nothing is downloaded, and
+this repository contains none of these texts. README.md describes who wrote the grades.
 """
 
 import argparse
@@ -26,16 +26,16 @@ from typing import NamedTuple, cast
 HERE = Path(__file__).resolve().parent
 LAYOUT = {"corpus.jsonl", "queries.jsonl", "qrels"}
 MAX_WORDS = 180  # a longer docstring is cut between paragraphs
-MIN_WORDS = 4  # a shorter one says nothing that a judge could grade
-MIN_TAIL = 40  # a shorter last piece stays with the piece before it
+MIN_WORDS = 4  # a shorter docstring contains nothing to grade
+MIN_TAIL = 40  # a shorter last piece is joined to the previous piece
 
 SKIPPED = {"antigravity", "this", "turtledemo"}  # jokes and demos
 SKIPPED |= {"idlelib", "lib2to3", "test"}  # programs and tests
 SKIPPED |= {"encodings", "pydoc_data"}  # tables
-SKIPPED |= {"curses", "tkinter", "turtle"}  # of no use without a screen
-SKIPPED |= {"distutils"}  # setuptools puts its own in place
-# The machinery of the interpreter, protocols and formats that few still use, and system calls: no query asks for
-# them, and without them the corpus is encoded a quarter faster.
+SKIPPED |= {"curses", "tkinter", "turtle"}  # unusable without a screen
+SKIPPED |= {"distutils"}  # setuptools replaces it by its own version
+# Internals of the interpreter, rarely used protocols and formats, and system calls: no query asks for them, and
+# without them the corpus is encoded a quarter faster.
 # fmt: off
 SKIPPED |= {
     "aifc", "ast", "asynchat", "asyncore", "audioop", "bytearray", "bz2", "cgi", "cgitb", "chunk", "cmath", "codecs",
@@ -46,8 +46,8 @@ SKIPPED |= {
     "xmlrpc", "zipimport",
 }
 # fmt: on
-SKIPPED |= {"genericpath", "ntpath", "nturl2path", "posix", "posixpath"}  # what stands behind os and os.path
-# Where an object says it was defined -> where people import it from.
+SKIPPED |= {"genericpath", "ntpath", "nturl2path", "posix", "posixpath"}  # implementations of os and os.path
+# Module in which an object is defined -> module from which people import it.
 PUBLIC_HOME = {
     "_collections_abc": "collections.abc",
     "_frozen_importlib": "importlib.machinery",
@@ -63,7 +63,7 @@ PUBLIC_HOME = {
 
 
 class Entry(NamedTuple):
-    """A documented thing under one of its names; `rank` orders its names, the best one first."""
+    """A documented object under one of its names; `rank` orders its names, best first."""
 
     rank: tuple[bool, bool, bool, bool, int, int, str]
     name: str
@@ -80,7 +80,7 @@ class Passage(NamedTuple):
 
 
 def import_quietly(name: str) -> ModuleType | None:
-    """The module, or None where this platform or this build of Python does not have it."""
+    """Import a module; None if this platform or this build of Python lacks it."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             return importlib.import_module(name)
@@ -89,7 +89,7 @@ def import_quietly(name: str) -> ModuleType | None:
 
 
 def walk_modules() -> Iterator[ModuleType]:
-    """Every public module of the standard library that imports here, packages before what they hold."""
+    """Yield every public module of the standard library that can be imported, packages before their modules."""
     waiting = sorted((sys.stdlib_module_names - SKIPPED) | {"collections.abc", "os.path"})
     missing = []
     while waiting:
@@ -103,16 +103,16 @@ def walk_modules() -> Iterator[ModuleType]:
         yield module
         inner = pkgutil.iter_modules(getattr(module, "__path__", ()))
         waiting += sorted(f"{name}.{found.name}" for found in inner)
-    print(f"{len(missing)} modules do not import here: {', '.join(missing)}", file=sys.stderr)
+    print(f"{len(missing)} modules cannot be imported: {', '.join(missing)}", file=sys.stderr)
 
 
 def public_home(module_name: str) -> str:
-    """The module that people would name: `_bisect` is bisect, `posixpath` is os.path."""
+    """Return the public name of a module, such as bisect for `_bisect`, and os.path for `posixpath`."""
     return PUBLIC_HOME.get(module_name, module_name.lstrip("_"))
 
 
 def make_entry(name: str, kind: str, thing: object, borrowed: bool = False, unlisted: bool = False) -> Entry:
-    """Best of a thing's names: a built-in's, one where it lives, in `__all__`, no alias, few dots."""
+    """Make an entry whose rank prefers built-in names, defining modules, names in `__all__`, no aliases, few dots."""
     alias = getattr(thing, "__name__", name).rpartition(".")[2] != name.rpartition(".")[2]
     builtin = hasattr(builtins, name.split(".")[0])
     rank = (not builtin, borrowed, unlisted, alias, name.count("."), len(name), name)
@@ -120,7 +120,7 @@ def make_entry(name: str, kind: str, thing: object, borrowed: bool = False, unli
 
 
 def name_members(module: ModuleType) -> Iterator[Entry]:
-    """The functions and classes of a module: its own, its submodules', and those it exports in `__all__`."""
+    """Yield the functions and classes that a module or its submodules define, or that it exports in `__all__`."""
     where = public_home(module.__name__)
     exported = set(getattr(module, "__all__", ()))
     for short in sorted(set(vars(module)) | exported):
@@ -137,7 +137,7 @@ def name_members(module: ModuleType) -> Iterator[Entry]:
 
 
 def name_methods(entry: Entry, named: set[int]) -> Iterator[Entry]:
-    """What a class defines itself, or has from a base without a public name; a public base shows its own."""
+    """Yield the methods and properties that a class defines, or inherits from a base without a public name."""
     this, *above = inspect.getmro(cast(type, entry.thing))
     shown_above = {id(base) for public in above if id(public) in named for base in inspect.getmro(public)}
     hidden = [base for base in above if id(base) not in shown_above]
@@ -151,20 +151,20 @@ def name_methods(entry: Entry, named: set[int]) -> Iterator[Entry]:
 
 
 def documentation(entry: Entry) -> str:
-    """Its own docstring, for a class also that of `__init__`; empty where it says nothing or is made up."""
+    """Return the docstring of an object, for a class also of `__init__`; "" for a short or generated docstring."""
     found: list[object] = [entry.thing.__doc__]
     if inspect.isclass(entry.thing):
-        own = vars(entry.thing)  # the attribute __doc__ would be the base class's where the class has none
+        own = vars(entry.thing)  # the attribute __doc__ would return the docstring of a base class
         init = own.get("__init__")
         found = [own.get("__doc__"), init.__doc__ if inspect.isfunction(init) else None]
     texts = [inspect.cleandoc(text) for text in found if isinstance(text, str)]
-    made_up = re.compile(r"\w+\(.*\)")  # how a dataclass or a namedtuple describes itself
+    made_up = re.compile(r"\w+\(.*\)")  # generated docstring of a dataclass or a namedtuple
     told = [text for text in texts if len(text.split()) >= MIN_WORDS and not made_up.fullmatch(text)]
     return "\n\n".join(told)
 
 
 def collect_entries() -> list[Entry]:
-    """Every documented thing under its best name; a docstring that several names share stands once."""
+    """List every documented object under its best name; objects with the same docstring are listed once."""
     modules = list({id(module): module for module in walk_modules()}.values())
     by_identity: dict[int, Entry] = {}
     for entry in sorted((member for module in modules for member in name_members(module)), key=attrgetter("rank")):
@@ -182,13 +182,13 @@ def collect_entries() -> list[Entry]:
 
 
 def show_default(value: object) -> object:
-    """A default as it reads everywhere: plain values stay, a machine's paths and objects become `...`."""
+    """Make a default independent of the machine: plain values are kept, paths and other objects become `...`."""
     plain = type(value) in (type(None), bool, int, float, str, bytes)
     return value if plain and not str(value).startswith("/") else ...
 
 
 def signature(entry: Entry) -> str:
-    """`name(parameters)` without annotations, or "" where Python knows none."""
+    """Format `name(parameters)` without annotations; "" for an unknown signature."""
     if entry.kind in ("module", "property") or not callable(entry.thing):
         return ""
     try:
@@ -203,8 +203,8 @@ def signature(entry: Entry) -> str:
 
 
 def cut(text: str) -> list[str]:
-    """Pieces of at most MAX_WORDS words, cut between paragraphs, or between lines of a long one."""
-    blocks: list[tuple[str, str]] = []  # what joins the block to the one before, and the block
+    """Split a text into pieces of at most MAX_WORDS words, between paragraphs or lines of long paragraphs."""
+    blocks: list[tuple[str, str]] = []  # the separator before a block, and the block
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
         lines = paragraph.split("\n") if len(paragraph.split()) > MAX_WORDS else [paragraph]
         blocks += [("\n" if number else "\n\n", line) for number, line in enumerate(lines)]
@@ -221,7 +221,7 @@ def cut(text: str) -> list[str]:
 
 
 def build_passages() -> list[Passage]:
-    """The corpus, sorted by id: signature and docstring of each thing; a long one goes on as `name#2` …"""
+    """Build the corpus, sorted by id: signature and docstring of each object, long ones continued as `name#2` …"""
     passages = []
     for entry in collect_entries():
         for number, piece in enumerate(cut(documentation(entry)), start=1):
@@ -234,7 +234,7 @@ def build_passages() -> list[Passage]:
 
 
 def keep_known(qrels: Path, known: set[str]) -> tuple[str, int, list[str]]:
-    """The rows whose passage this Python has, how many were dropped, the queries left without an answer."""
+    """Select the rows of known passages; also return the number of dropped rows, and the queries without an answer."""
     header, *rows = qrels.read_text(encoding="utf-8").splitlines()
     cells = [row.split("\t") for row in rows]
     kept = [(query, passage, grade) for query, passage, grade in cells if passage in known]
@@ -244,7 +244,7 @@ def keep_known(qrels: Path, known: set[str]) -> tuple[str, int, list[str]]:
 
 
 def write_files(folder: Path, passages: list[Passage]) -> None:
-    """The three parts of the BEIR layout; ValueError where a query lost every passage that answers it."""
+    """Write the files of the BEIR layout. Raises `ValueError` for a query without a known passage of grade 2 or 3."""
     (folder / "qrels").mkdir(parents=True)
     with (folder / "corpus.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for passage_id, title, text in passages:
@@ -257,11 +257,11 @@ def write_files(folder: Path, passages: list[Passage]) -> None:
         if unanswered:
             raise ValueError(f"{name}: no passage of grade 2 or 3 left for {', '.join(unanswered)}")
         (folder / "qrels" / name).write_text(rows, encoding="utf-8", newline="\n")
-        print(f"{name}: {dropped} rows dropped, their passages are not in this Python", file=sys.stderr)
+        print(f"{name}: {dropped} rows dropped, because this Python lacks their passages", file=sys.stderr)
 
 
 def replace_folder(out: Path) -> None:
-    """Write the folder aside and rename it, so that a killed run leaves nothing half-written."""
+    """Write a folder to a temporary name and rename it, so that a killed run leaves no incomplete folder."""
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= LAYOUT):
         raise ValueError(f"{out} is not a folder that this command wrote; choose another one with -o")
     aside, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
@@ -280,14 +280,14 @@ def replace_folder(out: Path) -> None:
 
 
 def main() -> int:
-    """Read the command line and write the folder; 0 done, 1 failed."""
+    """Write the folder given on the command line; return 0 after success, 1 after an error."""
     parser = argparse.ArgumentParser(description="Write the standard library's docstrings as a BEIR folder.")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # old modules warn when they are imported
     try:
         if sys.flags.optimize >= 2:
-            raise ValueError("Python runs with -OO, which drops docstrings; run it without")
+            raise ValueError("Python runs with -OO, which removes docstrings; run it without -OO")
         replace_folder(args.out.resolve())
     except (ValueError, OSError) as error:
         print(f"corpus.py: {error}", file=sys.stderr)

@@ -1,12 +1,12 @@
-"""The main job on real input: label, mix, train, measure. `make demo` runs this.
+"""Labels, mixes, trains and measures on real text; `make demo` runs this script.
 
-The corpus is the documentation that Python carries. Thirty training queries have one human positive each, as most
-collections do. A real language model judges eight passages of each; what it finds joins the human label; and a
-retriever trained on both is measured against one trained on the human label alone and against the untrained one, on
-thirty other queries.
+The corpus is the documentation of Python's standard library. Thirty training queries have one human positive each, as
+in most collections. A real language model judges eight passages per query, and its labels are added to the human
+labels. A retriever trained on both is compared with a retriever trained on human labels only and with the untrained
+model, on thirty other queries.
 
-Every step is a command that you could type; it is printed before it runs. A step whose folder is complete is not run
-again.
+Every step is a command that you could type; it is printed before it runs. Steps with a complete output folder are
+skipped.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for models.py, which is no package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for models.py, which is not in a package
 
 from models import encoder_folder, judge_folder
 
@@ -34,17 +34,17 @@ from labelkit.storage.manifest import DATASET
 
 HERE = Path(__file__).resolve().parent
 PAIRS_A_QUERY = 8
-PASSAGE_WORDS = 64  # a docstring says first what it is about; on two cores this saves some minutes
+PASSAGE_WORDS = 64  # the beginning of a docstring says most; on two cores this saves some minutes
 TRAINING = ("--epochs", "4", "--batch-size", "6", "--max-passage-length", "128")
-# The 1.5B judge puts most pairs near even odds. These lines take about its surest tenth as positives and what it
-# finds less likely than not as negatives.
+# The 1.5B judge gives most pairs a probability near 0.5. With these thresholds about a tenth of the pairs are positive,
+# and pairs with a probability of at most 0.5 are negative.
 LINES = ("--llm-positive", "0.58", "--llm-negative", "0.5")
 
 
 def main() -> None:
-    """Run the steps that are missing and print what they measured."""
-    parser = argparse.ArgumentParser(description="The main job on real input: label, mix, train, measure.")
-    parser.add_argument("--work", type=Path, default=Path("build/demo"), help="folder for everything that is made")
+    """Run the missing steps and print the measurements."""
+    parser = argparse.ArgumentParser(description="Label, mix, train and measure on real text.")
+    parser.add_argument("--work", type=Path, default=Path("build/demo"), help="folder for all outputs")
     work = parser.parse_args().work
     start = time.monotonic()
     label(work)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def label(work: Path) -> None:
-    """Corpus, pool, judgements."""
+    """Write the corpus, the pool and the labels."""
     data = work / "data"
     single = data / "qrels" / "train-single.tsv"
     if not single.is_file():
@@ -62,7 +62,7 @@ def label(work: Path) -> None:
         keep_one_positive(data / "qrels" / "train.tsv", single)
     sources = ("--bm25", 20, "--dense", f"{encoder_folder()}:20", "--human", single, "--depth", PAIRS_A_QUERY)
     make("labelkit", "pool", data, "--split", "train", *sources, output=work / "pool")
-    # Always run: with everything judged it finds nothing to ask, and pays for nothing.
+    # This always runs, because it asks nothing if all pairs are judged.
     judge = ("--model", judge_folder(), "--passage-words", PASSAGE_WORDS)
     judged = run("labelkit", "annotate", work / "pool", "-o", work / "labels", *judge, "--json")
     if json.loads(judged)["asked"]:
@@ -70,7 +70,7 @@ def label(work: Path) -> None:
 
 
 def train(work: Path) -> None:
-    """Two datasets, two retrievers."""
+    """Write both datasets and train both retrievers."""
     data = work / "data"
     human = ("--data", data, "--human", data / "qrels" / "train-single.tsv")
     make("labelkit", "mix", *human, output=work / "human")
@@ -81,7 +81,7 @@ def train(work: Path) -> None:
 
 
 def measure(work: Path) -> dict[str, Any]:
-    """nDCG@10 and the rest on the held-out queries; the result is kept beside the models."""
+    """Measure the models on the held-out queries; the result is kept in `evaluation.json`."""
     models = (work / "model-mixed", work / "model-human", encoder_folder())
     result = work / "evaluation.json"
     newest = max((model / folders.MANIFEST).stat().st_mtime for model in models)
@@ -93,7 +93,7 @@ def measure(work: Path) -> dict[str, Any]:
 
 
 def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
-    """The last screen: what was judged, what that gave, and whether it helped."""
+    """Print the final table: judging, labels, and the measurements of the retrievers."""
     judging = json.loads((work / "annotate.json").read_text(encoding="utf-8"))
     train_qrels = work / "data" / "qrels" / "train.tsv"
     agreement = json.loads(run("labelkit", "agree", work / "labels", "--human", train_qrels, "--json"))
@@ -102,14 +102,15 @@ def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
     facts = folders.read_manifest(work / "mixed", DATASET).facts
     table = Table("what", "measured", title="Python's own documentation: 30 training queries, 30 held out")
     table.add_row("pairs judged", f"{judging['pairs']}, {sum(judging['failures'].values())} without a grade")
-    table.add_row("judging", f"{judging['seconds']:.0f} s, {judging['asked'] / judging['seconds']:.2f} pairs a second")
+    rate = f"{judging['asked'] / judging['seconds']:.2f} pairs per second"
+    table.add_row("judging", f"{judging['seconds']:.0f} s, {rate}")
     table.add_row(
         "judge against the reference grades",
         f"AUC {figures['auc']:.2f}, kappa {figures['kappa']:.2f}, alpha {figures['alpha_ordinal']:.2f}"
         f" on {against_people['pairs']} pairs",
     )
     for source, mean in facts.positives_per_query.items():
-        table.add_row(f"positives a query from source {source}", f"{mean:.2f}")
+        table.add_row(f"positives per query from source {source}", f"{mean:.2f}")
     table.add_section()
     names = ("one human positive + LLM, LSEPair", "one human positive, SingleLH", "untrained")
     for name, model in reversed(list(zip(names, evaluation["measured"], strict=True))):
@@ -120,18 +121,19 @@ def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
     screen = Console()
     screen.print(table)
     screen.print(
-        "Brackets: 95% jackknife intervals over the held-out queries; one that holds 0 does not show a difference."
+        "Brackets: 95% jackknife intervals over the held-out queries; a difference whose interval contains 0 is not "
+        "significant."
     )
-    screen.print(f"This run took {seconds:.0f} s. What it made is in {work}; the next run reuses it.")
+    screen.print(f"This run took {seconds:.0f} s. Its outputs are in {work}; the next run reuses them.")
 
 
 def estimate(found: dict[str, float | None], sign: str) -> str:
-    """A mean and its interval."""
+    """Format a mean with its interval."""
     return Estimate(found["mean"], found["low"], found["high"]).shown(f"{sign}.3f").replace("[", "\\[")
 
 
 def keep_one_positive(qrels: Path, target: Path) -> None:
-    """Keep the best passage of each query, ties by id: the sparse human labels that most collections have."""
+    """Write qrels with only the best passage of each query, ties broken by id, as in most collections."""
     best: dict[str, tuple[int, str]] = {}
     with qrels.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
@@ -148,7 +150,7 @@ def make(program: str, *parts: object, output: Path) -> None:
 
 
 def run(program: str, *parts: object) -> str:
-    """Print a command, run it, and return its standard output; its words for people pass through."""
+    """Print a command, run it, and return its standard output; its standard error is not captured."""
     arguments = [str(part) for part in parts]
     console.say(f"\n$ {shlex.join([program, *arguments])}")
     installed = Path(sys.executable).with_name(program)

@@ -98,4 +98,4 @@ def test_the_command(
     assert "most doubted labels" in printed.out
     assert "negative, grade 0, llm" in printed.out
     assert "fold 2/2" in printed.err
-    assert "llm negative: 1 of 20 doubted by more than 0.5" in printed.err
+    assert "llm negative: 1 of 20 labels with a doubt above 0.5" in printed.err

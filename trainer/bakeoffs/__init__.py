@@ -1,4 +1,4 @@
-"""In: a dataset, objectives, label regimes, seeds.
+"""In: a dataset, objectives, regimes of labels, seeds.
 
 Out: the results of every run, and a report that compares them.
 Touches: the output folder.

@@ -1,4 +1,4 @@
-"""A grid of training runs and the report on it: `trainer bakeoff`."""
+"""Runs a grid of trainings and writes the report on it: `trainer bakeoff`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from trainer.retrieval.search import read_collections
 
 
 class Bakeoff(NamedTuple):
-    """The runs of a bake-off, and what their numbers support."""
+    """The results of a bake-off and the recommendation drawn from them."""
 
     results: list[RunResult]
-    """The untrained model's first."""
+    """The results of all runs; the first result is the untrained model."""
     recommendation: list[str]
-    """In words, a line each."""
+    """Lines of text."""
 
 
 def bakeoff(
@@ -28,22 +28,22 @@ def bakeoff(
     split: str = "test",
     command: str = "trainer.bakeoff",
 ) -> Bakeoff:
-    """Train every objective on every regime of labels with several seeds, and say what the numbers support.
+    """Train every objective on every regime of labels with several seeds, and compare the results.
 
     Args:
         dataset: folder of `labelkit mix`, or data in a format of `labelkit.exchange.formats`.
-        output: folder of the results and of the report; the same call resumes a grid that was interrupted.
+        output: folder of the results and of the report; the same call resumes an interrupted grid.
         config: objectives, regimes, seeds, and the settings that all runs share.
-        evaluation: BEIR folders on which every run is measured; they decide nothing.
-        split: the qrels of these folders.
-        command: the words that the report names as its origin.
+        evaluation: BEIR folders on which every run is measured; training and selection do not use them.
+        split: split of the qrels of these folders.
+        command: the command line that the report names as its origin.
 
     Returns:
         The result of every run, and the recommendation.
 
     Raises:
-        UsageError: `output` holds results of other settings or data.
-        LabelkitError: what `fit` and `evaluate` raise.
+        UsageError: `output` contains results of other settings or data.
+        LabelkitError: the errors of `fit` and `evaluate`.
     """
     folder, target = Path(dataset), Path(output)
     collections = read_collections([Path(one) for one in evaluation], split)

@@ -1,8 +1,8 @@
-"""Compare the runs of a bake-off: cells with intervals, differences that hold for all pairs at once, a recommendation.
+"""Compares the runs of a bake-off: means of cells, simultaneous confidence intervals of differences, a recommendation.
 
-A cell is an objective on a regime of labels; a query counts with its mean over seeds. All pairs of cells and all pairs
-of regimes are one family of simultaneous intervals and p-values, with the luck of queries and of seeds in them
-(`labelkit.statistics.simultaneous`), so that the best cell may be chosen after seeing the results.
+A cell is an objective on a regime of labels; the value of a query is its mean over seeds. All pairs of cells and all
+pairs of regimes form one family of simultaneous intervals and p-values, which include the variance of queries and of
+seeds (`labelkit.statistics.simultaneous`). They remain valid if the best cell is chosen after seeing the results.
 """
 
 import math
@@ -26,56 +26,58 @@ class Cell:
     objective: str
     seeds: int
     seconds: float
-    """Of a run, on average."""
+    """Mean training time of a run."""
     values: Values
-    """`[seeds, queries]` of each collection."""
+    """Values of the measure, `[seeds, queries]` for each collection."""
     mean: Estimate
+    """Mean over collections, with its 95% confidence interval over queries and seeds."""
     spread: float | None
     """Standard deviation of the mean over seeds; None with one seed."""
 
     @property
     def name(self) -> str:
-        """What a reader calls it."""
+        """Displayed name."""
         return self.regime if self.regime == UNTRAINED else f"{self.objective} on {self.regime}"
 
 
 @dataclass(frozen=True)
 class Gap:
-    """One cell, or regime of labels, minus another."""
+    """The difference of one cell, or regime of labels, minus another."""
 
     name: str
     against: str
     difference: Estimate
-    """With its simultaneous 95% interval."""
+    """Difference with its simultaneous 95% confidence interval."""
     p: float
-    """Corrected for all pairs of cells and regimes; at most 5% where the interval leaves out 0, and only there."""
+    """p-value, corrected for all pairs of cells and regimes; at most 5% exactly if the interval does not contain 0."""
 
     @property
     def sure(self) -> bool:
-        """Neither the queries nor the seeds explain it, nor the choice among all pairs."""
+        """True for a significant difference, after correction for all pairs."""
         return self.p <= ALPHA
 
     @property
     def turned(self) -> "Gap":
-        """The other cell minus this one."""
+        """The same difference with the opposite sign."""
         value, low, high = (None if end is None else -end for end in self.difference)
         return Gap(self.against, self.name, Estimate(value, high, low), p=self.p)
 
 
 @dataclass(frozen=True)
 class BakeoffVerdict:
-    """What a bake-off shows for one measure."""
+    """The comparison of all cells and regimes of a bake-off in one measure."""
 
     measure: str
     cells: list[Cell]
-    """The best first."""
+    """All cells, best first."""
     pairs: dict[tuple[str, str], Gap]
     """Names of two cells, the better first -> their difference."""
     regimes: dict[str, float]
-    """Regimes that have every objective -> mean over them, the best first; empty where there are fewer than two."""
+    """Regime with results for every objective -> mean over objectives, best first; empty for fewer than two regimes."""
     regime_gaps: list[Gap]
-    """The best regime against each other."""
+    """Differences of the best regime minus each other regime."""
     queries: int
+    """Number of evaluation queries of all collections."""
 
     @property
     def best(self) -> Cell:
@@ -84,17 +86,17 @@ class BakeoffVerdict:
 
     @property
     def gaps(self) -> list[Gap]:
-        """The best trained cell against each other cell, the best first."""
+        """The differences of the best trained cell minus each other cell, ordered by the mean of the other cell."""
         return [self.gap(self.best, cell) for cell in self.cells if cell is not self.best]
 
     def gap(self, cell: Cell, other: Cell) -> Gap:
-        """One cell minus another."""
+        """Return the difference of one cell minus another."""
         found = self.pairs.get((cell.name, other.name))
         return found if found else self.pairs[other.name, cell.name].turned
 
 
 def verdict(results: Sequence[RunResult], measure: str = "nDCG@10") -> BakeoffVerdict:
-    """Compare all cells for which there are results, and all regimes that have every objective."""
+    """Compare all cells with results, and all regimes with results for every objective, in one measure."""
     cells = cells_of(results, measure)
     regimes = regime_weights(cells)
     of_cells = {cell.name: weight for cell, weight in zip(cells, np.eye(len(cells)), strict=True)}
@@ -115,7 +117,7 @@ def verdict(results: Sequence[RunResult], measure: str = "nDCG@10") -> BakeoffVe
 
 
 def cells_of(results: Sequence[RunResult], measure: str) -> list[Cell]:
-    """Gather runs that differ in their seed alone into one cell; the best cell first."""
+    """Group runs that differ only in their seed into cells, best first."""
 
     def of(result: RunResult) -> tuple[str, str]:
         return result.regime, result.objective
@@ -144,13 +146,14 @@ def cells_of(results: Sequence[RunResult], measure: str) -> list[Cell]:
 
 
 def repeats(cell: Cell) -> Repeats:
-    """A cell as the statistics take it."""
+    """Convert a cell to the input of `labelkit.statistics.simultaneous`."""
     return Repeats(cell.values, cell.regime != UNTRAINED)
 
 
 def regime_weights(cells: Sequence[Cell]) -> dict[str, Floats]:
-    """Regimes that have every objective, the best first -> weights `[cells]` of their mean, all objectives alike; empty
-    where there are fewer than two.
+    """Compute the weights `[cells]` of the mean over objectives, for each regime with results for every objective.
+
+    Regimes are ordered best first; fewer than two of them give an empty dict.
     """
     trained = [cell for cell in cells if cell.regime != UNTRAINED]
     every = {cell.objective for cell in trained}
@@ -165,11 +168,12 @@ def regime_weights(cells: Sequence[Cell]) -> dict[str, Floats]:
 
 
 def compare_objectives(found: BakeoffVerdict) -> Iterator[tuple[str, Cell, list[tuple[Cell, Gap]]]]:
-    """Each regime, its best cell, and every other cell of it with the difference from the best; where there are
-    several regimes of several objectives.
+    """Yield each regime, its best cell, and its other cells with the differences of the best cell minus each of them.
+
+    Yields nothing for a single regime or a single objective.
     """
     regimes: dict[str, list[Cell]] = {}
-    for cell in found.cells:  # the best first
+    for cell in found.cells:  # best first
         if cell.regime != UNTRAINED:
             regimes.setdefault(cell.regime, []).append(cell)
     for regime, (best, *others) in regimes.items():
@@ -178,7 +182,7 @@ def compare_objectives(found: BakeoffVerdict) -> Iterator[tuple[str, Cell, list[
 
 
 def recommendation(found: BakeoffVerdict) -> list[str]:
-    """What the numbers support, in words, and no more."""
+    """Write the recommendation that the comparison supports, as lines of text."""
     best, untrained = found.best, next((cell for cell in found.cells if cell.regime == UNTRAINED), None)
     words = [
         f"{best.name} has the highest {found.measure}, {best.mean}, over {best.seeds} "
@@ -189,37 +193,38 @@ def recommendation(found: BakeoffVerdict) -> list[str]:
     if untrained is not None:
         gap = found.gap(best, untrained)
         if not gap.sure:
-            return [*words, f"No significant difference from the untrained model ({show_gap(gap)}): keep that one."]
+            return [*words, f"No significant difference from the untrained model ({show_gap(gap)}): keep that model."]
         if (gap.difference.value or 0.0) < 0:
-            return [*words, f"The untrained model is better ({show_gap(gap)}): keep that one."]
-        words.append(f"Against the untrained model that is {show_gap(gap)}.")
+            return [*words, f"The untrained model is better ({show_gap(gap)}): keep it."]
+        words.append(f"The difference from the untrained model is {show_gap(gap)}.")
     others = [cell for cell in found.cells if cell is not best and cell.regime != UNTRAINED]
     worse = [cell for cell in others if found.gap(best, cell).sure]
     tied = [cell for cell in others if cell not in worse]
     if tied:
         fastest = min((best, *tied), key=lambda cell: cell.seconds)
-        words.append(f"No significant difference from it: {', '.join(cell.name for cell in tied)}.")
-        words.append(f"Choose among them by cost: {fastest.name} took least time, {fastest.seconds:.0f} s a run.")
+        words.append(f"No significant difference from {best.name}: {', '.join(cell.name for cell in tied)}.")
+        words.append(f"Choose among them by cost: {fastest.name} took least time, {fastest.seconds:.0f} s per run.")
     if worse:
-        words.append(f"These are worse: {', '.join(cell.name for cell in worse)}.")
+        words.append(f"Significantly worse than {best.name}: {', '.join(cell.name for cell in worse)}.")
     if others:
-        words.append("Intervals and p-values of differences hold for all pairs at once, so for the best one too.")
+        words.append("Intervals and p-values of differences are corrected for all pairs and for choosing the best.")
     needed = queries_needed(np.concatenate(query_differences(best, others[0]))) if tied else None
     if needed is not None:
         words.append(
-            f"To see a difference of {TELLING} between the two highest you need {needed}; these are {found.queries:,}."
+            f"To detect a difference of {TELLING} between the two highest you need {needed}; this evaluation has "
+            f"{found.queries:,}."
         )
     if best.seeds == 1:
-        words.append("With one seed the luck of a run is in no interval: repeat with more before you rely on it.")
+        words.append("With one seed, intervals do not include the variance of seeds: use more seeds before you decide.")
     return words
 
 
 def query_differences(cell: Cell, other: Cell) -> list[Floats]:
-    """Differences of means over seeds, `[queries]` of each collection, less the collection's own mean difference."""
+    """Compute the differences of means over seeds, `[queries]` per collection, minus the collection's mean."""
     apart = [mine.mean(axis=0) - others.mean(axis=0) for mine, others in zip(cell.values, other.values, strict=True)]
     return [one - one.mean() for one in apart]
 
 
 def show_gap(gap: Gap) -> str:
-    """Write a difference with its interval and p-value."""
+    """Format a difference with its interval and p-value."""
     return f"{gap.difference.shown('+.3f')}, {show_p(gap.p)}"

@@ -1,4 +1,4 @@
-"""The settings of a bake-off: a TOML file, or one of those that are shipped, and flags that override it."""
+"""The settings of a bake-off, read from a TOML file of the user or of the package and overridden by flags."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -14,24 +14,24 @@ from trainer.config.fit_config import IN_A_FILE, OBJECTIVE_NAMES, FitConfig, mak
 PAPER = ("singlelh", "rand1lh", "jointlh", "summarglh", "lsepair")
 """The five objectives of arXiv 2602.12727."""
 SHIPPED = Path(str(files("trainer") / "shipped"))
-"""Folder of the settings that come with the trainer."""
+"""Folder of the settings files in the package."""
 
 
 class BakeoffConfig(Options):
-    """What is compared, and the settings that all runs share."""
+    """The settings of a bake-off: what is compared, and the settings that all runs share."""
 
     elsewhere: ClassVar[str] = IN_A_FILE
 
     objectives: tuple[str, ...] = Field(default=PAPER, min_length=1)
-    """Objectives that are compared. Default: the five of the paper."""
+    """Objectives to compare. Default: the five of the paper."""
     regimes: dict[str, list[str | dict[str, Any]]] = Field(default={"all": ["all"]}, min_length=1)
     """Name of a regime -> its stages, as in `FitConfig.stages`."""
     seeds: int = Field(default=3, ge=1)
-    """Runs of each objective and regime that differ in their seed."""
+    """Number of runs with different seeds per objective and regime."""
     relevant_grade: int = Field(default=1, ge=1)
-    """Lowest grade that RR, AP and R call relevant."""
+    """Lowest grade that counts as relevant in RR, AP and R."""
     keep_models: bool = False
-    """Keep the model of every run, instead of removing it once it is measured."""
+    """Keep the model of every run. By default, a model is removed after it was measured."""
     fit: dict[str, Any]
     """Settings of `FitConfig` that all runs share."""
 
@@ -42,7 +42,7 @@ class BakeoffConfig(Options):
                 raise UnknownNameError("objective", name, OBJECTIVE_NAMES)
         for name in ("objective", "stages", "labels", "seed"):
             if name in self.fit:
-                raise UsageError(f"fit.{name} is what a bake-off varies; remove it")
+                raise UsageError(f"fit.{name} is varied by the bake-off; remove it from the settings")
         for regime in self.regimes:
             if not regime.isprintable() or not regime or set(regime) & set("/\\"):
                 raise UsageError(
@@ -53,15 +53,15 @@ class BakeoffConfig(Options):
         return self
 
     def fit_config(self, regime: str, objective: str, seed: int) -> FitConfig:
-        """The settings of one run."""
+        """Build the settings of one run."""
         settings = {"objective": objective, "stages": self.regimes[regime], "seed": seed}
         return make_config(self.fit | settings, {}, f"regime {regime}: ")
 
 
 def read_bakeoff(source: str | None, flags: Mapping[str, Any], fit_flags: Mapping[str, Any]) -> BakeoffConfig:
-    """Settings from a TOML file or a shipped one's name, overridden by flags that are not None.
+    """Read settings from a TOML file, or from a file of the package by name, and override them by the given flags.
 
-    Raises `UsageError` with the fix.
+    Flags that are None are ignored. Raises `UsageError` for settings that are unknown, invalid or contradictory.
     """
     settings = read_toml(find_config(source)) if source is not None else {}
     given = {name: value for name, value in flags.items() if value is not None}
@@ -79,22 +79,24 @@ def read_bakeoff(source: str | None, flags: Mapping[str, Any], fit_flags: Mappin
 
 
 def find_config(source: str) -> Path:
-    """A file, or a shipped one by its name."""
+    """Find a settings file by its path, or a file of the package by its name. Raises `UsageError` for neither."""
     if Path(source).is_file():
         return Path(source)
     names = {path.name: path for path in sorted(SHIPPED.glob("*.toml"))}
     if source in names:
         return names[source]
-    raise UsageError(f"there is no settings file {source}; shipped ones: {', '.join(names) or 'none'}")
+    raise UsageError(
+        f"the settings file {source} does not exist; files of the package are: {', '.join(names) or 'none'}"
+    )
 
 
 def parse_objectives(texts: Sequence[str] | None) -> list[str] | None:
-    """The names in texts such as `lsepair, jointlh`."""
+    """Split texts such as `lsepair, jointlh` into names."""
     return [name.strip() for text in texts for name in text.split(",")] if texts else None
 
 
 def parse_regimes(texts: Sequence[str] | None) -> dict[str, list[str]] | None:
-    """`llm, human` as a regime of two stages, named by what it is."""
+    """Parse texts such as `llm, human` to regimes: name -> stages, here `llm then human` -> two stages."""
     if not texts:
         return None
     stages = {text: [stage.strip() for stage in text.split(",")] for text in texts}

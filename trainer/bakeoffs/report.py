@@ -1,4 +1,4 @@
-"""The report of a bake-off: `README.md`, `report.html` with everything in it, `table.json`, and charts as SVG."""
+"""Writes the report of a bake-off: `README.md`, a self-contained `report.html`, `table.json`, and charts as SVG."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from trainer.bakeoffs.runner import UNTRAINED, RunResult
 
 MEASURES = ("nDCG@10", "RR@10", "AP@100", "R@100")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-"""Content security policy of the page: it runs no script and loads nothing."""
+"""Content security policy of the page, which allows neither scripts nor external resources."""
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -52,7 +52,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 
 
 def write_report(output: Path, results: Sequence[RunResult], title: str, *, command: str) -> list[str]:
-    """Write all files of the report into `output`; the words of the recommendation."""
+    """Write all files of the report into `output`, and return the lines of the recommendation."""
     first = verdict(results, MEASURES[0])
     words = recommendation(first) + regime_words(first) + objective_words(first)
     rows = table_rows(first, {measure: cells_of(results, measure) for measure in MEASURES})
@@ -68,9 +68,9 @@ def write_report(output: Path, results: Sequence[RunResult], title: str, *, comm
 
 
 def table_rows(found: BakeoffVerdict, measured: Mapping[str, Sequence[Cell]]) -> list[list[str]]:
-    """Header and a row for each cell: means with intervals in each measure, and the best cell minus this one."""
+    """Build the header and a row per cell: means with intervals, and the difference of the best cell minus this one."""
     means = {measure: {cell.name: cell.mean for cell in cells} for measure, cells in measured.items()}
-    rows = [["labels", "objective", *means, "best minus this", "p, all pairs", "spread over seeds", "s a run"]]
+    rows = [["labels", "objective", *means, "best minus this", "p, all pairs", "spread over seeds", "s per run"]]
     for cell in found.cells:
         gap = None if cell is found.best else found.gap(found.best, cell)
         rows.append(
@@ -88,16 +88,16 @@ def table_rows(found: BakeoffVerdict, measured: Mapping[str, Sequence[Cell]]) ->
 
 
 def regime_words(found: BakeoffVerdict) -> list[str]:
-    """The label regimes, all objectives together."""
+    """Describe the comparison of regimes of labels, averaged over objectives, as lines of text."""
     if not found.regime_gaps:
         return []
     best, mean = next(iter(found.regimes.items()))
-    words = [f"Over all objectives the labels '{best}' have the highest mean, {mean:.3f}:"]
+    words = [f"Averaged over all objectives, the labels '{best}' have the highest mean, {mean:.3f}:"]
     return words + [_gap_words(gap, gap.against) for gap in found.regime_gaps]
 
 
 def objective_words(found: BakeoffVerdict) -> list[str]:
-    """The objectives, on each regime of labels."""
+    """Describe the comparison of objectives on each regime of labels, as lines of text."""
     words = []
     for regime, best, gaps in compare_objectives(found):
         words.append(f"On the labels '{regime}' {best.objective} has the highest mean, {best.mean.value:.3f}:")
@@ -110,7 +110,7 @@ def _gap_words(gap: Gap, name: str) -> str:
 
 
 def means_chart(found: BakeoffVerdict) -> Markup:
-    """The mean of every cell with its interval."""
+    """Draw the mean of every cell with its interval."""
     rows = [Interval(cell.name, *cell.mean) for cell in found.cells]
     ends = [end for cell in found.cells for end in cell.mean if end is not None]
     low, high = min(ends), max(ends)
@@ -120,7 +120,7 @@ def means_chart(found: BakeoffVerdict) -> Markup:
 
 
 def dev_charts(results: Sequence[RunResult]) -> dict[str, Markup]:
-    """Regime -> the dev measure by training step, a line for each objective: the mean over its seeds."""
+    """Draw the dev measure by training step, a chart per regime, with a curve per objective averaged over seeds."""
     charts = {}
     for regime in sorted({result.regime for result in results if result.dev}):
         lines: dict[str, dict[float, list[float]]] = {}
@@ -139,7 +139,7 @@ def dev_charts(results: Sequence[RunResult]) -> dict[str, Markup]:
 
 
 def dev_points(result: RunResult) -> Iterator[tuple[float, float]]:
-    """(step, value) of every dev measurement of a run; the steps of a later stage follow those of the one before."""
+    """Yield (step, value) of every dev measurement of a run; steps are counted across stages."""
     start = 0.0
     for points in result.dev:
         for point in points:
@@ -159,7 +159,7 @@ def _markdown(title: str, words: Sequence[str], rows: list[list[str]], images: I
 def _page(
     title: str, words: Sequence[str], rows: list[list[str]], means: Markup, dev: Mapping[str, Markup], command: str
 ) -> str:
-    """One page that needs no other file."""
+    """Render the report as a page that needs no other file."""
     from jinja2 import Environment
 
     objectives = sorted({row[rows[0].index("objective")] for row in rows[1:]} - {UNTRAINED})

@@ -1,7 +1,7 @@
-"""Which objective, on which labels? Objectives x label regimes x seeds from one dataset, and what can be said of them.
+"""Trains and measures the grid of a bake-off: objectives x regimes of labels x seeds, from one dataset.
 
-A run that is done is a file of results, so the same command goes on where a killed one stopped, and a run that was
-killed goes on from its checkpoints. Weights are chosen on the dev set alone; the evaluation data decide nothing.
+Every finished run has a file of results, so that the same command resumes an interrupted grid; an interrupted run
+resumes from its checkpoints. Weights are selected on the dev set only, never on the evaluation data.
 """
 
 import json
@@ -42,13 +42,13 @@ class BakeoffRun(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """Name of the run's files."""
         return f"{self.regime}.{self.objective}.{self.seed}"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run gave; that of the untrained model has empty fields."""
+    """The result of a run; for the untrained model, only `regime` and `values` are set."""
 
     regime: str
     objective: str
@@ -56,7 +56,7 @@ class RunResult:
     seconds: float
     steps: int
     dev: list[list[dict[str, float]]]
-    """The measurements on the dev set of each stage."""
+    """Measurements on the dev set, a list per stage."""
     values: dict[str, PerQuery]
     """Collection -> measure -> query id -> value."""
 
@@ -64,15 +64,16 @@ class RunResult:
 def run_grid(
     dataset: Path, output: Path, config: BakeoffConfig, *, collections: Sequence[Collection], command: str
 ) -> list[RunResult]:
-    """Do the runs of the grid that are missing in `output`; the results of all of them, the untrained model's first.
+    """Run the parts of the grid that are missing in `output`, and return all results, the untrained model first.
 
-    Raises `UsageError` where `output` holds results of other settings or data, and what `train` and `evaluate` raise.
+    Raises `UsageError` if `output` contains results of other settings or data, and the errors of `train` and
+    `evaluate`.
     """
     with claimed(output) as place, disk_errors(f"{output} is not finished, its results are kept"):
         made = our_dataset(dataset)
         settings = [config.fit_config(regime, config.objectives[0], 0) for regime in config.regimes]
         store = open_store(made, settings[0].pool)
-        for each in settings:  # what cannot be trained is said now, and not after hours
+        for each in settings:  # so that a regime without positives is reported now, not after hours
             make_training_sets(store, each)
         identity = _identity(store, config, collections)
         (place.path / "results").mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def run_grid(
 
 
 def grid(config: BakeoffConfig) -> Iterator[BakeoffRun]:
-    """All runs, one seed after the other, so that what is done at any moment is a whole comparison with fewer seeds."""
+    """Yield all runs, seed by seed, so that an interrupted grid is a complete comparison with fewer seeds."""
     for seed in range(config.seeds):
         for regime in config.regimes:
             for objective in config.objectives:
@@ -121,7 +122,7 @@ def _train(
 
 
 def _untrained(config: BakeoffConfig, collections: Sequence[Collection]) -> RunResult:
-    """The model as the runs find it, with their pooling and prompts."""
+    """Measure the untrained model with the pooling and prompts of the runs."""
     settings = config.fit_config(next(iter(config.regimes)), config.objectives[0], 0)
     model = build_model(settings.model_copy(update={"lora_rank": None}))
     values = _values(_measure(Contender(UNTRAINED, model), config, collections))
@@ -142,7 +143,10 @@ def _values(result: EvalResult) -> dict[str, PerQuery]:
 
 
 def _kept(output: Path, name: str, identity: dict[str, Any], *, compute: Callable[[], RunResult]) -> RunResult:
-    """The result of a run, from its file where that is there."""
+    """Read the result of a run from its file, after computing and writing it if the file does not exist.
+
+    Raises `UsageError` for a file with a different `identity`.
+    """
     path = _path(output, name)
     if not path.is_file():
         document = {"identity": identity, "result": asdict(compute())}
@@ -151,8 +155,8 @@ def _kept(output: Path, name: str, identity: dict[str, Any], *, compute: Callabl
     for key, value in identity.items():
         if document["identity"].get(key) != value:
             raise UsageError(
-                f"{path} was made with {key} = {document['identity'].get(key)!r} and not {value!r}; "
-                "choose another output, or remove the file to make it again"
+                f"{path} was made with {key} = {document['identity'].get(key)!r} instead of {value!r}; "
+                "choose another output, or remove the file to repeat the run"
             )
     return RunResult(**document["result"])
 
@@ -162,7 +166,10 @@ def _path(output: Path, name: str) -> Path:
 
 
 def _identity(store: Store, config: BakeoffConfig, collections: Sequence[Collection]) -> dict[str, Any]:
-    """What all runs of an output folder share. Objectives, regimes and seeds may be added to it."""
+    """Collect the settings and inputs that all runs of an output folder share.
+
+    Objectives, regimes and seeds are not among them, so that they may be added later.
+    """
     shared = {name: value for name, value in config.fit.items() if name not in HARMLESS}
     return {
         **json.loads(json.dumps(shared)),

@@ -1,4 +1,4 @@
-"""The command line `trainer`: every command by the name that users type. Their bodies stand in `trainer.commands`."""
+"""The command line `trainer`: all commands by name, implemented by the modules of `trainer.commands`."""
 
 from collections.abc import Callable
 
@@ -18,5 +18,5 @@ app = command_line("trainer", "Train dense retrievers on multi-positive datasets
 
 
 def main() -> None:
-    """Entry point of the console command."""
+    """Run the console command `trainer`."""
     console.run_commands(app)

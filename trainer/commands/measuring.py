@@ -1,4 +1,4 @@
-"""Commands that measure: eval, verify."""
+"""The commands that measure: eval, verify."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +18,10 @@ def evaluate(
     data: Annotated[list[Path], typer.Argument(help="BEIR folders: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")],
     given: Given,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON, values per query included.")
+        bool, typer.Option("--json", help="Print the result as JSON, including values per query.")
     ] = False,
 ) -> None:
-    """Measure a model on one or several collections, with 95% intervals and paired tests against others."""
+    """Measure a model on one or several collections, with 95% intervals and paired tests against other models."""
     options = trainer.EvaluateOptions(**given)
     several = (1 + len(options.compare)) * len(data) > 1
     result = trainer.evaluate(model, data, options, progress=console.say if several else lambda words: None)
@@ -32,7 +32,7 @@ def evaluate(
 
 
 def print_result(result: "trainer.EvalResult") -> None:
-    """Tables of means and differences, and the notes that go with them."""
+    """Print tables of means and differences on standard output, and notes on standard error."""
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal
@@ -64,41 +64,43 @@ def print_result(result: "trainer.EvalResult") -> None:
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:
-    """Models as a table has room for them: without the folder or organisation before the name, where that leaves them
-    apart."""
+    """Shorten model names for a table: without folder or organisation, if the short names are still unique."""
     names = {model: Path(model).name for model in models}
     return names if len(set(names.values())) == len(names) else {model: model for model in models}
 
 
 def _notes(result: "trainer.EvalResult", called: Mapping[str, str]) -> Iterator[str]:
+    """Yield the notes on the validity of a result, a line each."""
     from labelkit.statistics.intervals import few_queries
     from labelkit.statistics.paired import TELLING
 
     if result.index != "exact":
-        yield f"searched with {result.index}, which is approximate: a passage may be missed"
+        yield f"searched with {result.index}, which is approximate and may miss passages"
     for entry in result.collections:
         if warning := few_queries(entry.queries):
             yield f"{entry.name}: {warning}"
         if entry.queries_without_relevant:
             yield (
                 f"{entry.queries_without_relevant} of {entry.queries} queries have no passage of grade "
-                f"{result.relevant_grade} or above; they count with 0 in RR, AP and R"
+                f"{result.relevant_grade} or above; they count as 0 in RR, AP and R"
             )
     for measured in result.measured:
         if measured.unjudged:
             yield (
-                f"{called[measured.model]} on {measured.data}: nobody judged {measured.unjudged:.0%} of its first ten "
-                "ranks; they count as not relevant"
+                f"{called[measured.model]} on {measured.data}: {measured.unjudged:.0%} of the passages in the first "
+                "ten ranks are unjudged; they count as not relevant"
             )
     for gap in result.compared:
         needed = gap.tests["nDCG@10"].queries_needed
         if needed is not None:
             other = called[gap.against]
-            yield f"{gap.data} against {other}: to see {TELLING} in nDCG@10 you need {needed}"
+            yield f"{gap.data} against {other}: to detect a difference of {TELLING} in nDCG@10 you need {needed}"
 
 
 def verify(
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: what PyTorch finds.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device: cpu, cuda or mps. Default: the accelerator that PyTorch finds.")
+    ] = None,
 ) -> None:
     """Check on this machine that tiles, caches, masks and processes change no loss and no gradient."""
     from rich.table import Table
@@ -107,20 +109,20 @@ def verify(
     from trainer.invariance import CHECKS, default_device
 
     device = device or default_device()
-    table = Table("check", "what was compared", "difference", "allowed", "", title=f"trainer verify on {device}")
+    table = Table("check", "comparison", "difference", "allowed", "", title=f"trainer verify on {device}")
     missed = []
     for number, check in enumerate(trainer.self_check(device), start=1):
-        console.say(f"{number}/{len(CHECKS)} {check.name}: {'held' if check.held else 'MISSED'}")
+        console.say(f"{number}/{len(CHECKS)} {check.name}: {'passed' if check.held else 'FAILED'}")
         table.add_row(
             check.name,
             check.what,
             f"{check.difference:.0e}",
             f"{check.allowed:.0e}",
-            "held" if check.held else "MISSED",
+            "passed" if check.held else "FAILED",
         )
         missed += [] if check.held else [check.name]
     Terminal().print(table)
     if missed:
         raise LabelkitError(
-            f"{', '.join(missed)} missed on {device}: do not trust results of this set-up, and report the table"
+            f"{', '.join(missed)} failed on {device}: do not trust results of this set-up, and report the table"
         )

@@ -1,4 +1,4 @@
-"""Commands that train: fit, bakeoff, suspects."""
+"""The commands that train: fit, bakeoff, suspects."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +13,7 @@ from labelkit.commands.options import Given, takes
 
 DatasetArgument = Annotated[
     Path,
-    typer.Argument(help="Folder of `labelkit mix`, or data of Tevatron, sentence-transformers, …"),
+    typer.Argument(help="Dataset folder of `labelkit mix`, or data in a format of Tevatron, sentence-transformers, …"),
 ]
 Config = Annotated[Path | None, typer.Option(help="TOML file of settings; flags override it.")]
 FIT_CONFIG = "trainer.config.fit_config:FitConfig"
@@ -48,7 +48,7 @@ OF_FIT = (
     "patience",
     "seed",
 )
-"""Settings of a fit that have a flag; all others stand in the settings file."""
+"""Settings of a fit that have a flag; other settings can only be set in the settings file."""
 OF_SUSPECTS = ("model", "objective", "labels", "epochs", "max_steps", "batch_size", "seed")
 OF_BAKEOFF = ("model", "dev", "epochs", "max_steps", "batch_size", "allow_leaks")
 OF_GRID = ("objectives", "regimes", "seeds", "relevant_grade", "keep_models")
@@ -59,7 +59,7 @@ OF_GRID = ("objectives", "regimes", "seeds", "relevant_grade", "keep_models")
     only=OF_FIT,
     loose=OF_FIT,
     flags={"stages": "--stage"},
-    helps={"stages": "Labels of a stage, given once for each: --stage llm --stage human."},
+    helps={"stages": "Labels of a stage of a curriculum; repeat it for each stage: --stage llm --stage human."},
 )
 def fit(
     dataset: DatasetArgument,
@@ -68,10 +68,10 @@ def fit(
     config: Config = None,
     evaluate: Annotated[
         list[Path] | None,
-        typer.Option("--eval", help="Measure on this BEIR folder (split test) too, for the card. May be repeated."),
+        typer.Option("--eval", help="BEIR folder (split test) to measure on for the model card; may be repeated."),
     ] = None,
 ) -> None:
-    """Train a retriever on a dataset. The same command again resumes where a killed run stopped."""
+    """Train a retriever on a dataset. The same command resumes an interrupted run."""
     settings = trainer.read_config(config, given)
     command = console.command_line("trainer")
     with held(output, "model"):
@@ -79,7 +79,7 @@ def fit(
             dataset, output, settings, evaluation=evaluate or (), command=command, progress=console.say
         )
     if os.environ.get("RANK", "0") != "0":
-        return  # one of the processes of torchrun speaks for all
+        return  # only the first process of torchrun prints
     for number, (stage, done) in enumerate(zip(settings.stage_configs(), report.stages, strict=True), start=1):
         say_stage(f"stage {number}: " if settings.stages else "", stage, done)
     console.say(f"wrote {output}: {report.steps} steps of {settings.objective} in {report.seconds:.0f} s")
@@ -93,23 +93,23 @@ def fit(
     loose=OF_GRID,
     flags={"regimes": "--regime"},
     helps={
-        "regimes": "Labels of a regime, commas between its stages: 'human', 'llm, human'. May be repeated.",
-        "objectives": "Names with commas between them; may be repeated. Default: the five of the paper.",
+        "regimes": "Labels of a regime, with commas between its stages: 'human', 'llm, human'; may be repeated.",
+        "objectives": "Names of objectives, separated by commas; may be repeated. Default: the five of the paper.",
     },
 )
 def bakeoff(
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")],
-    evaluate: Annotated[list[Path], typer.Option("--eval", help="BEIR folder to measure on. May be repeated.")],
+    evaluate: Annotated[list[Path], typer.Option("--eval", help="BEIR folder to measure on; may be repeated.")],
     given: Given,
     grid: Given,
     config: Annotated[
         str | None,
-        typer.Option(help="TOML file, or a shipped one: paper-nq.toml, paper-msmarco.toml, …"),
+        typer.Option(help="TOML file of settings, or a file of the package: paper-nq.toml, paper-msmarco.toml, …"),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the qrels of --eval.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the qrels in the folders of --eval.")] = "test",
 ) -> None:
-    """Train every objective on every regime of labels with several seeds, and say what the numbers support."""
+    """Train every objective on every regime of labels with several seeds, and compare the results."""
     from trainer.bakeoffs.config import parse_objectives, parse_regimes, read_bakeoff
 
     own = grid | {"objectives": parse_objectives(grid.get("objectives")), "regimes": parse_regimes(grid.get("regimes"))}
@@ -122,13 +122,13 @@ def bakeoff(
 @takes(FIT_CONFIG, only=OF_SUSPECTS, loose=OF_SUSPECTS)
 def suspects(
     dataset: DatasetArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the list.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the list of labels.")],
     given: Given,
     config: Config = None,
-    folds: Annotated[int, typer.Option(min=2, help="Parts of the queries; one model per part is trained.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Number of parts of the queries, and of models to train.")] = 5,
     show: Annotated[int, typer.Option(min=0, help="Number of the most doubted labels to print.")] = 20,
 ) -> None:
-    """List the labels that models trained on other queries disagree with most, for a second look."""
+    """List probable label errors: labels that models trained on other queries disagree with most."""
     settings = trainer.read_config(config, given)
     with held(output, "suspects"):
         found = trainer.suspects(dataset, output, settings, folds=folds, command=console.command_line("trainer"))
@@ -136,13 +136,13 @@ def suspects(
     from trainer.doubts import by_source
 
     for name, (every, doubted) in by_source(found, 0.5).items():
-        console.say(f"{name}: {doubted:,} of {every:,} doubted by more than 0.5")
-    console.say(f"{output}: all in suspects.tsv; to judge three of each query again, pool them first:")
+        console.say(f"{name}: {doubted:,} of {every:,} labels with a doubt above 0.5")
+    console.say(f"wrote {output}/suspects.tsv with all labels; to judge three passages per query again, pool them:")
     console.say(f"labelkit pool DATA --bm25 0 --run {output}/suspects.run:3 -o POOL")
 
 
 def print_suspects(found: "list[trainer.Suspect]") -> None:
-    """The most doubted labels as a table for people."""
+    """Print labels and their doubt as a table."""
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal
@@ -156,9 +156,9 @@ def print_suspects(found: "list[trainer.Suspect]") -> None:
 
 
 def held(output: Path, kind: str | None = None) -> AbstractContextManager[object]:
-    """Hold an output from the start, before packages are loaded that take longer than a second process should wait.
+    """Lock the output path before slow imports, so that a second process fails at once.
 
-    Of the processes of torchrun the first one writes.
+    Only the first process of torchrun takes the lock, because only that process writes.
     """
     from labelkit.storage.outputs import claimed
 
@@ -166,7 +166,7 @@ def held(output: Path, kind: str | None = None) -> AbstractContextManager[object
 
 
 def speed(stage: "trainer.StageReport") -> str:
-    """Tokens and floating-point operations per second, and on a GPU that is known their share of its peak."""
+    """Format tokens per second and operations per second, and on a known GPU their share of its peak."""
     from trainer.training.work import gpu_peak
 
     rate = stage.operations / stage.seconds
@@ -176,16 +176,17 @@ def speed(stage: "trainer.StageReport") -> str:
 
 
 def say_stage(prefix: str, settings: "trainer.FitConfig", stage: "trainer.StageReport") -> None:
-    """What a stage did, in a few lines."""
+    """Print losses, waiting time, counts and dev measurements of a stage."""
     console.say(
-        prefix + "loss over the first fifth of the steps {:.4f}, over the last {:.4f}".format(*stage.loss_at_ends())
+        prefix + "mean loss {:.4f} in the first fifth of the steps, {:.4f} in the last".format(*stage.loss_at_ends())
     )
-    console.say(f"{prefix}waited for batches {stage.idle_share:.1%} of the time", prefix + speed(stage))
+    waited = f"{prefix}waited for batches during {stage.idle_share:.1%} of the time"
+    console.say(waited, prefix + speed(stage))
     left_out, queries = stage.counts["queries_left_out"], stage.counts["queries"]
     if left_out:
         whose = "" if settings.labels == "all" else f" of {settings.labels}"
         why = "are held out or have no positive" if settings.held_out else "have no positive"
-        console.say(f"{prefix}{left_out} of {queries} queries {why}{whose} and were left out")
+        console.say(f"{prefix}left out {left_out} of {queries} queries, which {why}{whose}")
     if stage.dev:
         best = max(stage.dev, key=lambda point: point["value"])
         console.say(f"{prefix}best on dev at step {best['step']:.0f}: nDCG@10 {best['value']:.3f}")

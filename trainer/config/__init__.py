@@ -1,5 +1,5 @@
 """In: TOML files and flags.
 
-Out: frozen, checked settings of a run.
-Touches: the files that it is given, to read.
+Out: frozen, validated settings of a run.
+Touches: the given files, which it reads.
 """

@@ -1,4 +1,4 @@
-"""The settings of a training run: one frozen object, from a TOML file whose values flags override."""
+"""The settings of a training run as one frozen record, read from a TOML file and overridden by flags."""
 
 import tomllib
 from collections.abc import Mapping
@@ -27,15 +27,15 @@ OBJECTIVE_NAMES = (
     "listwise-kl",
     "margin-mse",
 )
-"""The keys of `trainer.objectives.objectives.OBJECTIVES`, repeated so that reading settings loads no torch."""
-ONE_POSITIVE = {"singlelh": "the best", "rand1lh": "one drawn anew each epoch"}
-"""Objectives that say themselves which positive is drawn."""
+"""The keys of `trainer.objectives.objectives.OBJECTIVES`, repeated so that reading settings does not import torch."""
+ONE_POSITIVE = {"singlelh": "the best positive", "rand1lh": "one positive drawn again in each epoch"}
+"""Objective -> the single positive that it always draws."""
 TEMPERATURES = {"cosine": 0.05, "dot": 1.0}
-"""Similarity -> temperature where none is set. Cosine without scaling flattens every distribution."""
+"""Similarity -> default temperature. At temperature 1, cosine similarities give a nearly uniform softmax."""
 TEMPERATURE_RATE = 100
-"""A learnt temperature must be able to double within a run; at an encoder's learning rate it would hardly move."""
+"""Learning rate of the temperature relative to the encoder. With the encoder's own rate it would hardly change."""
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
-"""Name in `log_to` -> package that it needs."""
+"""Name in `log_to` -> required package."""
 OF_A_STAGE = (
     "labels",
     "min_grade",
@@ -57,147 +57,148 @@ OF_A_STAGE = (
     "source_weights",
     "weight_by_probability",
 )
-"""Settings that a stage may set for itself; the others hold for the whole run."""
+"""Settings that a stage may change; all others apply to the whole run."""
 
 
 IN_A_FILE = " or put {name} into the settings file"
-"""Where a required setting can be set besides its flag."""
+"""End of the message for a missing setting."""
 
 
 class FitConfig(Options):
-    """Everything that decides what a run computes, beside the dataset."""
+    """The settings of a training run."""
 
     elsewhere: ClassVar[str] = IN_A_FILE
 
     model: str
     """A sentence-transformers or transformers model: a local folder or a name on the Hugging Face Hub."""
     trust_remote_code: bool = False
-    """Run the code that comes with a model. Read it first: it can do whatever you can."""
+    """Run the code that comes with a model. Read that code first: it has all your permissions."""
     allow_leaks: bool = False
-    """Train although there are queries of the evaluation in it."""
+    """Train even if the dataset contains queries of the evaluation or of the dev set."""
     pooling: Literal["mean", "cls", "lasttoken", "max", "weightedmean"] | None = None
-    """mean, cls, lasttoken, max or weightedmean: how the tokens of a text become one vector. Where it is not set, the
-    model's own, mean for a plain transformer.
+    """Pooling of token embeddings to one vector: mean, cls, lasttoken, max or weightedmean. Default: the pooling of the
+    model, or mean for a plain transformer.
     """
     query_prompt: str | None = None
-    """What is put before every query; saved with the model. Where it is not set, the model's own."""
+    """Text put before every query and saved with the model. Default: the prompt of the model."""
     passage_prompt: str | None = None
-    """What is put before every passage; saved with the model. Where it is not set, the model's own."""
+    """Text put before every passage and saved with the model. Default: the prompt of the model."""
     lora_rank: int | None = Field(default=None, ge=1)
-    """Train low-rank adapters of this rank instead of all weights; they are merged into the saved model."""
+    """Rank of low-rank adapters that are trained instead of all weights, and merged into the saved model."""
     lora_alpha: int = Field(default=32, ge=1)
-    """Adapters are scaled by this over their rank."""
+    """Scale of the adapters, which is divided by `lora_rank`."""
     lora_targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the layers that get an adapter."""
 
     labels: str = "all"
-    """Whose labels make positives: human, llm, 'human + llm', '20% human + llm', all."""
+    """Sources of labels whose positives are used: human, llm, 'human + llm', '20% human + llm', all."""
     min_grade: int | None = Field(default=None, ge=0)
-    """Positives of a lower grade, and of none, are ignored: neither positives nor negatives."""
+    """Minimum grade of a positive. Positives with a lower grade or none are neither positives nor negatives."""
     min_probability: float | None = Field(default=None, ge=0, le=1)
-    """Positives whose judge gave a lower probability are ignored: neither positives nor negatives."""
+    """Minimum probability of a positive. Positives with a lower probability or none are neither positives nor
+    negatives.
+    """
     stages: tuple[dict[str, Any], ...] = ()
-    """A curriculum: the settings of each stage in turn, or its labels alone, as in `["llm", "human"]`.
+    """Curriculum: a list with the settings of each stage, or only its labels, as in `["llm", "human"]`.
 
-    A stage may set what `OF_A_STAGE` names. Every stage starts a learning-rate schedule, an optimizer and a data order
-    of its own.
+    A stage may change the settings in `OF_A_STAGE`. Every stage has its own learning-rate schedule, optimizer and order
+    of the data.
     """
 
     pool: Path | None = None
-    """Pool whose unjudged passages are negatives where judged ones are too few."""
+    """Pool folder whose unjudged passages are negatives of queries with too few judged negatives."""
     held_out: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=2)]] | None = None
-    """Leave out the queries of a fold, `[2, 5]` for the third of five; folds depend on the queries' ids alone."""
+    """Fold of queries to leave out: `[2, 5]` is the third of five. Folds depend only on the ids of the queries."""
 
     objective: str
-    """singlelh, rand1lh, jointlh, summarglh, lsepair, …; an unknown name lists all."""
+    """Name of the objective: singlelh, rand1lh, jointlh, summarglh, lsepair, …; an unknown name lists all."""
     objective_settings: dict[str, float] = Field(default={})
-    """Settings of that objective, such as `trim`; its docstring has their meaning and defaults."""
+    """Settings of the objective, such as `trim`; the docstring of the objective explains them."""
     matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Train the first so many dimensions of an embedding to work alone; the loss is the mean over them."""
+    """Sizes of embedding prefixes, as in `[128, 768]`; the loss is the mean of the losses of these prefixes."""
     epochs: int | None = Field(default=None, ge=1)
-    """Passes over the queries; 1 where neither epochs nor max_steps is set."""
+    """Passes over the queries. Default: 1, unless max_steps is set."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Take exactly this many steps, over as many epochs as that needs, instead of whole epochs."""
+    """Number of steps to take, instead of whole epochs."""
     batch_size: int = Field(default=32, ge=1)
     """Queries per step."""
     group_size: int = Field(default=8, ge=1)
-    """Passages drawn for a query at most, positives and negatives together.
+    """Maximum number of passages drawn per query, positives and negatives together.
 
-    Judged negatives fill the group up, then passages of the query that nobody judged; the passages of other queries
-    come on top.
+    Judged negatives fill the group, then unjudged passages of the query. The passages of other queries are additional
+    negatives.
     """
     max_positives: int = Field(default=4, ge=1)
-    """Positives drawn for a query at most. SingleLH and Rand1LH use one."""
+    """Maximum number of positives drawn per query. SingleLH and Rand1LH use one."""
     positives: Literal["new", "best", "grade"] | None = None
-    """Positives of a query that are drawn: new ones each epoch (the default), the best ones, or new ones in proportion
-    to the grade.
+    """Positives drawn per query: new ones in each epoch (new, the default), the best ones (best), or new ones with
+    probability proportional to the grade (grade).
     """
     learning_rate: float = Field(default=2e-5, gt=0)
-    """Peak of a linear schedule that ends at 0."""
+    """Peak learning rate of a linear schedule that ends at 0."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises from 0."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Weight decay of the optimizer."""
     temperature: float = Field(default=TEMPERATURES["cosine"], gt=0)
-    """Similarities are divided by this: 0.05 for cosine and 1.0 for dot where it is not set."""
+    """Divisor of similarities. Default: 0.05 for cosine, 1.0 for dot."""
     learn_temperature: bool = False
     """Learn the temperature too, at `TEMPERATURE_RATE` times the learning rate."""
     similarity: Literal["cosine", "dot"] = "cosine"
     """Similarity of two embeddings: cosine or dot."""
     in_batch_negatives: bool = True
-    """Passages of a batch that nobody judged for a query are its negatives; otherwise only judged ones are."""
+    """True: unjudged passages of the batch are negatives of a query. False: only judged negatives are."""
     false_negative_margin: float | None = None
-    """Unjudged passages more similar to the query than its best positive plus this margin are no negatives: they are
-    taken for positives that were missed.
+    """Margin of suspected positives: an unjudged passage is not a negative if its similarity exceeds the similarity of
+    the query's best positive by more than this margin.
     """
     false_negative_ratio: float | None = Field(default=None, gt=0)
-    """Unjudged passages more similar to the query than this times the similarity of its best positive are no negatives;
-    0.95 in arXiv 2407.15831.
+    """Ratio of suspected positives: an unjudged passage is not a negative if its similarity exceeds this ratio times
+    the similarity of the query's best positive; 0.95 in arXiv 2407.15831.
     """
     source_weights: dict[Literal["human", "llm", "imported"], Annotated[float, Field(gt=0)]] = Field(default={})
-    """Weights of positives by source, which multiply those of the dataset; 1 where none is set."""
+    """Source -> factor by which the weights of its positives in the dataset are multiplied. Default: 1."""
     weight_by_probability: bool = False
-    """Multiply the weight of a positive by the probability that its judge gave it, where it gave one."""
+    """Multiply the weight of each positive by its probability, if its judge gave one."""
 
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """The encoder computes in float32, bf16 or fp16; weights and scores stay in float32."""
+    """Precision of the encoder: float32, bf16 or fp16. Weights and scores are float32 in any case."""
     gradient_checkpointing: bool = False
-    """Keep fewer activations and compute them again: less memory, about a third slower."""
+    """Recompute activations in the backward pass: less memory, about a third slower."""
     gradient_cache: bool = False
-    """Keep the activations of one mini-batch only, for batches that do not fit into memory; every text is encoded
+    """Keep the activations of only one mini-batch, for batches that do not fit into memory. Every text is encoded
     twice.
     """
     compile: bool = False
-    """Compile the encoder. Pays where a run is long: lengths vary, and each new shape may be compiled once."""
+    """Compile the encoder. It saves time only in long runs, because every new shape may be compiled once."""
     mini_batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens that the encoder reads at a time; where it is not set, 2,048 on a CPU and 16,384 elsewhere. Smaller saves
-    padding, and memory with `gradient_cache`.
+    """Tokens per mini-batch of the encoder. Default: 2,048 on a CPU, 16,384 on other devices. A lower value reduces
+    padding, and memory with gradient_cache.
     """
     max_query_length: int | None = Field(default=None, ge=3)
-    """Tokens of a query, special tokens and prompt included; the model's own limit where it is not set."""
+    """Maximum tokens of a query, including special tokens and prompt. Default: the limit of the model."""
     max_passage_length: int | None = Field(default=None, ge=3)
-    """Tokens of a passage, special tokens and prompt included; the model's own limit where it is not set. The saved
-    model keeps its own limit.
+    """Maximum tokens of a passage, including special tokens and prompt. Default: the limit of the model, which the
+    saved model keeps.
     """
     workers: int | None = Field(default=None, ge=0)
-    """Processes that prepare batches during the training; 0 prepares each batch when it is needed. Where it is not set,
-    2 with a GPU and 0 on a CPU.
+    """Number of processes that prepare batches during the training. 0: the training process prepares each batch when it
+    is needed. Default: 2 with a GPU, 0 on a CPU.
     """
     cache_tokens: bool = True
-    """Tokenise every text that may be drawn once, before the first step, and keep the tokens on disk."""
+    """Tokenise every passage once before the first step, and keep the tokens on disk."""
 
     dev: str | None = None
-    """BEIR folder (split dev) or FOLDER:SPLIT on which every epoch is measured; a stage ends with the weights that were
-    best there.
+    """BEIR folder (split dev) or FOLDER:SPLIT on which every epoch is measured. Each stage ends with its best weights.
     """
     patience: int | None = Field(default=None, ge=1)
-    """End a stage after this many epochs in a row without gain on the dev set."""
+    """Number of consecutive epochs without improvement on the dev set after which a stage ends."""
     checkpoint_minutes: float = Field(default=10.0, ge=0)
-    """How much work a killed run may lose. 0: after every logged step."""
+    """Minutes between checkpoints, which a killed run may lose. 0: a checkpoint after every logged step."""
     log_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where the losses are logged too; files of tensorboard lie in the model's folder."""
+    """Experiment trackers that receive the losses; tensorboard writes its files to the folder of the model."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of new weights, of the draws and of the order of the data."""
+    """Seed of new weights, of draws and of the order of the data."""
 
     @field_validator("objective")
     @classmethod
@@ -233,7 +234,7 @@ class FitConfig(Options):
         return self
 
     def stage_configs(self) -> "tuple[FitConfig, ...]":
-        """The settings of each stage, in turn; those of a run without a curriculum are its own."""
+        """Build the settings of each stage, in order; a run without a curriculum has one stage."""
         if not self.stages:
             return (self,)
         shared = {name: value for name, value in self.model_dump(exclude_unset=True).items() if name != "stages"}
@@ -243,7 +244,7 @@ class FitConfig(Options):
         for name in own:
             if name not in OF_A_STAGE:
                 near = get_close_matches(name, OF_A_STAGE, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"a stage may set: {', '.join(OF_A_STAGE)}"
+                hint = f"did you mean {near[0]}?" if near else f"settings of a stage are: {', '.join(OF_A_STAGE)}"
                 raise UsageError(f"stage {number} cannot set {name!r}; {hint}")
         lengths = {"epochs", "max_steps"}
         kept = {k: v for k, v in shared.items() if not (k in lengths and lengths & set(own))}
@@ -253,7 +254,7 @@ class FitConfig(Options):
             raise UsageError(f"stage {number}: {error}") from None
 
     def known_labels(self) -> Selection:
-        """The labels that any stage uses; what other sources said is treated as if they had never been asked."""
+        """Collect the labels that any stage uses; labels of other sources are treated as missing."""
         known: Selection = {}
         for stage in self.stage_configs():
             for source, share in parse_labels(stage.labels).items():
@@ -262,12 +263,12 @@ class FitConfig(Options):
 
 
 def _contradictions(config: FitConfig) -> list[tuple[bool, str]]:
-    """Each rule: is it broken, and what to say then."""
+    """List all rules on combinations of settings: whether a rule is broken, and its error message."""
     rules = [rule for rule in (config.false_negative_margin, config.false_negative_ratio) if rule is not None]
     return [
         (
             config.epochs is not None and config.max_steps is not None,
-            "epochs and max_steps both say how long to train; set one of them",
+            "epochs and max_steps both set the length of the training; set only one of them",
         ),
         (
             config.max_positives > config.group_size,
@@ -280,42 +281,47 @@ def _contradictions(config: FitConfig) -> list[tuple[bool, str]]:
         ),
         (
             len(rules) > 1,
-            "false_negative_margin and false_negative_ratio are two rules for one thing; set one of them",
+            "false_negative_margin and false_negative_ratio exclude each other; set only one of them",
         ),
         (
             bool(rules) and not config.in_batch_negatives,
-            "without in_batch_negatives every negative was judged and no false_negative rule applies; remove it",
+            "false_negative_margin and false_negative_ratio have no effect without in_batch_negatives, because every "
+            "negative is judged; remove them",
         ),
         (
             config.pool is not None and not config.in_batch_negatives,
-            "without in_batch_negatives only judged passages are negatives and none of a pool is drawn; remove pool",
+            "pool has no effect without in_batch_negatives, because only judged passages are negatives; remove pool",
         ),
         (
             config.gradient_checkpointing and config.gradient_cache,
-            "gradient_cache keeps one mini-batch only, so gradient_checkpointing saves nothing; remove it",
+            "gradient_checkpointing saves no memory with gradient_cache; remove gradient_checkpointing",
         ),
         (
             config.held_out is not None and config.held_out[0] >= config.held_out[1],
-            f"held_out {config.held_out}: folds are counted from 0; the first number must be below the second",
+            f"held_out {config.held_out}: folds are numbered from 0, so the first number must be below the second",
         ),
         (config.patience is not None and config.dev is None, "patience needs a dev folder; set dev"),
         (
             config.max_steps is not None and config.patience is not None,
-            "patience counts epochs, max_steps takes exactly so many steps; set epochs instead",
+            "patience needs whole epochs and has no effect with max_steps; set epochs instead of max_steps",
         ),
     ]
 
 
 def read_config(path: Path | None, flags: Mapping[str, Any]) -> FitConfig:
-    """Settings from a TOML file, overridden by the flags that are not None. Raises `UsageError` with the fix."""
+    """Read settings from a TOML file and override them by the flags that are not None.
+
+    Raises `UsageError` for settings that are unknown, invalid or contradictory.
+    """
     where = f"{path}: " if path is not None else ""
     return make_config(read_toml(path) if path is not None else {}, flags, where)
 
 
 def make_config(settings: Mapping[str, Any], flags: Mapping[str, Any], where: str) -> FitConfig:
-    """Settings overridden by the flags that are not None; `where` begins the error.
+    """Override settings by the flags that are not None, and validate them. `where` begins the message of an error.
 
-    A flag for `epochs` drops the settings' `max_steps`, and the other way round; one for `labels` their `stages`.
+    A flag for `epochs` removes `max_steps` from the settings, and vice versa. The same applies to `labels` and
+    `stages`.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     settings = dict(settings)
@@ -331,7 +337,7 @@ def make_config(settings: Mapping[str, Any], flags: Mapping[str, Any], where: st
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises `UsageError` where it cannot be read."""
+    """Read a TOML file. Raises `UsageError` for a file that cannot be read or parsed."""
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

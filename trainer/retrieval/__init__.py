@@ -1,5 +1,5 @@
-"""In: a model and a collection with grades.
+"""In: a model and a collection with graded passages.
 
-Out: rankings, measures for each query, and tests of differences.
+Out: rankings, measures per query, and tests of differences between models.
 Touches: the cache of embeddings.
 """

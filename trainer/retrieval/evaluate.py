@@ -1,8 +1,8 @@
-"""Measure retrievers on BEIR folders, and say how sure the numbers are.
+"""Measures retrievers on BEIR folders, with confidence intervals and tests of differences.
 
-Every measure sees one ranking, in which equal similarities are ranked by passage id, the higher id first, as trec_eval
-does. Queries that the qrels judge without calling anything relevant count with 0, as in trec_eval. The average over
-several collections is the mean of their means, as BEIR has it.
+All measures use the same ranking. Ties of similarity are broken by passage id, the higher id first, as in trec_eval.
+Queries without a relevant passage in the qrels count as 0, as in trec_eval. The average over several collections is
+the mean of their means, as in BEIR.
 """
 
 import re
@@ -28,10 +28,11 @@ from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import Collection, load_model, read_collections, search
 
 JUDGED = 10
-"""Ranks of which the unjudged share is said."""
+"""Number of first ranks in which the share of unjudged passages is measured."""
 OVERLAPS = ("low overlap", "high overlap")
-"""Halves of the queries by the share of their words that their relevant passages have too."""
+"""Names of the two halves of the queries, split by their word overlap with their relevant passages."""
 AVERAGE = "average"
+"""Name of the average over all collections."""
 
 PerQuery = dict[str, dict[str, float]]
 """Measure -> query id -> value."""
@@ -39,7 +40,7 @@ PerQuery = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on one collection, or the average over all."""
+    """The measures of a model on a collection, or their average over all collections."""
 
     model: str
     data: str
@@ -47,69 +48,71 @@ class Measured:
     means: dict[str, Estimate]
     """Measure -> estimate."""
     by_overlap: dict[str, dict[str, Estimate]]
-    """Half of `OVERLAPS` -> measure -> estimate; empty where a half has no queries, and for the average."""
+    """Name in `OVERLAPS` -> measure -> estimate; empty if a half has no queries, and for the average."""
     unjudged: float | None
-    """Share of the first ten ranks that nobody judged, which count as not relevant."""
+    """Share of unjudged passages in the first ten ranks, which count as not relevant; None for the average."""
     per_query: PerQuery
+    """Values per query; empty for the average."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The first model minus another, query by query."""
+    """The differences of the first model minus another model, paired by query."""
 
     model: str
     against: str
     data: str
     tests: dict[str, PairedTest]
-    """Measure -> test; Holm's correction is over all comparisons and measures of the result."""
+    """Measure -> test, with Holm's correction over all comparisons and measures of the result."""
 
 
 @dataclass(frozen=True)
 class CollectionFacts:
-    """What was measured on."""
+    """Description of a collection that models are measured on."""
 
     name: str
     folder: str
     split: str
     queries: int
     queries_without_relevant: int
-    """Queries that have no passage of `relevant_grade` or above; they stay in every mean."""
+    """Number of queries without a passage of `relevant_grade` or above; they count in every mean."""
     overlap: dict[str, float]
-    """Query id -> share of its words that its relevant passages have, on average over them."""
+    """Query id -> share of its words that occur in a relevant passage, averaged over its relevant passages."""
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What `evaluate` found; the first model is the one asked about, the others those it is compared with."""
+    """The result of `evaluate`."""
 
     relevant_grade: int
     index: str
     collections: tuple[CollectionFacts, ...]
     models: tuple[str, ...]
+    """Names of the evaluated model and of the models that it is compared with, in this order."""
     measured: tuple[Measured, ...]
     compared: tuple[Compared, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts and lists, for `json.dumps`; an estimate has the keys mean, low and high."""
+        """Convert the result to plain dicts and lists for `json.dumps`; estimates have the keys mean, low and high."""
         plain: dict[str, Any] = _plain(self)
         return plain
 
     def of(self, model: str, data: str) -> Measured:
-        """One model on one collection."""
+        """Return the measures of a model on a collection."""
         return next(entry for entry in self.measured if (entry.model, entry.data) == (model, data))
 
 
 class Contender(NamedTuple):
-    """A model to be measured."""
+    """A loaded model to be measured."""
 
     name: str
     encoder: SentenceTransformer
     kept: str | None = None
-    """The folder it was loaded from, under which its embeddings are kept; None for one that is only in memory."""
+    """The name or folder it was loaded from, the key of its cached embeddings; None caches no embeddings."""
 
 
 def load_contender(name: str, *, trust_remote_code: bool = False) -> Contender:
-    """A model from a local folder or the Hub."""
+    """Load a model from a local folder or the Hub, for measuring."""
     return Contender(name, load_model(name, trust_remote_code=trust_remote_code), name)
 
 
@@ -120,25 +123,25 @@ def evaluate(
     *,
     progress: Callable[[str], None] = lambda words: None,
 ) -> EvalResult:
-    """Measure a model on one or several collections: nDCG@10, RR@10, AP and Recall, against other models.
+    """Measure nDCG@10, RR@10, AP and Recall of a model on one or several collections, and compare it with other models.
 
-    nDCG takes the grade as its gain; the deepest cutoff of Recall is the depth of AP too.
+    The gain of nDCG is the grade. AP is computed to the deepest cutoff of Recall.
 
     Args:
         model: sentence-transformers folder or name on the Hub.
         data: BEIR folders: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.
-        options: models that it is compared with, cutoffs, lengths in tokens, index.
-        progress: called with a line for each model and collection.
+        options: other models, cutoffs, lengths in tokens, index.
+        progress: called with a line of text for each model and collection.
 
     Returns:
         Means with 95% jackknife confidence intervals over queries, values per query, and paired permutation tests of
-        the model against each of the others.
+        the model against each other model.
 
     Raises:
         UsageError: a model or index does not exist.
-        DataError: a file is malformed or names unknown ids.
+        DataError: a file is malformed or contains unknown ids.
     """
-    # All data and models first: a wrong name should not cost an hour.
+    # All data and models are read first, so that a wrong name is reported before any long computation.
     collections = read_collections(data, options.split)
     trusted = options.trust_remote_code
     contenders = [load_contender(str(name), trust_remote_code=trusted) for name in (model, *options.compare)]
@@ -152,7 +155,7 @@ def compare_contenders(
     *,
     progress: Callable[[str], None] = lambda words: None,
 ) -> EvalResult:
-    """Measure loaded models, and compare the first with each of the others."""
+    """Measure loaded models, and compare the first model with each other model."""
     lengths = Lengths(options.max_query_length, options.max_passage_length)
     relevant_grade, cutoffs, runs = options.relevant_grade, options.recall, options.runs
     names = tuple(contender.name for contender in contenders)
@@ -182,7 +185,7 @@ def compare_contenders(
 
 
 def measures(relevant_grade: int = 1, cutoffs: Sequence[int] = (100,)) -> dict[str, Any]:
-    """Name that people read -> measure of ir_measures."""
+    """Make the measures: displayed name -> measure of ir_measures."""
     deepest = max(cutoffs)
     return {
         "nDCG@10": ir_measures.nDCG @ 10,
@@ -193,7 +196,10 @@ def measures(relevant_grade: int = 1, cutoffs: Sequence[int] = (100,)) -> dict[s
 
 
 def measure(qrels: Qrels, run: RankedRun, relevant_grade: int = 1, cutoffs: Sequence[int] = (100,)) -> PerQuery:
-    """Measure -> query id -> value, for every query of the qrels; a query that a measure leaves out has 0."""
+    """Compute all measures of a run, measure -> query id -> value, for every query of the qrels.
+
+    A query without a value from ir_measures has 0.
+    """
     names = {what: label for label, what in measures(relevant_grade, cutoffs).items()}
     values = {label: dict.fromkeys(qrels, 0.0) for label in names.values()}
     ranked = {qid: {name: -float(rank) for rank, name in enumerate(best)} for qid, best in run.items()}
@@ -203,9 +209,9 @@ def measure(qrels: Qrels, run: RankedRun, relevant_grade: int = 1, cutoffs: Sequ
 
 
 def compare_models(measured: Sequence[Measured], names: Sequence[str]) -> list[Compared]:
-    """The first model against each of the others, on every collection and on their average, in every measure.
+    """Test the first model against each other model, on every collection and on their average, in every measure.
 
-    All of these differences are read side by side, so Holm's correction takes them for one family.
+    Holm's correction treats all these tests as one family, because their results are read together.
     """
     found = {(entry.model, entry.data): entry for entry in measured}
     collections = list(dict.fromkeys(entry.data for entry in measured if entry.data != AVERAGE))
@@ -224,7 +230,7 @@ def compare_models(measured: Sequence[Measured], names: Sequence[str]) -> list[C
 
 
 def write_run(path: Path, run: RankedRun, tag: str) -> None:
-    """A TREC run: query id, Q0, passage id, rank from 1, similarity, tag."""
+    """Write a TREC run with the columns query id, Q0, passage id, rank from 1, similarity, tag."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for query_id, best in run.items():
@@ -233,7 +239,7 @@ def write_run(path: Path, run: RankedRun, tag: str) -> None:
 
 
 def run_tags(names: Sequence[str]) -> list[str]:
-    """A word for each model, of its name, for the tag and the file of its run; different models have different ones."""
+    """Make a unique tag from each model's name, for its run and the file name of the run."""
     tags: dict[str, str] = {}
     for name in dict.fromkeys(names):
         word = re.sub(r"[^\w.-]+", "_", name).strip("_")
@@ -243,13 +249,16 @@ def run_tags(names: Sequence[str]) -> list[str]:
 
 
 def unjudged_share(qrels: Qrels, run: RankedRun) -> float:
-    """Share of the first ten ranks, over all queries, whose passage nobody judged."""
+    """Compute the share of unjudged passages in the first ten ranks of all queries, from 0 to 1."""
     top = [(query_id, name) for query_id, best in run.items() for name in list(best)[:JUDGED]]
     return sum(name not in qrels[query_id] for query_id, name in top) / max(1, len(top))
 
 
 def lexical_overlap(collection: Collection, relevant_grade: int) -> dict[str, float]:
-    """Query id -> share of its words that stand in a relevant passage, on average over those; queries with any."""
+    """Compute the word overlap of each query with its relevant passages: query id -> mean share of its words.
+
+    Queries without a relevant passage are left out.
+    """
     relevant: dict[str, list[str]] = {}
     for query_id, graded in collection.qrels.items():
         for passage_id, grade in graded.items():
@@ -264,7 +273,10 @@ def lexical_overlap(collection: Collection, relevant_grade: int) -> dict[str, fl
 
 
 def halves(overlap: Mapping[str, float]) -> dict[str, list[str]]:
-    """Half of `OVERLAPS` -> its query ids: at or below the median, and above it."""
+    """Split queries by their overlap: name in `OVERLAPS` -> ids of the queries up to the median, or above it.
+
+    Returns an empty dict if a half has no queries.
+    """
     middle = float(np.median(list(overlap.values()))) if overlap else 0.0
     low = [query_id for query_id, share in overlap.items() if share <= middle]
     high = [query_id for query_id, share in overlap.items() if share > middle]

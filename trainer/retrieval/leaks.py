@@ -1,4 +1,4 @@
-"""Evaluation queries among the training queries: what a model remembers says nothing about what it learnt."""
+"""Refuses evaluation queries among the training queries, which would measure memory instead of generalisation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +12,19 @@ from labelkit.storage.dataset import known_leaks
 from trainer.data.store import Store
 from trainer.retrieval.search import Collection
 
-ALL_THE_SAME = "or train all the same (allow_leaks = true, --allow-leaks)"
+ALL_THE_SAME = "or train with them (allow_leaks = true, --allow-leaks)"
 
 
 def refuse_leaks(folder: Path, store: Store, collections: Sequence[Collection]) -> None:
-    """Raise `DataError` where the dataset's audit found queries of an evaluation set in it, or where a query with
-    positives is, but for case and punctuation, a query of one of the collections.
+    """Raise `DataError` for a dataset with queries of an evaluation set.
+
+    Such queries were found by the dataset's audit, or they have positives and equal a query of one of the collections
+    apart from case and punctuation.
     """
     if count := known_leaks(folder):
         raise DataError(
-            f"{folder}: its audit found {count} queries of an evaluation set in it; leave them out (labelkit mix "
-            f"--drop leaked-queries), {ALL_THE_SAME}"
+            f"{folder}: its audit found {count} queries of an evaluation set in the dataset; leave them out (labelkit "
+            f"mix --drop leaked-queries), {ALL_THE_SAME}"
         )
     trained = pa.concat_tables(
         table.filter(pc.greater(pc.list_value_length(table["positive_ids"]), 0)).select(["query"])
@@ -35,6 +37,6 @@ def refuse_leaks(folder: Path, store: Store, collections: Sequence[Collection]) 
         if count := pc.sum(shared).as_py():
             example = names[pc.index(shared, True).as_py()]
             raise DataError(
-                f"{count} of the {len(names)} queries of {collection.name}, split {collection.split}, are training "
-                f"queries of {folder} too, {example!r} among them; measure on others, {ALL_THE_SAME}"
+                f"{count} of the {len(names)} queries of {collection.name}, split {collection.split}, are also "
+                f"training queries of {folder}, for example {example!r}; measure on other queries, {ALL_THE_SAME}"
             )

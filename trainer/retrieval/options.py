@@ -9,25 +9,25 @@ from labelkit.options import Options
 
 
 class EvaluateOptions(Options):
-    """What models are measured by, and what they are compared with."""
+    """The settings of an evaluation."""
 
     split: str = "test"
     """Split of the qrels."""
     compare: tuple[str, ...] = ()
-    """Another model; may be repeated."""
+    """Model to compare with, a folder or a name on the Hub; may be repeated."""
     relevant_grade: int = Field(default=1, ge=1)
-    """Lowest grade that RR, AP and R call relevant."""
+    """Lowest grade that counts as relevant in RR, AP and R."""
     recall: tuple[Annotated[int, Field(ge=1)], ...] = (100,)
     """Cutoff of Recall; may be repeated."""
     index: str = "exact"
-    """exact, or approximate: faiss, usearch."""
+    """Index for the search: exact, or one of the approximate indexes faiss and usearch."""
     max_query_length: int | None = Field(default=None, ge=3)
-    """Tokens of a query; default: the model's limit."""
+    """Maximum tokens of a query. Default: the limit of the model."""
     max_passage_length: int | None = Field(default=None, ge=3)
-    """Tokens of a passage; default: the model's limit."""
+    """Maximum tokens of a passage. Default: the limit of the model."""
     dimensions: int | None = Field(default=None, ge=1)
-    """Keep only this many of the first dimensions of an embedding."""
+    """Number of first dimensions of an embedding to use. Default: all."""
     runs: Path | None = None
-    """Folder for a TREC run per model and collection."""
+    """Folder to which a TREC run per model and collection is written."""
     trust_remote_code: bool = False
-    """Run code that comes with a model."""
+    """Run the code that comes with a model. Read that code first: it has all your permissions."""

@@ -1,7 +1,7 @@
-"""Search the collections that models are measured on.
+"""Reads the collections that models are measured on, and searches them.
 
-A passage whose id is the query's own is kept: BEIR removes it for some collections, so compare figures for those
-(ArguAna, Quora) only with figures made in the same way.
+A passage with the same id as the query is kept in the ranking. BEIR removes it in ArguAna and Quora; compare figures on
+these collections only with figures that were computed in the same way.
 """
 
 from array import array
@@ -26,7 +26,7 @@ from trainer.objectives.batch import key_of
 
 
 class Collection(NamedTuple):
-    """The queries of a split and their qrels; the corpus stays in its file."""
+    """The queries of a split and their qrels; the corpus is read from its file when it is needed."""
 
     folder: Path
     split: str
@@ -35,17 +35,17 @@ class Collection(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What a reader calls it."""
+        """Name of the folder."""
         return self.folder.name
 
     def passages(self) -> Iterator[Passage]:
-        """The corpus, in the order of the file."""
+        """Read the passages of the corpus, in the order of the file."""
         for _, name, title, text in corpus_rows(self.folder / "corpus.jsonl"):
             yield Passage(passage_id=name, title=title, text=text)
 
 
 def read_collection(folder: Path, split: str) -> Collection:
-    """The queries that a split of a BEIR folder judges. Raises `DataError` as `read_data` does."""
+    """Read the judged queries of a split of a BEIR folder. Raises `DataError` for missing or malformed files."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
     if not (folder / "corpus.jsonl").is_file():
@@ -59,23 +59,23 @@ def read_collection(folder: Path, split: str) -> Collection:
 
 
 def read_collections(folders: Sequence[Path], split: str) -> list[Collection]:
-    """The same for several folders, whose names must differ."""
+    """Read a split of several BEIR folders. Raises `UsageError` for two folders with the same name."""
     names = [folder.name for folder in folders]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"two of the data folders are called {name}; rename one, or measure them one by one")
+            raise UsageError(f"two data folders have the name {name}; rename one of them, or measure them separately")
     return [read_collection(folder, split) for folder in folders]
 
 
 def load_model(name: str, *, trust_remote_code: bool = False) -> SentenceTransformer:
-    """A model from a local folder or the Hub; code that comes with it is run only with `trust_remote_code`.
+    """Load a model from a local folder or the Hub; its own code is run only with `trust_remote_code`.
 
-    Raises `UsageError` where there is none, or where its similarity is neither cosine nor dot.
+    Raises `UsageError` for a missing model, or a similarity other than cosine and dot.
     """
     model: SentenceTransformer = load_encoder(name, trust_remote_code=trust_remote_code)
     if model.similarity_fn_name not in SIMILARITIES:
         raise UsageError(
-            f"the model {name!r} compares by {model.similarity_fn_name} similarity; "
+            f"the model {name!r} uses {model.similarity_fn_name} similarity, which is not supported; "
             "set similarity_fn_name in its config_sentence_transformers.json to cosine or dot"
         )
     return model
@@ -90,11 +90,10 @@ def search(
     depth: int = 100,
     lengths: Lengths = OWN_LENGTHS,
 ) -> RankedRun:
-    """Find the `depth` best passages of every query with their similarities, in rank order.
+    """Find the `depth` most similar passages of every query and their similarities, in rank order.
 
-    As `dense_search`, by an index of `INDEXES`. `name` is where the model was loaded from, None for one whose
-    embeddings are not to be kept. Raises `DataError` where the qrels name a passage that the corpus does not hold, or a
-    passage id stands twice.
+    `index` is a key of `INDEXES`. `name` is the folder or Hub name of the model, the key of its cached embeddings; None
+    caches no embeddings. Raises `DataError` for a passage of the qrels outside the corpus, or a duplicated passage id.
     """
     if index not in INDEXES:
         raise UnknownNameError("index", index, INDEXES)
@@ -114,10 +113,11 @@ def search(
 
 
 def _check(collection: Collection, missing: set[str], keys: NDArray[np.int64]) -> None:
+    """Raise `DataError` for an empty corpus, a duplicated passage id, or a missing passage of the qrels."""
     if not len(keys):
         raise DataError(f"{collection.folder / 'corpus.jsonl'}: the corpus is empty")
     if len(np.unique(keys)) < len(keys):
-        raise DataError(f"{collection.folder / 'corpus.jsonl'}: a passage id stands twice")
+        raise DataError(f"{collection.folder / 'corpus.jsonl'}: a passage id is duplicated")
     if missing:
         raise DataError(
             f"qrels of {collection.folder}, {collection.split}: passage id {min(missing)!r} is not in corpus.jsonl"
@@ -125,7 +125,7 @@ def _check(collection: Collection, missing: set[str], keys: NDArray[np.int64]) -
 
 
 class Faiss:
-    """FAISS's HNSW graph over inner products: approximate, in memory."""
+    """Approximate index in memory: FAISS's HNSW graph over inner products."""
 
     def __init__(self, queries: Tensor, depth: int) -> None:
         try:
@@ -149,7 +149,7 @@ class Faiss:
 
 
 class Usearch:
-    """usearch's HNSW graph over inner products: approximate, in memory."""
+    """Approximate index in memory: usearch's HNSW graph over inner products."""
 
     def __init__(self, queries: Tensor, depth: int) -> None:
         try:
@@ -173,4 +173,4 @@ class Usearch:
 
 
 INDEXES: dict[str, Callable[[Tensor, int], Index] | None] = {"exact": None, "faiss": Faiss, "usearch": Usearch}
-"""Name -> class; None for the exact search that `dense_search` does by itself."""
+"""Name -> class of the index; None for the exact search of `dense_search`."""

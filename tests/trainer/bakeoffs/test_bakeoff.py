@@ -59,7 +59,7 @@ def test_a_grid_is_run_reported_and_resumed(
     assert again["values"] == before["values"]
 
     assert call(monkeypatch, *command, "--batch-size", "3") == 2
-    assert "was made with batch_size = None and not 3; choose another output" in capsys.readouterr().err
+    assert "was made with batch_size = None instead of 3; choose another output" in capsys.readouterr().err
 
 
 def test_a_regime_without_labels_is_refused_before_anything_runs(
@@ -112,7 +112,7 @@ def test_the_papers_settings() -> None:
 def test_what_a_bakeoff_refuses(tmp_path: Path) -> None:
     fit = {"model": "m"}
     for settings, message in (
-        ({"fit": fit | {"seed": 3}}, r"fit\.seed is what a bake-off varies; remove it"),
+        ({"fit": fit | {"seed": 3}}, r"fit\.seed is varied by the bake-off; remove it"),
         ({"fit": fit, "regimes": {"a/b": ["human"]}}, "leave out slashes"),
         ({"fit": fit, "regimes": {"x": ["people"]}}, "regime x: .*unknown source of labels 'people'"),
         ({"fit": fit | {"epoks": 3}}, "regime all: unknown setting 'epoks'; did you mean epochs?"),
@@ -121,7 +121,7 @@ def test_what_a_bakeoff_refuses(tmp_path: Path) -> None:
             BakeoffConfig(**settings)
     with pytest.raises(UnknownNameError, match="unknown objective 'infonce'"):
         BakeoffConfig(fit=fit, objectives=("infonce",))
-    with pytest.raises(UsageError, match=r"there is no settings file nq\.toml; shipped ones: paper-beir\.toml, "):
+    with pytest.raises(UsageError, match=r"nq\.toml does not exist; files of the package are: paper-beir\.toml, "):
         find_config("nq.toml")
     assert parse_regimes(["llm, 20% human", "llm"]) == {"llm then 20% human": ["llm", "20% human"], "llm": ["llm"]}
 
@@ -148,11 +148,11 @@ def test_a_clear_winner_a_tie_and_the_words_for_them() -> None:
     found = verdict(results)
     assert [cell.regime for cell in found.cells][-2:] == ["human single", UNTRAINED]
     words = "\n".join(recommendation(found))
-    assert "Against the untrained model that is +0.1" in words
-    assert "No significant difference from it: " in words
-    assert "Choose among them by cost: summarglh on llm took least time, 4 s a run." in words
-    assert "These are worse: lsepair on human, summarglh on human, singlelh on human single." in words
-    assert "To see a difference of 0.01 between the two highest you need about" in words
+    assert "The difference from the untrained model is +0.1" in words
+    assert "No significant difference from summarglh on llm: lsepair on llm." in words
+    assert "Choose among them by cost: summarglh on llm took least time, 4 s per run." in words
+    assert "Significantly worse than summarglh on llm: lsepair on human, summarglh on human, singlelh on " in words
+    assert "To detect a difference of 0.01 between the two highest you need about" in words
     assert found.regime_gaps == [], "no two regimes have all three objectives"
     grids = verdict([result for result in results if result.regime != "human single"])
     (regime,) = grids.regime_gaps
@@ -189,7 +189,7 @@ def test_training_that_gains_nothing_is_not_recommended() -> None:
     results = [made(UNTRAINED, "", 0, base), made("llm", "lsepair", 0, base + source.normal(0, 0.1, 50))]
     words = "\n".join(recommendation(verdict(results)))
     assert "No significant difference from the untrained model" in words
-    assert "keep that one" in words
+    assert "keep that model" in words
     worse = [results[0], *(made("llm", "lsepair", seed, base - 0.2) for seed in range(2))]
     assert "The untrained model is better (-0.200" in "\n".join(recommendation(verdict(worse)))
 
@@ -203,7 +203,7 @@ def test_the_luck_of_seeds_is_in_the_interval() -> None:
     assert cell.mean.high > 0.5
     assert cell.spread == pytest.approx(0.05)
     once = [made(UNTRAINED, "", 0, np.full(50, 0.2)), made("llm", "lsepair", 0, np.full(50, 0.4))]
-    assert "With one seed the luck of a run is in no interval" in "\n".join(recommendation(verdict(once)))
+    assert "With one seed, intervals do not include the variance of seeds" in "\n".join(recommendation(verdict(once)))
 
 
 def test_a_pair_of_cells_reads_the_same_from_both_sides() -> None:
@@ -232,5 +232,5 @@ def test_equal_cells_are_seldom_called_worse(monkeypatch: pytest.MonkeyPatch) ->
             for cell in range(8)
             for seed in range(3)
         ]
-        wrong += any("These are worse" in line for line in recommendation(verdict(results)))
+        wrong += any("Significantly worse" in line for line in recommendation(verdict(results)))
     assert wrong <= 8

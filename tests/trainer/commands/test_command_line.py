@@ -28,7 +28,7 @@ def test_fit_then_eval(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert f"wrote {model}: 2 steps of jointlh" in printed.err
-    assert "1 of 13 queries have no positive and were left out" in printed.err
+    assert "left out 1 of 13 queries, which have no positive" in printed.err
     manifest = json.loads((model / "manifest.json").read_text())
     assert manifest["command"].startswith(f"trainer fit {toy_dataset} --config")
 
@@ -43,7 +43,7 @@ def test_fit_then_eval(
     mean = result["measured"][0]["means"]["nDCG@10"]
     assert f"{mean['mean']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}]" in printed.out
     assert "difference to" in printed.out
-    assert "nobody judged 83% of its first ten ranks" in printed.err
+    assert "83% of the passages in the first ten ranks are unjudged" in printed.err
     assert "1 of 2 queries have no passage of grade 2 or above" in printed.err
 
 

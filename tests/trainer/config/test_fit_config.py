@@ -39,9 +39,9 @@ def test_dot_products_are_not_divided_unless_asked() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"epochs": 2, "max_steps": 5}, "set one of them"),
-        ({"false_negative_margin": 0.0, "false_negative_ratio": 0.9}, "two rules for one thing; set one of them"),
-        ({"false_negative_margin": 0.0, "in_batch_negatives": False}, "no false_negative rule applies; remove it"),
+        ({"epochs": 2, "max_steps": 5}, "set only one of them"),
+        ({"false_negative_margin": 0.0, "false_negative_ratio": 0.9}, "exclude each other; set only one of them"),
+        ({"false_negative_margin": 0.0, "in_batch_negatives": False}, "have no effect without in_batch_negatives"),
         ({"source_weights": {"llm": 0.0}}, "source_weights.llm = 0.0: input should be greater than 0"),
         ({"source_weights": {"gpt": 1.0}}, "input should be 'human', 'llm' or 'imported'"),
         ({"max_positives": 9}, "lower max_positives or raise group_size"),

@@ -59,12 +59,12 @@ def test_the_little_language() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "'' is no source"),
-        ("human, llm", "'human, llm' is no source"),
-        ("0% human", "a share lies above 0%"),
-        ("120% human", "at most at 100%"),
-        ("human + human", "name human twice"),
-        ("all + llm", "name llm twice"),
+        ("", "'' is not a source"),
+        ("human, llm", "'human, llm' is not a source"),
+        ("0% human", "a share must be above 0%"),
+        ("120% human", "at most 100%"),
+        ("human + human", "contain human twice"),
+        ("all + llm", "contain llm twice"),
     ],
 )
 def test_texts_that_say_nothing(text: str, message: str) -> None:
@@ -251,7 +251,7 @@ def test_stages_have_settings_of_their_own_and_refuse_others() -> None:
     assert (second.labels, second.objective, second.epochs, second.max_steps) == ("20% human", "singlelh", None, 7)
     assert (second.learning_rate, second.model) == (3e-5, "unused")
     for stage, message in (
-        ({"model": "x"}, "stage 2 cannot set 'model'; a stage may set: labels, min_grade"),
+        ({"model": "x"}, "stage 2 cannot set 'model'; settings of a stage are: labels, min_grade"),
         ({"lables": "human"}, "stage 2 cannot set 'lables'; did you mean labels"),
         ({"epochs": 0}, "stage 2: epochs = 0: input should be greater than or equal to 1"),
         ({"labels": "humans"}, "stage 2: unknown source of labels 'humans'"),
@@ -262,10 +262,10 @@ def test_stages_have_settings_of_their_own_and_refuse_others() -> None:
 
 def test_contradictions_between_settings(tmp_path: Any) -> None:
     for settings, message in (
-        ({"objective": "singlelh", "positives": "new"}, "singlelh always takes the best; remove positives"),
-        ({"gradient_cache": True, "gradient_checkpointing": True}, "gradient_checkpointing saves nothing; remove it"),
+        ({"objective": "singlelh", "positives": "new"}, "singlelh always takes the best positive; remove positives"),
+        ({"gradient_cache": True, "gradient_checkpointing": True}, "gradient_checkpointing saves no memory"),
         ({"patience": 2}, "patience needs a dev folder; set dev"),
-        ({"patience": 2, "dev": "d", "max_steps": 3}, "patience counts epochs"),
+        ({"patience": 2, "dev": "d", "max_steps": 3}, "patience needs whole epochs"),
     ):
         with pytest.raises(UsageError, match=message):
             config(**settings)

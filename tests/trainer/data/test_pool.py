@@ -59,7 +59,7 @@ def test_what_nobody_judged_comes_after_the_judged_negatives(judged: Path, tmp_p
     assert drawn(judged, folder, labels="human") == ["abcin"], (
         "who is not asked has judged nothing; `p` and `c` are one text"
     )
-    with pytest.raises(UsageError, match="none of a pool is drawn"):
+    with pytest.raises(UsageError, match="pool has no effect without in_batch_negatives"):
         drawn(judged, folder, in_batch_negatives=False)
 
 

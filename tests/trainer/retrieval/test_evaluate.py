@@ -280,7 +280,7 @@ def test_few_queries_and_the_range_of_the_power_note_are_said(tmp_path: Path, ba
     result = evaluated(bag, data, blind)
     words = list(_notes(result, {name: name for name in result.models}))
     assert any("data: 2 queries are few" in line for line in words)
-    assert any("to see 0.01 in nDCG@10 you need about" in line for line in words)
+    assert any("to detect a difference of 0.01 in nDCG@10 you need about" in line for line in words)
 
 
 def test_several_collections_their_average_and_their_runs(tmp_path: Path, bag: str, data: Path) -> None:
@@ -297,7 +297,7 @@ def test_several_collections_their_average_and_their_runs(tmp_path: Path, bag: s
     run = read_run(path)
     assert list(run["q1"]) == ["p1", "p3", "p2", "p5", "p4"]
     assert run["q1"]["p1"] == pytest.approx(1.0)
-    with pytest.raises(UsageError, match="two of the data folders are called data"):
+    with pytest.raises(UsageError, match="two data folders have the name data"):
         read_collections([data, data], "test")
 
 
@@ -333,7 +333,7 @@ def test_the_result_goes_through_json(bag: str, data: Path) -> None:
 @pytest.mark.parametrize(
     ("corpus", "message"),
     [
-        ('{"_id": "p1", "text": "a"}\n{"_id": "p1", "text": "b"}\n', "a passage id stands twice"),
+        ('{"_id": "p1", "text": "a"}\n{"_id": "p1", "text": "b"}\n', "a passage id is duplicated"),
         ('{"_id": "p9", "text": "a"}\n', "passage id 'p2' is not in corpus.jsonl"),
         ("", "the corpus is empty"),
     ],
@@ -348,7 +348,7 @@ def test_models_and_data_that_cannot_be_used(tmp_path: Path, bag: str, data: Pat
     with pytest.raises(UsageError, match=r"cannot load the model '/no/such/model'.*give a model folder"):
         load_contender("/no/such/model")
     manhattan = write_bag_of_letters(tmp_path / "manhattan", "manhattan")
-    with pytest.raises(UsageError, match="compares by manhattan similarity; set similarity_fn_name"):
+    with pytest.raises(UsageError, match="uses manhattan similarity, which is not supported; set similarity_fn_name"):
         load_contender(manhattan)
     with pytest.raises(DataError, match=r"splits of .*: test"):
         read_collection(data, "dev")

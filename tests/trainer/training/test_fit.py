@@ -172,7 +172,7 @@ def test_training_queries_are_no_evaluation(tiny_model: Path, toy_dataset: Path,
     rows = [json.dumps({"_id": name, "text": text}) for name, text in asked.items()]
     (beir / "queries.jsonl").write_text("\n".join(rows) + "\n")
     for settings, collections in (({"dev": f"{beir}:test"}, []), ({}, [read_collection(beir, "test")])):
-        with pytest.raises(DataError, match=r"1 of the 2 queries of beir, split test, are training queries .* 'q0'"):
+        with pytest.raises(DataError, match=r"1 of the 2 queries of beir, split test, are also training .* 'q0'"):
             train(
                 toy_dataset, tmp_path / "model", config(tiny_model, **settings), collections=collections, command="test"
             )
