@@ -14,8 +14,8 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
-from labelkit.corpora.words import CHARACTERS
-from labelkit.engines import Engine, EngineFacts, Message, Reply, Request, Settings, Traits, choose
+from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Traits, choose
+from labelkit.engines.chat_encoding import ChatEncoder
 from labelkit.engines.tokenizers import model_tokens
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
 from labelkit.pooling.model_loading import hide_loading_bars
@@ -69,6 +69,7 @@ class LocalEngine(Engine):
         self._rows = settings.concurrency or ROWS
         refuse_code(settings.model, trusted=settings.trust_remote_code)
         self._tokenizer = load_tokenizer(settings)
+        self._encoder = load_encoder(settings)
         version = f"transformers {transformers.__version__}, torch {torch.__version__}"
         self.facts = model_facts("local", version, settings, dtype=self._dtype, tokenizer=self._tokenizer)
 
@@ -100,7 +101,7 @@ class LocalEngine(Engine):
         rows = []
         for request in requests:
             answer = 0 if request.labels else request.max_tokens
-            ids = prompt_tokens(self._tokenizer, request, answer, limit=self._limit)
+            ids = self._encoder.prompt_tokens(request, answer, limit=self._limit)
             if isinstance(ids, Reply):
                 yield ids
             elif request.labels:
@@ -222,6 +223,16 @@ def load_tokenizer(settings: Settings) -> Any:
     return _tokenizer_of(settings.model, settings.revision)
 
 
+def load_encoder(settings: Settings) -> ChatEncoder:
+    """The tokenizer of a local folder or Hub id as an encoder of chats: one, whose memory all users share."""
+    return _encoder_of(settings.model, settings.revision)
+
+
+@lru_cache
+def _encoder_of(model: str, revision: str | None) -> ChatEncoder:
+    return ChatEncoder(_tokenizer_of(model, revision))
+
+
 @lru_cache
 def _tokenizer_of(model: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
@@ -254,52 +265,6 @@ def _load_model(settings: Settings, dtype: str) -> Any:
     except Exception as error:  # the loaders raise errors of any type for a damaged folder
         raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Return the token ids of chat turns up to the point where the answer begins.
-
-    If the chat template does not support a system turn, its text is put before the user's text. If the model has no
-    chat template, the turns are separated by an empty line and the answer begins on a line of its own, where labels
-    have the same tokens as elsewhere; the tokenizer then adds the tokens that begin a text.
-    """
-    if tokenizer.chat_template is None:
-        text = "\n\n".join(message.content for message in messages)
-        ids: list[int] = tokenizer(f"{text}\n\nAnswer:\n")["input_ids"]
-        return ids
-    from jinja2.exceptions import TemplateError
-
-    try:
-        text = _chat_text(tokenizer, messages)
-    except TemplateError:
-        text = ""
-    # Some templates refuse a system turn, others omit it silently.
-    if any(message.role == "system" and message.content not in text for message in messages):
-        text = _chat_text(tokenizer, [Message("user", "\n\n".join(message.content for message in messages))])
-    # This gives the same ids as calling `tokenizer`, without its attention mask, which takes 50% more time.
-    ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-    return ids
-
-
-def _chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:
-    turns = [message._asdict() for message in messages]
-    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return text
-
-
-def prompt_tokens(tokenizer: Any, request: Request, answer: int, *, limit: int) -> list[int] | Reply:
-    """Return the token ids of a request's prompt, or a failed reply if prompt and answer do not fit the `limit`.
-
-    `answer` is the number of tokens of the answer. A prompt of megabytes is rejected without tokenising it.
-    """
-    size = sum(len(message.content) for message in request.messages)
-    if size <= CHARACTERS * limit:
-        ids = encode_chat(tokenizer, request.messages)
-        if len(ids) + answer <= limit:
-            return ids
-    prompt = f"{size} characters" if size > CHARACTERS * limit else f"{len(ids)} tokens"
-    rest = "" if request.labels else f" and an answer of {request.max_tokens}"
-    return Reply(key=request.key, error=f"prompt of {prompt}{rest} is over the limit of {limit}")
 
 
 def first_label_tokens(tokenizer: Any, labels: Sequence[str]) -> dict[str, int]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from labelkit.engines import Message, Settings
+from labelkit.engines.chat_encoding import ChatEncoder
+from labelkit.engines.text_encoding import TextEncoder
 from labelkit.errors import EngineError, MissingPackageError, UsageError, first_line
 
 TURN_TOKENS = 8
@@ -46,16 +48,14 @@ def words(settings: Settings, tokenizer: str | None) -> Tokens:
 class ChatTokens:
     """The tokenizer and chat template of a transformers model."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, encoder: ChatEncoder) -> None:
+        self._encoder = encoder
 
     def ends(self, text: str) -> list[int]:
-        return _ends(self._tokenizer.backend_tokenizer, text)
+        return self._encoder.text.ends(text)
 
     def prompt(self, messages: Sequence[Message]) -> int:
-        from labelkit.engines.local import encode_chat
-
-        return len(encode_chat(self._tokenizer, messages))
+        return len(self._encoder.encode(messages))
 
 
 class FileTokens:
@@ -71,21 +71,15 @@ class FileTokens:
             raise MissingPackageError("tokenizers", "openai") from None
         path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
         try:
-            self._tokenizer: Any = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name)
-            self._tokenizer.no_truncation()
-            self._tokenizer.no_padding()
+            tokenizer: Any = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
         except Exception as error:  # the loader raises errors of any type for damaged files and unknown Hub ids
             raise EngineError(f"tokenizer {name!r} cannot be loaded: {first_line(error)}") from None
-
-    def ends(self, text: str) -> list[int]:
-        return _ends(self._tokenizer, text)
+        self.ends = TextEncoder(tokenizer).ends
 
     def prompt(self, messages: Sequence[Message]) -> int:
         return sum(TURN_TOKENS + len(self.ends(message.content)) for message in messages) + TURN_TOKENS
-
-
-def _ends(tokenizer: Any, text: str) -> list[int]:
-    return [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
 
 
 def file_tokens(settings: Settings, tokenizer: str | None) -> Tokens | None:
@@ -97,9 +91,9 @@ def model_tokens(settings: Settings, tokenizer: str | None) -> Tokens:
     """Return the tokenizer of a model that runs here. Raises `UsageError` if the user names another."""
     if tokenizer:
         raise UsageError("a model that runs here has its own tokenizer: leave out --tokenizer")
-    from labelkit.engines.local import load_tokenizer
+    from labelkit.engines.local import load_encoder
 
-    return ChatTokens(load_tokenizer(settings))
+    return ChatTokens(load_encoder(settings))
 
 
 def stated_context(settings: Settings) -> int | None:

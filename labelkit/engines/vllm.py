@@ -2,34 +2,29 @@
 
 Requests are tokenised as in engine `local`, so that a prompt over the limit fails alone and both engines see the same
 prompt. They are passed to vLLM one by one, query by query, so that its prefix cache computes rubric and query once.
-More requests are always queued than vLLM works on, and each reply is yielded as soon as it is finished.
+More requests are always queued than vLLM works on, and each reply is yielded as soon as it is finished. The sizes of
+batches are those that vLLM chooses on this machine for its own offline class.
 """
 
 import asyncio
 import gc
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 from labelkit.engines import LOWEST, Engine, Reply, Request, Settings, Traits
 from labelkit.engines.in_flight import flow
-from labelkit.engines.local import (
-    default_dtype,
-    first_label_tokens,
-    load_tokenizer,
-    model_facts,
-    prompt_tokens,
-)
+from labelkit.engines.local import default_dtype, first_label_tokens, load_encoder, load_tokenizer, model_facts
 from labelkit.engines.tokenizers import model_tokens
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
 from labelkit.pooling.model_safety import refuse_code
 
-ROWS = 256
-"""Concurrent requests of vLLM if the settings name no number."""
 AHEAD = 2
-"""Requests passed to vLLM, as a multiple of its concurrent ones, so that it never waits for the journal."""
+"""Requests passed to vLLM, as a multiple of its concurrent ones, so that it never waits for prompts or the journal."""
 THINKING_TOKENS = 2048
 """Token limit of the reasoning before an answer."""
 MAX_MODEL_LEN = 4096
@@ -52,6 +47,13 @@ def open_engine(settings: Settings) -> "VllmEngine":
     return VllmEngine(settings)
 
 
+class Pool(NamedTuple):
+    """The pool whose requests are passed to vLLM, and the copy of the model that judges it."""
+
+    group: str
+    copy: int
+
+
 class VllmEngine(Engine):
     """vLLM's engine, constrained to the labels or the pattern; labels are read at the first token of the answer."""
 
@@ -63,6 +65,11 @@ class VllmEngine(Engine):
         self._limit = context_of(settings)
         self._label_tokens = lru_cache(partial(first_label_tokens, self._tokenizer))
         self._longest_label = lru_cache(partial(longest_label, self._tokenizer))
+        self._sampling = lru_cache(self._sampling_of)
+        self._encoder = load_encoder(settings)
+        self._under_way = [0] * settings.data_parallel
+        """Requests that each copy of the model has."""
+        self._pool = Pool("", 0)
         self._text = lru_cache(lambda ids: self._tokenizer.decode(list(ids), skip_special_tokens=True))
         version = f"vllm {_version()}"
         self._reasoning = reasoning_parser(settings.reasoning_parser, self._tokenizer)
@@ -72,7 +79,9 @@ class VllmEngine(Engine):
         first_label_tokens(self._tokenizer, labels)
 
     def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
-        return flow(self._runner, self._answer, requests, most=AHEAD * (self._settings.concurrency or ROWS))
+        for first in islice(requests := iter(requests), 1):
+            rows = self._llm.vllm_config.scheduler_config.max_num_seqs * self._settings.data_parallel
+            yield from flow(self._runner, self._answer, chain([first], requests), most=AHEAD * rows)
 
     def close(self) -> None:
         if "_llm" in self.__dict__:
@@ -97,6 +106,7 @@ class VllmEngine(Engine):
         try:
             import torch
             from vllm import AsyncEngineArgs
+            from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
 
             settings: Any = AsyncEngineArgs
@@ -108,13 +118,15 @@ class VllmEngine(Engine):
                     load_format="auto" if self._settings.trust_remote_code else "safetensors",
                     dtype=self._dtype,
                     max_model_len=self._limit,
-                    max_num_seqs=self._settings.concurrency or ROWS,
+                    max_num_seqs=self._settings.concurrency,
                     tensor_parallel_size=self._settings.tensor_parallel,
                     data_parallel_size=self._settings.data_parallel,
                     reasoning_parser=self._settings.reasoning_parser or "",
                     enforce_eager=not torch.cuda.is_available(),
                     disable_log_stats=True,
-                )
+                ),
+                # The sizes of batches that vLLM has measured for offline work.
+                usage_context=UsageContext.LLM_CLASS,
             )
         except (ImportError, OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vLLM cannot run {self._settings.model!r}: {first_line(error)}") from error
@@ -126,13 +138,15 @@ class VllmEngine(Engine):
         """Answer one request; an error of this request alone becomes a reply with `error`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        ids = prompt_tokens(self._tokenizer, request, self._answer_tokens(request), limit=self._limit)
+        ids = self._encoder.prompt_tokens(request, self._answer_tokens(request), limit=self._limit)
         if isinstance(ids, Reply):
             return ids
-        prompt, sampling = {"prompt_token_ids": ids}, self._sampling(request)
+        prompt = {"type": "token", "prompt_token_ids": ids}
+        sampling = self._sampling(request[3:])
         try:
-            outputs = [output async for output in self._llm.generate(prompt, sampling, request.key)]
-            return self._reply(request, len(ids), outputs[-1].outputs[0])
+            with self._copy_for(request.group) as copy:
+                outputs = [output async for output in self._llm.generate(prompt, sampling, request.key, **copy)]
+            return self._reply(request, sampling, len(ids), output=outputs[-1].outputs[0])
         except EngineDeadError:
             pass  # The error raised below must not refer to the dead engine, which would complain when Python ends.
         except EngineError:
@@ -143,28 +157,49 @@ class VllmEngine(Engine):
             "vLLM stopped while it was judging; every finished reply is kept: run the same command again to resume"
         )
 
+    @contextmanager
+    def _copy_for(self, group: str) -> Iterator[dict[str, int]]:
+        """Choose the copy of the model for a pool, as an argument of vLLM: the one with the fewest requests when the
+        pool begins. Its prefix cache then serves the whole pool.
+        """
+        if len(self._under_way) == 1:
+            yield {}
+            return
+        if group != self._pool.group:
+            self._pool = Pool(group, self._under_way.index(min(self._under_way)))
+        copy = self._pool.copy
+        self._under_way[copy] += 1
+        try:
+            yield {"data_parallel_rank": copy}
+        finally:
+            self._under_way[copy] -= 1
+
     def _answer_tokens(self, request: Request) -> int:
         """Return the token limit of an answer: the longest label or the request's limit, plus the reasoning."""
         answer = self._longest_label(request.labels) if request.labels else request.max_tokens
         return answer + (THINKING_TOKENS if self._reasoning else 0)
 
-    def _sampling(self, request: Request) -> Any:
+    def _sampling_of(self, answers: tuple[Any, ...]) -> Any:
+        """Return vLLM's parameters for requests with these `answers`: the fields of a request after its messages."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        allowed = {"choice": list(request.labels)} if request.labels else {"regex": request.pattern}
-        return SamplingParams(
-            temperature=request.temperature,
-            seed=request.seed,
-            max_tokens=self._answer_tokens(request),
-            logprobs=TOP_LOGPROBS if request.labels else None,
-            structured_outputs=StructuredOutputsParams(**allowed) if any(allowed.values()) else None,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            # vLLM would otherwise decode every token in its list of log-probabilities.
-            detokenize=False,
-        )
+        request = Request("", "", (), *answers)
+        labels, answer = request.labels, self._answer_tokens(request)
+        given: dict[str, Any] = {"temperature": request.temperature, "seed": request.seed, "max_tokens": answer}
+        if labels and answer == 1 and "logprob_token_ids" in SamplingParams.__struct_fields__:
+            # One token is the whole answer. A mask of tokens is faster than a grammar, and vLLM reports the labels'
+            # probabilities before it.
+            tokens = list(self._label_tokens(labels).values())
+            given |= {"allowed_token_ids": tokens, "logprob_token_ids": tokens}
+        else:
+            allowed = {"choice": list(labels)} if labels else {"regex": request.pattern}
+            given["logprobs"] = TOP_LOGPROBS if labels else None
+            given["structured_outputs"] = StructuredOutputsParams(**allowed) if any(allowed.values()) else None
+        # vLLM would otherwise decode every token in its list of log-probabilities.
+        return SamplingParams(**given, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False)
 
-    def _reply(self, request: Request, prompt_tokens: int, output: Any) -> Reply:
+    def _reply(self, request: Request, sampling: Any, prompt_tokens: int, *, output: Any) -> Reply:
         ids = list(output.token_ids)
         start = self._answer_start(ids)
         # None if the reasoning used up all tokens, so that there is no answer.
@@ -174,7 +209,7 @@ class VllmEngine(Engine):
             key=request.key,
             text=text,
             label_logprobs=self._label_logprobs(request, output.logprobs[start]) if labelled else None,
-            masked=labelled,
+            masked=labelled and sampling.structured_outputs is not None,
             finish_reason=output.finish_reason,
             model=self.facts.model_answered,
             prompt_tokens=prompt_tokens,

@@ -9,7 +9,9 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from functools import lru_cache
+from itertools import groupby, pairwise
+from typing import NamedTuple
 
 from labelkit.engines import Message
 from labelkit.errors import UnknownNameError, UsageError
@@ -42,6 +44,8 @@ BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0") | {
     chr(code) for start, end in ((0xFE00, 0xFE0F), (0xE0100, 0xE01EF)) for code in range(start, end + 1)
 }
 """Invisible letters and marks: fillers and variation selectors."""
+UNUSUAL = re.compile(r"[^\t\n\r -~]")
+"""Characters that may be invisible: all but white space and printable ASCII."""
 JOINERS = "\u200c\u200d"
 """Characters that belong to the spelling of Persian and of many Indian languages, and are invisible elsewhere."""
 NOTICE = (
@@ -71,7 +75,9 @@ def defences_of(names: Sequence[str], *, once: bool) -> tuple[str, ...]:
 
 def strip(text: str) -> str:
     """Return a text without reserved tokens and invisible characters; the same object if it contains none."""
-    shown = "".join(char for place, char in enumerate(text) if not _invisible(text, place))
+    hidden = [match.start() for match in UNUSUAL.finditer(text) if _invisible(text, match.start())]
+    bounds = [-1, *hidden, len(text)]
+    shown = "".join(text[start + 1 : end] for start, end in pairwise(bounds)) if hidden else text
     # Removing one token can produce another: <|im_<|x|>end|>.
     while (shorter := RESERVED.sub("", shown)) != shown:
         shown = shorter
@@ -80,8 +86,6 @@ def strip(text: str) -> str:
 
 def _invisible(text: str, place: int) -> bool:
     char = text[place]
-    if char in "\t\n\r" or (char.isascii() and char.isprintable()):
-        return False
     if char in JOINERS:
         return not all(_joined(text[beside : beside + 1]) for beside in (place - 1, place + 1) if beside >= 0)
     return char in BLANK or unicodedata.category(char) in ("Cc", "Cf", "Co", "Cs", "Cn")
@@ -122,15 +126,39 @@ def announced(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 def without_query(query: str, passage: str) -> str:
     """Return a passage without its repetitions of the query, in any word order; unchanged if it has none."""
-    wanted = set(re.findall(r"\w+", query.casefold()))
-    words = list(re.finditer(r"\w+", passage))
+    wanted = words_of_query(query)
+    words = words_of_passage(passage)
+    # Most passages contain too few words of the query to be searched for a run of them.
+    if len(wanted & words.different) < SHARE * len(wanted):
+        return passage
     kept, end = [], 0
-    for of_query, group in groupby(words, key=lambda word: word[0].casefold() in wanted):
-        run = list(group)
-        if of_query and len(run) >= RUN and len({word[0].casefold() for word in run}) >= SHARE * len(wanted):
-            kept.append(passage[end : run[0].start()])
-            end = run[-1].end()
+    for of_query, group in groupby(words.places, key=lambda word: word[0] in wanted):
+        run = list(group) if of_query else []
+        if len(run) >= RUN and len({word for word, _, _ in run}) >= SHARE * len(wanted):
+            kept.append(passage[end : run[0][1]])
+            end = run[-1][2]
     return "".join([*kept, passage[end:]]).strip() if kept else passage
+
+
+class Words(NamedTuple):
+    """The words of a text, case folded."""
+
+    places: tuple[tuple[str, int, int], ...]
+    """Each word with its start and end in the text, in characters."""
+    different: frozenset[str]
+
+
+@lru_cache(maxsize=1024)
+def words_of_query(query: str) -> frozenset[str]:
+    """Return the different words of a query, case folded."""
+    return frozenset(re.findall(r"\w+", query.casefold()))
+
+
+@lru_cache(maxsize=4096)
+def words_of_passage(passage: str) -> Words:
+    """Return the words of a passage; they are cached because a passage is in the pools of several queries."""
+    places = tuple((match[0].casefold(), *match.span()) for match in re.finditer(r"\w+", passage))
+    return Words(places, frozenset(word for word, _, _ in places))
 
 
 def looks_twice(judge: Judge) -> bool:

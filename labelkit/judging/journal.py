@@ -6,10 +6,12 @@ this file. It is read row by row, because a journal may be larger than memory.
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from itertools import groupby
+from itertools import groupby, repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +44,8 @@ CREATE TABLE spent (
 """
 REPLY = "key, attempt, reply, failed, tokens, usd, at, digest"
 """Columns of the table `replies`; the digest covers all other columns."""
+KEYS = "FROM replies WHERE key IN (SELECT value FROM json_each(?))"
+"""Rows of `replies` whose keys are in a JSON list."""
 
 
 class Charge(NamedTuple):
@@ -65,6 +69,14 @@ class Spent(NamedTuple):
         """Return the sum with one more charge."""
         unpriced = self.unpriced + (charge.usd is None)
         return Spent(self.tokens + charge.tokens, self.usd + (charge.usd or 0.0), unpriced, replies=self.replies)
+
+
+class Answer(NamedTuple):
+    """A reply, and the cost of all replies to its request."""
+
+    reply: Reply
+    usd: float | None
+    """US dollars; None if none was paid or a reply had no price."""
 
 
 class Asked(NamedTuple):
@@ -138,32 +150,34 @@ class Journal(SqliteFile):
             found.append((Judge.model_validate_json(judge), prompt))
         return found
 
-    def append(self, replies: Sequence[Reply], charges: Sequence[Charge | None] = ()) -> None:
+    def append(self, replies: Sequence[Reply], charges: Sequence[Charge | None] = ()) -> list[Reply]:
         """Commit replies that arrived together; when this returns, they survive a crash and a power loss.
 
         Each charge is the cost of a reply and replaces the reservation for it; replies from a cache have no charge.
+        Returns the replies as they are stored, without secrets.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        bodies = [body_of(reply) for reply in replies]
+        safe = [blot(body, self._secrets) for body in bodies]
+        keys = json.dumps([reply.key for reply in replies])
         spent = self._spent._replace(replies=self._spent.replies + len(replies))
         with self._commit():
-            for reply, charge in zip(replies, charges or [None] * len(replies), strict=True):
-                last = "SELECT coalesce(max(attempt), 0) FROM replies WHERE key = ?"
-                attempt = 1 + self._db.execute(last, (reply.key,)).fetchone()[0]
-                row = (
-                    reply.key,
-                    attempt,
-                    body_of(reply, self._secrets),
-                    int(reply.error is not None),
-                    *(charge or (None, None)),
-                    now,
-                )
-                self._db.execute(
-                    f"INSERT INTO replies ({REPLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, digest_of(*row))
-                )
+            attempts = Counter(dict(self._db.execute(f"SELECT key, max(attempt) {KEYS} GROUP BY key", (keys,))))
+            rows = []
+            for reply, body, charge in zip(replies, safe, charges or repeat(None, len(replies)), strict=True):
+                attempts[reply.key] += 1
+                failed, cost = int(reply.error is not None), charge or (None, None)
+                row = (reply.key, attempts[reply.key], body, failed, *cost, now)
+                rows.append((*row, digest_of(*row)))
                 if charge is not None:
                     spent = spent.plus(charge)
-            self._db.executemany("DELETE FROM aside WHERE key = ?", ((reply.key,) for reply in replies))
+            self._db.executemany(f"INSERT INTO replies ({REPLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("DELETE FROM aside WHERE key IN (SELECT value FROM json_each(?))", (keys,))
             self._write_spent(spent)
+        return [
+            reply if body == blotted else reply_of(reply.key, blotted, self.path)
+            for reply, body, blotted in zip(replies, bodies, safe, strict=True)
+        ]
 
     def reserve(self, key: str, charge: Charge) -> None:
         """Reserve the worst-case cost of a request before it is sent."""
@@ -247,10 +261,19 @@ class Journal(SqliteFile):
         record = next(iter(self._records(key, "ORDER BY attempt DESC")), None)
         return reply_of(key, record[2], self.path) if record else None
 
+    def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
+        """Return the last undamaged reply to each of these requests, by key, and the cost of all its replies."""
+        statement = f"SELECT {REPLY} {KEYS} ORDER BY key, attempt"
+        found = {}
+        for key, group in groupby(self._rows(statement, json.dumps(list(keys))), key=itemgetter(0)):
+            rows = [row for row in group if row[-1] == digest_of(*row[:-1])]
+            if rows:
+                found[key] = Answer(reply_of(key, rows[-1][2], self.path), dollars(rows))
+        return found
+
     def cost(self, key: str) -> float | None:
         """Return the US dollars spent on all replies to a request; None if none was paid or one had no price."""
-        charged = [usd for _, _, _, _, tokens, usd, *_ in self._records(key, "ORDER BY attempt") if tokens is not None]
-        return None if not charged or None in charged else sum(charged)
+        return dollars(self._records(key, "ORDER BY attempt"))
 
     def _records(self, key: str, order: str) -> Iterator[tuple[Any, ...]]:
         """Yield the undamaged rows of a key."""
@@ -297,9 +320,15 @@ def merged(before: str | None, pairs: Iterable[Sequence[Any]]) -> str:
     return json.dumps([rows[place] for place in sorted(rows)], ensure_ascii=False)
 
 
-def body_of(reply: Reply, secrets: Sequence[str]) -> str:
-    """Return a reply as JSON for storage: fields that differ from their defaults, without its key and secrets."""
-    return blot(reply.model_dump_json(exclude={"key"}, exclude_defaults=True), secrets)
+def dollars(rows: Iterable[Sequence[Any]]) -> float | None:
+    """Return the US dollars spent on rows of `replies`; None if none was paid or one had no price."""
+    charged = [usd for _, _, _, _, tokens, usd, *_ in rows if tokens is not None]
+    return None if not charged or None in charged else sum(charged)
+
+
+def body_of(reply: Reply) -> str:
+    """Return a reply as JSON for storage: fields that differ from their defaults, without its key."""
+    return reply.model_dump_json(exclude={"key"}, exclude_defaults=True)
 
 
 def reply_of(key: str, body: str, path: Path) -> Reply:

@@ -6,10 +6,11 @@ The same journal always gives the same bytes, because times are stored in the jo
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 
 from labelkit.engines import Reply
-from labelkit.judging.journal import Asked, Journal
+from labelkit.judging.journal import Answer, Asked, Journal
 from labelkit.judging.methods import judging_of
 from labelkit.judging.settling import judgements_of
 from labelkit.judging.tasks import tasks_of
@@ -71,7 +72,7 @@ def finalise(
             judging = judging_of(judge, content)
             account = Account(journal, judge.judge_id)
             tasks = tasks_of(account.asked(), listwise=judging.listwise)
-            for row, votes in judgements_of(judging, tasks, account, cost=journal.cost):
+            for row, votes in judgements_of(judging, tasks, account, cost=account.cost):
                 judgements.add(row)
                 ballots.add(*votes)
                 every.add(row)
@@ -101,27 +102,32 @@ def finalise(
 
 
 class Account:
-    """Reads the pairs and replies of a judge from a journal, and counts pairs and models on the way."""
+    """Reads the pairs and replies of a judge from a journal, query by query, and counts pairs and models on the way."""
 
     def __init__(self, journal: Journal, judge_id: str) -> None:
         self._journal = journal
         self._judge_id = judge_id
+        self._first: dict[str, Answer] = {}
+        """Answers to the first requests about the current query, by key."""
         self.pairs = 0
         self.models: set[str] = set()
         """Names of models in the replies."""
 
     def asked(self) -> Iterator[Asked]:
         """Yield every pair; the orders or votes of a pair follow each other."""
-        last: tuple[str, ...] = ("", "", "")
-        for pair in self._journal.asked(self._judge_id):
-            place = pair.judge_id, pair.query_id, pair.passage_id
-            self.pairs += place != last
-            last = place
-            yield pair
+        for _, group in groupby(self._journal.asked(self._judge_id), key=lambda pair: pair.query_id):
+            pairs = list(group)
+            self.pairs += len({pair.passage_id for pair in pairs})
+            self._first = self._journal.answers({pair.key for pair in pairs})
+            yield from pairs
 
     def get(self, key: str) -> Reply | None:
         """Return the reply to a request; None if there is none."""
-        reply = self._journal.reply(key)
+        reply = self._first[key].reply if key in self._first else self._journal.reply(key)
         if reply and reply.model:
             self.models.add(reply.model)
         return reply
+
+    def cost(self, key: str) -> float | None:
+        """Return the US dollars spent on a request; None if that is unknown."""
+        return self._first[key].usd if key in self._first else self._journal.cost(key)

@@ -8,6 +8,7 @@ import hashlib
 import string
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ class Templates(Record):
     system: str
     user: str
 
+    @cached_property
+    def turns(self) -> tuple[Message, ...]:
+        """The templates as chat turns."""
+        return (Message("system", self.system.strip()), Message("user", self.user.strip()))
+
 
 class Prompt(Record):
     """A checked prompt. Its file has `system` and `user` at the top level if the method has one step, else under
@@ -63,7 +69,7 @@ class Prompt(Record):
     content: bytes
     """Content of the file, stored in the journal so that replies can be parsed again later."""
 
-    @property
+    @cached_property
     def label_texts(self) -> tuple[str, ...]:
         return tuple(label.text for label in self.labels)
 
@@ -78,11 +84,11 @@ class Prompt(Record):
         spaces, so that no passage can start the line of another.
         """
         passages = between_marks(query, passages) if marked else passages
-        numbered = (f"[{number}] {' '.join(text.split())}" for number, text in enumerate(passages, 1))
-        fields = {"query": query, "passage": passages[0], "passages": "\n".join(numbered), "answer": answer}
-        templates = self.steps[step]
-        turns = (Message("system", templates.system), Message("user", templates.user))
-        rendered = (turn._replace(content=turn.content.strip().format(**fields)) for turn in turns)
+        fields = {"query": query, "passage": passages[0], "answer": answer}
+        if self.method not in POINTWISE:
+            numbered = (f"[{number}] {' '.join(text.split())}" for number, text in enumerate(passages, 1))
+            fields["passages"] = "\n".join(numbered)
+        rendered = (Message(turn.role, turn.content.format(**fields)) for turn in self.steps[step].turns)
         sent = tuple(turn for turn in rendered if turn.content)
         return announced(sent) if marked else sent
 

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
 from labelkit.judging.journal import body_of, reply_of
-from labelkit.storage.credentials import secret_forms
+from labelkit.storage.credentials import blot, secret_forms
 from labelkit.storage.sqlite_file import digest_of
 
 FILE = "cache.sqlite"
@@ -54,7 +54,8 @@ class Cache:
 
     def add(self, replies: Iterable[Reply]) -> None:
         """Store replies; a new reply replaces an older one with the same key."""
-        rows = ((reply.key, body := body_of(reply, self._secrets), digest_of(reply.key, body)) for reply in replies)
+        bodies = ((reply.key, blot(body_of(reply), self._secrets)) for reply in replies)
+        rows = ((key, body, digest_of(key, body)) for key, body in bodies)
         with self._open() as db:
             db.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", rows)
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from labelkit.engines import Reply
@@ -127,7 +128,8 @@ def ended(reply: Reply, text: str) -> Failure | None:
     return Failure(f"cut off: finish_reason {reply.finish_reason}, answer {text[:60]!r}")
 
 
-def says(finish_reason: str | None, words: Sequence[str]) -> bool:
+@lru_cache
+def says(finish_reason: str | None, words: tuple[str, ...]) -> bool:
     """Return whether a finish reason contains any of these words, in any spelling."""
     reason = re.sub(r"[^a-z]", "", (finish_reason or "").lower())
     return any(word in reason for word in words)

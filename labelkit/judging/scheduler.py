@@ -37,7 +37,7 @@ class RunReplies:
 
     def get(self, key: str) -> Reply | None:
         """Return the reply to a request; None if the request must be sent."""
-        if key not in self.good:
+        if key in self._came or key not in self.good:
             return self._came.get(key)
         reply = self._journal.reply(key)
         if reply is None and self._journal.mend():
@@ -48,20 +48,18 @@ class RunReplies:
 
     @contextmanager
     def arriving(self, reply: Reply) -> Iterator[None]:
-        """Make a journalled reply available. A reply with an error is available inside the block only, so that the next
-        run sends its request again.
+        """Make a journalled reply available, from memory inside the block. A reply with an error is available inside
+        the block only, so that the next run sends its request again.
         """
         if reply.error is None:
             self.good.add(reply.key)
-            yield
-        else:
-            self._came[reply.key] = reply
-            yield
-            del self._came[reply.key]
+        self._came[reply.key] = reply
+        yield
+        del self._came[reply.key]
 
-    def append(self, replies: Sequence[Reply], charges: Sequence[Charge] = ()) -> None:
-        """Journal replies; when this returns, they survive a crash."""
-        self._journal.append(replies, charges)
+    def append(self, replies: Sequence[Reply], charges: Sequence[Charge] = ()) -> list[Reply]:
+        """Journal replies and return them as they are stored; when this returns, they survive a crash."""
+        return self._journal.append(replies, charges)
 
     def forget_failed(self, tasks: Iterable[Task], judging: Judging) -> None:
         """Drop the replies of every task with a failure, so that it is repeated from its first step."""
@@ -178,8 +176,7 @@ class Scheduler:
         limit = min(UNREACHABLE, len(batch))
         for replies in engine.together(drift.until(self._affordable(batch))):
             charges = [self.budget.charge(reply) for reply in replies]
-            self._replies.append(replies, charges)
-            for reply, charge in zip(replies, charges, strict=True):
+            for reply, charge in zip(self._replies.append(replies, charges), charges, strict=True):
                 drift.see(reply)
                 self.asked += 1
                 if reply.error is None:
@@ -203,9 +200,7 @@ class Scheduler:
     def _recall(self, cache: Cache) -> int:
         """Take waiting replies from the cache if they are in it; return their number."""
         found = cache.find(self._waiting)
-        if found:
-            self._replies.append(found)
-        for reply in found:
+        for reply in self._replies.append(found) if found else ():
             self._take(reply, self._waiting.pop(reply.key), cached=True)
         self.cached += len(found)
         return len(found)

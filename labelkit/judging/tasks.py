@@ -6,6 +6,7 @@ vote is a task of its own.
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ class Work:
             facts |= {"votes": self._reading.votes}
         return LabelsFacts(**facts)
 
-    @property
+    @cached_property
     def pairs(self) -> set[tuple[str, str, str]]:
         """Judge, query and passage of every pair."""
         judge_id = self.judging.judge.judge_id

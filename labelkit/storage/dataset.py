@@ -107,7 +107,7 @@ def write_tables(
 
 def records_to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
     """Return flat records as a table."""
-    return pa.Table.from_pylist([record.model_dump() for record in records], schema=schema)
+    return pa.Table.from_pylist(list(map(vars, records)), schema=schema)
 
 
 class RowWriter:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from labelkit.engines import Settings, open_engine
-from labelkit.engines.local import common_prefix, encode_chat
+from labelkit.engines.chat_encoding import ChatEncoder
+from labelkit.engines.local import common_prefix
 from labelkit.errors import EngineError, UnknownNameError, UsageError
 
 PASSAGES = [
@@ -137,7 +138,7 @@ def test_the_limit_counts_every_token_of_the_prompt(tiny_qwen, ask):
     from transformers import AutoTokenizer
 
     request = ask("tea", "green tea")
-    length = len(encode_chat(AutoTokenizer.from_pretrained(tiny_qwen), request.messages))
+    length = len(ChatEncoder(AutoTokenizer.from_pretrained(tiny_qwen)).encode(request.messages))
     (fits,) = engine_for(tiny_qwen, max_model_len=length).run([request])
     (over,) = engine_for(tiny_qwen, max_model_len=length - 1).run([request])
     assert fits.prompt_tokens == length

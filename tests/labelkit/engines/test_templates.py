@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from labelkit.engines import Message, Settings, open_engine
-from labelkit.engines.local import encode_chat
+from labelkit.engines.chat_encoding import ChatEncoder
 
 TURNS = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
 OPEN = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -21,7 +21,7 @@ def tokenizer(tiny_qwen):
 
 
 def sent(tokenizer, messages=MESSAGES):
-    return tokenizer.decode(encode_chat(tokenizer, messages))
+    return tokenizer.decode(ChatEncoder(tokenizer).encode(messages))
 
 
 def test_a_system_turn_is_kept_where_the_template_has_one(tokenizer):

@@ -1,0 +1,60 @@
+"""Chat turns -> token ids of the prompt."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from labelkit.corpora.words import CHARACTERS
+from labelkit.engines import Message, Reply, Request
+from labelkit.engines.text_encoding import TextEncoder
+
+
+class ChatEncoder:
+    """The tokenizer and chat template of a model that runs here."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.text = TextEncoder(tokenizer.backend_tokenizer)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Return the token ids of chat turns up to the point where the answer begins.
+
+        A chat template without a system turn gets its words at the head of the user's turn. A base model without a
+        template reads the turns one below the other and answers on a line of its own, where labels are the tokens that
+        they are elsewhere; its tokenizer then adds the tokens that begin a text.
+        """
+        if self._tokenizer.chat_template is not None:
+            return self.text.ids(self._chat_text(messages))
+        text = "\n\n".join(message.content for message in messages)
+        ids: list[int] = self._tokenizer(f"{text}\n\nAnswer:\n")["input_ids"]
+        return ids
+
+    def prompt_tokens(self, request: Request, answer: int, *, limit: int) -> list[int] | Reply:
+        """Return the token ids of the prompt of a request, or the reply that says that they and an `answer` of that
+        many tokens are more than the `limit`. A prompt of megabytes is not tokenised for that.
+        """
+        size = sum(len(message.content) for message in request.messages)
+        if size <= CHARACTERS * limit:
+            ids = self.encode(request.messages)
+            if len(ids) + answer <= limit:
+                return ids
+        prompt = f"{size} characters" if size > CHARACTERS * limit else f"{len(ids)} tokens"
+        rest = "" if request.labels else f" and an answer of {request.max_tokens}"
+        return Reply(key=request.key, error=f"prompt of {prompt}{rest} is over the limit of {limit}")
+
+    def _chat_text(self, messages: Sequence[Message]) -> str:
+        """Render the chat template; with the system turn in the user's turn where the template knows none."""
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text = self._rendered(messages)
+        except TemplateError:
+            text = ""
+        # Some templates refuse a system turn, others drop it silently.
+        if any(message.role == "system" and message.content not in text for message in messages):
+            text = self._rendered([Message("user", "\n\n".join(message.content for message in messages))])
+        return text
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        turns = [message._asdict() for message in messages]
+        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return text
