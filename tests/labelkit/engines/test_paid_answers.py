@@ -69,7 +69,7 @@ def test_a_cap_in_tokens_holds_by_our_own_count(annotate, server, Answer, comple
     assert outcome["tokens"] == spent <= cap
     # What one request sets aside, all its tries included, is what is left at the end.
     assert spent > cap - 9 * max(map(own_count, server.ledger))
-    assert called.err.count("labelkit counts as one per byte, an upper bound; --tokenizer is more exact") == 1
+    assert called.err.count("labelkit counts tokens as one per byte, an upper bound; --tokenizer is more exact") == 1
     sent = len(server.ledger)
     assert annotate("--max-tokens", cap).code == 1
     assert len(server.ledger) == sent, "the cap is the folder's, over all runs"
@@ -100,7 +100,7 @@ def test_a_good_count_is_charged_as_it_is_and_an_absent_one_by_the_tokenizer(
     server.ledger.clear()
     answering(server, Answer, completion, usage=None)
     called = annotate("--limit", 20, "--tokenizer", tiny_qwen, output="counted")
-    assert "labelkit counts by --tokenizer" in called.err
+    assert "labelkit counts tokens by --tokenizer" in called.err
     assert json.loads(called.out)["tokens"] == sum(tokens.prompt(messages_of(body)) + 2 for body in server.ledger)
 
 

@@ -12,10 +12,22 @@ TEXTS = [
     "Überstunden werden bezahlt. 休暇は25日です。 e\u0301te\u0301 été naïve 😀 x=1; y  =  2\n\t if True:\n\t\treturn\n",
 ]
 SPECIAL = "<|end|>"
-PIECES = [*"ab é中ア7٣!?'._-(€😀", " ", " ", "  ", "\n", "\n\n", "\t", "\u00a0", "\u2028", "e\u0301", "'ll", "12", SPECIAL]
-LLAMA = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PIECES = [
+    *"ab é中ア7٣!?'._-(€😀",
+    " ",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    "\u00a0",
+    "\u2028",
+    "e\u0301",
+    "'ll",
+    "12",
+    SPECIAL,
+]
+LLAMA = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def split(regex: str) -> pre_tokenizers.PreTokenizer:

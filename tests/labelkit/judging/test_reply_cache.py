@@ -97,10 +97,11 @@ from labelkit.judging.options import AnnotateOptions
 append, left = journal.Journal.append, 40
 def counted(self, replies, *charges):
     global left
-    append(self, replies, *charges)
+    kept = append(self, replies, *charges)
     left -= 1
     if left == 0:
         raise KeyboardInterrupt
+    return kept
 journal.Journal.append = counted
 options = AnnotateOptions(model="overlap", engine="scripted", method="graded", defence="none", cache=sys.argv[3])
 annotate(sys.argv[1], sys.argv[2], options, command="test")

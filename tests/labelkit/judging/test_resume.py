@@ -59,10 +59,11 @@ from labelkit.judging.options import AnnotateOptions
 append, left = journal.Journal.append, int(sys.argv[3])
 def counted(self, replies, *charges):
     global left
-    append(self, replies, *charges)
+    kept = append(self, replies, *charges)
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
+    return kept
 journal.Journal.append = counted
 options = AnnotateOptions(model="garbage", engine="scripted", method="graded", defence="none")
 annotate(sys.argv[1], sys.argv[2], options, command="test")
