@@ -202,6 +202,6 @@ def test_pairs_without_a_score_are_counted_on_the_screen_and_in_the_manifest(
     called = annotate("--limit", 12)
     outcome = json.loads(called.out)
     assert 0 < outcome["unscored"] < 12
-    assert f"{outcome['unscored']} x a grade without a score" in called.err
+    assert f"{outcome['unscored']} x grade without a score" in called.err
     judgements, _, manifest = read_labels(tmp_path / "labels")
     assert manifest.facts.without_score == outcome["unscored"] == sum(row.score is None for row in judgements)
