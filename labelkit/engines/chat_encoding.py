@@ -1,4 +1,4 @@
-"""Chat turns -> token ids of the prompt."""
+"""Encode chat turns as the token ids of a prompt."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,9 +18,9 @@ class ChatEncoder:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of chat turns up to the point where the answer begins.
 
-        A chat template without a system turn gets its words at the head of the user's turn. A base model without a
-        template reads the turns one below the other and answers on a line of its own, where labels are the tokens that
-        they are elsewhere; its tokenizer then adds the tokens that begin a text.
+        If the chat template does not support a system turn, its text is put before the user's text. If the model has no
+        chat template, the turns are separated by an empty line and the answer begins on a line of its own, where labels
+        have the same tokens as elsewhere; the tokenizer then adds the tokens that begin a text.
         """
         if self._tokenizer.chat_template is not None:
             return self.text.ids(self._chat_text(messages))
@@ -29,8 +29,9 @@ class ChatEncoder:
         return ids
 
     def prompt_tokens(self, request: Request, answer: int, *, limit: int) -> list[int] | Reply:
-        """Return the token ids of the prompt of a request, or the reply that says that they and an `answer` of that
-        many tokens are more than the `limit`. A prompt of megabytes is not tokenised for that.
+        """Return the token ids of a request's prompt, or a failed reply if prompt and answer do not fit the `limit`.
+
+        `answer` is the number of tokens of the answer. A prompt of megabytes is rejected without tokenising it.
         """
         size = sum(len(message.content) for message in request.messages)
         if size <= CHARACTERS * limit:
@@ -42,7 +43,7 @@ class ChatEncoder:
         return Reply(key=request.key, error=f"prompt of {prompt}{rest} is over the limit of {limit}")
 
     def _chat_text(self, messages: Sequence[Message]) -> str:
-        """Render the chat template; with the system turn in the user's turn where the template knows none."""
+        """Render the chat template, with the system turn in the user's turn if the template does not support it."""
         from jinja2.exceptions import TemplateError
 
         try:

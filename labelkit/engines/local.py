@@ -224,7 +224,7 @@ def load_tokenizer(settings: Settings) -> Any:
 
 
 def load_encoder(settings: Settings) -> ChatEncoder:
-    """The tokenizer of a local folder or Hub id as an encoder of chats: one, whose memory all users share."""
+    """Return the encoder of chats with the tokenizer of a local folder or Hub id; all users share one and its cache."""
     return _encoder_of(settings.model, settings.revision)
 
 

@@ -1,8 +1,8 @@
-"""Text -> token ids and where each token ends, word by word: a word that comes again is not encoded again.
+"""Encode texts as token ids and token ends, word by word, with a cache of words.
 
-Tokenizers with a vocabulary of bytes (GPT-2 and most models since: Llama 3, Qwen, Mistral, DeepSeek, GLM) never put a
-character other than white space and the space behind it into one token, so a text that is cut there and encoded in
-parts gives the same ids as the whole. Other tokenizers encode each text as a whole.
+Tokenizers with a vocabulary of bytes (GPT-2 and most later models: Llama 3, Qwen, Mistral, DeepSeek, GLM) never put a
+space into one token with a preceding character other than white space. A text that is cut there and encoded in parts
+therefore has the same ids as the whole text. With other tokenizers, each text is encoded as a whole.
 """
 
 import json
@@ -12,17 +12,17 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 WORDS = 200_000
-"""Words whose tokens stay in memory: some 60 MB."""
+"""Number of words whose tokens are cached, which takes about 60 MB."""
 LINES = 4096
-"""Lines of prompts whose tokens stay in memory: some 60 MB with passages of 400 tokens. The rubric stands in all
-prompts of a run, a query in all prompts of its pool, a passage in the pools of several queries.
+"""Number of lines of prompts whose tokens are cached, which takes about 60 MB with passages of 400 tokens. The rubric
+is in all prompts of a run, a query in all prompts of its pool, and a passage in the pools of several queries.
 """
 FIRST_WORD = re.compile(r"(?<=\n)\S+(?= )")
-"""The first word of a line. Prompts are cut behind it, since templates write `Passage: ...` and `[3] ...`."""
+"""Matches the first word of a line. Prompts are cut after it, because templates write `Passage: ...` and `[3] ...`."""
 CONTEXT = re.compile(r"\(\?<[=!]|\\b|\\B|\\A|\\G|\^(?!\\)")
-"""Parts of a regular expression that look at the text before a match."""
+"""Matches parts of a regular expression that depend on the text before a match."""
 PROBES = ("a", "é", "中", "ア", "7", "٣", "!", "?!", "(", "'s", "_", "€", "😀", "e\u0301", "\u0e33", "a.", "7a")
-"""Words of every class of characters that the regular expressions of tokenizers tell apart."""
+"""Words of every class of characters that the regular expressions of tokenizers distinguish."""
 
 
 class Encoded(NamedTuple):
@@ -30,11 +30,11 @@ class Encoded(NamedTuple):
 
     ids: list[int]
     ends: list[int]
-    """Where each token ends, in characters from the start of the text."""
+    """End of each token in characters from the start of the text."""
 
 
 class TextEncoder:
-    """A `tokenizers.Tokenizer` that remembers words and lines. No special tokens are added."""
+    """A `tokenizers.Tokenizer` with a cache of words and lines. No special tokens are added."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -53,7 +53,7 @@ class TextEncoder:
         return ids + self._line(text[start:])
 
     def ends(self, text: str) -> list[int]:
-        """Return where each token of a text ends, in characters from its start: one number for each token."""
+        """Return the end of each token of a text in characters from its start, one number per token."""
         if not self._in_words:
             return self._encoded(text).ends
         start, ends = 0, []
@@ -72,7 +72,7 @@ class TextEncoder:
 
 
 def words(text: str) -> Iterator[str]:
-    """Cut a text before every space that follows a character other than white space."""
+    """Yield the parts of a text that is cut before every space that follows a character other than white space."""
     word = None
     for piece in text.split(" "):
         if word is None:
@@ -86,11 +86,10 @@ def words(text: str) -> Iterator[str]:
 
 
 def splits_before_spaces(tokenizer: Any) -> bool:
-    """Return whether a `tokenizers.Tokenizer` is known to begin a new token at every space that follows another
-    character, whatever stands around them.
+    """Return whether a tokenizer certainly begins a new token at every space that follows another character.
 
-    That holds for byte-level BPE behind regular expressions that do not look back, where no added token contains or
-    absorbs white space. The expressions are tried on `PROBES` besides.
+    This is true for byte-level BPE after regular expressions that do not look back, if no added token contains or
+    absorbs white space. In addition, the expressions are tested on `PROBES`.
     """
     if type(tokenizer.model).__name__ != "BPE" or tokenizer.model.dropout:
         return False

@@ -2,8 +2,8 @@
 
 Requests are tokenised as in engine `local`, so that a prompt over the limit fails alone and both engines see the same
 prompt. They are passed to vLLM one by one, query by query, so that its prefix cache computes rubric and query once.
-More requests are always queued than vLLM works on, and each reply is yielded as soon as it is finished. The sizes of
-batches are those that vLLM chooses on this machine for its own offline class.
+More requests are always queued than vLLM works on, and each reply is yielded as soon as it is finished. Batches have
+the sizes that vLLM chooses on this machine for its own offline class.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class VllmEngine(Engine):
         self._sampling = lru_cache(self._sampling_of)
         self._encoder = load_encoder(settings)
         self._under_way = [0] * settings.data_parallel
-        """Requests that each copy of the model has."""
+        """Number of requests in progress for each copy of the model."""
         self._pool = Pool("", 0)
         self._text = lru_cache(lambda ids: self._tokenizer.decode(list(ids), skip_special_tokens=True))
         version = f"vllm {_version()}"
@@ -125,7 +125,7 @@ class VllmEngine(Engine):
                     enforce_eager=not torch.cuda.is_available(),
                     disable_log_stats=True,
                 ),
-                # The sizes of batches that vLLM has measured for offline work.
+                # This selects the batch sizes that vLLM has measured for offline work.
                 usage_context=UsageContext.LLM_CLASS,
             )
         except (ImportError, OSError, ValueError, RuntimeError) as error:
@@ -159,8 +159,9 @@ class VllmEngine(Engine):
 
     @contextmanager
     def _copy_for(self, group: str) -> Iterator[dict[str, int]]:
-        """Choose the copy of the model for a pool, as an argument of vLLM: the one with the fewest requests when the
-        pool begins. Its prefix cache then serves the whole pool.
+        """Yield the argument of vLLM that selects a copy of the model, the same for all requests of a pool.
+
+        The copy is the one with the fewest requests in progress when the pool begins; its prefix cache serves the pool.
         """
         if len(self._under_way) == 1:
             yield {}
@@ -188,8 +189,8 @@ class VllmEngine(Engine):
         labels, answer = request.labels, self._answer_tokens(request)
         given: dict[str, Any] = {"temperature": request.temperature, "seed": request.seed, "max_tokens": answer}
         if labels and answer == 1 and "logprob_token_ids" in SamplingParams.__struct_fields__:
-            # One token is the whole answer. A mask of tokens is faster than a grammar, and vLLM reports the labels'
-            # probabilities before it.
+            # The whole answer is one token. A mask of tokens is faster than a grammar, and vLLM reports the labels'
+            # probabilities from before the mask.
             tokens = list(self._label_tokens(labels).values())
             given |= {"allowed_token_ids": tokens, "logprob_token_ids": tokens}
         else:

@@ -45,7 +45,7 @@ BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0") | {
 }
 """Invisible letters and marks: fillers and variation selectors."""
 UNUSUAL = re.compile(r"[^\t\n\r -~]")
-"""Characters that may be invisible: all but white space and printable ASCII."""
+"""Matches characters that may be invisible: all except white space and printable ASCII."""
 JOINERS = "\u200c\u200d"
 """Characters that belong to the spelling of Persian and of many Indian languages, and are invisible elsewhere."""
 NOTICE = (
@@ -128,7 +128,7 @@ def without_query(query: str, passage: str) -> str:
     """Return a passage without its repetitions of the query, in any word order; unchanged if it has none."""
     wanted = words_of_query(query)
     words = words_of_passage(passage)
-    # Most passages contain too few words of the query to be searched for a run of them.
+    # Most passages contain too few words of the query for a repetition of it, and need no search.
     if len(wanted & words.different) < SHARE * len(wanted):
         return passage
     kept, end = [], 0
@@ -144,13 +144,13 @@ class Words(NamedTuple):
     """The words of a text, case folded."""
 
     places: tuple[tuple[str, int, int], ...]
-    """Each word with its start and end in the text, in characters."""
+    """Words with their starts and ends in the text, in characters."""
     different: frozenset[str]
 
 
 @lru_cache(maxsize=1024)
 def words_of_query(query: str) -> frozenset[str]:
-    """Return the different words of a query, case folded."""
+    """Return the distinct words of a query, case folded."""
     return frozenset(re.findall(r"\w+", query.casefold()))
 
 
