@@ -1,4 +1,4 @@
-"""The command line `labelkit`: every command by the name that users type. Their bodies stand in `labelkit.commands`."""
+"""The command line `labelkit`: a table of all commands by name. Their functions are in the modules beside this one."""
 
 from collections.abc import Callable
 
@@ -30,10 +30,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 app = command_line(
-    "labelkit", "Relevance labels from language models and people, as datasets that train retrievers.", COMMANDS
+    "labelkit", "Make relevance labels with language models and people, and datasets that train retrievers.", COMMANDS
 )
 
 
 def main() -> None:
-    """Entry point of the console command."""
+    """Run the command `labelkit`."""
     console.run_commands(app)

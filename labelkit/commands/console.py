@@ -1,5 +1,7 @@
-"""What both command lines share: one line for one of our own errors, words for people on standard error, results on
-standard output. Nothing from outside that is printed here controls the terminal or shows a secret.
+"""Output and errors of both command lines.
+
+Each of our own errors is shown as one line. Messages for people go to standard error, results to standard output. Texts
+from outside are printed without secrets, and they cannot control the terminal.
 """
 
 import io
@@ -23,22 +25,22 @@ from labelkit.storage.credentials import blot
 from labelkit.storage.foreign_text import escaped_controls, without_controls
 
 WRONG_CALL: Any = next(kind for kind in BadParameter.mro() if kind.__name__ == "ClickException")
-"""Raised for a wrong option or command; the module that defines it differs between releases of typer."""
+"""Exception of a wrong option or command; the module that defines it differs between releases of typer."""
 format_warning = warnings.formatwarning
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 
 def run_commands(app: Typer) -> None:
-    """Run a command line made of commands, as `run` does."""
+    """Run a Typer application with the error handling of `run`."""
     run(lambda: sys.exit(app(standalone_mode=False)))
 
 
 def run(app: Callable[[], None]) -> None:
-    """Run a command line; an error of ours becomes one line and its exit code, Ctrl-C becomes 130.
+    """Run a command line. One of our own errors becomes one line and its exit code; Ctrl-C becomes exit code 130.
 
-    A scheduler's SIGTERM is taken as Ctrl-C: an engine must end the processes that it started.
+    SIGTERM, which schedulers send, is handled like Ctrl-C, so that an engine can end the processes that it started.
     """
     read_file_names_as_utf8()
     signal.signal(signal.SIGTERM, interrupt)
@@ -64,7 +66,7 @@ def run(app: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         stopped()
     except SystemExit as end:
-        # Typer makes its own exit out of Ctrl-C inside a command.
+        # Typer converts Ctrl-C inside a command into this exit code.
         if end.code == INTERRUPTED:
             stopped()
         raise
@@ -74,49 +76,49 @@ def run(app: Callable[[], None]) -> None:
 
 
 def read_file_names_as_utf8() -> None:
-    """Start this command again in Python's UTF-8 mode where the locale has another encoding, such as ASCII."""
+    """Restart this command in Python's UTF-8 mode if the locale has another encoding, such as ASCII."""
     if sys.getfilesystemencoding().lower() != "utf-8":
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
-        os.execve(sys.executable, command, os.environ | {"PYTHONUTF8": "1"})  # the workers that it starts too
+        os.execve(sys.executable, command, os.environ | {"PYTHONUTF8": "1"})  # the variable is for worker processes
 
 
 def escape_what_cannot_be_shown() -> None:
-    """Have the terminal's encoding end no command: characters that it lacks are shown as `\\uXXXX`."""
+    """Show characters that the terminal's encoding lacks as `\\uXXXX`, so that they end no command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def refuse_odd_bytes(arguments: Sequence[str]) -> None:
-    """Raise `UsageError` for an argument that is not UTF-8: neither a manifest nor a table could name it."""
+    """Raise `UsageError` for an argument that is not UTF-8, since neither a manifest nor a table can contain it."""
     for argument in arguments:
         if re.search("[\ud800-\udfff]", argument):
             raise UsageError(f"{argument!r} is not UTF-8; rename the file or folder")
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """What Ctrl-C does at this moment: an event loop handles it in a way of its own. Where Ctrl-C is ignored, as in a
-    job in the background, what it does by default.
+    """Call the current handler of Ctrl-C, since an event loop installs its own. If Ctrl-C is ignored, as in a
+    background job, call the default handler.
     """
     handler = signal.getsignal(signal.SIGINT)
     (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 def stopped() -> None:
-    """The end after Ctrl-C."""
-    say("stopped; run the same command again to go on")
+    """Tell the user how to resume, and exit with code 130."""
+    say("stopped; run the same command again to resume")
     sys.exit(INTERRUPTED)
 
 
 class Screen(logging.Handler):
-    """Shows what the library reports."""
+    """Shows log records of the library on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record))
 
 
 def show_log() -> None:
-    """Send the reports of both packages, and the warnings of all others, to standard error, once."""
+    """Send log records of both packages, and warnings of all other packages, to standard error, each once."""
     logging.lastResort = Screen(logging.WARNING)
     warnings.formatwarning = lambda *about: shown(format_warning(*about))
     for name in ("labelkit", "trainer"):
@@ -127,7 +129,7 @@ def show_log() -> None:
 
 
 def say(*lines: object) -> None:
-    """Print lines for people."""
+    """Print lines for people on standard error."""
     print(*(shown(str(line)) for line in lines), sep="\n", file=sys.stderr, flush=True)
 
 
@@ -143,10 +145,10 @@ def result_json(document: Any, indent: int | None = None) -> None:
 
 
 def shown(text: str) -> str:
-    """A text as it may reach a terminal."""
+    """Remove secrets and control characters from a text, for a terminal."""
     return without_controls(blot(text))
 
 
 def command_line(program: str) -> str:
-    """The command as it was typed, without secrets, for manifests."""
+    """Return the command as it was typed, without secrets, for manifests."""
     return shlex.join(blot(word) for word in [program, *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Tables on standard output: audit findings, and one query of a dataset with its provenance."""
+"""Tables on standard output: the findings of an audit, and one query of a dataset with its provenance."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ from labelkit.records import Example
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """The findings as a table for people: what there is, then what was not found."""
-    table = Table("finding", "severity", "items", "what, an example, and what cures it", show_lines=True)
+    """Print a table of the findings that have items, then the names of checks without items or not made."""
+    table = Table("finding", "severity", "items", "description, example and remedy", show_lines=True)
     for finding in findings:
         if finding.found:
             first = finding.examples[0]
@@ -32,10 +32,10 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def print_shown(example: Example, shown: Sequence[Shown], *, everything: bool) -> None:
-    """All labels in a table; then, for the positives or for `everything`, how each judge was asked and what it said."""
+    """Print a query's labels as a table; then the requests and replies behind the positives, or behind `everything`."""
     out = Terminal(highlight=False)
     out.print(f"query {example.query_id}: {example.query}", style="bold")
-    table = Table("role", "passage", "grade", "P", "by", "text")
+    table = Table("role", "passage", "grade", "P(grade >= 2)", "judge", "text")
     for one in shown:
         probability = "" if one.label.probability is None else f"{one.label.probability:.2f}"
         text = one.passage.full_text
@@ -56,7 +56,7 @@ def print_shown(example: Example, shown: Sequence[Shown], *, everything: bool) -
 
 
 def print_evidence(out: Terminal, passage_id: str, found: Evidence) -> None:
-    """One judge's word on one passage: who, what, when, for how much, asked in which words."""
+    """Print one judge's judgement of one passage, with its requests, replies, price and date."""
     judge, said = found.judge, found.judgement
     out.rule(f"{passage_id} by {judge.judge_id}")
     made_by = (judge.kind, judge.name, judge.revision, judge.engine, judge.engine_version, judge.dtype)
@@ -68,7 +68,7 @@ def print_evidence(out: Terminal, passage_id: str, found: Evidence) -> None:
         "grade": f"none: {said.failure}" if said.grade is None else said.grade,
         "score": said.score,
         "probabilities": said.probs and ", ".join(f"{share:.3f}" for share in said.probs),
-        "place in the list": said.position,
+        "position in the list": said.position,
         "tokens": said.tokens,
         "US dollars": said.cost,
     }
@@ -80,12 +80,12 @@ def print_evidence(out: Terminal, passage_id: str, found: Evidence) -> None:
 
 
 def print_exchange(out: Terminal, exchange: Exchange) -> None:
-    """A request and its reply."""
+    """Print a request and its reply."""
     for message in exchange.messages or ():
         out.print(f"[{message.role}]", style="bold")
         out.print(message.content)
     if exchange.messages is None:
-        out.print("[the request cannot be made again from these texts]", style="bold")
+        out.print("[the request cannot be rebuilt from these texts]", style="bold")
     record = exchange.record
     cost = "" if record["cost"] is None else f", {record['cost']:.6f} US dollars"
     out.print(f"[reply of {record['answered_at']}, {record['tokens'] or 'unknown'} tokens{cost}]", style="bold")
@@ -93,6 +93,6 @@ def print_exchange(out: Terminal, exchange: Exchange) -> None:
 
 
 def shorten(text: str, most: int) -> str:
-    """The start of a text on one line."""
+    """Return the first `most` characters of a text, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"

@@ -1,4 +1,4 @@
-"""Commands that make datasets and look into them: mix, audit, show."""
+"""Commands that make and inspect datasets: mix, audit, show."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +13,12 @@ from labelkit.datasets.policies import explained
 
 @takes(
     "labelkit.datasets.options:MixOptions",
-    helps={"policy": f"How the judgements of a pair become its label. {explained()}"},
+    helps={"policy": f"Policy that turns the judgments of a pair into its label. {explained()}"},
 )
 def mix(output: Output, given: Given, as_json: Json = False) -> None:
-    """Turn human and LLM judgements into one multi-positive dataset. Unsure pairs are ignored."""
+    """Mix human and LLM judgments into a multi-positive dataset. Undecided pairs are ignored: neither positive nor
+    negative.
+    """
     totals = labelkit.mix(output, labelkit.MixOptions(**given), command=console.command_line("labelkit"))
     if as_json:
         console.result_json(totals)
@@ -28,7 +30,9 @@ def mix(output: Output, given: Given, as_json: Json = False) -> None:
 def audit(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")], given: Given, as_json: Json = False
 ) -> None:
-    """Look for leakage, twins, contradictions, likely false negatives, biases and attacks; keep it with the dataset."""
+    """Check a dataset for leaks, duplicates, biases and attacks. Contradictions and likely false negatives are found
+    too. All findings are stored in the dataset folder.
+    """
     from labelkit.commands.dataset_tables import print_findings
 
     findings = labelkit.audit(dataset, labelkit.AuditOptions(**given), command=console.command_line("labelkit"))
@@ -40,7 +44,7 @@ def audit(
 
 @takes("labelkit.datasets.options:ShowOptions")
 def show(dataset: DatasetFolder, given: Given, as_json: Json = False) -> None:
-    """Show a query's labels and what stands behind them: judge, prompt, request, raw reply, price, date."""
+    """Show the labels of a query with their origin. Shown are judge, prompt, request, raw reply, price and date."""
     from labelkit.commands.dataset_tables import print_shown
 
     options = labelkit.ShowOptions(**given)

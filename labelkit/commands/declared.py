@@ -1,7 +1,7 @@
-"""Reads the fields of option records out of their source, without importing them.
+"""Reads the fields of option records from their source code, without importing them.
 
-An option record is a pydantic class, and importing pydantic would cost every `--help` more than the rest of it. A test
-compares each field that is read here with the field that pydantic makes of it.
+An option record is a pydantic class, and importing pydantic would take longer than everything else that `--help` does.
+A test compares each field that is read here with the field in the pydantic class.
 """
 
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 REQUIRED = object()
-"""Default of a field that has none."""
+"""Stands for the default of a field that has none and must be set."""
 PLAIN = (bool, int, float, str, Path)
 """Types of single values on the command line; values of every other type are typed as text."""
 
@@ -24,11 +24,11 @@ class Declared(NamedTuple):
     kind: type
     """One of `PLAIN`."""
     several: bool
-    """The flag may be repeated."""
+    """Whether the flag may be repeated."""
     default: Any
-    """`REQUIRED` where there is none."""
+    """`REQUIRED` if the field has none."""
     bounds: dict[str, Any]
-    """The inclusive ones, as `min` and `max`."""
+    """Inclusive bounds of the value, as `min` and `max`."""
     help: str
 
 
@@ -37,13 +37,13 @@ class FieldSettings(dict[str, Any]):
 
     @classmethod
     def of(cls, default: Any = REQUIRED, **settings: Any) -> Self:
-        """`Field(...)` by another name."""
+        """Collect the arguments of `Field(...)`, in whose place this function is called."""
         return cls(settings, default=default)
 
 
 @cache
 def declared(record: str) -> dict[str, Declared]:
-    """The fields of an option record, `module:Class`, with those of its bases first."""
+    """Read the fields of an option record, `module:Class`; fields of base classes come first."""
     module, _, name = record.partition(":")
     tree = parsed(module)
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -51,7 +51,7 @@ def declared(record: str) -> dict[str, Declared]:
 
 
 def parsed(module: str) -> ast.Module:
-    """The source of a module."""
+    """Parse the source of a module."""
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(module)
@@ -59,8 +59,8 @@ def parsed(module: str) -> ast.Module:
 
 
 def known_names(module: str, tree: ast.Module) -> dict[str, Any]:
-    """Names that a declaration may use: types of the standard library, constants of its module, and what it imports
-    from the packages.
+    """Collect the names that a declaration may use: types of the standard library, constants of its module, and
+    constants imported from our packages.
     """
     known: dict[str, Any] = {"Path": Path, "Any": Any, "Literal": Literal, "Annotated": Annotated}
     known |= {"ClassVar": ClassVar, "Field": FieldSettings.of, "Address": str}
@@ -73,21 +73,21 @@ def known_names(module: str, tree: ast.Module) -> dict[str, Any]:
 
 @cache
 def constants(module: str) -> dict[str, Any]:
-    """The names that a module gives to literals."""
+    """Collect the names that a module assigns to literals."""
     found = {}
     for node in parsed(module).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             try:
                 found[node.targets[0].id] = ast.literal_eval(node.value)
             except ValueError:
-                """No literal: a declaration that uses it fails loudly."""
+                """The value is no literal; a declaration that uses the name raises `NameError`."""
     return found
 
 
 def fields_of(
     node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], known: Mapping[str, Any]
 ) -> Iterator[tuple[str, Declared]]:
-    """The annotated fields of a class and of its bases in the same module, each with the docstring below it."""
+    """Yield the annotated fields of a class and of its bases in the same module, each with the docstring below it."""
     for base in node.bases:
         if isinstance(base, ast.Name) and base.id in classes:
             yield from fields_of(classes[base.id], classes, known)
@@ -102,29 +102,29 @@ def fields_of(
 
 
 def evaluated(node: ast.expr, known: Mapping[str, Any]) -> Any:
-    """The value of an expression of the package's own source."""
+    """Evaluate an expression of the package's own source."""
     return eval(compile(ast.Expression(node), "<declaration>", "eval"), dict(known))
 
 
 def docstring(node: ast.stmt | None) -> str:
-    """The first paragraph of the text below a field, in one line."""
+    """Return the first paragraph of the docstring below a field, in one line."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
         return " ".join(node.value.value.partition("\n\n")[0].split())
     return ""
 
 
 def declaration(annotation: Any, settings: Mapping[str, Any], words: str) -> Declared:
-    """A field by its annotation and the arguments of its `Field(...)`."""
+    """Describe a field by its annotation, the arguments of its `Field(...)` and its help text."""
     kind, several = kind_of(annotation)
     inner = (one for part in get_args(annotation) for one in get_args(part) if isinstance(one, FieldSettings))
-    # Of a field with several values, each value has the bounds.
+    # The bounds of a field with several values apply to each value.
     bounded: Mapping[str, Any] = next(inner, {}) if several and kind is not str else settings
     bounds = {name: bounded[key] for key, name in (("ge", "min"), ("le", "max")) if key in bounded}
     return Declared(kind, several, settings["default"], bounds=bounds, help=words)
 
 
 def kind_of(annotation: Any) -> tuple[type, bool]:
-    """The type of one value, and whether there may be several."""
+    """Return the type of one value of a field, and whether it may have several."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         (annotation, *others) = (part for part in parts if part is not type(None))

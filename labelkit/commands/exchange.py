@@ -1,4 +1,4 @@
-"""Commands that trade with other tools and the Hub: import, export, publish, pull, review."""
+"""Commands that exchange data with other tools, the Hub and annotators: import, export, publish, pull, review."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,11 +18,13 @@ FORMAT_NAMES = (
 
 @takes("labelkit.exchange.options:ImportOptions", flags={"format": "--from"})
 def import_made(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="File or folder, local or at s3://, gs://, hf://.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="File or folder, local or at s3://, gs:// or hf://.")],
     output: Output,
     given: Given,
 ) -> None:
-    """Turn grades made elsewhere into a labels folder, or a dataset made elsewhere into a dataset."""
+    """Import grades or a dataset made with other tools. Grades become a labels folder, a dataset becomes a dataset
+    folder.
+    """
     from labelkit.exchange.importing import makes_labels
 
     options, command = labelkit.ImportOptions(**given), console.command_line("labelkit")
@@ -34,24 +36,26 @@ def import_made(
         console.say(f"{output}: " + ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items()))
 
 
-@takes("labelkit.exchange.options:ExportOptions", helps={"to": f"Format: {FORMAT_NAMES}."})
+@takes("labelkit.exchange.options:ExportOptions", helps={"to": f"Output format: {FORMAT_NAMES}."})
 def export(
     dataset: DatasetFolder,
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write, local or at s3:// or gs://.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder to write to, local or at s3:// or gs://.")],
     given: Given,
 ) -> None:
-    """Write a dataset in the format of another tool, and say what that format cannot hold."""
+    """Write a dataset in the format of another tool. The information that the format cannot store is listed."""
     options = labelkit.ExportOptions(**given)
     made = labelkit.export(dataset, output, options, command=console.command_line("labelkit"))
     console.say(f"{output}: " + ", ".join(f"{file} {rows:,}" for file, rows in made.rows.items()))
-    console.say(f"  {options.to} has no place for: {'; '.join(made.lacks)}")
+    console.say(f"  {options.to} cannot store: {'; '.join(made.lacks)}")
     for what, count in made.left_out.items():
         console.say(f"  left out: {count:,} {what}")
 
 
 @takes("labelkit.exchange.options:PublishOptions")
 def publish(dataset: DatasetFolder, repo: Repository, given: Given) -> None:
-    """Send a dataset with its card to the Hugging Face Hub. The same command again resumes where it stopped."""
+    """Upload a dataset with its card to the Hugging Face Hub. Run the same command again to resume an interrupted
+    upload.
+    """
     options = labelkit.PublishOptions(**given)
     plan = labelkit.publish(dataset, repo, options)
     if options.dry_run:
@@ -65,26 +69,28 @@ def publish(dataset: DatasetFolder, repo: Repository, given: Given) -> None:
 
 @takes("labelkit.exchange.options:PullOptions")
 def pull(repo: Repository, output: Output, given: Given) -> None:
-    """Fetch a published dataset and check every file. The same command again resumes where it stopped."""
+    """Download a published dataset and check every file. Run the same command again to resume a download."""
     manifest = labelkit.pull(repo, output, labelkit.PullOptions(**given))
-    console.say(f"{output}: {len(manifest.files)} files as they were published")
+    console.say(f"{output}: {len(manifest.files)} files, identical to the published ones")
 
 
 @takes("labelkit.review.options:ReviewOptions")
 def review(
-    labels: Annotated[Path, typer.Argument(help="Labels folder whose judges are to be checked.")],
+    labels: Annotated[Path, typer.Argument(help="Labels folder whose judges are checked by the human grades.")],
     output: Output,
     given: Given,
-    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    browser: Annotated[bool, typer.Option(help="Open the page in a web browser.")] = True,
 ) -> None:
-    """Grade pairs by keyboard in a local page, blind to the judges. The same command again resumes."""
+    """Grade pairs by keyboard in a local web page. The grades of the judges are hidden. Run the same command again to
+    resume.
+    """
     import webbrowser
 
     from labelkit.review.options import ReviewOptions
     from labelkit.review.session import review as run
 
     def ready(address: str) -> None:
-        console.say(f"open {address}")
+        console.say(f"open {address} in a web browser")
         if browser:
             webbrowser.open(address)
 

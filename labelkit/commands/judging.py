@@ -1,4 +1,4 @@
-"""Commands from a collection to judgements: pool, plan, annotate, prompts."""
+"""Commands that lead from a collection to judgements: pool, plan, annotate, prompts."""
 
 from typing import Annotated
 
@@ -23,7 +23,7 @@ def pool(
     output: Output,
     given: Given,
 ) -> None:
-    """Collect the candidates worth judging, with the sources that gave each."""
+    """Collect the candidate passages of each query for judging. Each candidate lists the sources that found it."""
     options = labelkit.PoolOptions(**given)
     made = labelkit.pool(data, output, options, command=console.command_line("labelkit"))
     console.say(f"{output}: {len(made.candidates):,} candidates for {len(made.queries):,} queries")
@@ -31,7 +31,7 @@ def pool(
 
 @takes("labelkit.judging.options:PlanOptions")
 def plan(source: Source, given: Given, as_json: Json = False) -> None:
-    """Count the calls, tokens, money and time of an annotation. Nothing is sent."""
+    """Estimate the calls, tokens, cost and time of an annotation. Nothing is sent to a model."""
     from labelkit.judging.plan import lines
 
     options = labelkit.PlanOptions(**given)
@@ -50,18 +50,20 @@ def annotate(
     given: Given,
     strong: Given,
     reparse: Annotated[
-        bool, typer.Option("--reparse", help="Read the stored replies with the present parser; send nothing.")
+        bool, typer.Option("--reparse", help="Parse the stored replies again with the current parser; send nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Judge the pairs of a pool with a language model. The same command again resumes and pays nothing twice."""
+    """Judge the pairs of a pool with a language model. Run the same command again to resume; no reply is paid for
+    twice.
+    """
     from labelkit.commands.progress import ProgressBar
     from labelkit.judging.annotate import reason_lines
 
     command = console.command_line("labelkit")
     if reparse:
         failures = labelkit.reparse(source, output, verify=given["verify"], command=command)
-        console.say(f"{output}: read again, {sum(failures.values())} failed", *reason_lines(failures))
+        console.say(f"{output}: replies parsed again, {sum(failures.values())} failed", *reason_lines(failures))
         return
     options, bar = labelkit.AnnotateOptions(**given), ProgressBar()
     if "model" in strong:
@@ -79,22 +81,24 @@ def annotate(
 
 
 def words_of(found: "labelkit.Cascade") -> str:
-    """What a cascade saved and lost, in words."""
+    """Describe the saving and the loss of a cascade in two sentences."""
     money = "" if found.saved_usd is None else f", {found.saved_usd:,.2f} US dollars"
     return (
-        f"{found.strong_pairs:,} of {found.pairs:,} pairs went to the strong judge: {found.saved:.0%} of its work saved"
-        f"{money}. On {found.compared:,} random pairs the two agree with kappa {found.kappa}; of the pairs that the "
-        f"cheap one decided, the strong one would have said otherwise of {found.lost}"
+        f"the strong judge judged {found.strong_pairs:,} of {found.pairs:,} pairs: {found.saved:.0%} of its work saved"
+        f"{money}. On {found.compared:,} random pairs the two judges agree with kappa {found.kappa}; of the pairs that "
+        f"only the cheap judge judged, the strong one would have decided a share of {found.lost} differently"
     )
 
 
 def prompts(
-    name: Annotated[str | None, typer.Argument(help="A shipped prompt or a TOML file to check and show.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Shipped prompt or TOML file to show. Default: list all shipped prompts.")
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Check the labels under this model's tokenizer too: local folder or Hub id.")
+        str | None, typer.Option(help="Model (local folder or Hub id) whose tokenizer must distinguish the labels.")
     ] = None,
 ) -> None:
-    """List the shipped prompts, or check one and show what it sends."""
+    """List the shipped prompts, or check and show one prompt."""
     from labelkit.judging.prompts import load_prompt, shipped_prompts
 
     if name is None:

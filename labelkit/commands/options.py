@@ -1,4 +1,4 @@
-"""Options of the commands: flags made of the fields of option records, and those that no record has."""
+"""Options of the commands: flags made from the fields of option records, and flags that several commands share."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -10,14 +10,16 @@ import typer
 
 from labelkit.commands.declared import REQUIRED, Declared, declared
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write the result to.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 DatasetFolder = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Dataset folder, local or at s3://, gs://, hf://.")
+    str, typer.Argument(metavar="DATASET", help="Dataset folder, local or at s3://, gs:// or hf://.")
 ]
-Source = Annotated[str, typer.Argument(metavar="POOL", help="Pool folder, or a BEIR folder to pool with the defaults.")]
+Source = Annotated[
+    str, typer.Argument(metavar="POOL", help="Pool folder, or a BEIR folder, which is first pooled with the defaults.")
+]
 Given = dict[str, Any]
-"""Field of an option record -> the value that was typed for it."""
+"""Field of an option record -> the value given on the command line."""
 Command = Callable[..., None]
 
 
@@ -30,11 +32,11 @@ def takes(
     helps: Mapping[str, str] | None = None,
     loose: Collection[str] = (),
 ) -> Callable[[Command], Command]:
-    """Give a command a flag for each field of an option record, `module:Class`, in the place of its parameter `into`,
-    which receives what was typed.
+    """Add to a command a flag for each field of an option record, `module:Class`. The flags replace its parameter
+    `into`, which receives the given values.
 
-    `only` names the fields that get a flag; all do where it is empty. `flags` and `helps` replace the name or the help
-    of single flags. The flags of the fields in `loose` may be absent, and then give no value.
+    `only` names the fields that get a flag; if it is empty, all do. `flags` and `helps` replace the name or the help of
+    single flags. The flags of the fields in `loose` are optional; without them the field gets no value.
     """
     fields = {name: field for name, field in declared(record).items() if not only or name in only}
     named = {name: (flags or {}).get(name, flag_of(name, field)) for name, field in fields.items()}
@@ -64,17 +66,17 @@ def takes(
 
 
 def flag_of(name: str, field: Declared) -> str:
-    """`--max-usd` of `max_usd`; a field that is true by default is switched off, by `--no-verify`."""
+    """Return the flag of a field: `--max-usd` for `max_usd`; `--no-verify` for `verify`, which is true by default."""
     return f"--{'no-' if field.default is True else ''}{name.replace('_', '-')}"
 
 
 def parameter(flag: str, field: Declared, *, loose: bool) -> inspect.Parameter:
-    """A field as the parameter of which Typer makes a flag."""
+    """Turn a field into a parameter from which Typer makes a flag."""
     words, default = field.help, field.default
     if default is True:
         default = False
     elif loose or field.several:
-        if default not in (REQUIRED, None, False, (), ""):
+        if default not in (REQUIRED, None, False, (), "", {}):
             words = f"{words} Default {default}.".strip()
         default = None
     kind: Any = list[field.kind] if field.several else field.kind  # type: ignore[name-defined]

@@ -1,7 +1,7 @@
-"""How both command lines are made of their commands, with one check of the parameters of every command.
+"""Builds both command lines from their commands, and checks the parameters of every command.
 
-A range alone does not keep NaN out, for NaN is neither above nor below any bound. So every number of every command is
-checked here, whatever its option says, and a wrong value of any parameter is one line.
+A range does not exclude NaN, which is neither above nor below any bound. So every number of every command is checked
+here, whatever its option declares. A wrong value of any parameter is reported in one line.
 """
 
 import math
@@ -34,7 +34,7 @@ class Command(TyperCommand):
 
 
 def command_line(name: str, words: str, commands: Mapping[str, Callable[..., None]]) -> typer.Typer:
-    """The command line `name`, which `words` describe, with its commands by the names that users type."""
+    """Build the command line `name` with the help text `words`; `commands` are functions by the name to type."""
     app = typer.Typer(
         name=name,
         help=words,
@@ -49,6 +49,6 @@ def command_line(name: str, words: str, commands: Mapping[str, Callable[..., Non
 
 
 def acceptable(value: float) -> bool:
-    """Whether a number is finite and not beyond `MOST`."""
+    """Return whether a number is finite and its absolute value at most `MOST`."""
     finite = not isinstance(value, float) or math.isfinite(value)
     return bool(finite and abs(value) <= MOST)

@@ -1,4 +1,4 @@
-"""The progress of a run on standard error: a bar on a terminal, a line every half minute in a log."""
+"""Progress of a run on standard error: a bar on a terminal, a line every half minute in a log file."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ LOG_SECONDS = 30.0
 
 
 class ProgressBar:
-    """Shows one run after the other."""
+    """Shows the progress of one or more consecutive runs."""
 
     def __init__(self) -> None:
         self._bar: RichProgress | None = None

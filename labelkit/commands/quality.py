@@ -1,4 +1,4 @@
-"""Commands that ask how far a judge is to be trusted: agree, bias, calibrate, select, redteam, report."""
+"""Commands that measure how reliable a judge is: agree, bias, calibrate, select, redteam, report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +12,13 @@ from labelkit.commands.options import Given, Json, Output, takes
 
 @takes("labelkit.quality.options:AgreeOptions")
 def agree(
-    labels: Annotated[list[Path], typer.Argument(help="Labels folders or a dataset: every judge in them is a rater.")],
+    labels: Annotated[list[Path], typer.Argument(help="Labels folders, or a dataset, whose judges are compared.")],
     given: Given,
     as_json: Json = False,
 ) -> None:
-    """Compare judges with people and with each other: kappa, alpha, AUC and more, with intervals."""
+    """Compare judges with people and with each other. The tables show kappa, alpha, AUC and other figures, with 95%
+    confidence intervals.
+    """
     from labelkit.commands.quality_tables import print_agreement, print_parts, print_systems
 
     found = labelkit.agree(labels, labelkit.AgreeOptions(**given))
@@ -35,7 +37,9 @@ def redteam(
     given: Given,
     as_json: Json = False,
 ) -> None:
-    """Try to fool a judge: attack success by class, prompt and defence, and what a defence costs in agreement."""
+    """Measure how often attacks mislead a judge. The tables show the success rate by attack class, prompt and defence,
+    and the loss of agreement by defence.
+    """
     from labelkit.commands.progress import ProgressBar
     from labelkit.commands.quality_tables import print_attacks
 
@@ -49,35 +53,39 @@ def redteam(
 
 @takes("labelkit.quality.options:CalibrateOptions", flags={"renamed": "--as"})
 def calibrate(
-    labels: Annotated[list[Path], typer.Argument(help="Labels folders: every judge in them is a feature.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write; with --apply a labels folder.")],
+    labels: Annotated[list[Path], typer.Argument(help="Labels folders, whose judges are features.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write; with --apply, labels folder.")],
     given: Given,
     as_json: Json = False,
 ) -> None:
-    """Turn scores into probabilities and grades that agree with people; with --apply, write them as labels."""
+    """Fit the scores of judges to human grades. The calibration gives probabilities and grades; --apply writes them as
+    labels.
+    """
     from labelkit.commands.quality_tables import print_calibration
 
     options, command = labelkit.CalibrateOptions(**given), console.command_line("labelkit")
     if options.apply:
         count = labelkit.recalibrate(labels, output, options, command=command)
-        console.say(f"{output}: {count:,} judgements, calibrated")
+        console.say(f"{output}: {count:,} calibrated judgments")
         return
     fitted = labelkit.calibrate(labels, output, options, command=command)
     if as_json:
         console.result_json(fitted.model_dump(mode="json"), indent=2)
     else:
         print_calibration(fitted)
-    console.say(f"{output}: {fitted.model} on {fitted.report['pairs']:,} pairs")
+    console.say(f"{output}: model {fitted.model}, fitted to {fitted.report['pairs']:,} pairs")
 
 
 @takes("labelkit.quality.options:SelectOptions")
 def select(
-    labels: Annotated[list[Path], typer.Argument(help="Labels folders of that pool.")],
+    labels: Annotated[list[Path], typer.Argument(help="Labels folders with judgments of the pool.")],
     output: Output,
     given: Given,
     as_json: Json = False,
 ) -> None:
-    """Choose the pairs worth a person's or a stronger judge's time, as a pool: unsure, disputed, and a random share."""
+    """Choose the most useful pairs for a person or a stronger judge. The result is a pool of unsure pairs, disputed
+    pairs and a random sample.
+    """
     options = labelkit.SelectOptions(**given)
     counts = labelkit.select(labels, output, options, command=console.command_line("labelkit"))
     if as_json:
@@ -87,11 +95,13 @@ def select(
 
 @takes("labelkit.quality.options:BiasOptions")
 def bias(
-    labels: Annotated[list[Path], typer.Argument(help="Labels folders, or a dataset.")],
+    labels: Annotated[list[Path], typer.Argument(help="Labels folders, or a dataset, whose judges are measured.")],
     given: Given,
     as_json: Json = False,
 ) -> None:
-    """Show what a judge rewards besides relevance: length, shared words, place, its own writing; and drift."""
+    """Measure what raises a judge's scores besides relevance. Measured are passage length, words shared with the query,
+    position in the list, own writing, and drift over time.
+    """
     from labelkit.commands.quality_tables import print_biases
     from labelkit.quality.agreement import plain
 
@@ -104,11 +114,13 @@ def bias(
 
 @takes("labelkit.quality.options:ReportOptions")
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="A dataset folder, or labels folders.")],
+    folders: Annotated[list[Path], typer.Argument(help="A dataset folder, or labels folders, to report on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
     given: Given,
 ) -> None:
-    """Write one HTML page on labels or a dataset: judges, agreement, calibration, bias, attacks, examples, audit."""
+    """Write an HTML report on labels or a dataset. It shows judges, agreement, calibration, biases, attacks,
+    disagreements and audit.
+    """
     options = labelkit.ReportOptions(**given)
     labelkit.report(folders, output, options, command=console.command_line("labelkit"))
     console.say(f"{output}: {output.stat().st_size:,} bytes")

@@ -1,4 +1,4 @@
-"""Tables on standard output: agreement, bias, calibration, attacks, system rankings."""
+"""Tables of agreement, bias, calibration, attacks and system rankings, on standard output."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from labelkit.quality.system_rankings import SystemAgreement
 from labelkit.statistics.intervals import Estimate, few_queries
 
 BY_GROUP = ("kappa", "kappa_2", "bias", "auc")
-"""Figures of each group in a breakdown."""
+"""Figures that a breakdown shows for each group."""
 
 
 def print_agreement(agreement: Agreement) -> None:
-    """Tables for people."""
+    """Print the comparisons of raters as tables."""
     from labelkit.commands.terminal import Terminal
 
     out = Terminal()
@@ -39,55 +39,56 @@ def print_agreement(agreement: Agreement) -> None:
 
 
 def tables_of(comparison: Comparison) -> list[Any]:
-    """One comparison: its figures, and the pairs by grade."""
+    """Build the tables of one comparison: its figures, and the number of pairs by both grades."""
     from rich.table import Table
 
-    title = f"{comparison.judge} against {comparison.reference}: {comparison.pairs:,} pairs of "
-    table = Table("figure", "value [95%]", "query by query", title=f"{title}{comparison.queries:,} queries")
+    title = f"{comparison.judge} compared with {comparison.reference}: {comparison.pairs:,} pairs of "
+    table = Table("figure", "value [95%]", "range over queries", title=f"{title}{comparison.queries:,} queries")
     for name, figure in FIGURES.items():
         spread = comparison.spread.get(name)
         between = f"{spread.least:.3f} to {spread.most:.3f}, median {spread.median:.3f}" if spread else ""
         table.add_row(figure.label, str(comparison.figures[name]), between)
     table.add_row("pairs without a grade", str(comparison.failures), "")
-    matrix = Table("reference \\ judge", *map(str, range(GRADES)), title="pairs by grade")
+    matrix = Table("reference \\ judge", *map(str, range(GRADES)), title="number of pairs by grade")
     for grade, row in enumerate(comparison.confusion):
         matrix.add_row(str(grade), *map(str, row))
     return [table, matrix]
 
 
 def difference_table(difference: JudgeDifference) -> Any:
-    """Two judges against one person: every figure of the first minus that of the second."""
+    """Build the table of figures of one judge minus those figures of another, both compared with the same person."""
     from rich.table import Table
 
     names = f"{difference.judge} minus {difference.other}"
     counts = f"{difference.pairs:,} pairs of {difference.queries:,} queries"
-    table = Table("figure", "difference [95%]", title=f"{names}, against {difference.reference}: {counts}")
-    table.caption = "each interval by itself, not corrected for being several"
+    table = Table("figure", "difference [95%]", title=f"{names}, compared with {difference.reference}: {counts}")
+    table.caption = "intervals are not corrected for multiple comparisons"
     for name, figure in FIGURES.items():
         table.add_row(figure.label, difference.figures[name].shown("+.3f"))
     return table
 
 
 def print_biases(found: Biases) -> None:
-    """Tables for people."""
+    """Print the biases and the drift of judges."""
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal
 
     out = Terminal()
-    table = Table("judge", "the score rises", "by, in its standard deviations", "pairs", title="between equals")
+    title = "effects on the score between otherwise comparable passages"
+    table = Table("judge", "effect", "rise of the score, in standard deviations", "pairs", title=title)
     for one in found.effects:
         table.add_row(one.judge_id, one.unit, str(one.slope), f"{one.pairs:,}")
     out.print(table)
     for row in found.consistency:
-        out.print(f"{row.judge_id}: {row.orders} orders agree on {row.same} of {row.pairs:,} pairs")
+        out.print(f"{row.judge_id}: {row.orders} orders agree on a share of {row.same} of {row.pairs:,} pairs")
     for again in found.drift:
-        told = f"same grade {again.same} of {again.pairs:,}, score moved {again.shift}"
-        out.print(f"{again.judge}, judged again: {told}")
+        told = f"a share of {again.same} of {again.pairs:,} pairs got the same grade, scores changed by {again.shift}"
+        out.print(f"drift of {again.judge}: {told} standard deviations")
 
 
 def print_parts(parts: Sequence[Part]) -> None:
-    """The groups as a table for people."""
+    """Print the agreement on each group of pairs as a table."""
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal
@@ -102,67 +103,70 @@ def print_parts(parts: Sequence[Part]) -> None:
 
 
 def print_calibration(calibration: Calibration) -> None:
-    """Before and after on held-out queries, for people."""
+    """Print the figures on held-out queries, of each judge and of the calibration, as tables."""
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal
 
     report = calibration.report
     columns = report["before"]
-    title = f"{report['pairs']:,} pairs of {report['queries']} queries, each query scored by a fit on the others"
+    title = f"{report['pairs']:,} pairs of {report['queries']} queries, each query scored by a fit to other queries"
     table = Table("figure", *columns, "calibrated", title=title)
     for name, label in LABELS.items():
         shown = [
             str(Estimate(**found[name])) if name in found else "" for found in (*columns.values(), report["after"])
         ]
         table.add_row(label, *shown)
-    diagram = Table("said", "was", "pairs", title="calibrated P(grade >= 2), held out")
+    diagram = Table("predicted", "observed", "pairs", title="calibrated P(grade >= 2) on held-out queries")
     for one in report["after"]["reliability"]:
         diagram.add_row(f"{one['said']:.3f}", f"{one['was']:.3f}", str(one["pairs"]))
     out = Terminal()
     out.print(table)
     out.print(diagram)
     if report["queries"] < ENOUGH_QUERIES:
-        out.print(f"{report['queries']} queries: the model is fixed; from {ENOUGH_QUERIES} queries on it is chosen.")
+        out.print(
+            f"With {report['queries']} queries the model is fixed; with {ENOUGH_QUERIES} or more it is chosen by "
+            "cross-validation."
+        )
     if warning := few_queries(report["queries"]):
         out.print(f"{warning}.")
     found = report["estimate"]
     out.print(
-        f"Of {found['judged']:,} judged pairs {found['positives']:,} have P(grade >= 2) >= {found['line']}: precision "
-        f"{Estimate(**found['precision'])}, recall {Estimate(**found['recall'])}, corrected by {found['labelled']:,} "
+        f"{found['positives']:,} of {found['judged']:,} judged pairs have P(grade >= 2) >= {found['line']}: precision "
+        f"{Estimate(**found['precision'])}, recall {Estimate(**found['recall'])}, corrected with {found['labelled']:,} "
         "human labels"
     )
     print_verdict(report)
 
 
 def print_verdict(report: Mapping[str, Any]) -> None:
-    """How much a calibration gains over its best judge on held-out queries, and whether to apply it."""
+    """Print the gain of a calibration over its best judge on held-out queries, and whether to apply it."""
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal
 
     change = report["gain"]
     name = report["judges"][change["over"]]
-    table = Table("figure", "calibrated minus raw", title=f"gain over {name} on held-out queries")
+    table = Table("figure", "calibrated minus raw [95%]", title=f"gain over {name} on held-out queries")
     for figure in COMPARED:
         table.add_row(LABELS[figure], Estimate(**change[figure]).shown("+.3f"))
     out = Terminal()
     out.print(table)
     out.print(f"Calibrated grades: {report['verdict']} (kappa {Estimate(**change['kappa']).shown('+.3f')})")
     if report["verdict"] == WORSE:
-        out.print("--apply and mix --calibration refuse this calibration unless told --apply-anyway.")
+        out.print("calibrate --apply and mix --calibration refuse this calibration unless --apply-anyway is given.")
 
 
 def print_attacks(found: Mapping[str, Any]) -> None:
-    """The attack table and the price of each defence, for people."""
+    """Print the success of attacks, and the agreement that each defence costs, as tables."""
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal
 
     beside = any(row["others_rise"]["value"] is not None for row in found["attacks"])
     rises = ("score_rise", "others_rise") if beside else ("score_rise",)
-    names = ("score rose by", "those beside it")[: len(rises)]
-    table = Table("prompt", "defence", "attack", "fooled", "of", "rate", *names)
+    names = ("rise of the attacked score", "rise of the other passages' scores")[: len(rises)]
+    table = Table("prompt", "defence", "attack", "successes", "attempts", "rate", *names)
     for row in found["attacks"]:
         figures = (str(Estimate(**row[name])) for name in ("rate", *rises))
         counts = (str(row["successes"]), str(row["attempts"]))
@@ -177,7 +181,7 @@ def print_attacks(found: Mapping[str, Any]) -> None:
 
 
 def print_systems(rows: Sequence[SystemAgreement]) -> None:
-    """The correlations as a table for people."""
+    """Print the correlations of system rankings as a table."""
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal

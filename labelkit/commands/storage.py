@@ -1,4 +1,4 @@
-"""Commands for every folder that labelkit or trainer wrote, and for data that is damaged: replay, tidy, verify."""
+"""Commands that check or repair files: replay, tidy, verify."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,19 +12,23 @@ from labelkit.errors import ArtifactError
 
 
 def verify(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Any folder that labelkit or trainer wrote.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Folder written by labelkit or trainer.")],
 ) -> None:
-    """Check a folder: every file byte for byte, the rows of its tables, every record of a journal."""
+    """Check a folder for damaged or changed files. Every file is compared with its checksum; table rows and journal
+    records are checked too.
+    """
     found = labelkit.verify(folder)
     replies = "" if found.replies is None else f", {found.replies} replies in the journal"
-    console.say(f"{folder}: {found.kind}, {found.files} files as they were written{replies}")
+    console.say(f"{folder}: {found.kind}, {found.files} files unchanged{replies}")
 
 
 @takes("labelkit.datasets.options:ReplayOptions")
 def replay(
     folder: Annotated[Path, typer.Argument(help="Labels folder or dataset.")], given: Given, as_json: Json = False
 ) -> None:
-    """Show that labels come from their replies: rebuild each request, byte for byte, and read its reply again."""
+    """Verify that labels follow from their stored replies. Each request is rebuilt byte for byte, and its reply is
+    parsed again.
+    """
     replayed = labelkit.replay(folder, labelkit.ReplayOptions(**given))
     if as_json:
         console.result_json(replayed._asdict())
@@ -32,17 +36,15 @@ def replay(
         console.say(f"  {line}")
     said = f"{folder}: {replayed.labels} of {replayed.of} labels replayed, {len(replayed.mismatches)} differ"
     if replayed.mismatches:
-        raise ArtifactError(f"{said}; a reply, a text or a prompt is not what these labels were made from")
+        raise ArtifactError(f"{said}; a reply, text or prompt has changed since the labels were made")
     console.say(said)
 
 
-def tidy(
-    data: Annotated[Path, typer.Argument(help="BEIR folder with lines that cannot be read.")], output: Output
-) -> None:
-    """Copy a BEIR folder without the lines that cannot be read; they are listed with file, line and reason."""
+def tidy(data: Annotated[Path, typer.Argument(help="BEIR folder that has unreadable lines.")], output: Output) -> None:
+    """Copy a BEIR folder without its unreadable lines. Removed lines are listed with file, line number and reason."""
     from labelkit.corpora.tidy import ASIDE
 
     counts = labelkit.tidy(data, output, command=console.command_line("labelkit"))
     for file, count in counts.items():
-        console.say(f"{file}: {count} lines set aside")
-    console.say(f"{output}: {sum(counts.values())} lines set aside in all; {output / ASIDE} says which and why")
+        console.say(f"{file}: {count} lines removed")
+    console.say(f"{output}: {sum(counts.values())} lines removed in total; {output / ASIDE} lists them with reasons")

@@ -1,4 +1,4 @@
-"""Tables and bars, on a terminal that shows texts from outside and obeys nothing in them."""
+"""A console for tables and progress bars that obeys no control sequence in texts from outside."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,8 +12,8 @@ from labelkit.storage.foreign_text import without_controls
 
 
 class Terminal(Console):
-    """A console for strings from outside: it reads no markup and no emoji names in them, and leaves out control
-    characters and secrets.
+    """A console for texts from outside: it interprets no markup or emoji names in them, and removes control characters
+    and secrets.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -21,10 +21,10 @@ class Terminal(Console):
         self._secret_forms = secret_forms()
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A string as rich text: secrets go before lines are broken."""
+        """Convert a string to rich text; secrets are removed before lines are broken."""
         return super().render_str(blot(text, self._secret_forms), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is printed. Only rich's own segments may control the terminal."""
+        """Yield the segments to print, without control characters except in rich's own control segments."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=without_controls(segment.text))

@@ -1,5 +1,4 @@
 """In: human grades and labels folders of a collection.
 
-Out: a dataset folder with one label for each pair, its provenance, its card and its audit.
-Touches: the dataset folder.
+Out: a dataset folder with one label per pair, its provenance, its card and its audit. Touches: the dataset folder.
 """

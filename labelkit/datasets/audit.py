@@ -1,7 +1,7 @@
-"""What is wrong with a dataset, said by the dataset itself: `labelkit audit` writes `audit.json` into its folder.
+"""The audit of a dataset: `labelkit audit` writes its findings to `audit.json` in the dataset folder.
 
-The audit names the manifest that it looked at by its sha256, so that a dataset that was made anew is unaudited again.
-`trainer fit` reads it and refuses known leakage; publishing reads it too.
+The audit contains the sha256 of the manifest that it checked, so a dataset that is written again counts as unaudited.
+`trainer fit` and `labelkit publish` read the audit and refuse known leaks.
 """
 
 import json
@@ -26,7 +26,7 @@ from labelkit.storage.manifest import DatasetFacts, first_fault
 from labelkit.storage.outputs import claimed
 
 EXAMPLES = 5
-"""Of each finding."""
+"""Number of examples of each finding."""
 
 
 def audit(
@@ -35,24 +35,24 @@ def audit(
     *,
     command: str = "labelkit.audit",
 ) -> list[Finding]:
-    """Look for leakage, twins, contradictions, likely false negatives, biases and attacks; keep it with the dataset.
+    """Check a dataset for leaks, duplicates, contradictions, likely false negatives, biases and attacks.
 
-    Needs space beside the folder for tables of about its size.
+    Needs free space beside the folder, about as much as the dataset takes.
 
     Args:
-        folder: dataset folder; `audit.json` is written into it.
-        options: evaluation sets and models that the dataset is held against.
-        command: the words that the audit names as its origin.
+        folder: dataset folder; the findings are written to its `audit.json`.
+        options: evaluation sets and models that the dataset is compared with.
+        command: the command that the audit records as its origin.
 
     Returns:
-        A finding for each check, errors first; `found` counts its items, None where the check could not be made.
+        A finding for each check, errors first; `found` is the number of its items, None if the check was not possible.
 
     Raises:
         ArtifactError: the folder is damaged.
         DataError: an evaluation set is malformed.
     """
     folder = Path(folder)
-    folders.manifest_kind(folder)  # a folder that is not there is said before anything is made beside it
+    folders.manifest_kind(folder)  # fails for a missing folder before anything is written beside it
     with claimed(folder) as place:
         manifest = folders.read_manifest(folder, KIND, verify=options.verify)
         known = [read_evaluation(path, options.eval_split) for path in options.eval]
@@ -80,7 +80,7 @@ def audit(
 
 
 def open_dataset(db: DuckDBPyConnection, folder: Path, silent: Sequence[str]) -> None:
-    """The tables of a dataset folder as the checks read them; the judges that are silent take no side."""
+    """Open the tables of a dataset folder for the checks. Judgements by the `silent` judges do not count."""
     open_train(db, folder)
     for name in ("judgements", "queries"):
         db.execute(f"CREATE VIEW {name} AS FROM {tables.parquet(folder / f'{name}.parquet')}")
@@ -90,9 +90,9 @@ def open_dataset(db: DuckDBPyConnection, folder: Path, silent: Sequence[str]) ->
 
 
 def rules_of(folder: Path, facts: DatasetFacts) -> MixRules:
-    """The rules by which a dataset was mixed; the default ones for a dataset that was made otherwise.
+    """Return the rules by which a dataset was mixed, or the default rules if it was not made by `mix`.
 
-    Raises `ArtifactError` for rules that this release does not know.
+    Raises `ArtifactError` if this release does not know the rules.
     """
     try:
         return TypeAdapter(MixRules).validate_python(dict(facts.rules))
@@ -102,7 +102,7 @@ def rules_of(folder: Path, facts: DatasetFacts) -> MixRules:
 
 
 def findings_of(db: DuckDBPyConnection, scope: AuditScope) -> list[Finding]:
-    """What the checks found, errors first, in the order of the table."""
+    """Collect the finding of each check: errors first, then warnings and notes, each in the order of `CHECKS`."""
     findings = []
     for name, check in CHECKS.items():
         made = check.needs is None or bool(getattr(scope, check.needs))

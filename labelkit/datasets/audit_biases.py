@@ -1,7 +1,6 @@
-"""What labels lean on besides relevance: the query's own words, length, place in a list, and kinship with a retriever.
+"""Checks of `labelkit audit` for biases: labels that depend on shared words, length, list position or model family.
 
-Each is a check of `labelkit.datasets.audit_checks`. Words and lengths are measured on a sample of labels of each source
-and role, drawn by hash.
+Words and lengths are measured on a sample of the labels of each source and role, drawn by hash.
 """
 
 import json
@@ -27,32 +26,32 @@ LEANING_SCHEMA = pa.schema(
     ]
 )
 SAMPLE = 20_000
-"""Labels of a source and role."""
+"""Largest number of labels in the sample of a source and role."""
 MORE_OVERLAP = 0.1
-"""Of the query's words, that a source's positives may hold beyond people's."""
+"""Largest allowed difference between the shares of query words in a source's positives and in human positives."""
 LONGER = 1.5
-"""Times that positives may be as long as negatives, or negatives as positives."""
+"""Largest allowed ratio of the mean lengths of positives and negatives."""
 BY_PLACE = 0.1
-"""Difference of the shares of relevant passages in the first and second half of a list."""
+"""Largest allowed difference between the shares of relevant passages in the first and second half of a list."""
 FEWEST = 50
-"""Labels that a comparison needs on each side."""
+"""Labels that each side of a comparison needs."""
 SURE = 3.0
-"""Standard errors from which a difference is one."""
+"""Standard errors from which a difference counts."""
 FAMILIES = {
     "claude": "Claude", "command": "Command", "cohere": "Command", "deepseek": "DeepSeek", "gemini": "Gemma and Gemini",
     "gemma": "Gemma and Gemini", "glm": "GLM", "gpt": "OpenAI", "granite": "Granite", "llama": "Llama",
     "mistral": "Mistral", "mixtral": "Mistral", "ministral": "Mistral", "olmo": "OLMo", "openai": "OpenAI",
     "phi": "Phi", "qwen": "Qwen", "text-embedding-3": "OpenAI", "text-embedding-ada": "OpenAI", "yi": "Yi",
 }  # fmt: skip
-"""Word at the start of a part of a model's name -> the family it comes from."""
+"""Word at the start of a part of a model's name -> model family."""
 
 
 def lexical_overlap(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Sources whose positives hold more of the query's words than people's positives do."""
+    """Find sources whose positives contain more of the query's words than human positives do."""
     sample_table(db)
     return f"""
         SELECT NULL AS query_id, NULL AS passage_id,
-               printf('%s: positives hold %.0f%% of the words of the query, those of people %.0f%%',
+               printf('%s: positives contain %.0f%% of the words of the query, human positives %.0f%%',
                       m.source, 100 * m.overlap, 100 * h.overlap) AS note
         FROM leanings m JOIN leanings h ON h.source = 'human' AND h.role = 'positive'
         WHERE m.source <> 'human' AND m.role = 'positive' AND least(m.labels, h.labels) >= {FEWEST}
@@ -61,11 +60,11 @@ def lexical_overlap(db: DuckDBPyConnection, scope: AuditScope) -> str:
 
 
 def length_bias(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Sources whose positives are much longer than their negatives, or much shorter."""
+    """Find sources whose positives are much longer than their negatives, or much shorter."""
     sample_table(db)
     return f"""
         SELECT NULL AS query_id, NULL AS passage_id,
-               printf('%s: positives have %.0f words, negatives %.0f', p.source, p.words, n.words) AS note
+               printf('%s: positives have %.0f words on average, negatives %.0f', p.source, p.words, n.words) AS note
         FROM leanings p JOIN leanings n ON n.source = p.source AND n.role = 'negative'
         WHERE p.role = 'positive' AND least(p.labels, n.labels) >= {FEWEST}
           AND greatest(p.words / n.words, n.words / p.words) > {LONGER}
@@ -73,8 +72,8 @@ def length_bias(db: DuckDBPyConnection, scope: AuditScope) -> str:
 
 
 def sample_table(db: DuckDBPyConnection) -> None:
-    """Table `leanings`: by source and role, how many labels were drawn, the mean share of the query's words that their
-    passages hold, and the mean number of words of these.
+    """Make the table `leanings`. For each source and role it has the number of sampled labels, the mean share of the
+    query's words in their passages, and the mean number of words of the passages.
     """
     if tables.row(db, "SELECT 1 FROM duckdb_tables() WHERE table_name = 'leanings'"):
         return
@@ -105,9 +104,9 @@ def sample_table(db: DuckDBPyConnection) -> None:
 
 
 def position_bias(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Judges that find more in one half of the lists they were shown than in the other.
+    """Find judges that call more passages relevant in one half of their lists than in the other.
 
-    Orders are drawn, so that places have nothing to do with relevance; the test is that of two proportions.
+    Lists are in random order, so positions do not depend on relevance. A z-test compares the two proportions.
     """
     return f"""
         WITH placed AS (
@@ -121,7 +120,7 @@ def position_bias(db: DuckDBPyConnection, scope: AuditScope) -> str:
             FROM placed GROUP BY judge_id
         )
         SELECT NULL AS query_id, NULL AS passage_id,
-               printf('%s: relevant in the first half of a list %.0f%%, in the second %.0f%%',
+               printf('%s: %.0f%% relevant in the first half of the lists, %.0f%% in the second',
                       judge_id, 100 * early, 100 * late) AS note
         FROM shares
         WHERE least(earlies, lates) >= {FEWEST} AND abs(early - late) > {BY_PLACE}
@@ -130,7 +129,7 @@ def position_bias(db: DuckDBPyConnection, scope: AuditScope) -> str:
 
 
 def one_family(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Judges and retrievers that come from one family of models: they may share their mistakes."""
+    """Find judges and retrievers of the same model family, which may share their errors."""
     judges = db.execute("SELECT judge_id, name FROM judges WHERE kind <> 'human' ORDER BY judge_id").fetchall()
     found = [
         (None, None, f"{judge_id} and {model}: {family}")
@@ -143,7 +142,7 @@ def one_family(db: DuckDBPyConnection, scope: AuditScope) -> str:
 
 
 def families(model: str) -> set[str]:
-    """The families that a model's name tells of, or the configuration in its folder."""
+    """Return the model families in a model's name, or in the configuration in its folder."""
     config = Path(model) / "config.json"
     kind = str(json.loads(config.read_text(encoding="utf-8")).get("model_type", "")) if config.is_file() else ""
     parts = re.split(r"[/_.\s-]+", f"{model} {kind}".lower())

@@ -1,9 +1,9 @@
-"""What can be wrong with a dataset: the checks of `labelkit audit`, in one table.
+"""The checks of `labelkit audit`, in one table.
 
-A check looks at the session's tables `corpus`, `queries`, `judgements`, `judges`, `train` and `labels` (a row a label
-of `train`: query_id, role, passage_id, source) and gives a statement whose rows are its items: query_id, passage_id
-and a note. An item is a label, or a whole query where passage_id is NULL; `labelkit mix --drop` ignores such a label
-and leaves such a query out. Where both are NULL the note is about the dataset.
+A check reads the session's tables `corpus`, `queries`, `judgements`, `judges`, `train` and `labels` (one row per label
+of `train`: query_id, role, passage_id, source). It returns an SQL statement whose rows are the items found: query_id,
+passage_id and a note. An item is a label, or a whole query if passage_id is NULL; `labelkit mix --drop` ignores such a
+label and leaves such a query out. If both are NULL, the note is about the dataset.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from labelkit.storage import tables
 
 
 def leaked_queries(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Training queries that repeat an evaluation query."""
+    """Find training queries that repeat an evaluation query."""
     stage_copies(
         db,
         "leaked_queries",
@@ -36,7 +36,7 @@ def leaked_queries(db: DuckDBPyConnection, scope: AuditScope) -> str:
 
 
 def leaked_passages(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Positives that repeat a passage which answers an evaluation query."""
+    """Find positives that repeat a relevant passage of an evaluation query."""
     positives = "SELECT passage_id FROM labels WHERE role = 'positive'"
     texts = f"SELECT passage_id, {FULL_TEXT} FROM corpus WHERE passage_id IN ({positives})"
     stage_copies(db, "leaked_passages", texts, known=[one.passages for one in scope.evaluations], scope=scope)
@@ -47,7 +47,7 @@ def leaked_passages(db: DuckDBPyConnection, scope: AuditScope) -> str:
 def stage_copies(
     db: DuckDBPyConnection, table: str, texts: str, known: Sequence[dict[str, str]], scope: AuditScope
 ) -> None:
-    """Table of name and note of the texts of a statement that repeat a text of an evaluation set."""
+    """Make a table (name, note) of the texts of a statement that repeat a text of an evaluation set."""
     names = [f"{one.name} {name}" for one, part in zip(scope.evaluations, known, strict=True) for name in part]
     against = KnownTexts(names, [text for part in known for text in part.values()])
     found = [
@@ -59,7 +59,7 @@ def stage_copies(
 
 
 def twins(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Negatives that repeat a positive of the same query."""
+    """Find negatives that repeat a positive of the same query."""
     found = [
         (query_id, negative, f"copy of the positive {positive}, {similarity:.2f}")
         for query_id, positive, negative, similarity in find_twins(db, scope.scratch)
@@ -69,7 +69,7 @@ def twins(db: DuckDBPyConnection, scope: AuditScope) -> str:
 
 
 def contradictions(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Labels of pairs that one judge calls relevant and another irrelevant, by the lines of the mix."""
+    """Find labels of pairs that one judge calls relevant and another irrelevant, by the thresholds of the mix."""
     dispute_table(db, scope.rules)
     return (
         "SELECT query_id, passage_id, between AS note FROM disputes JOIN labels USING (query_id, passage_id) "
@@ -78,16 +78,16 @@ def contradictions(db: DuckDBPyConnection, scope: AuditScope) -> str:
 
 
 def false_negatives(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Negatives that a model holds for relevant: at least grade 2, or probability 0.5."""
+    """Find negatives that a model judged as relevant: grade 2 or more, or a probability of at least 0.5."""
     dispute_table(db, scope.rules)
     return (
-        "SELECT query_id, passage_id, 'relevant by ' || believer AS note "
+        "SELECT query_id, passage_id, 'relevant according to ' || believer AS note "
         "FROM disputes JOIN labels USING (query_id, passage_id) WHERE role = 'negative' AND believer IS NOT NULL"
     )
 
 
 def dispute_table(db: DuckDBPyConnection, rules: MixRules) -> None:
-    """Table `disputes`: pairs on both sides of the lines, and those that a model believes relevant."""
+    """Make the table `disputes` of pairs on which judges contradict each other, or that a model judged as relevant."""
     db.execute(
         "CREATE TABLE IF NOT EXISTS disputes (query_id VARCHAR, passage_id VARCHAR, between VARCHAR, believer VARCHAR)"
     )
@@ -106,12 +106,12 @@ def dispute_table(db: DuckDBPyConnection, rules: MixRules) -> None:
 
 
 def without(role: str) -> Callable[[DuckDBPyConnection, AuditScope], str]:
-    """Queries without a label of a role."""
+    """Make a check that finds queries without a label of a role."""
     return lambda db, scope: f"SELECT query_id, NULL AS passage_id, query AS note FROM train WHERE len({role}_ids) = 0"
 
 
 WORDS = r"\W+(\w+\W+){0,4}"
-"""Up to four words between two others."""
+"""Regular expression for up to four words between two other words."""
 TOLD = rf"(previous|prior|above|earlier|given|all|your){WORDS}"
 RULES = r"(instructions?|rules|prompts?|guidelines)\b"
 TEXT = r"(passage|document|text|answer|page)\b"
@@ -149,18 +149,18 @@ INJECTIONS = {
         ]
     ),
 }
-"""What a passage that was written for a judge carries -> how it is recognised (RE2, without regard to case)."""
+"""Kind of text that manipulates a judge -> regular expression that recognises it (RE2, case-insensitive)."""
 
 
 def injections(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Labels of passages whose text speaks to a judge, where a model judged, and positives that repeat the whole query
-    twice or more.
+    """Find labels by models of passages whose text addresses a judge, and positives that repeat the whole query at
+    least twice.
     """
     cases = " ".join(
-        f"WHEN regexp_matches({FULL_TEXT}, {tables.text(pattern)}, 'is') THEN {tables.text(f'carries {name}')}"
+        f"WHEN regexp_matches({FULL_TEXT}, {tables.text(pattern)}, 'is') THEN {tables.text(f'contains {name}')}"
         for name, pattern in INJECTIONS.items()
     )
-    # One pass for all patterns; which of them it was is asked of the few.
+    # One pass searches for all patterns together; only the few matches are searched for each pattern.
     anything = tables.text("|".join(f"({pattern})" for pattern in INJECTIONS.values()))
     some = f"regexp_matches({FULL_TEXT}, {anything}, 'is')"
     flagged = f"SELECT passage_id, CASE {cases} END AS note FROM corpus WHERE {some}"
@@ -177,8 +177,8 @@ def injections(db: DuckDBPyConnection, scope: AuditScope) -> str:
 
 
 def no_licence(db: DuckDBPyConnection, scope: AuditScope) -> str:
-    """Texts whose licence nobody gave."""
-    return f"SELECT NULL AS query_id, NULL AS passage_id, 'no licence is known' AS note WHERE {scope.licence is None}"
+    """Find whether the licence of the texts is unknown."""
+    return f"SELECT NULL AS query_id, NULL AS passage_id, 'licence unknown' AS note WHERE {scope.licence is None}"
 
 
 CHECKS: dict[str, AuditCheck] = {
@@ -192,15 +192,17 @@ CHECKS: dict[str, AuditCheck] = {
     "leaked-passages": AuditCheck(
         leaked_passages,
         "warning",
-        "positives that repeat a passage relevant in the evaluation",
-        cure="mix --drop leaked-passages; nothing where both share a corpus by design",
+        "positives that repeat a relevant passage of an evaluation query",
+        cure="mix --drop leaked-passages; not needed if both share a corpus by design",
         needs="evaluations",
     ),
-    "twins": AuditCheck(twins, "warning", "negatives that repeat a positive of their query", cure="mix --drop twins"),
+    "twins": AuditCheck(
+        twins, "warning", "negatives that repeat a positive of the same query", cure="mix --drop twins"
+    ),
     "contradictions": AuditCheck(
         contradictions,
         "warning",
-        "labels of pairs that judges put on both sides",
+        "labels of pairs that one judge calls relevant and another irrelevant",
         cure="mix --drop contradictions, or --policy agreement, weighted or dawid-skene",
     ),
     "false-negatives": AuditCheck(
@@ -215,32 +217,32 @@ CHECKS: dict[str, AuditCheck] = {
     "injections": AuditCheck(
         injections,
         "warning",
-        "labels of passages that speak to a judge",
+        "labels of passages whose text addresses a judge",
         cure="mix --drop injections, or annotate again with a defence",
     ),
     "lexical-overlap": AuditCheck(
         lexical_overlap,
         "warning",
-        "sources whose positives repeat the query's words more than people's do",
-        cure="pool from a dense model too (pool --dense), calibrate the judge, or raise --llm-positive",
+        "sources whose positives contain more of the query's words than human positives do",
+        cure="pool also from a dense model (pool --dense), calibrate the judge, or raise mix --llm-positive",
     ),
     "length-bias": AuditCheck(
         length_bias,
         "warning",
         "sources whose positives are much longer or shorter than their negatives",
-        cure="cut passages alike (annotate --passage-tokens), or raise --llm-positive",
+        cure="cut all passages to the same length (annotate --passage-tokens), or raise mix --llm-positive",
     ),
     "position-bias": AuditCheck(
         position_bias,
         "warning",
-        "judges that favour a place in the list",
-        cure="annotate --permutations 3, or a pointwise method",
+        "judges that prefer a position in the list",
+        cure="annotate --permutations 3, or annotate with a pointwise method",
     ),
     "one-family": AuditCheck(
         one_family,
         "warning",
-        "judges of the family of a retriever that is trained or measured",
-        cure="a judge of another family, or human labels for the evaluation",
+        "judges of the same model family as a retriever that is trained or evaluated",
+        cure="use a judge of another family, or human labels for the evaluation",
         needs="models",
     ),
     "no-licence": AuditCheck(no_licence, "warning", "texts of unknown licence", cure="mix --license"),
@@ -248,13 +250,13 @@ CHECKS: dict[str, AuditCheck] = {
 """Finding -> its check."""
 
 DROPS = tuple(name for name, check in CHECKS.items() if f"--drop {name}" in check.cure)
-"""What `mix` can drop."""
+"""Findings that `mix --drop` accepts."""
 LEAKS = ("leaked-queries",)
-"""Findings with which no figure on the evaluation set means anything."""
+"""Findings that make every figure on the evaluation set meaningless."""
 
 
 def run_checks(db: DuckDBPyConnection, scope: AuditScope, names: Sequence[str]) -> None:
-    """Table `found`: the items of the checks, each once."""
+    """Run checks and insert their items into the table `found`."""
     db.execute("CREATE TABLE IF NOT EXISTS found (finding VARCHAR, query_id VARCHAR, passage_id VARCHAR, note VARCHAR)")
     for name in names:
         check = CHECKS[name]
@@ -264,7 +266,7 @@ def run_checks(db: DuckDBPyConnection, scope: AuditScope, names: Sequence[str]) 
 
 
 def open_train(db: DuckDBPyConnection, folder: Path) -> None:
-    """Views of `train` and `corpus` in a folder, and the table `labels`."""
+    """Make views of `train` and `corpus` in a folder, and the table `labels`."""
     for name in ("train", "corpus"):
         db.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {tables.parquet(folder / f'{name}.parquet')}")
     columns = "unnest({0}_ids) AS passage_id, unnest({0}_sources) AS source"

@@ -1,4 +1,4 @@
-"""What an audit finds: the records of `labelkit.datasets.audit_checks` and `labelkit.datasets.audit`."""
+"""Records of an audit: its scope, a check and a finding."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,42 +11,42 @@ from labelkit.corpora.evaluation_sets import Evaluation
 from labelkit.datasets.options import MixRules
 
 ITEMS = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("note", pa.string())])
-"""A finding in detail: a label, a whole query (without passage_id), or something about the dataset (without both)."""
+"""Columns of the items of a finding: a label, a whole query (no passage_id), or a note on the dataset (neither)."""
 
 
 class AuditScope(NamedTuple):
-    """What a dataset is checked against, and how it was made."""
+    """The rules by which a dataset was made, and the evaluation sets and models that it is compared with."""
 
     rules: MixRules
     scratch: Path
-    """A folder for large arrays."""
+    """Folder for large temporary arrays."""
     licence: str | None = None
     evaluations: Sequence[Evaluation] = ()
     models: Sequence[str] = ()
-    """Retrievers that are to be trained on it or measured with it."""
+    """Retrievers that will be trained or evaluated with the dataset."""
 
 
 class AuditCheck(NamedTuple):
-    """One check."""
+    """A check: how it finds items, how severe they are, and how to remove them."""
 
     find: Callable[[DuckDBPyConnection, AuditScope], str]
-    """Gives a statement whose rows are its `ITEMS`."""
+    """Returns an SQL statement whose rows are the items found, in the columns of `ITEMS`."""
     severity: str
-    """error: figures measured with it are wrong. warning: it costs quality. note: a reader should know."""
+    """error: figures measured with the dataset are wrong. warning: labels are worse. note: for information."""
     what: str
     cure: str
     needs: str | None = None
-    """Field of `AuditScope` without which there is nothing to check."""
+    """Field of `AuditScope` that the check needs; it is skipped if the field is empty."""
 
 
 class Finding(NamedTuple):
-    """What a check found."""
+    """The result of a check, with examples."""
 
     name: str
     severity: str
     what: str
     found: int | None
-    """How many items; None where the check was not made."""
+    """Number of items; None if the check was skipped."""
     cure: str
     examples: list[dict[str, str | None]]
-    """The first items, by query and passage."""
+    """The first items, in the order of query and passage."""

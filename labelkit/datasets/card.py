@@ -1,7 +1,7 @@
-"""The data card of a dataset: a README.md whose metadata makes it load with `datasets`, and what a reader must know.
+"""The data card of a dataset: a README.md that describes it, with metadata for loading it with `datasets`.
 
-`mix` writes it with what it knows; `publish` writes it again with the licence, the agreement with people, the audit,
-and a Croissant description beside it.
+`mix` writes the card. `publish` writes it again with the licence, the agreement with people and the audit, and adds a
+Croissant description beside it.
 """
 
 import json
@@ -34,30 +34,30 @@ if TYPE_CHECKING:
 CARD = "README.md"
 TEMPLATE = "dataset.md.jinja"
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
-"""The Hub's names for how many rows there are, by the first number that is too large."""
+"""Exclusive upper limit of a number of rows -> the Hub's name for that size."""
 CREATORS = {"human": "found", "imported": "found", "llm": "machine-generated"}
-"""Kind of a judge -> the Hub's word for who made its annotations; people who used `review` are experts."""
+"""Kind of a judge -> the Hub's term for the creator of its annotations; users of `review` are experts."""
 UNKNOWN = Markdown("-")
-"""Stands in a cell of the table of judges."""
+"""Content of an unknown cell in the table of judges."""
 
 
 class Publication(NamedTuple):
-    """What only the publisher knows."""
+    """Facts for the card that the dataset does not contain."""
 
     repo_id: str
     licence: str | None = None
     languages: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
-    """Ids or addresses of the datasets that texts and labels come from."""
+    """Ids or addresses of the datasets from which texts and labels come."""
     title: str | None = None
     note: str | None = None
-    """A paragraph for the card."""
+    """Paragraph to add to the card."""
     audit: Mapping[str, Any] | None = None
-    """The document that `labelkit audit` wrote."""
+    """The document written by `labelkit audit`."""
 
 
 class Told(NamedTuple):
-    """What one judge said in a dataset, counted."""
+    """Numbers of judgements, failures, tokens and US dollars of one judge in a dataset."""
 
     judgements: int
     failed: int
@@ -68,14 +68,14 @@ class Told(NamedTuple):
 def dataset_card(
     name: str, rows: Mapping[str, int], facts: DatasetFacts, *, judges: Sequence[Judge], command: str
 ) -> str:
-    """The card that `mix` writes: what is known before anybody measured anything."""
+    """Write the card for `mix`, without measured agreement and audit."""
     return blot(render(name, rows, facts, judges=[(judge, None) for judge in judges], command=command, inputs={}))
 
 
 def published_card(
     folder: Path, manifest: Manifest[DatasetFacts], publication: Publication, judges: Sequence[tuple[Judge, Told]]
 ) -> str:
-    """The card of a dataset folder as it is published, with everything that can be counted in it."""
+    """Write the card for `publish`, with counts per judge, agreement with people and audit."""
     return render(
         folder.name,
         manifest.rows,
@@ -98,7 +98,7 @@ def render(
     publication: Publication | None = None,
     agreed: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Fill the template."""
+    """Render the template of the card."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from labelkit.statistics.intervals import few_queries
@@ -136,7 +136,7 @@ def render(
 
 
 def short(name: str) -> str:
-    """A name as a table shows it: of a local model the folder's name."""
+    """Return the name of a model for a table; for a local model, the name of its folder."""
     return Path(name).name if name.startswith("/") else name
 
 
@@ -148,26 +148,26 @@ FILTERS: dict[str, Callable[..., str]] = {
     "paragraphs": markdown_paragraphs,
     "short": short,
 }
-"""How a template may show a text beside the plain way, which escapes it."""
+"""Filters by which a template shows a text in another way than escaped Markdown."""
 
 
 def tables_of(rows: Mapping[str, int]) -> list[str]:
-    """The tables of a dataset, the usual ones first."""
+    """Return the names of a dataset's tables, standard tables first."""
     return [name for name in CONFIGS if name in rows] + sorted(set(rows) - set(CONFIGS))
 
 
 def creator_of(judge: Judge) -> str:
-    """The Hub's word for who made a judge's annotations."""
+    """Return the Hub's term for the creator of a judge's annotations."""
     return "expert-generated" if judge.kind == "human" and judge.prompt_name else CREATORS[judge.kind]
 
 
 def size_of(rows: int) -> str:
-    """The Hub's name for a number of rows."""
+    """Return the Hub's name for a number of rows."""
     return next((name for limit, name in SIZES.items() if rows < limit), "n>10M")
 
 
 def judge_row(judge: Judge, told: Told | None) -> dict[str, Any]:
-    """A judge as the template shows it; what is not known is a dash."""
+    """Describe a judge for the template; unknown values are a dash."""
     counts: dict[str, str] = dict.fromkeys(("judgements", "failed", "tokens", "usd"), UNKNOWN)
     if told:
         counts |= {"judgements": f"{told.judgements:,}", "failed": f"{told.failed:,}"}
@@ -178,20 +178,20 @@ def judge_row(judge: Judge, told: Told | None) -> dict[str, Any]:
 
 
 def judges_of(folder: Path) -> list[Judge]:
-    """The judges of a dataset."""
+    """Read the judges of a dataset."""
     return [
         Judge(**row) for row in pq.read_table((folder / "judges.parquet").absolute(), schema=JUDGE_SCHEMA).to_pylist()
     ]
 
 
 def judges_and_told(folder: Path) -> list[tuple[Judge, Told]]:
-    """The judges of a dataset with what each said."""
+    """Read the judges of a dataset, each with the counts of its judgements."""
     told = told_by_judge(folder)
     return [(judge, told.get(judge.judge_id, Told(0, 0, None, usd=None))) for judge in judges_of(folder)]
 
 
 def told_by_judge(folder: Path) -> dict[str, Told]:
-    """What each judge of a dataset said, counted in one pass."""
+    """Count the judgements of each judge of a dataset, in one pass."""
     path = (folder / "judgements.parquet").absolute()
     table = pq.read_table(path, columns=["judge_id", "grade", "tokens", "cost"])
     grouped = table.group_by("judge_id").aggregate(
@@ -206,7 +206,9 @@ def told_by_judge(folder: Path) -> dict[str, Told]:
 
 
 def agreements(folder: Path, judges: Sequence[Judge]) -> Iterator[dict[str, Any]]:
-    """Agreement of every model with every person of a dataset that graded pairs in common, streamed."""
+    """Yield the agreement of every model with every person who graded the same pairs, reading judgements as
+    a stream.
+    """
     from labelkit.quality.agreement_metrics import GradedPair
 
     kinds = {judge.judge_id: judge for judge in judges}
@@ -227,7 +229,7 @@ def agreements(folder: Path, judges: Sequence[Judge]) -> Iterator[dict[str, Any]
 
 
 def agreement_of(rows: "Iterable[GradedPair]") -> dict[str, Any]:
-    """Figures with intervals; the human grade is the reference."""
+    """Compute figures of agreement with 95% confidence intervals; the human grade is the reference."""
     from labelkit.quality.agreement_metrics import figure_interval, rated
 
     pairs = rated(rows)
@@ -236,7 +238,7 @@ def agreement_of(rows: "Iterable[GradedPair]") -> dict[str, Any]:
 
 
 def graded(folder: Path) -> Iterator[tuple[str, tuple[str, str], int]]:
-    """(judge id, pair, grade) of every judgement that has a grade."""
+    """Yield (judge id, pair, grade) for every judgement with a grade."""
     columns = ["judge_id", "query_id", "passage_id", "grade"]
     with pq.ParquetFile((folder / "judgements.parquet").absolute()) as file:
         for batch in file.iter_batches(columns=columns):

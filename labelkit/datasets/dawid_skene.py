@@ -1,9 +1,9 @@
-"""How far each judge is right, learnt from all judges together (Dawid and Skene, Applied Statistics 28, 1979).
+"""Error rates of each judge, learnt from all judges together (Dawid and Skene, Applied Statistics 28, 1979).
 
-A judge is a confusion matrix over the grades 0 to 3: how often it says each where each is true. Expectation
-maximisation fits the matrices on a sample of pairs, until no probability moves; where people graded, their grade is
-taken for the truth. The probability of a pair depends on nothing but who said what, its pattern, and there are few
-patterns: the fit runs over patterns with their counts.
+A judge is described by a confusion matrix over the grades 0 to 3: how often it gives each grade for each true grade.
+Expectation maximisation fits the matrices to a sample of pairs until no probability changes. Human grades are taken as
+true. The probability of a pair depends only on its pattern: which judge gave which grade. There are few patterns, so
+the fit runs over patterns with their counts.
 """
 
 import logging
@@ -27,27 +27,27 @@ log = logging.getLogger(__name__)
 
 GRADES = MAX_GRADE + 1
 STILL = 1e-9
-"""Converged: no probability of a pattern moves by more in one step."""
+"""The fit has converged if no probability of a pattern changes by more than this in one step."""
 MOST_STEPS = 100_000
 LEAST = 1e-10
-"""Least probability of an error or a grade, so that what was never seen is unlikely and not impossible."""
+"""Smallest probability of an error or a grade, so that unseen grades are unlikely but not impossible."""
 PAIRS_TO_FIT = 100_000
-"""Drawn by hash, of those that several judges graded; a confusion matrix has 16 cells."""
+"""Largest number of pairs to fit to, drawn by hash from the pairs with several grades. A matrix has 16 cells."""
 VOTES = """list_transform(list_filter(said, lambda x: x.grade IS NOT NULL),
     lambda x: {judge_id: x.judge_id, kind: x.kind, grade: x.grade})"""
 POSTERIOR_SCHEMA = pa.schema([("pattern", pa.string()), ("posterior", pa.float64())])
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 PairVotes = list[dict[str, Any]]
-"""judge_id, kind and grade of each judge of a pair; people first."""
+"""The judge_id, kind and grade of each judge of a pair; people first."""
 Errors = dict[tuple[str, int], dict[int, float]]
-"""Judge and grade given -> true grade -> how often the judge gives it then."""
+"""(judge, given grade) -> true grade -> probability that the judge gives the grade if that grade is true."""
 
 
 def learn_posteriors(db: DuckDBPyConnection, rules: MixRules) -> None:
-    """Table `posteriors`: the probability that a pair is relevant, by the pattern of its judgements.
+    """Make the table `posteriors`: the probability that a pair is relevant, by the pattern of its judgements.
 
-    Raises `UsageError` where no pair has grades of two judges.
+    Raises `UsageError` if no pair has grades from two judges.
     """
     kinds = "STRUCT(judge_id VARCHAR, kind VARCHAR, grade TINYINT)[]"
     db.execute(f"CREATE TABLE patterns (pattern VARCHAR, votes {kinds})")
@@ -62,7 +62,7 @@ def learn_posteriors(db: DuckDBPyConnection, rules: MixRules) -> None:
     sample = [votes for (votes,) in db.execute("SELECT votes FROM sample ORDER BY ALL").fetchall()]
     if not sample:
         raise UsageError(
-            "no pair has grades of two judges, so nothing can be learnt about them; use policy human-first"
+            "no pair has grades from two judges, so their error rates cannot be learnt; use policy human-first"
         )
     errors, priors = fit(sample)
     patterns = db.execute("SELECT DISTINCT pattern, votes FROM patterns ORDER BY pattern").fetchall()
@@ -71,21 +71,21 @@ def learn_posteriors(db: DuckDBPyConnection, rules: MixRules) -> None:
 
 
 class Votes(NamedTuple):
-    """Different patterns of judgements and how often each was given."""
+    """The different patterns of judgements, with their counts."""
 
     counts: Floats
-    """`[patterns]`"""
+    """`[patterns]` number of pairs with each pattern."""
     said: Floats
-    """`[patterns, judges * 4]` 1 where the pattern has that judge give that grade."""
+    """`[patterns, judges * 4]` 1 if the judge gives the grade in the pattern, else 0."""
     known: Ints
-    """`[patterns]` grade by a person, -1 where nobody graded."""
+    """`[patterns]` grade by a person, -1 if no person graded."""
     judges: list[str]
 
 
 def fit(sample: list[PairVotes]) -> tuple[Errors, dict[int, float]]:
-    """Learn the errors of the judges, and how frequent each true grade is, from pairs that several judges graded.
+    """Estimate the errors of the judges and the frequency of each true grade from pairs with several grades.
 
-    Raises `UsageError` where no judge but people graded.
+    Raises `UsageError` if only people graded.
     """
     votes = patterns_of(sample)
     if not votes.judges:
@@ -102,7 +102,7 @@ def fit(sample: list[PairVotes]) -> tuple[Errors, dict[int, float]]:
 
 
 def patterns_of(sample: list[PairVotes]) -> Votes:
-    """Count the different patterns of a sample; pairs that only people graded are left out."""
+    """Count the patterns of a sample of pairs, without pairs that only people graded."""
     found: Counter[tuple[int, tuple[tuple[str, int], ...]]] = Counter()
     for votes in sample:
         given = tuple((vote["judge_id"], vote["grade"]) for vote in votes if vote["kind"] != "human")
@@ -118,9 +118,9 @@ def patterns_of(sample: list[PairVotes]) -> Votes:
 
 
 def converge(votes: Votes) -> tuple[Floats, Floats]:
-    """Run expectation maximisation from the shares of the votes until no probability moves.
+    """Run expectation maximisation, starting from the shares of the votes, until no probability changes.
 
-    Returns errors `[judges * 4, 4]`, the probability that a judge gives a grade by the true grade, and priors `[4]`.
+    Returns errors `[judges * 4, 4]`, the probability that a judge gives a grade for each true grade, and priors `[4]`.
     """
     shares = votes.said.reshape(len(votes.said), -1, GRADES).sum(1)
     belief = settle(shares / shares.sum(1, keepdims=True), votes)
@@ -132,32 +132,32 @@ def converge(votes: Votes) -> tuple[Floats, Floats]:
         if np.abs(belief - before).max() <= STILL:
             break
     else:
-        log.warning(f"Dawid-Skene had not converged after {MOST_STEPS:,} steps; its probabilities may still move")
+        log.warning(f"Dawid-Skene has not converged after {MOST_STEPS:,} steps; its probabilities may be inaccurate")
     return maximise(belief, votes)
 
 
 def settle(belief: Floats, votes: Votes) -> Floats:
-    """Put the grades of people in place of what is believed, `[patterns, 4]`."""
+    """Replace the estimated probabilities, `[patterns, 4]`, by human grades where there are any."""
     return np.where(votes.known[:, None] >= 0, np.eye(GRADES)[votes.known], belief)
 
 
 def maximise(belief: Floats, votes: Votes) -> tuple[Floats, Floats]:
-    """Compute errors `[judges * 4, 4]` and priors `[4]` from what is believed of each pattern."""
+    """Compute errors `[judges * 4, 4]` and priors `[4]` from the probabilities of each pattern's true grade."""
     weighted = belief * votes.counts[:, None]
     mass = (votes.said.T @ weighted).reshape(-1, GRADES, GRADES)  # [judges, given, true]
     total = mass.sum(1, keepdims=True)
     shares = np.divide(mass, total, out=np.full_like(mass, 1 / GRADES), where=total > 0)
     errors = np.maximum(shares, LEAST).reshape(-1, GRADES)
-    # A grade that no pair has stays less likely than a grade that a judge never gave.
+    # A true grade that no pair has must be less likely than a grade that a judge never gave.
     priors = np.maximum(weighted.sum(0) / votes.counts.sum(), LEAST**3)
     return errors, priors
 
 
 def posterior(votes: PairVotes, errors: Errors, priors: dict[int, float], rules: MixRules) -> float | None:
-    """The probability that a pair is relevant: 1 or 0 where a person graded it, None where nobody did.
+    """Compute the probability that a pair is relevant: 1 or 0 if a person graded it, None if nobody did.
 
-    Bayes' rule over the true grades, the judges' errors being independent. A judge that graded no pair together with
-    another tells nothing.
+    Applies Bayes' rule over the true grades, with independent errors of the judges. A judge that shares no graded pair
+    with another judge is not used.
     """
     if not votes:
         return None

@@ -1,6 +1,6 @@
-"""Judgements -> `train`: labels decided, findings dropped, rows written, all counted.
+"""Makes `train` from judgements: decides labels, drops findings, writes rows and counts them.
 
-The tables `judgements`, `judges` and `queries` stand in a session; the draft of the dataset grows beside it.
+A DuckDB session has the tables `judgements`, `judges` and `queries`; results are written to a draft of the dataset.
 """
 
 from pathlib import Path
@@ -17,11 +17,11 @@ from labelkit.errors import DataError
 from labelkit.storage import folders, tables
 
 SCRATCH = ".scratch"
-"""Folder of the session in a draft, and of large arrays."""
+"""Folder in a draft for the session and for large arrays."""
 
 
 def decide(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> dict[str, Any]:
-    """Write `train`, and the tables of the stages where the policy keeps them apart; returns the counts."""
+    """Write `train`, and for the policy `staged` the tables of the stages. Returns the counts."""
     open_labels(db, options)
     write_examples(db, draft, options)
     found = clean(db, draft, options) if options.drop or options.eval else {}
@@ -31,13 +31,14 @@ def decide(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) ->
 
 
 def clean(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> dict[str, int]:
-    """Find what is to be dropped in what was written, and write it again without; returns how much was found of each.
+    """Find items to drop in the written examples, and write the examples again without them. Returns the number of
+    items by finding.
 
-    Raises `DataError` for leakage that is neither to be dropped nor allowed.
+    Raises `DataError` for leaks that are neither dropped nor allowed.
     """
     known = [read_evaluation(path, options.eval_split) for path in options.eval]
     scope = AuditScope(options, draft.path / SCRATCH, evaluations=known)
-    # Whether a query has positives is seen when everything else is dropped.
+    # Queries without positives or negatives are known only when everything else has been dropped.
     last = [name for name in options.drop if name in ("no-positives", "no-negatives")]
     first = [name for name in DROPS if (name in options.drop or name in LEAKS) and name not in last]
     for names in (first, last):
@@ -52,20 +53,20 @@ def clean(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> 
 
 
 def refuse_leaks(db: DuckDBPyConnection, rules: MixRules) -> None:
-    """Raise `DataError` where training queries repeat evaluation queries and nobody said what to do with them."""
+    """Raise `DataError` if training queries repeat evaluation queries and are neither dropped nor allowed."""
     if rules.allow_leaks or "leaked-queries" in rules.drop:
         return
     leaked = "SELECT query_id, note FROM found WHERE finding = 'leaked-queries'"
     if count := tables.value(db, f"SELECT count(*) FROM ({leaked})"):
         query_id, note = db.execute(f"{leaked} ORDER BY ALL LIMIT 1").fetchall()[0]
         raise DataError(
-            f"{count} training queries repeat an evaluation query ({query_id}: {note}); give --drop leaked-queries, or "
+            f"{count} training queries repeat an evaluation query ({query_id}: {note}); give --drop leaked-queries or "
             "--allow-leaks"
         )
 
 
 def counts(db: DuckDBPyConnection, train: Path) -> dict[str, Any]:
-    """Totals for the manifest and the screen."""
+    """Count queries, labels and conflicts, for the manifest and the screen."""
     rows = tables.parquet(train)
     queries, empty, positives, negatives, ignored = db.execute(
         f"""

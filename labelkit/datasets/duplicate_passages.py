@@ -1,7 +1,7 @@
-"""Twins: a positive and a negative of one query whose texts are copies of each other.
+"""Finds twins: a positive and a negative of one query whose texts are copies of each other.
 
-Every positive is compared with every negative of its query by signature, so none is missed for being one of many; the
-signatures of a corpus lie on disk, 64 bytes a passage.
+The signatures of every positive and every negative of its query are compared, so no twin is missed in large groups. The
+signatures of a corpus are stored on disk, 64 bytes per passage.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from labelkit.corpora.near_duplicates import LIKELY, NEAR, SLOTS, jaccard, norma
 from labelkit.storage import tables
 
 FULL_TEXT = "trim(title || ' ' || text)"
-"""As `Passage.full_text`."""
+"""SQL expression with the value of `Passage.full_text`."""
 CANDIDATES = pa.schema([("query_id", pa.string()), ("positive", pa.int64()), ("negative", pa.int64())])
 
 
 def find_twins(db: DuckDBPyConnection, scratch: Path) -> Iterator[tuple[str, str, str, float]]:
-    """(query id, positive, negative, similarity) of every pair of twins, from the session's `labels` and `corpus`."""
+    """Yield (query id, positive, negative, similarity) for all twins in the session's `labels` and `corpus`."""
     db.execute(
         """
         CREATE OR REPLACE TABLE places AS SELECT passage_id, row_number() OVER () - 1 AS place
@@ -48,7 +48,9 @@ def find_twins(db: DuckDBPyConnection, scratch: Path) -> Iterator[tuple[str, str
 
 
 def sketch(db: DuckDBPyConnection, path: Path) -> NDArray[np.uint8]:
-    """The lowest byte of each slot of the signatures of all placed passages: [places, `SLOTS`], on disk."""
+    """Write the lowest byte of each signature slot of all passages in `places`, `[places, SLOTS]`, to a file
+    on disk.
+    """
     count = tables.value(db, "SELECT count(*) FROM places")
     sketches = np.memmap(path, np.uint8, "w+", shape=(max(1, count), SLOTS))
     texts = db.sql(f"SELECT place, {FULL_TEXT} FROM corpus JOIN places USING (passage_id)")
@@ -58,7 +60,7 @@ def sketch(db: DuckDBPyConnection, path: Path) -> NDArray[np.uint8]:
 
 
 def candidates(db: DuckDBPyConnection, sketches: NDArray[np.uint8]) -> Iterator[tuple[str, int, int]]:
-    """(query id, place of the positive, place of the negative) of all pairs that are likely twins."""
+    """Yield (query id, place of the positive, place of the negative) for all likely twins."""
     placed = "SELECT query_id, place FROM labels JOIN places USING (passage_id) WHERE role"
     pairs = db.sql(
         f"""

@@ -1,4 +1,4 @@
-"""Looking single labels up in a dataset, with everything that is known of them."""
+"""Looks up single labels of a dataset, with their judgements, prompts, requests and replies."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +16,17 @@ from labelkit.storage.dataset import KIND, examples_from_table
 
 
 class Evidence(NamedTuple):
-    """What one judge said of a pair, and how it was asked."""
+    """One judge's judgement of a pair, with its prompt, requests and replies."""
 
     judge: Judge
     judgement: Judgement
     prompt: str | None
-    """The prompt file; None where it is not known, as for people."""
+    """Content of the prompt file; None if unknown, as for people."""
     exchanges: list[Exchange]
 
 
 class Shown(NamedTuple):
-    """A label of a query with its text and all evidence."""
+    """A label of a query with its passage and all judgements of the pair."""
 
     role: str
     label: Label
@@ -35,7 +35,7 @@ class Shown(NamedTuple):
 
 
 class Lookup:
-    """A dataset folder in which single rows are looked up; only the parts of the files that hold them are read."""
+    """A dataset folder in which single rows are looked up; only the parts of the files that contain them are read."""
 
     def __init__(self, folder: Path) -> None:
         folders.read_manifest(folder, KIND, verify=False)
@@ -43,7 +43,7 @@ class Lookup:
         self._db = duckdb.connect()
 
     def table(self, name: str, **where: str | None) -> pa.Table:
-        """The rows of a table whose columns have these values; none where the dataset has no such table."""
+        """Return the rows of a table whose columns have these values; no rows if the dataset has no such table."""
         path = self._folder / f"{name}.parquet"
         if not path.is_file():
             return pa.table({})
@@ -53,23 +53,23 @@ class Lookup:
         ).to_arrow_table()
 
     def rows(self, name: str, **where: str | None) -> list[dict[str, Any]]:
-        """The same as dicts."""
+        """Return the rows of a table whose columns have these values, as dicts."""
         found: list[dict[str, Any]] = self.table(name, **where).to_pylist()
         return found
 
     def passage(self, passage_id: str) -> Passage:
-        """One passage."""
+        """Return the passage with an id."""
         return Passage(**self.rows("corpus", passage_id=passage_id)[0])
 
     def record(self, key: str) -> dict[str, Any] | None:
-        """The reply to a request; None where the dataset does not have it."""
+        """Return the stored reply to the request with a key; None if the dataset does not have it."""
         return next(iter(self.rows("replies", key=key)), None)
 
 
 def find(folder: Path, query_id: str, passage_id: str | None = None) -> tuple[Example, list[Shown]]:
-    """A query's example, and its labels in the order of the example, or the one of a passage, with all evidence.
+    """Find a query's example and its labels with all evidence, or only the label of one passage.
 
-    Raises `DataError` where the dataset has no such query or label.
+    Labels are in the order of the example. Raises `DataError` if the dataset has no such query or label.
     """
     lookup = Lookup(folder)
     examples = list(examples_from_table(lookup.table("train", query_id=query_id)))
@@ -96,7 +96,7 @@ def find(folder: Path, query_id: str, passage_id: str | None = None) -> tuple[Ex
 
 
 def evidence(lookup: Lookup, example: Example, passage_id: str) -> Iterator[Evidence]:
-    """Every judgement of a pair with what stands behind it."""
+    """Yield every judgement of a pair with its prompt, requests and replies."""
     pair = {"query_id": example.query_id, "passage_id": passage_id}
     for row in lookup.rows("judgements", **pair):
         judgement = Judgement(**row)
@@ -115,10 +115,10 @@ def evidence(lookup: Lookup, example: Example, passage_id: str) -> Iterator[Evid
 
 
 def exchanges_about(lookup: Lookup, judge: Judge, content: str, example: Example, reference: str) -> list[Exchange]:
-    """The requests that began with the one of this key, about all passages that it showed."""
+    """Rebuild the sequence of requests that began with the request of a key, about all passages that it showed."""
     of = {"judge_id": judge.judge_id, "query_id": example.query_id, "reply_ref": reference}
     rows = lookup.rows("ballots", **of) or lookup.rows("judgements", **of)
-    # Two orders of a short list may be the same, and then share their replies.
+    # Two orders of a short list may be equal, and then share their replies.
     rows = [row for row in rows if row["permutation_seed"] == rows[0]["permutation_seed"]]
     shown = sorted((Judgement(**row) for row in rows), key=lambda row: row.position or 0)
     passages = [lookup.passage(row.passage_id).full_text for row in shown]

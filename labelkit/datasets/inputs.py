@@ -1,6 +1,6 @@
-"""The texts and judgements of a dataset in the making: from several sources into sorted tables.
+"""Reads the texts and judgements of a new dataset from several sources into sorted tables.
 
-Everything streams: neither the corpus nor the judgements are ever held in memory.
+All data are streamed: neither the corpus nor the judgements are loaded into memory as a whole.
 """
 
 import json
@@ -39,15 +39,15 @@ WEIGHTED_SCHEMA = pa.schema(
     ]
 )
 ROUNDING = 1e-6
-"""By this much a probability that was computed may be above 1."""
+"""Rounding error by which a computed probability may exceed 1."""
 RowStream = Callable[[], Iterator[tuple[Any, ...]]]
-"""Reads a file from its start: `file:line` and the fields of each row."""
+"""Function that reads a file from its start and yields `file:line` and the fields of each row."""
 
 
 def save_inputs(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> tuple[list[Judge], list[str]]:
-    """Texts, judgements, judges and provenance as tables of the draft and of the session.
+    """Write texts, judgements, judges and provenance as tables of the draft, and open them in the session.
 
-    Returns the judges, and the ids of those for whom the calibration speaks.
+    Returns the judges, and the ids of the judges that a calibration replaces.
     """
     save_texts(db, draft, options.data)
     judges, silent = save_judgements(db, draft, options)
@@ -61,7 +61,7 @@ def save_inputs(db: DuckDBPyConnection, draft: folders.Draft, options: MixOption
 
 
 def save_texts(db: DuckDBPyConnection, draft: folders.Draft, folder: Path) -> None:
-    """Tables `corpus` and `queries` of a BEIR folder, by id. Raises `DataError` as `read_data` does."""
+    """Write the tables `corpus` and `queries` of a BEIR folder, by id. Raises `DataError` as `read_data` does."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
     corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
@@ -72,22 +72,22 @@ def save_texts(db: DuckDBPyConnection, draft: folders.Draft, folder: Path) -> No
     tables.save(db, draft, "queries", statement="FROM asked ORDER BY query_id", schema=QUERY_SCHEMA)
     for path, table in ((corpus, "corpus"), (queries, "queries")):
         if not draft.rows[table]:
-            raise DataError(f"{path}: it is empty")
+            raise DataError(f"{path} is empty")
 
 
 def stage_once(db: DuckDBPyConnection, table: str, schema: pa.Schema, rows: RowStream, key: tuple[str, ...]) -> None:
-    """Make a table of the rows of a file. Raises `DataError`, with file and line, where a key stands twice."""
+    """Make a table from the rows of a file. Raises `DataError` with file and line of a duplicate key."""
     tables.stage(db, table, schema, rows=(tuple(row[1:]) for row in rows()))
     names = ", ".join(key)
     if twice := tables.row(db, f"SELECT {names} FROM {table} GROUP BY {names} HAVING count(*) > 1 ORDER BY {names}"):
         _, where = islice((where for where, *fields in rows() if tuple(fields[: len(key)]) == twice), 2)
         what = {"passage_id": "passage id", "query_id": "query id"}[key[0]] if len(key) == 1 else "the pair"
-        raise DataError(f"{where}: {what} {', '.join(map(repr, twice))} stands twice")
+        raise DataError(f"{where}: {what} {', '.join(map(repr, twice))} is duplicated")
 
 
 def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> tuple[list[Judge], list[str]]:
-    """Tables `judgements` and `judges`, sorted, each judge once. Returns the judges, and the ids of those for whom the
-    calibration speaks.
+    """Write the tables `judgements` and `judges`, sorted, each judge once. Returns the judges, and the ids of the
+    judges that a calibration replaces.
     """
     judges: dict[str, Judge] = {}
     db.register("nothing", JUDGEMENT_SCHEMA.empty_table())
@@ -96,7 +96,7 @@ def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, options: MixOp
         found, part = judgements_of(db, path, f"grades_{number}", verify=options.verify)
         for judge in found:
             if judge.judge_id in judges:
-                raise UsageError(f"{path}: judge {judge.judge_id!r} comes from another source too; give it once")
+                raise UsageError(f"{path}: another source has the same judge {judge.judge_id!r}; give only one of them")
             judges[judge.judge_id] = judge
         parts.append(part)
     silent: list[str] = []
@@ -120,10 +120,11 @@ def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, options: MixOp
 
 
 def stage_calibrated(db: DuckDBPyConnection, options: MixOptions) -> tuple[Judge, list[str]]:
-    """Table `calibrated`: what the judges of the calibration say together. Returns who speaks, and for whom.
+    """Make the table `calibrated` of calibrated judgements. Returns the calibrated judge, and the ids of the judges
+    that it replaces.
 
-    Unlike everything else here it holds the judgements in memory. Raises `UsageError` where a judge of the calibration
-    is missing, and `DataError` for a calibration that is worse than raw.
+    Unlike the other functions here, it loads all judgements into memory. Raises `UsageError` if a judge of the
+    calibration is missing, and `DataError` if the calibration is worse than the raw grades.
     """
     from labelkit.quality.agreement import raters_of
     from labelkit.quality.calibration.apply import apply_calibration, refuse_worse
@@ -144,26 +145,28 @@ def stage_calibrated(db: DuckDBPyConnection, options: MixOptions) -> tuple[Judge
 
 
 def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, verify: bool) -> tuple[list[Judge], str]:
-    """The judges of a source and a statement for its judgements; those of a qrels file go into the table."""
+    """Return the judges of a source, and an SQL statement that selects its judgements. The rows of a qrels file are
+    written to the table `table` first.
+    """
     if path.is_dir():
         folders.read_manifest(path, LABELS, verify=verify)
         return read_records(path, "judges", Judge), f"FROM {tables.parquet(path / 'judgements.parquet')}"
     judge = imported_judge(path, path.stem, "human")
     stage_once(db, table, GRADE_SCHEMA, rows=lambda: qrels_rows(path), key=("query_id", "passage_id"))
     if not tables.row(db, f"FROM {table}"):
-        raise DataError(f"{path}: there are no qrels")
+        raise DataError(f"{path} has no qrels")
     return [judge], f"SELECT *, {tables.text(judge.judge_id)} AS judge_id FROM {table}"
 
 
 def register_judges(
     db: DuckDBPyConnection, judges: Sequence[Judge], weights: Mapping[str, float], *, silent: Sequence[str] = ()
 ) -> None:
-    """The session's table `judges`: the weight of each, whether it speaks, and, as 0 or 1, which of its labels are
-    relevant.
+    """Register the session's table `judges`, with the weight of each judge. `speaks` is false for the `silent` judges,
+    which a calibration replaces; `relevant` has 1 for each label that means relevant, else 0.
     """
     if unknown := set(weights) - {name for judge in judges for name in (judge.judge_id, judge.name)}:
         raise UsageError(
-            f"--weight {unknown.pop()}: no judge has this name; judges: {', '.join(j.name for j in judges)}"
+            f"--weight {unknown.pop()}: no judge has this name; the judges are: {', '.join(j.name for j in judges)}"
         )
     rows = [
         {
@@ -180,17 +183,17 @@ def register_judges(
 
 
 def check_known(db: DuckDBPyConnection, folder: Path) -> None:
-    """Raise `DataError` where a judgement names a query or passage that the tables in `folder` do not hold."""
+    """Raise `DataError` if a judgement names a query or passage that is missing in the tables in `folder`."""
     judged = tables.parquet(folder / "judgements.parquet")
     for what, key, table in (("query", "query_id", "queries"), ("passage", "passage_id", "corpus")):
         known = f"SELECT {key} FROM {tables.parquet(folder / f'{table}.parquet')}"
         unknown = f"SELECT judge_id, {key} FROM {judged} WHERE {key} NOT IN ({known}) ORDER BY {key}"
         if found := tables.row(db, unknown):
-            raise DataError(f"judge {found[0]!r} judged {what} {found[1]!r}, which is not in {table}.jsonl")
+            raise DataError(f"judge {found[0]!r} judged {what} {found[1]!r}, which is missing in {table}.jsonl")
 
 
 def check_numbers(db: DuckDBPyConnection, folder: Path) -> None:
-    """Raise `DataError` where a judgement has a score that is not finite, or a probability outside of 0 to 1."""
+    """Raise `DataError` if a judgement has a score that is not finite, or a probability that is not between 0 and 1."""
     wrong = (
         "NOT coalesce(isfinite(score), true) "
         f"OR NOT coalesce(list_bool_and(list_transform(probs, lambda p: p BETWEEN 0 AND {1 + ROUNDING})), true)"
@@ -199,12 +202,12 @@ def check_numbers(db: DuckDBPyConnection, folder: Path) -> None:
     if found := tables.row(db, f"SELECT judge_id, query_id, passage_id, score, probs {rows} ORDER BY ALL"):
         raise DataError(
             f"judge {found[0]!r} gave the pair {found[1]!r}, {found[2]!r} the score {found[3]} and the probabilities "
-            f"{found[4]}, which are no finite numbers or no probabilities; judge it again"
+            f"{found[4]}; scores must be finite and probabilities between 0 and 1: judge the pair again"
         )
 
 
 def source_facts(options: MixOptions) -> Source:
-    """Licence and revision of corpus and queries, None where nobody says: as told, else from `dataset_info.json`."""
+    """Return licence and revision of the texts: from the options, else from `dataset_info.json`, else None."""
     path = options.data / "dataset_info.json"
     try:
         info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -223,21 +226,21 @@ def source_facts(options: MixOptions) -> Source:
 
 
 def check_judges(db: DuckDBPyConnection, options: MixOptions) -> None:
-    """Raise `UsageError` where people graded and no grade makes a positive, and for rules that these judges cannot
-    follow.
-    """
+    """Raise `UsageError` if there are human grades but no human positive, or if the rules do not fit the judges."""
     highest = tables.value(db, "SELECT max(grade) FROM judgements JOIN judges USING (judge_id) WHERE kind = 'human'")
     if highest is not None and highest < options.positive_grade:
-        raise UsageError(f"no human grade reaches {options.positive_grade}; binary qrels need --positive-grade 1")
+        raise UsageError(
+            f"no human grade is {options.positive_grade} or higher; for binary qrels give --positive-grade 1"
+        )
     judges = tables.value(db, "SELECT count(*) FROM judges WHERE speaks")
     if options.policy == "agreement" and options.agree > judges:
-        raise UsageError(f"--agree {options.agree} of {judges} judges can never be; lower it or give more labels")
+        raise UsageError(f"--agree {options.agree} is more than the {judges} judges; lower it or give more labels")
     if options.weight and options.policy != "weighted":
-        raise UsageError(f"--weight is for the policy weighted, not for {options.policy}")
+        raise UsageError(f"--weight can be used only with --policy weighted, not with {options.policy}")
 
 
 def input_hashes(options: MixOptions) -> dict[str, str]:
-    """sha256 of everything that the dataset was made from."""
+    """Return path -> sha256 of every input file of the dataset."""
     files = [options.data / "corpus.jsonl", options.data / "queries.jsonl"]
     files += [path / folders.MANIFEST if path.is_dir() else path for path in options.sources]
     files += [options.calibration] if options.calibration else []

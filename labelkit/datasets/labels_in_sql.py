@@ -1,8 +1,8 @@
-"""From judgements to the rows of `train`: each pair gets its label by the policy, each query its lists.
+"""Makes the rows of `train` from judgements: decides the label of each pair by the policy, and lists labels by query.
 
-SQL over a session that has the tables `judgements`, `judges`, `queries`, `set_aside` (queries whose human labels are
-not used) and `drops` (pairs to ignore; queries to leave out, where `passage_id` is NULL). A slice of the queries is
-decided at a time.
+The SQL needs a session with the tables `judgements`, `judges`, `queries`, `set_aside` (queries whose human labels are
+not used) and `drops` (pairs to ignore, or queries to leave out if `passage_id` is NULL). Queries are processed in
+slices.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ QUERIES_AT_ONCE = 16_384
 NO_CAP = 2**31
 BY_BOTH = """len(list_distinct(list_transform(
     list_filter(said, lambda x: x.grade IS NOT NULL), lambda x: x.kind = 'human'))) = 2"""
-"""Of a pair: people and models gave it a grade."""
+"""SQL condition: both people and models graded the pair."""
 STAGES = {dataset.OF_MODELS: "kind <> 'human'", dataset.OF_PEOPLE: "kind = 'human'"}
-"""Tables of the policy `staged` -> the judges whose labels they hold."""
+"""Table of the policy `staged` -> SQL condition on the judges whose labels it has."""
 
 
 def open_labels(db: DuckDBPyConnection, rules: MixRules) -> None:
-    """Make the tables that every slice needs: queries set aside, pairs to drop, and what Dawid and Skene learn."""
+    """Make the tables that every slice needs: queries set aside, pairs to drop, and posteriors of Dawid and Skene."""
     set_aside(db, rules)
     db.execute("CREATE TABLE drops (query_id VARCHAR, passage_id VARCHAR)")
     if rules.policy == "dawid-skene":
@@ -35,7 +35,7 @@ def open_labels(db: DuckDBPyConnection, rules: MixRules) -> None:
 
 
 def write_examples(db: DuckDBPyConnection, draft: folders.Draft, rules: MixRules) -> None:
-    """Write `train` and the tables of the stages, as far as there are."""
+    """Write `train`, and for the policy `staged` the tables of the stages."""
     db.execute("CREATE OR REPLACE TABLE conflicts (between VARCHAR)")
     db.execute("CREATE OR REPLACE TABLE shared (pairs BIGINT)")
     draft.write_batches("train", EXAMPLE_SCHEMA, examples(db, rules))
@@ -45,8 +45,10 @@ def write_examples(db: DuckDBPyConnection, draft: folders.Draft, rules: MixRules
 
 
 def set_aside(db: DuckDBPyConnection, rules: MixRules) -> None:
-    """Table `set_aside`: the queries whose human labels are not used. They are drawn by hash: another seed draws
-    others, and what a smaller share keeps a larger one keeps too.
+    """Make the table `set_aside` of the queries whose human labels are not used.
+
+    Queries are chosen by a hash with the seed. The human labels that a smaller share keeps are also kept by a larger
+    one.
     """
     db.execute(
         f"""
@@ -59,10 +61,10 @@ def set_aside(db: DuckDBPyConnection, rules: MixRules) -> None:
 
 
 def examples(db: DuckDBPyConnection, rules: MixRules, judges: str | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of `train`, by query id; with a condition on the judges, of their labels alone.
+    """Yield the rows of `train` by query id; with an SQL condition on the judges, only of their labels.
 
-    The conflicts among all judges go into the table `conflicts` on the way, and how many pairs have grades of people
-    and of models into `shared`.
+    Also inserts the conflicts among all judges into the table `conflicts`, and the number of pairs graded by both
+    people and models into `shared`.
     """
     for part in slices(db):
         pair_table(db, part, rules, judges=judges or "true")
@@ -74,7 +76,7 @@ def examples(db: DuckDBPyConnection, rules: MixRules, judges: str | None = None)
 
 
 def slices(db: DuckDBPyConnection) -> list[dict[str, str]]:
-    """First and last query id of slices that cover all judged queries."""
+    """Split the judged queries into slices; returns the first and last query id of each."""
     found = db.execute(
         f"""
         SELECT min(query_id), max(query_id)
@@ -87,9 +89,9 @@ def slices(db: DuckDBPyConnection) -> list[dict[str, str]]:
 
 
 def pair_table(db: DuckDBPyConnection, part: dict[str, str], rules: MixRules, *, judges: str = "true") -> None:
-    """Table `pairs` of a slice: all that was said of each pair, as the policies read it, by the judges of a condition.
+    """Make the table `pairs` of a slice: a list of judgements per pair, by the judges of an SQL condition.
 
-    Judgements without probabilities, or whose judge names no grades for them, have none.
+    The probability of a judgement is NULL if it has no label probabilities or its judge names no grades for the labels.
     """
     db.execute(
         f"""
@@ -113,10 +115,11 @@ def pair_table(db: DuckDBPyConnection, part: dict[str, str], rules: MixRules, *,
 
 
 def label_table(db: DuckDBPyConnection, rules: MixRules) -> None:
-    """Table `mixed` of the slice in `pairs`: side, probability and speaker of each pair, best place first.
+    """Make the table `mixed` from `pairs`: side, probability, speaker and place of each pair. Place 1 is the best.
 
-    The speaker is the first judge on the side that was decided, or, where none is, the first judge. Positives stand
-    human before LLM, then by grade and probability; negatives hardest first, by the same two; ties by passage id.
+    The speaker is the first judge on the decided side, or the first judge if none is on it. Positives by people come
+    before positives by models, then both are ordered by grade and probability. Negatives are ordered by grade and
+    probability, the hardest first. Ties are ordered by passage id.
     """
     policy = policy_named(rules)
     posteriors = "LEFT JOIN posteriors USING (pattern)" if rules.policy == "dawid-skene" else ""
@@ -147,19 +150,19 @@ def label_table(db: DuckDBPyConnection, rules: MixRules) -> None:
 
 
 PATTERN = "array_to_string(list_transform(said, lambda x: x.judge_id || '=' || coalesce(x.grade::VARCHAR, '')), ' ')"
-"""Who said what of a pair, in one string."""
+"""SQL expression of the judges and grades of a pair as one string."""
 SIDES = "list_distinct(list_filter(list_transform(said, lambda x: x.side), lambda x: x <> 'ignored'))"
 BETWEEN = f"""if(len({SIDES}) < 2, NULL, array_to_string(list_sort(list_distinct(list_transform(
     list_filter(said, lambda x: x.side <> 'ignored'), lambda x: x.kind))), '/'))"""
-"""The kinds of the judges of a pair that fall on different sides; NULL where none do."""
+"""SQL expression of the kinds of the judges that contradict each other on a pair; NULL if none do."""
 
 
 def example_rows(db: DuckDBPyConnection, rules: MixRules) -> Iterator[pa.RecordBatch]:
-    """Rows of `train` from the slice in `mixed`, by query id."""
+    """Yield the rows of `train` from the slice in `mixed`, by query id."""
     fields = {"passage_id": "passage_id", "grade": "speaker.grade", "source": "speaker.kind",
               "judge_id": "speaker.judge_id", "weight": "1.0", "probability": "probability"}  # fmt: skip
     label = ", ".join(f"{name}: {value}" for name, value in fields.items())
-    # Passage ids order what is ignored: positives over the cap are among them.
+    # Ignored passages are ordered by id, since positives over the cap are among them.
     lists = ", ".join(
         f"coalesce(list({{{label}}} ORDER BY {'passage_id' if role == 'ignored' else 'place'}) "
         f"FILTER (side = '{role}'), []) AS {role}"

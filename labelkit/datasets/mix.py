@@ -1,9 +1,9 @@
-"""Judgements from several sources -> labels -> the multi-positive dataset, in one pass: check, read, decide, write.
+"""Turns judgements from several sources into a multi-positive dataset, in one pass: check, read, decide, write.
 
-All judgements are kept, in `judgements`; how those of a pair become its label is a policy's business
-(`labelkit.datasets.policies`). Pairs that nobody is sure of, or that every judge failed on, are ignored: never a
-positive, never a negative. Labels are decided in sets, a slice of the queries at a time, so that memory stays flat, and
-every result is ordered, so that the same inputs give the same bytes.
+The table `judgements` keeps all judgements. A policy (`labelkit.datasets.policies`) turns the judgements of a pair into
+its label. Pairs that are undecided, or on which every judge failed, are ignored: neither positive nor negative. Labels
+are decided for one slice of the queries at a time, so that memory use does not grow. Every result is ordered, so that
+the same inputs give the same bytes.
 """
 
 import logging
@@ -25,18 +25,18 @@ log = logging.getLogger(__name__)
 
 
 def mix(output: Path | str, options: MixOptions, *, command: str = "labelkit.mix") -> dict[str, Any]:
-    """Turn human and LLM judgements into one multi-positive dataset. Unsure pairs are ignored.
+    """Mix human and LLM judgements into a multi-positive dataset. Undecided pairs are ignored.
 
     Args:
-        output: the dataset folder: `train`, `corpus`, `queries`, `judgements`, `judges`, card and manifest.
-        options: texts, judgements, and the rules by which they become labels.
-        command: the words that the manifest and the card name as the origin of the folder.
+        output: dataset folder to write: `train`, `corpus`, `queries`, `judgements`, `judges`, card and manifest.
+        options: texts, judgements, and the rules that turn judgements into labels.
+        command: the command that the manifest and the card record as the origin of the folder.
 
     Returns:
-        The counts that the manifest holds: queries, positives, negatives, ignored pairs, conflicts, dropped labels.
+        The counts in the manifest: queries, positives, negatives, ignored pairs, conflicts, dropped labels.
 
     Raises:
-        UsageError: nothing to mix, or rules that these judges cannot follow.
+        UsageError: there is nothing to mix, or the rules do not fit the judges.
         DataError: a file is malformed, an id is unknown, or training queries repeat evaluation queries.
     """
     check_rules(options)
@@ -54,16 +54,14 @@ def mix(output: Path | str, options: MixOptions, *, command: str = "labelkit.mix
             **totals,
         )
         if source.licence is None:
-            log.info(
-                f"{options.data}: no licence is known; give --license, for nobody may publish the texts without one"
-            )
+            log.info(f"{options.data}: the licence is unknown; give --license, texts without one must not be published")
         card = dataset_card(name_of(target), draft.rows, draft.facts, judges=judges, command=command)
         (draft.path / "README.md").write_text(card, encoding="utf-8")
     return totals
 
 
 def check_rules(options: MixOptions) -> None:
-    """Raise `UsageError` for rules that contradict each other or name what there is not."""
+    """Raise `UsageError` for rules that contradict each other or contain unknown names."""
     if not options.sources:
         raise UsageError("nothing to mix: give --human QRELS, --llm LABELS, or both")
     policy_named(options)

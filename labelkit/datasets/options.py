@@ -12,38 +12,42 @@ from labelkit.options import SEEDS, Address, Options
 
 
 class MixRules(Options):
-    """Thresholds by which judgements become labels, and the labels that a query keeps."""
+    """Rules that turn judgements into labels, and limits on the labels of a query."""
 
     policy: str = "human-first"
-    """How the judgements of a pair become its label."""
+    """Policy that turns the judgments of a pair into its label."""
     positive_grade: int = Field(default=2, ge=1, le=3)
-    """Lowest human grade that makes a positive; 1 for binary qrels."""
+    """Lowest human grade of a positive; use 1 for binary qrels."""
     by: str = "probability"
-    """Compare LLM labels with the thresholds by probability (by grade where there is none) or by grade."""
+    """Value of an LLM judgment that is compared with the thresholds: probability, or grade. Without a probability the
+    grade is compared.
+    """
     llm_positive: float = Field(default=0.7, ge=0.5, le=1)
-    """P(grade >= 2) from which an LLM label is positive."""
+    """Lowest P(grade >= 2) of an LLM judgment for a positive."""
     llm_negative: float = Field(default=0.3, ge=0, le=0.5)
-    """P(grade >= 2) up to which an LLM label is negative; between the two thresholds it is unsure."""
+    """Highest P(grade >= 2) of an LLM judgment for a negative. Pairs between --llm-negative and --llm-positive are
+    ignored.
+    """
     llm_positive_grade: int = Field(default=2, ge=1, le=3)
-    """Grade from which an LLM label is positive, by grade and for labels without probabilities."""
+    """Lowest LLM grade of a positive, with --by grade and for judgments without probabilities."""
     llm_negative_grade: int = Field(default=0, ge=0, le=2)
-    """Grade up to which an LLM label is negative. 1 is "related, no answer", which an LLM says of positives and
-    negatives alike.
+    """Highest LLM grade of a negative, with --by grade and for judgments without probabilities. LLMs give grade 1
+    ("related, no answer") to relevant and irrelevant passages alike.
     """
     agree: int = Field(default=2, ge=1)
-    """Policy agreement: judges that must agree."""
+    """With --policy agreement: number of judges that must agree on a label."""
     human_fraction: float = Field(default=1.0, ge=0, le=1)
-    """Use human labels for this share of the queries that have any."""
+    """Share of the queries with human labels whose human labels are used."""
     seed: int = Field(default=0, ge=0, le=SEEDS)
-    """Seed of the draw of the queries whose human labels are used."""
+    """Seed of the random choice of queries for --human-fraction."""
     max_positives: int | None = Field(default=None, ge=1)
-    """Keep at most this many positives per query, best first; the others are ignored."""
+    """Keep at most this many positives per query, the most relevant first. The others are ignored."""
     max_negatives: int | None = Field(default=None, ge=1)
-    """Keep at most this many negatives per query, those of the highest grade first."""
+    """Keep at most this many negatives per query, the hardest (highest grade) first. The others are left out."""
     drop: tuple[str, ...] = ()
-    """Finding of the audit whose labels are ignored and whose queries are left out; may be repeated."""
+    """Audit finding to remove, such as twins: its labels are ignored, its queries are left out. May be repeated."""
     allow_leaks: bool = False
-    """Continue although training queries repeat queries of --eval."""
+    """Write the dataset even if training queries repeat queries of --eval."""
 
     @field_validator("drop")
     @classmethod
@@ -52,35 +56,39 @@ class MixRules(Options):
 
     @property
     def rules(self) -> dict[str, Any]:
-        """The rules alone, as the manifest of a dataset keeps them."""
+        """The fields of `MixRules`, as the manifest of a dataset stores them."""
         return {name: getattr(self, name) for name in MixRules.model_fields}
 
 
 class MixOptions(MixRules):
-    """The judgements of a dataset, and the rules by which they become labels."""
+    """The texts and judgements of a dataset, and the rules that turn judgements into labels."""
 
     data: Address
-    """BEIR folder with the texts."""
+    """BEIR folder with the texts: corpus.jsonl and queries.jsonl."""
     human: Path | None = None
-    """Human qrels, or a labels folder of people's grades."""
+    """Human grades: a qrels file, or a labels folder written by review or import."""
     llm: tuple[Path, ...] = ()
-    """Labels folder; may be repeated."""
+    """Labels folder with judgments of language models. May be repeated."""
     weight: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
-    """Policy weighted: JUDGE=WEIGHT, by name or id, such as gpt-4o=2; 1 for all others."""
+    """With --policy weighted: weight of a judge as JUDGE=WEIGHT, with its name or id, such as gpt-4o=2. Other judges
+    have weight 1. May be repeated.
+    """
     calibration: Path | None = None
-    """File of `labelkit calibrate`: its probabilities replace those of its judges."""
+    """File written by labelkit calibrate. Its calibrated judgments replace the judgments of its judges."""
     apply_anyway: bool = False
-    """Apply a calibration although it agreed with people less than its judge."""
+    """Apply a calibration even if its grades agreed with people less than the judge's own grades."""
     eval: tuple[Path, ...] = ()
-    """BEIR folder that training must not know; may be repeated."""
+    """BEIR folder of an evaluation set that must not leak into training. May be repeated."""
     eval_split: str = "test"
-    """Split of the --eval folders."""
+    """Qrels split of the --eval folders."""
     license: str | None = None
-    """License of the texts; default: from dataset_info.json in the BEIR folder."""
+    """Licence of the texts. Default: the licence in dataset_info.json of the BEIR folder."""
     revision: str | None = None
-    """Revision of the texts; default: from dataset_info.json in the BEIR folder."""
+    """Revision of the texts. Default: the revision in dataset_info.json of the BEIR folder."""
     verify: bool = True
-    """Check input folders byte for byte; --no-verify skips it, for huge ones."""
+    """Whether input folders are compared with their checksums. --no-verify skips this, to save time on
+    large folders.
+    """
 
     @field_validator("weight", mode="before")
     @classmethod
@@ -90,47 +98,51 @@ class MixOptions(MixRules):
 
     @property
     def sources(self) -> list[Path]:
-        """The sources of judgements, people first."""
+        """The files and folders with judgements, human grades first."""
         return [*([self.human] if self.human else []), *self.llm]
 
 
 class AuditOptions(Options):
-    """What a dataset is held against."""
+    """Evaluation sets and models that a dataset is compared with."""
 
     eval: tuple[Path, ...] = ()
-    """BEIR folder that training must not know; may be repeated."""
+    """BEIR folder of an evaluation set that must not leak into training. May be repeated."""
     eval_split: str = "test"
-    """Split of the --eval folders."""
+    """Qrels split of the --eval folders."""
     model: tuple[str, ...] = ()
-    """Retriever that is to be trained or measured; may be repeated."""
+    """Retriever that will be trained or evaluated with the dataset, to find judges of the same model family. May be
+    repeated.
+    """
     verify: bool = True
-    """Check input folders byte for byte; --no-verify skips it, for huge ones."""
+    """Whether input folders are compared with their checksums. --no-verify skips this, to save time on
+    large folders.
+    """
 
 
 class ShowOptions(Options):
-    """The labels that are shown."""
+    """The query or pair whose labels are shown."""
 
     query: str
-    """Id of a query."""
+    """Id of the query to show."""
     passage: str | None = None
-    """Id of a passage of the query: show its label alone."""
+    """Id of a passage: show only the label of this passage."""
 
 
 class ReplayOptions(Options):
-    """The labels that are replayed, and where their texts are."""
+    """The sample of labels to replay, and the places of their texts and tokenizer."""
 
     sample: int = Field(default=100, ge=1)
-    """Labels to replay, drawn at random."""
+    """Number of randomly chosen labels to replay."""
     seed: int = Field(default=0, ge=0, le=SEEDS)
-    """Seed of the draw of labels."""
+    """Seed of the random choice of labels."""
     pool: Path | None = None
-    """Pool of a labels folder, if not where it was when they were made."""
+    """Pool folder that was judged, if it has moved since annotate."""
     tokenizer: str | None = None
-    """tokenizer.json, its folder or Hub id, if not where it was when they were made."""
+    """Tokenizer of the judge, if it has moved since annotate: tokenizer.json, its folder or a Hub id."""
 
 
 def with_weight(text: str) -> tuple[str, float]:
-    """The two parts of `JUDGE=WEIGHT`."""
+    """Split `JUDGE=WEIGHT` into the judge and its weight. Raises `UsageError` for any other text."""
     name, _, weight = text.rpartition("=")
     try:
         value = float(weight)

@@ -1,9 +1,9 @@
-"""How the judgements of a pair become its label: the mixing policies, one function each, in one table.
+"""The policies that turn the judgements of a pair into its label: one function each, in one table.
 
-A policy is a piece of SQL over `said`, the list of all judgements of a pair, people first and then by judge id, those
-without a grade last. Each has the fields judge_id, kind (human, llm, imported), grade, probability (of grade >= 2),
-side (positive, negative or ignored, by the lines of `MixRules`) and weight. The policy says on which side the pair
-falls and with what probability.
+A policy is SQL over `said`, the list of all judgements of a pair: people first, then by judge id, judgements without a
+grade last. A judgement has the fields judge_id, kind (human, llm, imported), grade, probability (of grade >= 2), side
+(positive, negative or ignored, by the thresholds of `MixRules`) and weight. The policy decides the side and the
+probability of the pair.
 """
 
 from collections.abc import Callable
@@ -12,28 +12,30 @@ from typing import TYPE_CHECKING, NamedTuple
 from labelkit.errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
-    # The help of `labelkit mix` reads this module, and answers without pydantic.
+    # The help of `labelkit mix` imports this module, and must not wait for pydantic.
     from labelkit.datasets.options import MixRules
 
 RELEVANT = 2
-"""Grade from which a judge's grade, or its probability mass, counts as relevant."""
+"""Lowest grade that counts as relevant."""
 
 
 class Policy(NamedTuple):
-    """Two SQL expressions over `said`."""
+    """The side and the probability of a pair, as SQL expressions over `said`."""
 
     side: str
     probability: str
-    """May be NULL, and may name the side that was decided."""
+    """May be NULL, and may use the decided `side`."""
 
 
 def human_first(rules: "MixRules") -> Policy:
-    """The human grade wins, an LLM fills the holes; of several judges of a kind the first by id speaks."""
+    """Human grades decide; pairs without one get the LLM label. Of several judges of one kind, the first by
+    id decides.
+    """
     return Policy(side="said[1].side", probability=SPEAKER_PROBABILITY)
 
 
 def union(rules: "MixRules") -> Policy:
-    """Positive where any judge says positive; negative where one says negative and none positive."""
+    """Positive if any judge says positive; negative if any judge says negative and none says positive."""
     return Policy(
         side=f"CASE WHEN {votes('positive')} > 0 THEN 'positive' WHEN {votes('negative')} > 0 THEN 'negative' "
         "ELSE 'ignored' END",
@@ -42,7 +44,7 @@ def union(rules: "MixRules") -> Policy:
 
 
 def agreement(rules: "MixRules") -> Policy:
-    """A side needs --agree judges, people counted as judges; a pair with neither side or both is ignored."""
+    """Positive or negative if at least --agree judges, people included, say so; ignored if neither or both apply."""
     enough = {side: f"({votes(side)} >= {rules.agree})" for side in ("positive", "negative")}
     return Policy(
         side=f"CASE WHEN {enough['positive']} AND NOT {enough['negative']} THEN 'positive' "
@@ -52,7 +54,7 @@ def agreement(rules: "MixRules") -> Policy:
 
 
 def weighted(rules: "MixRules") -> Policy:
-    """The mean of the judges' probabilities, by --weight, against the lines; a human grade counts as 1 or 0."""
+    """The weighted mean of the judges' probabilities (see --weight) decides; a human grade counts as 1 or 0."""
     graded = "list_filter(said, lambda x: x.grade IS NOT NULL)"
     weights = f"list_transform({graded}, lambda x: x.weight)"
     believed = f"list_transform({graded}, lambda x: {BELIEF})"
@@ -61,12 +63,12 @@ def weighted(rules: "MixRules") -> Policy:
 
 
 def dawid_skene(rules: "MixRules") -> Policy:
-    """Probabilities by Dawid and Skene: how far each judge is right is learnt from all; human grades are the truth."""
+    """Probabilities of the Dawid-Skene model decide; it learns each judge's errors, and human grades count as true."""
     return Policy(side=between_the_lines("posterior", rules), probability="posterior")
 
 
 def staged(rules: "MixRules") -> Policy:
-    """As human-first, and LLM and human labels apart too, in the tables stage_llm and stage_human, to train in turn."""
+    """Like human-first, plus tables with LLM labels only (stage_llm) and human labels only, to train in stages."""
     return human_first(rules)
 
 
@@ -80,7 +82,7 @@ POLICIES: "dict[str, Callable[[MixRules], Policy]]" = {
 }
 
 SPEAKER_PROBABILITY = "list_filter(said, lambda x: x.side = side)[1].probability"
-"""Of the first judge on the side that was decided."""
+"""SQL expression of the probability by the first judge on the decided side."""
 
 BY = ("probability", "grade")
 
@@ -88,16 +90,18 @@ BELIEF = (
     "CASE WHEN x.kind = 'human' OR x.probability IS NULL "
     "THEN CASE x.side WHEN 'positive' THEN 1.0 WHEN 'negative' THEN 0.0 ELSE 0.5 END ELSE x.probability END"
 )
-"""How far a judge that gave a grade holds the pair for relevant; 0.5 for a bare grade between the lines."""
+"""SQL expression of a judge's probability that the pair is relevant; 0.5 for a grade between the thresholds without
+probability.
+"""
 
 
 def policy_named(rules: "MixRules") -> Policy:
-    """The policy that the rules name. Raises `UsageError` for names and lines that make no sense."""
+    """Return the policy that the rules name. Raises `UsageError` for unknown names and impossible thresholds."""
     if rules.by not in BY:
         raise UnknownNameError("measure", rules.by, BY)
     for name in ("llm_positive", "llm_negative", "human_fraction"):
         if not 0 <= getattr(rules, name) <= 1:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(rules, name)} does not lie between 0 and 1")
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(rules, name)} is not between 0 and 1")
     if rules.llm_negative_grade >= rules.llm_positive_grade:
         raise UsageError("--llm-negative-grade must be below --llm-positive-grade")
     if rules.policy not in POLICIES:
@@ -106,17 +110,17 @@ def policy_named(rules: "MixRules") -> Policy:
 
 
 def explained() -> str:
-    """Every policy with the first line of its docstring, for `--help`."""
+    """Describe every policy by the first line of its docstring, for `--help`."""
     return " ".join(f"{name}: {(policy.__doc__ or '').splitlines()[0]}" for name, policy in POLICIES.items())
 
 
 def votes(side: str) -> str:
-    """How many judges fall on a side."""
+    """Return the SQL expression of the number of judges on a side."""
     return f"len(list_filter(said, lambda x: x.side = '{side}'))"
 
 
 def between_the_lines(probability: str, rules: "MixRules") -> str:
-    """The side of a probability; NULL is ignored."""
+    """Return the SQL expression of the side of a probability; NULL is ignored."""
     return (
         f"CASE WHEN {probability} >= {rules.llm_positive} THEN 'positive' "
         f"WHEN {probability} <= {rules.llm_negative} THEN 'negative' ELSE 'ignored' END"
@@ -124,7 +128,7 @@ def between_the_lines(probability: str, rules: "MixRules") -> str:
 
 
 def side_of(rules: "MixRules") -> str:
-    """The side of one judgement, from its columns kind, grade and probability."""
+    """Return the SQL expression of the side of one judgement, from its columns kind, grade and probability."""
     by_grade = (
         f"CASE WHEN grade >= {rules.llm_positive_grade} THEN 'positive' "
         f"WHEN grade <= {rules.llm_negative_grade} THEN 'negative' ELSE 'ignored' END"

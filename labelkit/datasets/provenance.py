@@ -1,8 +1,8 @@
-"""What stands behind a judgement: prompt, request, raw reply, price and date, carried along with the labels.
+"""The origin of judgements in a dataset: prompt, request, raw reply, price and date.
 
-`mix` takes the prompts, the replies and the ballots behind joined judgements along into the dataset. The requests are
-not stored: a request is made again from prompt, query and passages, and its key, a hash over every byte that was sent,
-says whether it is the one that was.
+`mix` copies prompts, replies and ballots (single orders or votes behind a joined judgement) into the dataset. Requests
+are not stored: a request is rebuilt from prompt, query and passages. Its key, a hash of every byte that was sent, shows
+whether the rebuilt request is the same.
 """
 
 import json
@@ -39,22 +39,22 @@ RECORD_SCHEMA = pa.schema(
         ("answered_at", pa.string()),
     ]
 )
-"""As `Journal.records` gives them."""
+"""Columns of the rows of `Journal.records`."""
 NAMES = ("ballots", "prompts", "replies")
-"""The tables that a dataset has where a journal stands behind its labels."""
+"""The tables of a dataset whose labels come from a journal."""
 
 
 class Exchange(NamedTuple):
-    """One request and what came back."""
+    """A request and its reply."""
 
     messages: tuple[Message, ...] | None
-    """None where the request could not be made again."""
+    """None if the request could not be rebuilt."""
     record: Mapping[str, Any]
     """A row of `replies`."""
 
 
 def save_provenance(db: DuckDBPyConnection, draft: folders.Draft, folders: Sequence[Path]) -> None:
-    """The tables `NAMES` of those labels folders that have a journal; nothing where none has."""
+    """Write the tables `NAMES` from the labels folders that have a journal; no tables if none has one."""
     journalled = [folder for folder in folders if (folder / JOURNAL).is_file()]
     if not journalled:
         return
@@ -65,7 +65,7 @@ def save_provenance(db: DuckDBPyConnection, draft: folders.Draft, folders: Seque
             tables.stage(db, f"records_{number}", RECORD_SCHEMA, rows=journal.records())
     rows = [{"prompt_sha256": sha256, "content": prompts[sha256]} for sha256 in sorted(prompts)]
     draft.write_table("prompts", pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA))
-    # Folders may share replies, by a cache: the first that has a key speaks for it, last attempt first.
+    # Folders may share replies through a cache: the first folder with a key counts, and its last attempt.
     parts = (f"SELECT {number} AS folder, * FROM records_{number}" for number in range(len(journalled)))
     tables.save(
         db,
@@ -95,9 +95,9 @@ def exchanges_of(
     passages: Sequence[str],
     record_of: Callable[[str], Mapping[str, Any] | None],
 ) -> list[Exchange]:
-    """Every request that was sent about passages shown together, step by step, with its reply.
+    """Rebuild the sequence of requests about passages that were shown together, each with its reply.
 
-    `shown` are their judgements or ballots in the order shown, `passages` their whole texts.
+    `shown`: judgements or ballots of the passages, in the order shown. `passages`: their full texts, in the same order.
     """
     first = shown[0]
     ids = tuple(row.passage_id for row in shown)
@@ -121,10 +121,10 @@ def exchanges_of(
 def as_sent(
     judging: Judging, task: Task, query: str, *, passages: Sequence[str], tokenizer: str | None = None
 ) -> tuple[Work, Task] | None:
-    """What renders the requests of a task as they were sent, and the task as it was asked; None where its key belongs
-    to none that can be made from the whole texts of query and passages.
+    """Find the work and task that render the request of a task as it was sent; None if no request that can be made from
+    the full texts has its key.
 
-    `tokenizer` is that of a judge that read so many tokens, if not where it was.
+    `tokenizer`: path of the judge's tokenizer, if it has moved.
     """
     judge = judging.judge
     if judge.reading is None:
@@ -139,7 +139,7 @@ def as_sent(
         shown = dict(zip(task.passage_ids, cut, strict=True))
         again = second_looks(pairs, queries, shown, reading=reading)
         work = Work(judging, reading, Texts([], queries, shown, without_query=again, facts={}))
-        # The second of two looks at a passage has the same pair as the first, and another text.
+        # The second of two looks at a passage is about the same pair as the first, with another text.
         for variant in range(2 if again else 1):
             look = task._replace(variant=variant)
             if request_key(identity, work.request(look, ask, "")) == task.key:
@@ -148,8 +148,8 @@ def as_sent(
 
 
 def cuts(passages: Sequence[str], reading: Reading, *, engine: str | None, tokenizer: str) -> Iterator[Sequence[str]]:
-    """The passages as they may have been shown: whole; cut as the reading says; and, for the tokenizer may be gone or
-    another one, every beginning of a passage that was judged alone.
+    """Yield the ways in which passages may have been shown: whole, then cut as `reading` says, then every prefix of a
+    passage that was judged alone, since its tokenizer may be missing or changed.
     """
     yield passages
     tokens = tokens_named(engine, tokenizer) if reading.passage_tokens else None
@@ -161,7 +161,7 @@ def cuts(passages: Sequence[str], reading: Reading, *, engine: str | None, token
 
 @lru_cache
 def tokens_named(engine: str | None, tokenizer: str) -> Tokens | None:
-    """The tokenizer of a judge; None where it is gone, which is asked but once."""
+    """Load the tokenizer of a judge; None if it is missing. The result is cached."""
     with suppress(LabelkitError):
         return Words() if engine and traits_of(engine).words else FileTokens(tokenizer)
     return None

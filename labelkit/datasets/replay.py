@@ -1,8 +1,8 @@
-"""From a label back to the request that it came from: `labelkit replay`.
+"""Verifies labels by rebuilding their requests: `labelkit replay`.
 
-A labels folder or a dataset keeps what it takes: texts, prompts, how passages were cut, decoding, and every reply as it
-came. The key of a request is a hash over all that decides its reply, so a rebuilt request with the same key is the same
-request, byte for byte.
+A labels folder or dataset stores everything that is needed: texts, prompts, the cutting of passages, decoding, and
+every raw reply. The key of a request is a hash of everything that affects its reply, so a rebuilt request with the same
+key is identical, byte for byte.
 """
 
 import random
@@ -28,36 +28,36 @@ from labelkit.storage.labels import KIND as LABELS
 
 
 class Records(NamedTuple):
-    """What a folder keeps of how its labels came about."""
+    """The texts, judges, judgements, prompts and replies of a folder."""
 
     texts: Pool
-    """No candidates."""
+    """Queries and passages; the pool has no candidates."""
     judges: dict[str, Judge]
     judgements: list[Judgement]
     ballots: list[Judgement]
     prompts: dict[str, bytes]
-    """Of the judges, by id."""
+    """Judge id -> content of the prompt file."""
     replies: "Kept"
 
 
 class Kept:
-    """Replies as JSON by the key of their request."""
+    """Stored replies (JSON) by the key of their request."""
 
     def __init__(self, bodies: Mapping[str, str], folder: Path) -> None:
         self._bodies = bodies
         self._folder = folder
 
     def get(self, key: str) -> Reply | None:
-        """The reply to a request; None where it is not kept."""
+        """Return the reply to the request with a key; None if it is not stored."""
         return reply_of(key, self._bodies[key], self._folder) if key in self._bodies else None
 
 
 class Replayed(NamedTuple):
-    """How many labels were replayed, and what did not agree, one line a label."""
+    """The number of labels that were replayed, and one line per mismatch."""
 
     labels: int
     of: int
-    """Labels of the folder that a model gave."""
+    """Number of labels by models in the folder."""
     mismatches: list[str]
 
 
@@ -65,23 +65,23 @@ def replay(
     folder: Path | str,
     options: ReplayOptions = ReplayOptions(),  # noqa: B008 (a frozen record)
 ) -> Replayed:
-    """Show that labels come from their replies: rebuild the requests of random labels and read their replies again.
+    """Verify random labels: rebuild their requests byte for byte and parse their stored replies again.
 
     Args:
-        folder: labels folder or dataset whose labels a model gave.
-        options: the number of labels, and where texts and tokenizer are, if not where the manifest says.
+        folder: labels folder or dataset with labels by models.
+        options: the number of labels, and the places of texts and tokenizer if they have moved.
 
     Returns:
-        The number of labels replayed, and a line for each that does not agree with its reply.
+        The number of labels replayed, and a line for each label that differs from its reply.
 
     Raises:
-        UsageError: the folder keeps no replies, or its pool is not given.
+        UsageError: the folder has no replies, or its pool is not found.
     """
     folder, pool = Path(folder), options.pool
     records = read_records(folder, pool)
     judged = [row for row in records.judgements if row.judge_id in records.prompts]
     if not judged:
-        raise UsageError(f"{folder} keeps no replies: its labels were made elsewhere")
+        raise UsageError(f"{folder} has no replies to replay: its labels were imported")
     bench = Bench(records, options.tokenizer)
     chosen = random.Random(options.seed).sample(judged, min(options.sample, len(judged)))
     found = [(row, bench.differs(row)) for row in chosen]
@@ -92,16 +92,16 @@ def replay(
 
 
 def read_records(folder: Path, pool: Path | None) -> Records:
-    """What a labels folder (with its pool and journal) or a dataset keeps."""
+    """Read the records of a labels folder (with its pool and journal) or of a dataset."""
     kind = folders.manifest_kind(folder)
     manifest = folders.read_manifest(folder, kind)
     if kind not in (LABELS, dataset.KIND):
-        raise UsageError(f"{folder} holds a {kind}; labels are replayed from a labels folder or a dataset")
+        raise UsageError(f"{folder} holds a {kind}; give a labels folder or a dataset")
     names = [name for name in (*dataset.CONFIGS, *NAMES) if (folder / f"{name}.parquet").is_file()]
     tables = {name: folders.read_table(folder, name).to_pylist() for name in names if name != "train"}
     judges = {row["judge_id"]: Judge(**row) for row in tables["judges"]}
     if kind == LABELS and not (folder / JOURNAL).is_file():
-        raise UsageError(f"{folder} keeps no replies: its labels were made elsewhere")
+        raise UsageError(f"{folder} has no replies to replay: its labels were imported")
     if kind == LABELS:
         texts = read_pool(pool or pool_behind(folder, manifest.inputs, "--pool"))
         with Journal(folder) as journal:
@@ -121,7 +121,7 @@ def read_records(folder: Path, pool: Path | None) -> Records:
 
 
 class Bench:
-    """Rebuilds requests and judgements; what is settled together is read once."""
+    """Rebuilds requests and judgements. Judgements that are decided together are rebuilt once."""
 
     def __init__(self, records: Records, tokenizer: str | None) -> None:
         self._records = records
@@ -134,26 +134,28 @@ class Bench:
                 self._asked.setdefault(self._unit(row), []).append(row)
 
     def differs(self, row: Judgement) -> str | None:
-        """Why a label is not what its requests and replies say; None where it is."""
+        """Return why a label differs from its requests and replies; None if it does not."""
         try:
             again = self._again(self._unit(row)).get(row.passage_id)
         except DataError as error:
             return str(error)
         if again is None:
-            return "its reply is not kept"
+            return "its reply is not stored"
         told, found = (Verdict(*(getattr(one, name) for name in Verdict._fields)) for one in (row, again))
-        return None if found == told else f"the reply gives {found}, the label is {told}"
+        return None if found == told else f"its reply gives {found}, but the label is {told}"
 
     def _unit(self, row: Judgement) -> tuple[str, ...]:
-        """Judgements that are settled together: those of a pair, or of a query with a listwise method."""
+        """Return the key of the judgements that are decided together: of a pair, or of a query with a
+        listwise method.
+        """
         listwise = method_of(self._records.judges[row.judge_id]).listwise
         return (row.judge_id, row.query_id, *(() if listwise else (row.passage_id,)))
 
     def _judge_again(self, unit: tuple[str, ...]) -> dict[str, Judgement]:
-        """The judgements of a unit by passage, from replies alone. Raises `DataError` where a request is another."""
+        """Rebuild the judgements of a unit from its replies, by passage. Raises `DataError` if a request differs."""
         judging = self._judging(unit[0])
         if judging.prompt.sha256 != judging.judge.prompt_sha256:
-            raise DataError("the prompt is not the one that was used")
+            raise DataError("the prompt differs from the one that was used")
         shown: dict[tuple[int, str], list[Judgement]] = {}
         for row in self._asked[unit]:
             shown.setdefault((row.permutation_seed or 0, str(row.reply_ref)), []).append(row)
@@ -162,13 +164,13 @@ class Bench:
             ids = tuple(row.passage_id for row in sorted(rows, key=lambda row: row.position or 0))
             task = Task(unit[1], ids, 0, window=0, seed=rows[0].permutation_seed, key=key)
             if not self._was_sent(judging, task):
-                raise DataError("the rebuilt request is another one")
+                raise DataError("the rebuilt request differs from the one that was sent")
             tasks.append(task)
         found = judgements_of(judging, tasks, self._records.replies, cost=lambda key: None)
         return {row.passage_id: row for row, _ in found}
 
     def _was_sent(self, judging: Judging, task: Task) -> bool:
-        """Whether the first request of a task, made again, has the key under which its reply is kept."""
+        """Return whether the rebuilt first request of a task has the key under which its reply is stored."""
         texts = self._records.texts
         passages = [texts.passages[pid].full_text for pid in task.passage_ids]
         query = texts.queries[task.query_id].text

@@ -1,4 +1,4 @@
-"""One query of a dataset for people and machines, with everything that is known of its labels: `labelkit show`."""
+"""Shows one query of a dataset with the origin of its labels: `labelkit show`."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +10,13 @@ from labelkit.storage.remote import local
 
 
 class ShownQuery(NamedTuple):
-    """A query and its labels, with the evidence of each."""
+    """A query and its labels, each with its judgements, requests and replies."""
 
     example: Example
     labels: list[Shown]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """Convert to plain dicts and lists, for `json.dumps`."""
         return {
             "query_id": self.example.query_id,
             "query": self.example.query,
@@ -50,14 +50,14 @@ class ShownQuery(NamedTuple):
 
 
 def show(dataset: Path | str, options: ShowOptions) -> ShownQuery:
-    """Look up a query's labels and what stands behind them: judge, prompt, request, raw reply, price, date.
+    """Look up the labels of a query with their origin: judge, prompt, request, raw reply, price and date.
 
     Args:
         dataset: dataset folder; may be at s3://, gs:// or hf://.
         options: the query, or the query and one of its passages.
 
     Returns:
-        The example and its labels, in the order of the example, with every judgement, request and reply.
+        The example and its labels in the same order, with every judgement, request and reply.
 
     Raises:
         DataError: the dataset has no such query or label.

@@ -1,4 +1,4 @@
-"""Whether a folder is as it was written: `labelkit verify`."""
+"""Checks a folder for damaged or changed files: `labelkit verify`."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,24 +11,26 @@ from labelkit.storage.remote import local
 
 
 class Verified(NamedTuple):
-    """A folder that is as it was written."""
+    """The result for a folder without damaged or changed files."""
 
     kind: str
     files: int
-    """Files that were compared with their sha256."""
+    """Number of files that were compared with their sha256."""
     replies: int | None
-    """Replies in the journal; None where there is none."""
+    """Number of replies in the journal; None if there is no journal."""
 
 
 def verify(folder: Path | str) -> Verified:
-    """Check a folder that labelkit or trainer wrote: every file byte for byte, the rows of its tables, every record of
-    a journal.
+    """Check a folder written by labelkit or trainer for damaged or changed files.
+
+    Every file is compared with its sha256, every table with its number of rows, and every record of a journal is
+    checked.
 
     Args:
         folder: any folder with a manifest; may be at s3://, gs:// or hf://.
 
     Returns:
-        The kind of the folder, and counts of files and replies.
+        The kind of the folder, and the numbers of files and replies.
 
     Raises:
         ArtifactError: a file is missing or changed.
@@ -38,7 +40,7 @@ def verify(folder: Path | str) -> Verified:
     manifest = read_manifest(path, manifest_kind(path))
     for name, count in manifest.rows.items():
         if f"{name}.parquet" in manifest.files and read_table(path, name).num_rows != count:
-            raise ArtifactError(f"{path}: {name} has not the {count} rows that its manifest says")
+            raise ArtifactError(f"{path}: {name}.parquet does not have the {count} rows in its manifest; make it again")
     replies = None
     if (path / JOURNAL).is_file():
         with Journal(path) as journal:

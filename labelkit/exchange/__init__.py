@@ -1,5 +1,4 @@
-"""In: datasets of ours, or folders in the format of another tool.
+"""In: datasets of labelkit, or files in the format of another tool.
 
-Out: the one as the other, and datasets on the Hugging Face Hub.
-Touches: export folders and the Hub.
+Out: each converted to the other, and datasets on the Hugging Face Hub. Touches: export folders and the Hub.
 """

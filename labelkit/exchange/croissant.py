@@ -1,5 +1,4 @@
-"""The Croissant 1.1 description of a dataset: JSON-LD that says which files there are, what stands in which column, who
-labelled it and what it was made from.
+"""The Croissant 1.1 description of a dataset: JSON-LD about its files, columns, judges and sources.
 
 Vocabulary: http://mlcommons.org/croissant/1.1, its RAI extension, and PROV-O.
 """
@@ -62,25 +61,25 @@ CONTEXT: dict[str, Any] = {
     "transform": "cr:transform",
 }
 KEYS = {"train": ["query_id"], "corpus": ["passage_id"], "queries": ["query_id"], "judges": ["judge_id"]}
-"""Columns by which the rows of a table are told apart."""
+"""Table -> columns that identify a row."""
 DESCRIPTIONS = {
-    "train": "One query a row, with parallel lists for its positive, negative and ignored passages.",
+    "train": "One query per row, with parallel lists for its positive, negative and ignored passages.",
     "corpus": "Every passage once.",
     "queries": "Every query once.",
-    "judgements": "What each judge said of each pair: a grade from 0 to 3, or why there is none.",
-    "judges": "Who gave the judgements: people, and models with prompt, weights and decoding.",
+    "judgements": "One judge's judgment of one pair per row: a grade from 0 to 3, or the reason why there is none.",
+    "judges": "The judges: people, and models with prompt, weights and decoding.",
     "prompts": "The text of each prompt.",
-    "replies": "What each model answered, as it came.",
-    "ballots": "The single orders or votes behind joined judgements.",
-    "stage_llm": "As train, with the labels of models alone.",
-    "stage_human": "As train, with the labels of people alone.",
+    "replies": "The raw reply of a model to each request.",
+    "ballots": "The single orders or votes from which judgments were joined.",
+    "stage_llm": "Like train, but only with labels by models.",
+    "stage_human": "Like train, but only with labels by people.",
 }
 
 
 def croissant(
     folder: Path, manifest: Manifest[DatasetFacts], publication: Publication, judges: Sequence[tuple[Judge, Told]]
 ) -> dict[str, Any]:
-    """The description of a dataset folder, as a JSON document."""
+    """Describe a dataset folder as a JSON document."""
     name = publication.title or folder.name
     models = [judge for judge, _ in judges if judge.kind != "human"]
     return {
@@ -115,7 +114,7 @@ def croissant(
 
 
 def record_set(folder: Path, table: str) -> dict[str, Any]:
-    """One table with its columns."""
+    """Describe a table with its columns."""
     keys = [{"@id": f"{table}/{column}"} for column in KEYS.get(table, [])]
     return {
         "@type": "cr:RecordSet",
@@ -128,7 +127,7 @@ def record_set(folder: Path, table: str) -> dict[str, Any]:
 
 
 def field(table: str, column: pa.Field) -> dict[str, Any]:
-    """One column; a list is an array of unknown length."""
+    """Describe a column; a list is an array of unknown length."""
     listed = pa.types.is_list(column.type)
     return {
         "@type": "cr:Field",
@@ -141,7 +140,7 @@ def field(table: str, column: pa.Field) -> dict[str, Any]:
 
 
 def type_of(arrow_type: pa.DataType) -> str:
-    """The Croissant name of an Arrow type."""
+    """Return the Croissant name of an Arrow type."""
     if pa.types.is_integer(arrow_type):
         return "sc:Integer"
     return "sc:Float" if pa.types.is_floating(arrow_type) else "sc:Text"
@@ -150,7 +149,7 @@ def type_of(arrow_type: pa.DataType) -> str:
 def responsibility(
     publication: Publication, judges: Sequence[tuple[Judge, Told]], models: Sequence[Judge]
 ) -> dict[str, Any]:
-    """The RAI properties that can be filled from what the dataset knows of itself."""
+    """Fill the RAI properties that are known from the dataset."""
     people = [judge.name for judge, _ in judges if judge.kind == "human"]
     prompts = sorted({judge.prompt_name for judge in models if judge.prompt_name})
     findings = publication.audit["findings"] if publication.audit else []
@@ -164,16 +163,16 @@ def responsibility(
         "rai:dataAnnotationPlatform": ["labelkit"],
         "rai:machineAnnotationTools": [f"{judge.name} ({judge.engine or 'imported'})" for judge in models],
         "rai:annotationsPerItem": f"{len(judges)} judges; each judged some or all pairs",
-        "rai:annotatorDemographics": f"Not known. Human judges: {', '.join(people) or 'none'}.",
+        "rai:annotatorDemographics": f"Unknown. Human judges: {', '.join(people) or 'none'}.",
         "rai:dataUseCases": ["Training and evaluating text retrievers and rerankers."],
-        "rai:dataBiases": ["Only pooled passages are judged. Models favour passages that repeat the query's words."],
+        "rai:dataBiases": ["Only pooled passages are judged. Models prefer passages that repeat the query's words."],
         "rai:dataLimitations": limits,
-        "rai:personalSensitiveInformation": ["Whatever the texts of the sources hold; nothing was added or removed."],
+        "rai:personalSensitiveInformation": ["As in the source texts; nothing was added or removed."],
     }
 
 
 def provenance(manifest: Manifest[DatasetFacts], publication: Publication, models: Sequence[Judge]) -> dict[str, Any]:
-    """What the dataset was derived from, and the activity that made it."""
+    """Describe the inputs of the dataset and the command that made it."""
     inputs = [
         {"@type": "prov:Entity", "@id": f"sha256:{digest}", "prov:label": Path(path).name}
         for path, digest in manifest.inputs.items()
@@ -194,5 +193,5 @@ def provenance(manifest: Manifest[DatasetFacts], publication: Publication, model
 
 
 def as_text(document: Mapping[str, Any]) -> str:
-    """The document as a file has it."""
+    """Return the document as the text of its file."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

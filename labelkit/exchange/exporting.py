@@ -1,4 +1,4 @@
-"""A dataset in the format of another tool: `labelkit export`."""
+"""Writes a dataset in the format of another tool: `labelkit export`."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,34 +17,35 @@ KIND = EXPORT
 
 
 class Exported(NamedTuple):
-    """What an export wrote, for the screen."""
+    """The result of an export."""
 
     rows: dict[str, int]
+    """File -> number of rows."""
     left_out: dict[str, int]
-    """What of this dataset could not be written, and how often."""
+    """Kind of item that could not be written -> number of items in this dataset."""
     lacks: tuple[str, ...]
-    """What the format never holds."""
+    """Kinds of information that the format cannot store."""
 
 
 def export(
     dataset: Path | str, output: Path | str, options: ExportOptions, *, command: str = "labelkit.export"
 ) -> Exported:
-    """Write a dataset in the format of another tool, streaming, and say what that format cannot hold.
+    """Write a dataset in the format of another tool, as a stream, and report the information that is lost.
 
     Args:
         dataset: dataset folder; may be at s3://, gs:// or hf://.
-        output: the folder to write, local or at s3:// or gs://: the format's own files, a README.md that says what is
-            missing, and a manifest, which comes last.
+        output: folder to write, local or at s3:// or gs://. It gets the files of the format, a README.md that lists the
+            missing information, and a manifest, which is written last.
         options: the format.
-        command: the words that manifest and README name as the origin of the folder.
+        command: the command that manifest and README record as the origin of the folder.
 
     Returns:
-        Rows by file, what the format has no place for, and what was left out of this dataset.
+        Rows by file, the information that the format cannot store, and the number of items that were left out.
 
     Raises:
         UsageError: the format is unknown.
-        DataError: the format leaves all of the dataset out.
-        ArtifactError: the dataset is damaged, or `output` holds something else.
+        DataError: the format can store nothing of the dataset.
+        ArtifactError: the dataset is damaged, or `output` contains other files.
     """
     if options.to not in FORMATS:
         raise UnknownNameError("format", options.to, FORMATS)
@@ -63,7 +64,9 @@ def write_export(dataset: Path, target: Path, options: ExportOptions, *, command
         left_out = {what: count for what, count in written.left_out.items() if count}
         if left_out and not any(written.rows.values()):
             reasons = ", ".join(f"{count:,} {what}" for what, count in left_out.items())
-            raise DataError(f"{format_name} can hold nothing of {dataset}: left out {reasons}; choose another format")
+            raise DataError(
+                f"{format_name} can store nothing of {dataset} (left out: {reasons}); choose another format"
+            )
         draft.rows = written.rows
         draft.inputs = {str(dataset): folders.file_sha256(dataset / folders.MANIFEST)}
         draft.facts = ExportFacts(
@@ -75,7 +78,7 @@ def write_export(dataset: Path, target: Path, options: ExportOptions, *, command
 
 
 def readme(name: str, format_name: str, made: Exported, *, command: str) -> str:
-    """What a reader of the folder should know; its metadata lets `datasets.load_dataset` find the files."""
+    """Write the README of an export; its metadata lets `datasets.load_dataset` find the files."""
     configs = [
         line
         for config, file in FORMATS[format_name].configs.items()
@@ -92,7 +95,7 @@ def readme(name: str, format_name: str, made: Exported, *, command: str) -> str:
             "",
             *(f"- {markdown_code(file)}: {rows:,} rows" for file, rows in made.rows.items()),
             "",
-            "This format has no place for:",
+            "This format cannot store:",
             "",
             *(f"- {what}" for what in made.lacks),
             *(["", "Left out of this export:", ""] if made.left_out else []),

@@ -1,7 +1,7 @@
-"""A dataset on the Hugging Face Hub and back: `labelkit publish` and `labelkit pull`.
+"""Uploads datasets to the Hugging Face Hub and downloads them: `labelkit publish` and `labelkit pull`.
 
-The data files go first, each kept by the Hub under its hash, so that a publication that was killed goes on with what
-is missing. One commit then puts everything in place, card and manifest last: readers see the old version or the new.
+The data files are uploaded first. The Hub stores each under its hash, so an interrupted publication resumes with the
+missing files. Then one commit adds everything, so readers see either the old version or the new one.
 """
 
 import json
@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 
 CROISSANT = "croissant.json"
 REFUSALS = {
-    "unlicensed": "it has no licence: give --license",
-    "unaudited": "it was not audited, or was made anew since: run labelkit audit",
-    "leaking": "its audit found queries of an evaluation set: run labelkit mix --drop leaked-queries",
+    "unlicensed": "its licence is unknown: give --license",
+    "unaudited": "it was not audited since it was written: run labelkit audit",
+    "leaking": "it contains queries of an evaluation set: run labelkit mix --drop leaked-queries",
 }
-"""What `publish` refuses and `--allow` lets through -> why."""
+"""Value of `--allow` -> reason why `publish` refuses a dataset without it."""
 PULLED = ".pulled"
-"""Suffix of the folder that a pull fills, and goes on with."""
+"""Suffix of the folder that a pull downloads to, and from which it resumes."""
 
 
 class Sent(NamedTuple):
@@ -53,13 +53,13 @@ class Sent(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """What a publication sends, and where to."""
+    """The files, card and destination of a publication."""
 
     repo_id: str
     tag: str
     private: bool
     files: list[Sent]
-    """Data first, then card, Croissant and manifest."""
+    """Files in upload order: data first, then audit, card, Croissant description and manifest."""
     card: str
 
 
@@ -68,20 +68,20 @@ def publish(
     repo: str,
     options: PublishOptions = PublishOptions(),  # noqa: B008 (a frozen record)
 ) -> Upload:
-    """Send a dataset with its card to the Hugging Face Hub, or resume an upload that stopped.
+    """Upload a dataset with its card to the Hugging Face Hub, or resume an interrupted upload.
 
     Args:
         dataset: dataset folder; may be at s3://, gs:// or hf://.
         repo: ORG/NAME of the dataset repository.
-        options: license, card and version; with `dry_run` nothing is sent.
+        options: licence, card and version; with `dry_run` nothing is uploaded.
 
     Returns:
-        The files, card and tag that were sent, or would be.
+        The files, card and tag that were uploaded, or with `dry_run` would be.
 
     Raises:
         UsageError: the dataset is unlicensed, unaudited or known to leak and `allow` does not name that, or the tag
-            stands at another version.
-        RemoteError: the Hub refuses or cannot be reached.
+            belongs to another version.
+        RemoteError: the Hub refuses the request or cannot be reached.
     """
     for name in options.allow:
         if name not in REFUSALS:
@@ -113,7 +113,7 @@ def publish(
 
 
 def refuse(dataset: Path, publication: Publication, allow: Sequence[str]) -> None:
-    """Raise where the dataset should not leave the house as it is."""
+    """Raise `UsageError` if the dataset is unlicensed, unaudited or leaking and `allow` does not name that."""
     wrong = {
         "unlicensed": not publication.licence,
         "unaudited": publication.audit is None,
@@ -121,12 +121,12 @@ def refuse(dataset: Path, publication: Publication, allow: Sequence[str]) -> Non
     }
     for name, why in REFUSALS.items():
         if wrong[name] and name not in allow:
-            raise UsageError(f"this dataset is not published: {why}, or say --allow {name}")
+            raise UsageError(f"{dataset} is not published: {why}, or override this with --allow {name}")
 
 
 @contextmanager
 def staged(dataset: Path, manifest: Manifest[DatasetFacts], publication: Publication) -> Iterator[Path]:
-    """A folder with the card, the Croissant description, the manifest and the audit of the published version."""
+    """Make a temporary folder with card, Croissant description, manifest and audit of the published version."""
     manifest = Manifest[DatasetFacts].model_validate_json(json.dumps(without_home(manifest.as_json())))
     publication = publication._replace(audit=without_home(publication.audit))
     judges = judges_and_told(dataset)
@@ -141,20 +141,20 @@ def staged(dataset: Path, manifest: Manifest[DatasetFacts], publication: Publica
         files = {**manifest.files, **{name: folders.file_sha256(folder / name) for name in texts}}
         write_text(folder / folders.MANIFEST, manifest.model_copy(update={"files": files}).sealed().as_text())
         if publication.audit is not None:
-            # An audit names the manifest that it speaks of; the published one differs by card and description alone.
+            # An audit contains the sha256 of its manifest; the published manifest differs only by card and description.
             audit = {**publication.audit, "dataset": folders.file_sha256(folder / folders.MANIFEST)}
             write_text(folder / AUDIT, as_text(audit))
         yield folder
 
 
 def without_home(document: Any) -> Any:
-    """A JSON document whose paths do not tell the name of the publisher's home folder."""
+    """Replace the publisher's home folder by `~` in the paths of a JSON document."""
     home = home_folder()
     return json.loads(json.dumps(document).replace(json.dumps(f"{home}/")[1:-1], "~/")) if home else document
 
 
 def files_of(dataset: Path, folder: Path, manifest: Manifest[DatasetFacts]) -> list[Sent]:
-    """Everything that is sent, in the order of sending: what the manifest names, and nothing else of the folder."""
+    """List the files to upload, in upload order: only files in the manifest, and those that describe the version."""
     own = [name for name in (AUDIT, CARD, CROISSANT, folders.MANIFEST) if (folder / name).is_file()]
     paths = {name: dataset / name for name in sorted(manifest.files) if name not in own}
     paths |= {name: folder / name for name in own}
@@ -162,16 +162,16 @@ def files_of(dataset: Path, folder: Path, manifest: Manifest[DatasetFacts]) -> l
 
 
 def refuse_secrets(files: Sequence[Sent]) -> None:
-    """Raise where a key of the environment or of the keyring stands in a text that is to be sent."""
-    keyring()  # one that cannot be read is an error here: what is not known cannot be looked for
+    """Raise `UsageError` if a file to upload contains a key from the environment or the keyring."""
+    keyring()  # raises if the keyring cannot be read, since unknown keys cannot be searched for
     for value, where in secrets().items():
         for file in files:
             if holds(file.path, value):
-                raise UsageError(f"{file.name} holds {where}; a key must not be published")
+                raise UsageError(f"{file.name} contains {where}; remove the key before publishing")
 
 
 def holds(path: Path, text: str) -> bool:
-    """Whether a text stands in a file, or in a text column of a Parquet file."""
+    """Return whether a file contains a text; in a Parquet file the text columns are searched."""
     if path.suffix != ".parquet":
         return text.encode() in path.read_bytes()
     with pq.ParquetFile(path.absolute()) as file:
@@ -181,16 +181,16 @@ def holds(path: Path, text: str) -> bool:
 
 
 def send(plan: Upload, version: str) -> None:
-    """Create the repository, upload what it lacks, commit everything at once, tag the commit."""
+    """Create the repository, upload missing files, commit all files at once, and tag the commit."""
     api, operations = hub()
     api.create_repo(plan.repo_id, repo_type="dataset", private=plan.private, exist_ok=True)
     info = api.dataset_info(plan.repo_id)
     if plan.private and not info.private:
-        raise UsageError(f"{plan.repo_id} is public already; make it private on the Hub or leave --private out")
+        raise UsageError(f"{plan.repo_id} is already public; make it private on the Hub or omit --private")
     tags = {ref.name for ref in api.list_repo_refs(plan.repo_id, repo_type="dataset").tags}
     if plan.tag in tags:
         if published_version(api, operations, plan) != version:
-            raise UsageError(f"the tag {plan.tag} of {plan.repo_id} stands at another version; choose another --tag")
+            raise UsageError(f"the tag {plan.tag} of {plan.repo_id} belongs to another version; choose another --tag")
         return
     additions = [operations.CommitOperationAdd(file.name, file.path) for file in plan.files]
     for addition, file in zip(additions, plan.files, strict=True):
@@ -209,7 +209,7 @@ def send(plan: Upload, version: str) -> None:
 
 
 def published_version(api: Any, client: Any, plan: Upload) -> str | None:
-    """sha256 of the manifest that stands at the plan's tag."""
+    """Download the manifest at the plan's tag and return its sha256; None if there is no manifest."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = api.hf_hub_download(
@@ -225,19 +225,19 @@ def pull(
     output: Path | str,
     options: PullOptions = PullOptions(),  # noqa: B008 (a frozen record)
 ) -> Manifest[DatasetFacts]:
-    """Fetch a published dataset and check every file, or resume a pull that stopped.
+    """Download a published dataset and check every file, or resume an interrupted download.
 
     Args:
         repo: ORG/NAME of the dataset repository on the Hugging Face Hub.
-        output: the dataset folder; a complete dataset there is replaced.
-        options: the version.
+        output: dataset folder to write; a complete dataset there is replaced.
+        options: the version to download.
 
     Returns:
         The manifest of the dataset.
 
     Raises:
-        RemoteError: the Hub refuses or cannot be reached.
-        ArtifactError: a file is not as it was published.
+        RemoteError: the Hub refuses the request or cannot be reached.
+        ArtifactError: a file differs from the published one.
     """
     target = Path(output)
     with claimed(target, KIND) as place, disk_errors(f"{target} was not written"):
@@ -261,7 +261,7 @@ def pull(
 
 
 def hub() -> tuple[Any, Any]:
-    """The Hub's client and its module."""
+    """Return the client of the Hub and its module. Raises `MissingPackageError` if it is not installed."""
     try:
         import huggingface_hub
         import huggingface_hub.errors
@@ -272,18 +272,20 @@ def hub() -> tuple[Any, Any]:
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Errors of the client as one line that says what to do."""
+    """Convert errors of the Hub's client to `RemoteError` with a remedy."""
     errors = hub()[1].errors
     try:
         yield
     except errors.RepositoryNotFoundError:
-        raise RemoteError(f"the Hub has no dataset {repo_id}, or the token in HF_TOKEN may not see it") from None
+        raise RemoteError(f"the Hub has no dataset {repo_id}, or the token in HF_TOKEN has no access to it") from None
     except errors.RevisionNotFoundError:
-        raise RemoteError(f"{repo_id} has no such version; its tags stand on its page on the Hub") from None
+        raise RemoteError(f"{repo_id} has no such version; its page on the Hub lists its tags") from None
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-        raise RemoteError(f"the Hub refused: {first_line(error)}") from None
+        raise RemoteError(f"the Hub refused the request: {first_line(error)}") from None
     except Exception as error:
-        # Which HTTP client the Hub's client uses, and so whose errors pass through, depends on its release.
+        # The Hub's client lets errors of its HTTP client through; which one it uses depends on its release.
         if type(error).__module__.partition(".")[0] not in {"httpx", "httpx2", "requests"}:
             raise
-        raise RemoteError(f"the Hub cannot be reached ({first_line(error)}); the same command goes on") from None
+        raise RemoteError(
+            f"the Hub cannot be reached ({first_line(error)}); run the same command again to resume"
+        ) from None

@@ -1,4 +1,4 @@
-"""What was made elsewhere becomes ours: grades become judgements, whole datasets become datasets. `labelkit import`."""
+"""Imports grades as a labels folder, and datasets in other formats as a dataset folder: `labelkit import`."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ KINDS: dict[str, JudgeKind] = {"human": "human", "llm": "llm", "imported": "impo
 
 
 def makes_labels(format_name: str) -> bool:
-    """Whether a format holds grades, for a labels folder; all others hold whole datasets.
+    """Return whether a format contains grades, for a labels folder; all other formats contain whole datasets.
 
     Raises `UnknownNameError` for a format that cannot be read.
     """
@@ -33,27 +33,27 @@ def makes_labels(format_name: str) -> bool:
 def import_grades(
     source: Path | str, output: Path | str, options: ImportOptions, *, command: str = "labelkit.import_grades"
 ) -> int:
-    """Turn grades made elsewhere into a labels folder.
+    """Import grades made with another tool as a labels folder.
 
     Args:
-        source: a qrels file (BEIR or TREC), or what people answered in Argilla or Label Studio; may be at s3://, gs://
-            or hf://.
-        output: the labels folder.
-        options: who made the grades, and their format.
-        command: the words that the manifest names as the origin of the folder.
+        source: a qrels file (BEIR or TREC), or answers exported from Argilla or Label Studio; may be at s3://, gs:// or
+            hf://.
+        output: labels folder to write.
+        options: the judge that made the grades, and their format.
+        command: the command that the manifest records as the origin of the folder.
 
     Returns:
         The number of grades.
 
     Raises:
-        UsageError: the kind or the format is unknown, or the format holds no grades.
+        UsageError: the kind or the format is unknown, or the format contains datasets.
         DataError: the file is malformed.
     """
     path = local(str(source))
     if options.kind not in KINDS:
         raise UsageError(f"unknown kind {options.kind!r}; choose one of: {', '.join(KINDS)}")
     if not makes_labels(options.format):
-        raise UsageError(f"format {options.format} holds datasets and no grades: use import_dataset")
+        raise UsageError(f"format {options.format} contains datasets, not grades: use import_dataset")
     with folders.writing(Path(output), LABELS, command) as draft:
         if options.format in GRADES:
             judgements, judges = GRADES[options.format](path, options.judge)
@@ -69,26 +69,26 @@ def import_grades(
 def import_dataset(
     source: Path | str, output: Path | str, options: ImportOptions, *, command: str = "labelkit.import_dataset"
 ) -> dict[str, int]:
-    """Turn a dataset in a foreign format into a dataset folder.
+    """Import a dataset in the format of another tool as a dataset folder.
 
-    A format without grades calls its positives 2 and its negatives 0.
+    For formats without grades, positives get grade 2 and negatives grade 0.
 
     Args:
-        source: file or folder of the format; may be at s3://, gs:// or hf://.
-        output: the dataset folder.
-        options: the format, who made the labels, and the lowest grade of a positive.
-        command: the words that manifest and card name as the origin of the folder.
+        source: file or folder in the format; may be at s3://, gs:// or hf://.
+        output: dataset folder to write.
+        options: the format, the judge that made the labels, and the lowest grade of a positive.
+        command: the command that manifest and card record as the origin of the folder.
 
     Returns:
-        The number of queries, positives, negatives, and passages that stood on both sides.
+        The numbers of queries, positives, negatives, and passages that were both positive and negative of a query.
 
     Raises:
-        UsageError: the format is unknown, or holds grades alone.
+        UsageError: the format is unknown, or contains only grades.
         DataError: a file is malformed.
     """
     path, target = local(str(source)), Path(output)
     if makes_labels(options.format):
-        raise UsageError(f"format {options.format} holds grades and no dataset: use import_grades")
+        raise UsageError(f"format {options.format} contains grades, not datasets: use import_grades")
     positive_grade = options.positive_grade
     with folders.writing(target, DATASET, command) as draft:
         found = found_in(path, options.format, options.judge, positive_grade=positive_grade)
@@ -115,14 +115,14 @@ def import_dataset(
 
 
 def inputs_of(path: Path) -> dict[str, str]:
-    """sha256 of a file, or of every file of a folder."""
+    """Return path -> sha256 of a file, or of every file of a folder."""
     if path.is_file():
         return {str(path): folders.file_sha256(path)}
     return {str(path / name): digest for name, digest in folders.known_sha256(path).items()}
 
 
 def imported_judgements(path: Path, judge_name: str, kind: JudgeKind) -> tuple[list[Judgement], Judge]:
-    """Judgements of a qrels file, sorted by pair, and their judge."""
+    """Read the judgements of a qrels file, sorted by pair, and make their judge."""
     qrels = read_qrels(path)
     judge = imported_judge(path, judge_name, kind)
     judgements = [

@@ -6,52 +6,56 @@ from labelkit.options import Options
 
 
 class ImportOptions(Options):
-    """Who made the labels that are imported, and how they are stored."""
+    """The judge and format of labels that are imported."""
 
     judge: str
-    """Name of who made these labels."""
+    """Name for the person, model or project that made the labels."""
     kind: str = "imported"
-    """Who graded a qrels file: human, llm or imported."""
+    """Kind of judge that graded a qrels file: human, llm or imported."""
     format: str = "qrels"
-    """qrels, argilla, label-studio (grades: a labels folder), or any other format of export (a dataset)."""
+    """Format of the source. qrels, argilla and label-studio become a labels folder; the other formats of labelkit
+    export become a dataset.
+    """
     positive_grade: int = Field(default=2, ge=1, le=3)
-    """Lowest human grade that makes a positive; 1 for binary qrels."""
+    """Lowest grade of a positive in an imported dataset; use 1 for binary qrels."""
 
 
 class ExportOptions(Options):
-    """The format that a dataset is written in."""
+    """The format in which a dataset is written."""
 
     to: str
-    """Name of the format."""
+    """Name of the output format."""
     verify: bool = True
-    """Check input folders byte for byte; --no-verify skips it, for huge ones."""
+    """Whether input folders are compared with their checksums. --no-verify skips this, to save time on
+    large folders.
+    """
 
 
 class PublishOptions(Options):
-    """What only the publisher knows of a dataset, and what is let through."""
+    """Facts of a publication that the dataset does not contain, and refusals that are overridden."""
 
     license: str | None = None
-    """License of the dataset, such as cc-by-4.0."""
+    """Licence of the dataset, such as cc-by-4.0. Default: the licence of its texts."""
     language: tuple[str, ...] = ()
-    """Language of the texts, such as en; may be repeated."""
+    """Language code of the texts, such as en. May be repeated."""
     source: tuple[str, ...] = ()
-    """Dataset that texts or labels come from: Hub id or address; may be repeated."""
+    """Dataset from which texts or labels come, as Hub id or URL. May be repeated."""
     title: str | None = None
-    """Title of the card; default: the folder's name."""
+    """Title of the card. Default: the name of the dataset folder."""
     note: str | None = None
-    """A paragraph for the card."""
+    """Paragraph to add to the card."""
     private: bool = False
-    """Create the repository as a private one."""
+    """Create a private repository."""
     tag: str | None = None
-    """Name of this version; default: from its manifest's sha256."""
+    """Tag of this version. Default: made from the sha256 of its manifest."""
     allow: tuple[str, ...] = ()
-    """Publish in spite of: unlicensed, unaudited, leaking; may be repeated."""
+    """Reason against publishing to override: unlicensed, unaudited or leaking. May be repeated."""
     dry_run: bool = False
-    """Print all that would be sent, and send nothing."""
+    """Print the files and the card that would be uploaded, and upload nothing."""
 
 
 class PullOptions(Options):
-    """The version of a published dataset."""
+    """The version of a published dataset to download."""
 
     revision: str | None = None
-    """Tag, branch or commit; default: the newest."""
+    """Tag, branch or commit to download. Default: the newest commit."""

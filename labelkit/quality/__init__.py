@@ -1,5 +1,5 @@
-"""In: labels folders, and grades that people gave.
+"""In: labels folders, and human grades.
 
-Out: agreement, calibration, biases, attacks and a report: numbers about labels, never labels.
-Touches: files that it writes anew; `cascade` and `redteam` also ask engines.
+Out: agreement, calibration, biases, attack results and a report. Labels are never changed. Touches: new files;
+`cascade` and `redteam` also call engines.
 """

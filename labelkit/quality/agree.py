@@ -1,4 +1,4 @@
-"""Everything that `labelkit agree` says of judges: agreement, rankings of systems, and agreement by group."""
+"""The results of `labelkit agree`: agreement of judges, rankings of systems, and agreement by group of pairs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,16 @@ from labelkit.quality.system_rankings import SystemAgreement, compare_systems
 
 
 class AgreementReport(NamedTuple):
-    """How far raters agree, on pairs, on systems, and by group of pairs."""
+    """Agreement of raters (judges and people) on all pairs, on rankings of systems, and on groups of pairs."""
 
     agreement: Agreement
     systems: list[SystemAgreement]
-    """Correlations of system rankings; empty where no runs were given."""
+    """Correlations of system rankings; empty without runs."""
     by: list[Part]
-    """Agreement on each group of pairs; empty where no breakdown was asked for."""
+    """Agreement on each group of pairs; empty without a breakdown."""
 
     def to_json(self) -> Any:
-        """Plain dicts and lists, for `json.dumps`."""
+        """Convert to plain dicts and lists, for `json.dumps`."""
         return plain(self.agreement._asdict() | {"systems": self.systems, "by": self.by})
 
 
@@ -29,19 +29,20 @@ def agree(
     labels: Sequence[Path],
     options: AgreeOptions = AgreeOptions(),  # noqa: B008 (a frozen record)
 ) -> AgreementReport:
-    """Compare judges with people and with each other: kappa, alpha, AUC and more, with 95% confidence intervals.
+    """Compare judges with people and with each other: kappa, alpha, AUC and other figures, with 95% confidence
+    intervals.
 
     Args:
-        labels: labels folders or a dataset; every judge in them is a rater.
+        labels: labels folders, or a dataset; every judge in them is a rater.
         options: human qrels, runs of systems, and breakdowns.
 
     Returns:
-        A comparison of every two raters on the pairs that both graded, clustered by query; precision, recall and AUC
-        take the first rater, a person where there is one, for the truth.
+        A comparison of every two raters on the pairs that both graded, clustered by query. The first rater, a person if
+        there is one, is the reference for precision, recall and AUC.
 
     Raises:
-        UsageError: fewer than two raters, an unknown breakdown, or one whose texts or pool are missing.
-        DataError: no two raters graded the same pair.
+        UsageError: there are fewer than two raters, or a breakdown is unknown or lacks its texts or pool.
+        DataError: no pair was graded by two raters.
     """
     if unknown := set(options.by) - set(BY):
         raise UnknownNameError("breakdown", min(unknown), BY)

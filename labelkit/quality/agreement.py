@@ -1,4 +1,4 @@
-"""How far raters agree: people and judges, each against each, on the pairs that both graded."""
+"""Agreement of raters (people and judges): every two of them are compared on the pairs that both graded."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -27,7 +27,7 @@ from labelkit.storage.labels import judgements_in
 
 
 class Rater(NamedTuple):
-    """Somebody who graded pairs. Pairs on which a judge failed have a judgement without a grade."""
+    """A person or model that graded pairs. A pair on which it failed has a judgement without a grade."""
 
     rater_id: str
     name: str
@@ -35,13 +35,13 @@ class Rater(NamedTuple):
     """human, llm or imported."""
     judgements: dict[PairIds, Judgement]
     label_grades: tuple[int, ...] | None = None
-    """Grade of each label behind the probabilities of its judgements."""
+    """Grade of each label to which the probabilities of its judgements refer."""
     imported: bool = False
-    """Its grades were made elsewhere and imported."""
+    """Whether its grades were made with another tool and imported."""
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What two labels folders must share for their judges to be the same: the id, or kind and name if imported.
+        """The key by which judges of two labels folders are the same: the id, or for imported judges kind and name.
 
         The id of an imported judge contains the sha256 of the imported file.
         """
@@ -49,7 +49,7 @@ class Rater(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """A figure query by query, over the queries where it is defined."""
+    """Least, median and greatest value of a figure over the queries for which it is defined."""
 
     least: float
     median: float
@@ -58,29 +58,29 @@ class Spread(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """What it takes to halve the interval of kappa."""
+    """The numbers of labels and queries that would halve the confidence interval of kappa."""
 
     labels: int
-    """Pairs graded by the reference, so many more."""
+    """Number of additional pairs with a grade by the reference."""
     queries: int
-    """On so many new queries."""
+    """Number of new queries with these pairs."""
     same_queries: int | None
-    """So many more labels on the same queries would do as well; None where no number would."""
+    """Number of additional pairs on the same queries that would suffice instead; None if no number would."""
 
     def __str__(self) -> str:
         if self.same_queries is None:
             return (
-                f"{self.labels:,} more labels, on {self.queries:,} new queries, halve the interval of kappa; "
-                "more labels on the same queries do not"
+                f"{self.labels:,} more labels on {self.queries:,} new queries would halve the interval of kappa; "
+                "more labels on the same queries would not"
             )
         return (
-            f"{self.labels:,} more labels on {self.queries:,} new queries, or {self.same_queries:,} more on the same "
-            "ones, halve the interval of kappa"
+            f"{self.labels:,} more labels on {self.queries:,} new queries, or {self.same_queries:,} more labels on the "
+            "same queries, would halve the interval of kappa"
         )
 
 
 class Comparison(NamedTuple):
-    """Two raters on the pairs that both graded; precision, recall and AUC take the reference for the truth."""
+    """The figures of a judge compared with a reference, on the pairs that both graded."""
 
     reference: str
     reference_kind: str
@@ -90,18 +90,18 @@ class Comparison(NamedTuple):
     pairs: int
     queries: int
     failures: int
-    """Pairs with a grade of the reference for which the judge gave none."""
+    """Number of pairs with a grade by the reference but none by the judge."""
     figures: dict[str, Estimate]
-    """Name in `labelkit.quality.agreement_metrics` -> value with its interval."""
+    """Name in `labelkit.quality.agreement_metrics.FIGURES` -> value with its confidence interval."""
     spread: dict[str, Spread]
-    """The same figures query by query."""
+    """Name of a figure -> its range over the queries."""
     confusion: list[list[int]]
-    """Rows: grade of the reference, 0 to 3; columns: the judge's."""
+    """Number of pairs by grade. Rows: grade by the reference, 0 to 3; columns: grade by the judge."""
     advice: Advice | None
 
 
 class JudgeDifference(NamedTuple):
-    """Two judges against the same person, on the pairs that all three graded."""
+    """The figures of one judge minus those of another, compared with the same person on pairs graded by all three."""
 
     reference: str
     judge_id: str
@@ -111,36 +111,37 @@ class JudgeDifference(NamedTuple):
     pairs: int
     queries: int
     figures: dict[str, Estimate]
-    """Name in `labelkit.quality.agreement_metrics` -> figure of the judge minus figure of the other, with its paired
-    interval."""
+    """Name in `labelkit.quality.agreement_metrics.FIGURES` -> figure of the judge minus figure of the other, with its
+    paired confidence interval.
+    """
 
 
 class Agreement(NamedTuple):
-    """Every comparison, and the agreement of all raters together."""
+    """Comparisons of every two raters, and the agreement of all raters together."""
 
     comparisons: list[Comparison]
     raters: int
     alpha: Estimate
     """Krippendorff's ordinal alpha over all raters; pairs that a rater did not grade are missing values."""
     units: int
-    """Pairs that at least two raters graded."""
+    """Number of pairs with grades by at least two raters."""
     differences: list[JudgeDifference]
-    """Every two judges against every person with whom both have a pair in common."""
+    """Difference of every two judges, compared with every person who shares a pair with both."""
 
 
 def agreement_of(labels: Sequence[Path], human: Sequence[Path]) -> Agreement:
-    """Agreement of all raters of some labels folders and human qrels.
+    """Compute the agreement of all raters in labels folders and human qrels.
 
-    Raises `UsageError` for fewer than two raters, and `DataError` where no two graded the same pair.
+    Raises `UsageError` for fewer than two raters, and `DataError` if no pair was graded by two raters.
     """
     raters = raters_of(labels, human)
     if len(raters) < 2:
-        raise UsageError("agreement needs two raters: give --human QRELS, or a second labels folder")
+        raise UsageError("agreement needs two judges or people: give --human QRELS, or a second labels folder")
     return agree_raters(raters)
 
 
 def agree_raters(raters: Sequence[Rater]) -> Agreement:
-    """Every two raters that have a pair in common."""
+    """Compare every two raters that have a pair in common. Raises `DataError` if none have."""
     found = [
         compare(one, other) for one, other in combinations(raters, 2) if set(one.judgements) & set(other.judgements)
     ]
@@ -152,7 +153,7 @@ def agree_raters(raters: Sequence[Rater]) -> Agreement:
 
 
 def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
-    """People first, those of the qrels before others, then the judges of the folders."""
+    """Read all raters: people from the qrels, then people from the folders, then the other judges of the folders."""
     raters = []
     for folder in labels:
         judgements, judges = judgements_in(folder)
@@ -173,9 +174,9 @@ def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
 
 
 def joined(raters: Iterable[Rater]) -> list[Rater]:
-    """One rater for each identity, with its judgements in all labels.
+    """Join raters of the same identity to one rater with all their judgements.
 
-    Raises `UsageError` where it judged a pair in two labels folders.
+    Raises `UsageError` if a rater judged the same pair in two labels folders.
     """
     found: dict[tuple[str, ...], Rater] = {}
     for rater in raters:
@@ -193,7 +194,7 @@ def joined(raters: Iterable[Rater]) -> list[Rater]:
 
 
 def human_rater(path: Path) -> Rater:
-    """The grades of a qrels file as those of one person."""
+    """Read a qrels file as the grades of one person."""
     rows = {
         (query_id, pid): Judgement(query_id=query_id, passage_id=pid, judge_id=str(path), grade=grade)
         for query_id, graded in read_qrels(path).items()
@@ -203,7 +204,7 @@ def human_rater(path: Path) -> Rater:
 
 
 def compare(reference: Rater, judge: Rater, only: Iterable[PairIds] | None = None) -> Comparison:
-    """Every figure for one rater against another, on all pairs or `only` some."""
+    """Compute every figure of a judge compared with a reference, on all pairs or `only` some."""
     some = judge.judgements if only is None else judge.judgements.keys() & set(only)
     both = [
         (reference.judgements[pair], judge.judgements[pair])
@@ -229,7 +230,7 @@ def compare(reference: Rater, judge: Rater, only: Iterable[PairIds] | None = Non
 
 
 def judge_differences(raters: Sequence[Rater]) -> list[JudgeDifference]:
-    """Compare every two judges against every person, on the pairs that all three graded."""
+    """Compute the difference of every two judges, compared with every person, on the pairs that all three graded."""
     people = [rater for rater in raters if rater.kind == "human"]
     judges = [rater for rater in raters if rater.kind != "human"]
     found = [judge_difference(person, one, other) for person in people for one, other in combinations(judges, 2)]
@@ -237,7 +238,7 @@ def judge_differences(raters: Sequence[Rater]) -> list[JudgeDifference]:
 
 
 def judge_difference(reference: Rater, judge: Rater, other: Rater) -> JudgeDifference | None:
-    """Compare two judges against one reference; None where no pair was graded by all three."""
+    """Compute the difference of two judges, compared with a reference; None if no pair was graded by all three."""
     common = sorted(reference.judgements.keys() & judge.judgements.keys() & other.judgements.keys())
     all_three = [pair for pair in common if None not in [grade_of(rater, pair) for rater in (reference, judge, other)]]
     if not all_three:
@@ -259,7 +260,7 @@ def judge_difference(reference: Rater, judge: Rater, other: Rater) -> JudgeDiffe
 
 
 def rated_pairs(graded: Sequence[tuple[Judgement, Judgement]]) -> Rated:
-    """Pairs of judgements as arrays; where the judge gave no score, its grade is the score."""
+    """Convert pairs of judgements to arrays. A judgement without a score has its grade as score."""
     return rated(
         GradedPair(
             query_id=one.query_id,
@@ -272,12 +273,12 @@ def rated_pairs(graded: Sequence[tuple[Judgement, Judgement]]) -> Rated:
 
 
 def measure(pairs: Rated) -> dict[str, Estimate]:
-    """Every figure with its interval."""
+    """Compute every figure with its confidence interval."""
     return {name: figure_interval(name, pairs) for name in FIGURES}
 
 
 def spread_of(graded: Sequence[tuple[Judgement, Judgement]]) -> dict[str, Spread]:
-    """Least, median and greatest value of each figure over the queries that define it."""
+    """Compute the least, median and greatest value of each figure over the queries for which it is defined."""
     by_query: dict[str, list[tuple[Judgement, Judgement]]] = {}
     for one, other in graded:
         by_query.setdefault(one.query_id, []).append((one, other))
@@ -292,10 +293,11 @@ def spread_of(graded: Sequence[tuple[Judgement, Judgement]]) -> dict[str, Spread
 
 
 def advise(pairs: Rated) -> Advice | None:
-    """How many more labels halve the interval of kappa; None where it has none.
+    """Compute the number of labels that would halve the confidence interval of kappa; None if it has no interval.
 
-    The variance of a figure is a part between queries, which falls with their number alone, and a part within them,
-    which falls with the number of labels. Leaving out pairs shows the second, leaving out queries shows both.
+    The variance of a figure is the sum of a part between queries, which decreases with the number of queries, and a
+    part within queries, which decreases with the number of labels. The jackknife over pairs estimates the second part,
+    the jackknife over queries estimates the sum.
     """
     figure, count = FIGURES["kappa"].of, len(pairs.query)
     alone = pairs._replace(query=np.arange(count), queries=count)
@@ -310,7 +312,7 @@ def advise(pairs: Rated) -> Advice | None:
 
 
 def alpha_of_all(raters: Sequence[Rater]) -> tuple[Estimate, int]:
-    """Ordinal alpha over all raters, and the number of pairs that it rests on."""
+    """Compute Krippendorff's ordinal alpha over all raters, and the number of pairs that it uses."""
     keys = sorted({pair for rater in raters for pair in rater.judgements})
     ratings = np.array(
         [[np.nan if (grade := grade_of(rater, pair)) is None else grade for pair in keys] for rater in raters],
@@ -327,13 +329,13 @@ def alpha_of_all(raters: Sequence[Rater]) -> tuple[Estimate, int]:
 
 
 def grade_of(rater: Rater, pair: PairIds) -> int | None:
-    """The grade that a rater gave a pair, if any."""
+    """Return the grade that a rater gave a pair, or None."""
     row = rater.judgements.get(pair)
     return row.grade if row else None
 
 
 def plain(value: Any) -> Any:
-    """Named tuples as dicts, all the way down."""
+    """Convert nested named tuples and mappings to plain dicts and lists."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return plain(value._asdict())
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""Every figure of agreement between two raters: one function each, of how often each query counts.
+"""The figures of agreement between two raters. Each is a function of the pairs and of how often each query counts.
 
-All are defined on weighted pairs, so that leaving out a query copies nothing. A figure that the data cannot support (a
-constant rater, one class) is nan.
+All are defined on weighted pairs, so leaving out a query copies no data. A figure that is undefined for the data (a
+constant rater, a single class) is nan.
 """
 
 import math
@@ -15,7 +15,7 @@ from labelkit.records import MAX_GRADE
 from labelkit.statistics.intervals import POSITIVE, SIGNED, UNIT, Bounds, Draws, Estimate, estimate, ratio
 
 RELEVANT = 2
-"""Grade from which a pair counts as relevant in the binary figures."""
+"""Lowest grade that counts as relevant in the binary figures."""
 GRADES = MAX_GRADE + 1
 
 Floats = NDArray[np.float64]
@@ -26,25 +26,25 @@ class Rated(NamedTuple):
     """`[n]` pairs that two raters graded; the first rater is the reference."""
 
     query: Ints
-    """Number of the pair's query, 0 to Q-1."""
+    """Number of each pair's query, 0 to Q-1."""
     reference: Ints
     judged: Ints
     level: Ints
-    """Rank of the judge's score among its different scores: all that the figures of order need."""
+    """Rank of the judge's score among its distinct scores; AUC and average precision need only this."""
     queries: int
 
     def weight(self, draws: Draws) -> Floats:
-        """`[n]` how often each pair counts."""
+        """Return `[n]` how often each pair counts."""
         weight: Floats = draws[self.query].astype(float)
         return weight
 
     def confusion(self, draws: Draws) -> Floats:
-        """`[4, 4]` weighted counts: reference by judge."""
+        """Return `[4, 4]` weighted counts of pairs: grade by the reference, grade by the judge."""
         cell = self.reference * GRADES + self.judged
         return _counts(cell, self.weight(draws), GRADES * GRADES).reshape(GRADES, GRADES)
 
     def by_level(self, draws: Draws) -> tuple[Floats, Floats]:
-        """Weighted counts of relevant and other pairs at each level of the score, lowest first."""
+        """Return the weighted counts of relevant and of other pairs at each level of the score, lowest first."""
         weight, relevant = self.weight(draws), self.reference >= RELEVANT
         size = int(self.level.max()) + 1 if len(self.level) else 0
         return _counts(self.level, weight * relevant, size), _counts(self.level, weight * ~relevant, size)
@@ -66,7 +66,7 @@ class GradedPair(NamedTuple):
 
 
 def rated(pairs: Iterable[GradedPair]) -> Rated:
-    """Arrays of the pairs; queries are numbered in the order of their ids."""
+    """Convert pairs to arrays; queries are numbered in the order of their ids."""
     rows = list(pairs)
     query_ids, reference, judged, scores = zip(*rows, strict=True) if rows else ((), (), (), ())
     names, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
@@ -75,7 +75,7 @@ def rated(pairs: Iterable[GradedPair]) -> Rated:
 
 
 def kappa(confusion: Floats, disagreement: Floats) -> float:
-    """Cohen's (weighted) kappa: 1 - observed / expected disagreement (Cohen 1968)."""
+    """Compute Cohen's (weighted) kappa: 1 - observed / expected disagreement (Cohen 1968)."""
     total = confusion.sum()
     if total == 0:
         return math.nan
@@ -84,8 +84,9 @@ def kappa(confusion: Floats, disagreement: Floats) -> float:
 
 
 def coincidences(ratings: Floats) -> Floats:
-    """`[raters, n]` grades, nan where a rater gave none -> `[n, 4, 4]`: what each pair adds to Krippendorff's
-    coincidence matrix. A pair with fewer than two grades adds nothing.
+    """Compute `[n, 4, 4]` the part of each pair in Krippendorff's coincidence matrix.
+
+    `ratings`: `[raters, n]` grades, nan if a rater gave none. A pair with fewer than two grades adds nothing.
     """
     counts = np.stack([(ratings == grade).sum(0) for grade in range(GRADES)], axis=1).astype(float)  # [n, 4]
     given = counts.sum(1)
@@ -95,7 +96,7 @@ def coincidences(ratings: Floats) -> Floats:
 
 
 def alpha(coincidence: Floats) -> float:
-    """Krippendorff's alpha with the ordinal metric, of a `[4, 4]` coincidence matrix (Krippendorff 2011)."""
+    """Compute Krippendorff's alpha with the ordinal metric from a `[4, 4]` coincidence matrix (Krippendorff 2011)."""
     marginal = coincidence.sum(0)
     total = marginal.sum()
     if total == 0:
@@ -127,14 +128,14 @@ def _mean_difference(power: Callable[[Floats], Floats]) -> Callable[[Rated, Draw
 
 
 def _auc(pairs: Rated, draws: Draws) -> float:
-    """Share of (relevant, other) pairs in the right order; ties count half."""
+    """Compute the share of (relevant, other) pairs with the higher score for the relevant one; ties count half."""
     relevant, others = pairs.by_level(draws)
     in_order = float((relevant * (np.cumsum(others) - others / 2)).sum())
     return ratio(in_order, float(relevant.sum() * others.sum()))
 
 
 def _average_precision(pairs: Rated, draws: Draws) -> float:
-    """Sum of precision times gain in recall, threshold by threshold from the highest score."""
+    """Compute the sum over thresholds, from the highest score down, of precision times the gain in recall."""
     relevant, others = (counts[::-1] for counts in pairs.by_level(draws))
     found = np.cumsum(relevant)
     taken = found + np.cumsum(others)
@@ -161,10 +162,10 @@ STEPS = np.abs(np.arange(GRADES)[:, None] - np.arange(GRADES)[None, :]).astype(f
 
 class Figure(NamedTuple):
     label: str
-    """What a reader calls it."""
+    """Name of the figure in tables."""
     of: Callable[[Rated, Draws], float]
     bounds: Bounds = SIGNED
-    """Least and greatest value that it can have."""
+    """Least and greatest possible value."""
 
 
 FIGURES = {
@@ -183,20 +184,20 @@ FIGURES = {
     "auc": Figure("AUC of the score, reference grade >= 2", _auc, UNIT),
     "average_precision": Figure("average precision of the score", _average_precision, UNIT),
     "precision": Figure("precision, grade >= 2", _precision, UNIT),
-    "recall": Figure("recall of the reference's grade >= 2", _recall, UNIT),
-    "selected": Figure("grade >= 2 a query, mean number", _selected, POSITIVE),
+    "recall": Figure("recall, grade >= 2", _recall, UNIT),
+    "selected": Figure("mean number of pairs with grade >= 2 per query", _selected, POSITIVE),
 }
-"""Name -> what a reader calls the figure, and how it is computed."""
+"""Name of a figure in JSON -> its name in tables and its function."""
 
 
 def figure_interval(name: str, pairs: Rated) -> Estimate:
-    """Estimate one figure with its interval over queries."""
+    """Estimate a figure with its confidence interval over queries."""
     figure = FIGURES[name]
     return estimate(lambda draws: figure.of(pairs, draws), pairs.queries, figure.bounds)
 
 
 def figure_difference(name: str, one: Rated, other: Rated) -> Estimate:
-    """Estimate a figure of one judge minus that of another, with its paired interval; both on the same pairs."""
+    """Estimate the difference of a figure between two judges on the same pairs, with its paired confidence interval."""
     figure = FIGURES[name]
     low, high = figure.bounds
     return estimate(

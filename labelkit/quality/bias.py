@@ -1,8 +1,8 @@
-"""What a judge rewards besides relevance: length, shared words, its own writing, the place in a list; and drift.
+"""Biases of a judge: effects of length, shared words, own writing and list position on its scores; and its drift.
 
-An effect is a slope: how far the judge's score, in its own standard deviations, rises with the property, between
-passages of one query to which people gave the same grade. Where there are no human grades it is a slope within the
-query alone, and then a property that good passages have counts as well.
+An effect is a slope: the rise of the judge's score, in standard deviations of its scores, per unit of a property,
+between passages of one query with the same human grade. Without human grades, all passages of a query are compared, and
+the effect then includes properties that relevant passages have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,45 +25,45 @@ from labelkit.storage.dataset import KIND as DATASET
 from labelkit.storage.labels import read_records
 
 BINS = 5
-"""Of a curve: fifths of the pairs by the property."""
+"""Number of points of a curve: fifths of the pairs by the property."""
 
 
 class Effect(NamedTuple):
-    """How much a judge's score rises with a property, other things equal."""
+    """The rise of a judge's score with a property, between otherwise comparable passages."""
 
     judge_id: str
     judge: str
     name: str
     """Key in `EFFECTS`."""
     unit: str
-    """Of the property: what one step of it is."""
+    """The change of the property to which the slope refers, such as twice as many words."""
     slope: Estimate
-    """Standard deviations of the score a unit."""
+    """Rise of the score per unit, in standard deviations of the score."""
     pairs: int
     curve: list[dict[str, float]]
-    """Fifths of the pairs: mean `property`, and mean `score` against what is usual for the query and human grade."""
+    """For each fifth of the pairs: mean `property`, and mean `score` minus the mean for the query and human grade."""
 
 
 class Consistency(NamedTuple):
-    """Whether several orders of one pool give one passage the same grade."""
+    """Agreement of a judge with itself over several orders of the same list."""
 
     judge_id: str
     judge: str
     orders: int
     pairs: int
     same: Estimate
-    """Share of pairs of orders that agree on whether a passage is relevant."""
+    """Share of pairs of orders that agree on the relevance of a passage."""
     by_place: list[dict[str, float]]
-    """Fifths of the list: mean `place` from 0, the first, to 1, and the share called relevant there."""
+    """For each fifth of the list: mean `place`, from 0 (first) to 1 (last), and the share of relevant judgements."""
 
 
 class JudgedAgain(NamedTuple):
-    """The same pairs judged by the same judge again."""
+    """The change between two judgements of the same pairs by the same judge."""
 
     judge: str
     pairs: int
     same: Estimate
-    """Share with the same grade."""
+    """Share of pairs with the same grade."""
     shift: Estimate
     """Second score minus first, in standard deviations of the first."""
 
@@ -75,36 +75,36 @@ class Biases(NamedTuple):
 
 
 class BiasInputs(NamedTuple):
-    """What the properties are computed from."""
+    """The texts, authors and human grades from which effects are computed."""
 
     data: Data
     authors: Mapping[str, str]
-    """Passage id -> who wrote it."""
+    """Passage id -> author."""
     grades: Mapping[PairIds, int]
-    """Human grades."""
+    """Pair -> human grade."""
 
 
 def biases(
     labels: Sequence[Path],
     options: BiasOptions = BiasOptions(),  # noqa: B008 (a frozen record)
 ) -> Biases:
-    """Measure what a judge rewards besides relevance: length, shared words, place, its own writing; and drift.
+    """Measure the effects of length, shared words, list position and own writing on a judge's scores, and its drift.
 
     Args:
-        labels: labels folders, or a dataset.
-        options: texts, human grades, authors, and labels of the same pairs made again.
+        labels: labels folders, or a dataset, whose judges are measured.
+        options: texts, human grades, authors, and labels folders in which pairs were judged again.
 
     Returns:
-        Effects in standard deviations of the score per unit of the property, agreement of several orders, and drift,
-        with 95% confidence intervals clustered by query.
+        Effects in standard deviations of the score per unit of the property, agreement between orders of a list, and
+        drift, with 95% confidence intervals clustered by query.
 
     Raises:
-        UsageError: the texts of labels are not given, or `again` holds no pair that the same judge judged before.
+        UsageError: the texts are missing, or `again` has no pair that the same judge judged before.
     """
     datasets = [folder for folder in labels if folders.manifest_kind(folder) == DATASET]
     texts = texts_of(datasets[0] if datasets else None, options.data)
     if texts is None:
-        raise UsageError("biases are measured on the texts: give --data, the BEIR folder")
+        raise UsageError("the texts are needed to measure biases: give the BEIR folder with --data")
     people, raters = people_apart(raters_of(labels, [options.human] if options.human else []))
     authors = read_authors(options.authors) if options.authors else {}
     material = BiasInputs(texts, authors, grades_by(people))
@@ -116,19 +116,19 @@ def biases(
 
 
 def people_apart(raters: Sequence[Rater]) -> tuple[list[Rater], list[Rater]]:
-    """People, and judges."""
+    """Split raters into people and other judges."""
     people = [rater for rater in raters if rater.kind == "human"]
     return people, [rater for rater in raters if rater.kind != "human"]
 
 
 def grades_by(people: Sequence[Rater]) -> dict[PairIds, int]:
-    """The grades of the first of the people; none where there is nobody."""
+    """Return the grades of the first person; empty without people."""
     rows = people[0].judgements if people else {}
     return {pair: row.grade for pair, row in rows.items() if row.grade is not None}
 
 
 def biases_of(raters: Sequence[Rater], ballots: Sequence[Judgement], material: BiasInputs) -> Biases:
-    """The effects and the consistency of some judges."""
+    """Measure the effects and the consistency of judges."""
     effects = [effect(rater, name, material) for rater in raters for name in EFFECTS]
     effects += [effect_of_place(rater, ballots, material.grades) for rater in raters]
     orders = [consistency(rater, ballots) for rater in raters]
@@ -136,7 +136,7 @@ def biases_of(raters: Sequence[Rater], ballots: Sequence[Judgement], material: B
 
 
 def texts_of(dataset: Path | None, data: Path | None) -> Data | None:
-    """The texts of a dataset, or of a BEIR folder; None where there is neither."""
+    """Read the texts of a dataset, or else of a BEIR folder; None if neither is given."""
     if dataset is None:
         return read_data(data) if data else None
     passages = {row["passage_id"]: Passage(**row) for row in folders.read_table(dataset, "corpus").to_pylist()}
@@ -145,13 +145,13 @@ def texts_of(dataset: Path | None, data: Path | None) -> Data | None:
 
 
 def check_texts(rater: Rater, data: Data) -> None:
-    """Raise `DataError` where somebody judged a query or passage whose text is not there."""
+    """Raise `DataError` if a rater judged a query or passage without a text."""
     for query_id, passage_id in rater.judgements:
         check_ids({query_id: [passage_id]}, data.queries, data.corpus, where=rater.name)
 
 
 def read_authors(path: Path) -> dict[str, str]:
-    """A TSV file without header: passage id, who wrote the passage."""
+    """Read passage id -> author from a TSV file without header. Raises `DataError` for a malformed line."""
     authors = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
@@ -163,40 +163,40 @@ def read_authors(path: Path) -> dict[str, str]:
 
 
 def ballots_of(folder: Path) -> list[Judgement]:
-    """The single verdicts behind joined judgements; none where a folder keeps none."""
+    """Read the single orders or votes from which judgements were joined; empty if a folder has none."""
     if not (folder / "ballots.parquet").is_file():
         return []
     return read_records(folder, "ballots", Judgement)
 
 
 def length(rater: Rater, pair: PairIds, material: BiasInputs) -> float | None:
-    """Doublings of the number of words."""
+    """Compute the logarithm of the number of words to base 2; None for an empty passage."""
     words = len(material.data.corpus[pair[1]].full_text.split())
     return float(np.log2(words)) if words else None
 
 
 def shared_words(rater: Rater, pair: PairIds, material: BiasInputs) -> float | None:
-    """Tenths of the query's words that stand in the passage."""
+    """Compute the share of the query's words in the passage, in tenths."""
     return 10 * overlap(material.data.queries[pair[0]].text, material.data.corpus[pair[1]].full_text)
 
 
 def own_writing(rater: Rater, pair: PairIds, material: BiasInputs) -> float | None:
-    """1 for a passage that the judge wrote, 0 for another's; None where the author is not known."""
+    """Return 1 for a passage written by the judge, 0 for another author, None for an unknown author."""
     author = material.authors.get(pair[1])
     return None if author is None else float(author in (rater.name, Path(rater.name).name))
 
 
 EFFECTS = {
     "length": (length, "for twice as many words"),
-    "overlap": (shared_words, "for a tenth more of the query's words"),
-    "own": (own_writing, "for a passage of its own"),
+    "overlap": (shared_words, "for 10% more of the query's words"),
+    "own": (own_writing, "for a passage written by the judge"),
 }
-"""Name -> the property of a pair, and what one unit of it is."""
+"""Name of an effect -> function that computes the property of a pair, and the unit of the property in words."""
 PLACE = "position"
 
 
 def effect(rater: Rater, name: str, material: BiasInputs) -> Effect | None:
-    """The slope of one property; None where no two pairs that are otherwise alike differ in it."""
+    """Estimate the effect of a property on scores; None if it is constant among comparable pairs."""
     function, unit = EFFECTS[name]
     rows = [
         (pair[0], (pair[0], material.grades.get(pair)), value, row.rank_score)
@@ -209,10 +209,10 @@ def effect(rater: Rater, name: str, material: BiasInputs) -> Effect | None:
 
 
 def effect_of_place(rater: Rater, ballots: Sequence[Judgement], grades: Mapping[PairIds, int]) -> Effect | None:
-    """The slope from the first place of a list to the last.
+    """Estimate the effect of the position in a list on scores, from the first to the last place.
 
-    Where a passage was shown in several orders it is compared with itself, otherwise with passages of the same query
-    and human grade.
+    A passage that was shown in several orders is compared with itself, any other with passages of the same query and
+    human grade.
     """
     mine = [row for row in ballots if row.judge_id == rater.rater_id and row.grade is not None]
     several = bool(mine)
@@ -225,7 +225,7 @@ def effect_of_place(rater: Rater, ballots: Sequence[Judgement], grades: Mapping[
 
 
 def relative_places(rows: Sequence[Judgement]) -> list[float]:
-    """0 for the first place of a list, 1 for its last; what was shown in windows is placed in its window."""
+    """Compute the place of each judgement in its list (or window of a list), from 0 (first) to 1 (last)."""
     longest: dict[tuple[str, int | None], int] = {}
     for row in rows:
         key = (row.query_id, row.permutation_seed)
@@ -234,7 +234,7 @@ def relative_places(rows: Sequence[Judgement]) -> list[float]:
 
 
 def slope_of(rater: Rater, name: str, unit: str, rows: Sequence[tuple[str, Any, float, float]]) -> Effect | None:
-    """Least squares within cells: `rows` are (query, cell, property, score)."""
+    """Fit a slope by least squares within cells; `rows` are (query, cell, property, score). None if it is undefined."""
     if not rows:
         return None
     queries = sorted({query for query, _, _, _ in rows})
@@ -264,7 +264,7 @@ def slope_of(rater: Rater, name: str, unit: str, rows: Sequence[tuple[str, Any, 
 
 
 def consistency(rater: Rater, ballots: Sequence[Judgement]) -> Consistency | None:
-    """How alike the orders are; None for a judge that saw one order, or drew votes instead."""
+    """Measure the agreement between orders of a list; None for a judge with only one order, or with votes."""
     graded = [row for row in ballots if row.judge_id == rater.rater_id and row.grade is not None]
     mine = [row for row in graded if row.position is not None]
     by_pair: dict[PairIds, list[bool]] = {}
@@ -287,8 +287,9 @@ def consistency(rater: Rater, ballots: Sequence[Judgement]) -> Consistency | Non
 
 
 def drift(first: Sequence[Rater], second: Sequence[Rater]) -> list[JudgedAgain]:
-    """How far each judge, asked about the same pairs again, says the same. Raises `UsageError` where no judge is in
-    both."""
+    """Measure how far each judge gave the same grades when it judged the same pairs again. Raises `UsageError` if no
+    judge is in both.
+    """
     later = {rater.identity: rater for rater in joined(second)}
     found = []
     for rater in first:
@@ -308,5 +309,7 @@ def drift(first: Sequence[Rater], second: Sequence[Rater]) -> list[JudgedAgain]:
         moved = [(other.rank_score - one.rank_score) / deviation for one, other in zip(then, now, strict=True)]
         found.append(JudgedAgain(rater.name, len(both), share(names, same), shift=mean(names, moved)))
     if not found:
-        raise UsageError("--again holds no pair that the same judge judged before: keep model, prompt and options")
+        raise UsageError(
+            "--again has no pair that the same judge judged before: use the same model, prompt and options"
+        )
     return found

@@ -1,4 +1,4 @@
-"""Agreement by what a pair looks like: by length, source, position, overlap or language of the passage."""
+"""Agreement on groups of pairs: by length, source, list position, word overlap or language of the passage."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,11 +14,11 @@ from labelkit.quality.agreement import Comparison, Rater, compare
 from labelkit.records import PairIds
 
 Groups = dict[str, set[PairIds]]
-"""Name of a group -> its pairs; a pair may stand in several."""
+"""Name of a group -> its pairs; groups may overlap."""
 
 
 class GroupInputs(NamedTuple):
-    """What groups are made from."""
+    """The judge, texts and pool from which groups are made."""
 
     judge: Rater
     data: Path | None
@@ -27,7 +27,7 @@ class GroupInputs(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One group of pairs and the agreement on it."""
+    """A group of pairs and the agreement on it."""
 
     by: str
     group: str
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 def break_down(reference: Rater, material: GroupInputs, by: str) -> list[Part]:
-    """The comparison on each group of pairs, groups without a common pair left out."""
+    """Compare judge and reference on each group of pairs, without groups that have no common pair."""
     parts = []
     for name, pairs in BY[by](material).items():
         found = compare(reference, material.judge, pairs)
@@ -57,13 +57,13 @@ def by_overlap(material: GroupInputs) -> Groups:
 def by_position(material: GroupInputs) -> Groups:
     places = {pair: row.position for pair, row in material.judge.judgements.items() if row.position is not None}
     if not places:
-        raise UsageError("--by position is for one order of a listwise method: these judgements have no positions")
+        raise UsageError("--by position needs labels by a listwise method with one order: these have no positions")
     return thirds(places, "place")
 
 
 def by_source(material: GroupInputs) -> Groups:
     if material.pool is None:
-        raise UsageError("--by source needs the pool that was judged: give --pool")
+        raise UsageError("--by source needs the pool that was judged: give it with --pool")
     groups: Groups = {}
     for candidate in read_pool(material.pool).candidates:
         for origin in candidate.sources:
@@ -92,9 +92,9 @@ BY: dict[str, Callable[[GroupInputs], Groups]] = {
 
 
 def texts_of(material: GroupInputs, by: str) -> dict[PairIds, tuple[str, str]]:
-    """Query and passage of every pair that the judge was asked about."""
+    """Return the texts (query, passage) of every pair that the judge judged."""
     if material.data is None:
-        raise UsageError(f"--by {by} needs the texts: give --data, the BEIR folder")
+        raise UsageError(f"--by {by} needs the texts: give the BEIR folder with --data")
     data = read_data(material.data)
     pairs: dict[str, list[str]] = {}
     for query_id, passage_id in material.judge.judgements:
@@ -107,7 +107,7 @@ def texts_of(material: GroupInputs, by: str) -> dict[PairIds, tuple[str, str]]:
 
 
 def thirds(values: Mapping[PairIds, float], what: str) -> Groups:
-    """Three groups of about equal size by a number; equal numbers stay together."""
+    """Split pairs by a number into three groups of about equal size; pairs with equal numbers are in the same group."""
     low, high = np.quantile(list(values.values()), (1 / 3, 2 / 3)) if values else (0.0, 0.0)
     bounds = {f"up to {low:.3g} {what}": (-np.inf, low), f"to {high:.3g}": (low, high), "above": (high, np.inf)}
     groups = {

@@ -1,4 +1,4 @@
-"""Human grades -> a calibration file: `labelkit calibrate`."""
+"""Fits a calibration to human grades and writes its file: `labelkit calibrate`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,20 +12,21 @@ from labelkit.quality.selection import chances
 def calibrate(
     labels: Sequence[Path], output: Path | str, options: CalibrateOptions, *, command: str = "labelkit.calibrate"
 ) -> Calibration:
-    """Fit the scores of judges to human grades and write the calibration as JSON.
+    """Fit the scores of judges to human grades, and write the calibration as JSON.
 
     Args:
-        labels: labels folders; every judge in them is a feature.
-        output: the JSON file.
-        options: human grades, retrievers that are features, and the threshold of the estimates.
-        command: the words that the file names as its origin.
+        labels: labels folders; the score of every judge in them is a feature.
+        output: JSON file to write.
+        options: human grades, retrievers whose scores are features, and the threshold of the estimates.
+        command: the command that the file records as its origin.
 
     Returns:
-        The calibration. Its `report` has figures on held-out queries before and after, with 95% confidence intervals.
+        The calibration. Its `report` has figures on held-out queries for the judges and for the calibration, with 95%
+        confidence intervals.
 
     Raises:
         UsageError: no human grades are given.
-        DataError: the labelled pairs are too few.
+        DataError: there are too few labelled pairs.
     """
     weights = chances(options.selection) if options.selection else None
     fitted = fit_calibration(labels, options, weights=weights, command=command)

@@ -1,8 +1,8 @@
-"""A cheap judge for all pairs, a strong one for those that it is unsure of.
+"""A cascade: a cheap judge judges all pairs, a strong judge those of which the cheap judge is unsure.
 
-Both runs keep labels folders of their own, so that each resumes by itself; the joined folder has one judgement a pair.
-A share of what the strong judge is asked is drawn at random from all pairs: there the two can be compared, and that
-says what the cheap judge's word on the rest costs.
+Each run has its own labels folder, so each can be resumed. The joined folder has one judgement per pair. Some of the
+strong judge's pairs are drawn at random from all pairs: on these the two judges are compared, to estimate the loss on
+the pairs that only the cheap judge judged.
 """
 
 import logging
@@ -30,25 +30,25 @@ from labelkit.storage.outputs import claimed
 log = logging.getLogger(__name__)
 
 RANDOM_SHARE = 0.25
-"""Of the pairs that the strong judge sees: those drawn at random, to compare the two on."""
+"""Share of the strong judge's pairs that is drawn at random, to compare the two judges."""
 
 
 class Cascade(NamedTuple):
-    """What a cascade saved, and what it may have lost. Estimates rest on the random pairs that both judged."""
+    """The saving of a cascade, and its loss, estimated on the random pairs that both judges judged."""
 
     pairs: int
     strong_pairs: int
     saved: float
-    """Share of the pairs that the strong judge did not see."""
+    """Share of the pairs that the strong judge did not judge."""
     usd: float | None
-    """Spent on both; None where a price is unknown."""
+    """Cost of both judges in US dollars; None if a price is unknown."""
     saved_usd: float | None
-    """Less than the strong judge on every pair would have cost, at its mean price a pair."""
+    """Cost of the strong judge on every pair, at its mean price per pair, minus the cost of the cascade."""
     compared: int
     kappa: Estimate
-    """Of the cheap judge with the strong one."""
+    """Cohen's kappa between the cheap and the strong judge."""
     lost: Estimate
-    """Share of the pairs left to the cheap judge on whose relevance the strong one would have said otherwise."""
+    """Share of the pairs judged only by the cheap judge whose relevance the strong judge would decide differently."""
 
 
 def cascade(
@@ -60,27 +60,27 @@ def cascade(
     command: str = "labelkit.cascade",
     progress: ShowProgress = silent,
 ) -> Cascade:
-    """Judge a pool by a cheap judge, and the pairs that it is unsure of by a strong one.
+    """Judge a pool by a cheap judge, and the pairs of which it is unsure by a strong judge.
 
     Args:
-        source: a pool, its folder, or a BEIR folder, as for `annotate`.
-        output: the joined labels folder, one judgement per pair; the two runs stand beside it, as `.cheap` and
-            `.strong`, and the same call resumes both.
-        options: the cheap judge.
-        strong: the strong judge and the share of the pairs that it judges.
-        command: the words that the manifests name as the origin of the folders.
+        source: a pool, a pool folder, or a BEIR folder, as for `annotate`.
+        output: labels folder to write, with one judgement per pair. The two runs are stored beside it, with the
+            suffixes `.cheap` and `.strong`; the same call resumes both.
+        options: options of the cheap judge.
+        strong: options of the strong judge, and the share of the pairs that it judges.
+        command: the command that the manifests record as the origin of the folders.
         progress: called as pairs are judged.
 
     Returns:
-        The saving, and estimates of the loss on the random pairs that both judged.
+        The saving, and the loss, estimated on the random pairs that both judges judged.
 
     Raises:
-        BudgetError: the caps left pairs unjudged.
-        UsageError: the share is no pair.
-        LabelkitError: what `annotate` raises.
+        BudgetError: the spending limits left pairs unjudged.
+        UsageError: the share is less than one pair.
+        LabelkitError: any error of `annotate`.
     """
     if not 0 < strong.share < 1:
-        raise UsageError("--cascade-share must lie between 0 and 1")
+        raise UsageError("--cascade-share must be between 0 and 1")
     folder = Path(output)
     pool = pool_of(source, folder, command, verify=options.verify)
     with claimed(folder, LABELS) as place:
@@ -90,14 +90,14 @@ def cascade(
         believed = beliefs(sorted(judge.judgements), [judge])
         chosen = choose(believed, {}, Quota(round(strong.share * len(believed)), RANDOM_SHARE, options.seed))
         if not chosen:
-            raise UsageError(f"--cascade-share {strong.share} of {len(believed)} pairs is no pair; raise it")
+            raise UsageError(f"--cascade-share {strong.share} of {len(believed)} pairs is less than one pair; raise it")
         more = judged(chosen_pool(pool, chosen), second, strong.judge(options), command=command, progress=progress)
         join(first, second, folder, command=command)
     return account(judge, raters_of([second], [])[0], chosen, spent=spent, more=more)
 
 
 def judged(pool: Pool, folder: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress) -> Outcome:
-    """One of the two runs, whole."""
+    """Run one of the two judges to its end. Raises `BudgetError` if pairs are left unjudged."""
     outcome = annotate(pool, folder, options, command=command, progress=progress)
     for line in outcome.lines(folder):
         log.info(line)
@@ -106,7 +106,7 @@ def judged(pool: Pool, folder: Path, options: AnnotateOptions, *, command: str, 
 
 
 def join(first: Path, second: Path, folder: Path, *, command: str) -> None:
-    """One judgement a pair: the strong judge's where it gave a grade, else the cheap one's."""
+    """Write one judgement per pair: the strong judge's if it gave a grade, else the cheap judge's."""
     judgements: dict[PairIds, Judgement] = {}
     judges: dict[str, Judge] = {}
     for part in (first, second):
@@ -126,7 +126,7 @@ def join(first: Path, second: Path, folder: Path, *, command: str) -> None:
 
 
 def account(cheap: Rater, strong: Rater, chosen: Sequence[Chosen], *, spent: Outcome, more: Outcome) -> Cascade:
-    """The saving and the loss."""
+    """Compute the saving and the loss of a cascade."""
     drawn = [one.pair for one in chosen if one.reason == RANDOM]
     both = [
         (strong.judgements[pair], cheap.judgements[pair])
@@ -134,7 +134,7 @@ def account(cheap: Rater, strong: Rater, chosen: Sequence[Chosen], *, spent: Out
         if pair in strong.judgements and None not in (strong.judgements[pair].grade, cheap.judgements[pair].grade)
     ]
     pairs = rated_pairs(both)
-    # The random pairs stand for all; of these, those that would have gone to the strong judge anyway lose nothing.
+    # The random pairs represent all pairs; those of which the cheap judge is unsure have no loss, and are excluded.
     unsure = {one.pair for one in chosen if one.reason != RANDOM}
     margin = max((abs(one.score - 0.5) for one in chosen if one.pair in unsure), default=0.0)
     left = [(one, other) for one, other in both if abs(beliefs_of(cheap, other) - 0.5) > margin]
@@ -156,6 +156,6 @@ def account(cheap: Rater, strong: Rater, chosen: Sequence[Chosen], *, spent: Out
 
 
 def beliefs_of(rater: Rater, row: Judgement) -> float:
-    """P(relevant) of one pair by one judge."""
+    """Return P(relevant) of a pair by one judge."""
     pair = (row.query_id, row.passage_id)
     return beliefs([pair], [rater])[pair]

@@ -1,4 +1,4 @@
-"""Options of `labelkit agree`, `bias`, `calibrate`, `select`, `report`, `redteam`, and of a cascade."""
+"""Options of `labelkit agree`, `bias`, `calibrate`, `select`, `report` and `redteam`, and of a cascade."""
 
 from pathlib import Path
 from typing import Self
@@ -12,60 +12,62 @@ from labelkit.judging.options import AnnotateOptions
 from labelkit.options import SEEDS, Options
 
 DEFENCES = ("none", "strip", "strip,second-look")
-"""Defences that are compared where none is named."""
+"""Defences that are compared by default."""
 
 
 class AgreeOptions(Options):
-    """Who is compared besides the judges of the labels, and how the comparison is broken down."""
+    """Human grades, system runs and breakdowns of a comparison of judges."""
 
     human: tuple[Path, ...] = ()
-    """Human qrels; several for several people."""
+    """Human qrels, one file per annotator. May be repeated."""
     run: tuple[Path, ...] = ()
-    """TREC runs of systems, to compare how they are ranked."""
+    """TREC run of a retrieval system. With at least three, the rankings of the systems by each judge are compared. May
+    be repeated.
+    """
     by: tuple[str, ...] = ()
-    """Break down by length, source, position, overlap or language."""
+    """Break the agreement down by length, source, position, overlap or language. May be repeated."""
     data: Path | None = None
-    """BEIR folder, for --by length, overlap, language."""
+    """BEIR folder with the texts, needed for --by length, overlap and language."""
     pool: Path | None = None
-    """Pool that was judged, for --by source."""
+    """Pool that was judged, needed for --by source."""
 
 
 class BiasOptions(Options):
-    """What the biases of a judge are measured on."""
+    """Texts, human grades and repeated judgements from which biases are measured."""
 
     data: Path | None = None
-    """BEIR folder with the texts; a dataset has them."""
+    """BEIR folder with the texts. Not needed for a dataset, which contains them."""
     human: Path | None = None
-    """Human qrels: passages are compared with others of the same human grade."""
+    """Human qrels. With them, only passages with the same human grade are compared."""
     authors: Path | None = None
-    """TSV of passage id and author, for self-preference."""
+    """TSV file of passage ids and authors, to measure whether a judge prefers passages that it wrote."""
     again: tuple[Path, ...] = ()
-    """Labels folder in which the same judge judged some pairs again: drift."""
+    """Labels folder in which the same judge judged some pairs again, to measure drift. May be repeated."""
 
 
 class CalibrateOptions(Options):
-    """Human grades that scores are fitted to, or a calibration that is applied."""
+    """Human grades to which scores are fitted, or a calibration that is applied."""
 
     human: Path | None = None
-    """Human qrels to fit to."""
+    """Human qrels to which the scores are fitted."""
     apply: Path | None = None
-    """A calibration to apply to these labels."""
+    """Calibration file to apply to the labels, instead of fitting one."""
     data: Path | None = None
-    """BEIR folder, where retrieval scores are features."""
+    """BEIR folder with the texts, needed for retrieval scores (--bm25, --dense)."""
     bm25: bool = False
-    """BM25 is a feature."""
+    """Use the BM25 score of a pair as a feature."""
     dense: tuple[str, ...] = ()
-    """A dense model whose similarity is a feature."""
+    """Dense model whose similarity score of a pair is used as a feature. May be repeated."""
     line: float = Field(default=0.5, ge=0, le=1)
-    """Probability from which a pair is a positive in the estimates."""
+    """Threshold of P(grade >= 2) from which a pair counts as positive in the estimates of precision and recall."""
     selection: Path | None = None
-    """Pool of labelkit select: the estimates use its random share alone."""
+    """Pool written by labelkit select. Only its random sample is used to estimate precision and recall."""
     renamed: dict[str, str] = Field(default={})
-    """With --apply: these labels are by the judge that the calibration calls NAME; JUDGE=NAME where there are several
-    judges.
+    """With --apply: name in the calibration of the judge that made these labels. With several judges, JUDGE=NAME for
+    each. May be repeated.
     """
     apply_anyway: bool = False
-    """Apply a calibration although it agreed with people less than its judge."""
+    """Apply a calibration even if its grades agreed with people less than the judge's own grades."""
 
     @field_validator("renamed", mode="before")
     @classmethod
@@ -76,71 +78,71 @@ class CalibrateOptions(Options):
     @model_validator(mode="after")
     def _either_fit_or_apply(self) -> Self:
         if (self.human is None) == (self.apply is None):
-            raise UsageError("give either --human QRELS to fit, or --apply FILE to use a calibration")
+            raise UsageError("give either --human QRELS to fit a calibration, or --apply FILE to apply one")
         if self.apply is None and (self.renamed or self.apply_anyway):
-            raise UsageError("--as and --apply-anyway go with --apply FILE")
+            raise UsageError("--as and --apply-anyway can be used only together with --apply FILE")
         return self
 
 
 class SelectOptions(Options):
-    """The pairs that are chosen from, and how many are."""
+    """The pairs from which a selection is made, and its size."""
 
     pool: Path
-    """Pool that was judged."""
+    """Pool that was judged, from which the pairs are chosen."""
     budget: int = Field(ge=1)
-    """Pairs to choose."""
+    """Number of pairs to choose."""
     random_share: float = Field(default=0.3, ge=0, le=1)
-    """Share of the chosen pairs that is drawn at random, which keeps estimates unbiased."""
+    """Share of the chosen pairs that is drawn at random. Only these give unbiased estimates."""
     human: Path | None = None
-    """Human qrels: pairs that they grade are left out."""
+    """Human qrels. Pairs that already have a human grade are not chosen."""
     calibration: Path | None = None
-    """Calibration that says how sure the judges are."""
+    """Calibration file whose probabilities decide which pairs are unsure. Default: the mean of the judges."""
     data: Path | None = None
-    """BEIR folder, where the calibration uses retrieval scores."""
+    """BEIR folder with the texts, needed if the calibration uses retrieval scores."""
     seed: int = Field(default=0, ge=0, le=SEEDS)
-    """Seed of the random share."""
+    """Seed of the random sample."""
 
 
 class ReportOptions(Options):
-    """What a report shows besides labels or dataset."""
+    """Inputs of a report besides the labels or the dataset."""
 
     human: tuple[Path, ...] = ()
-    """Human qrels; a dataset has its own."""
+    """Human qrels, one file per annotator. Not needed for a dataset with human grades. May be repeated."""
     data: Path | None = None
-    """BEIR folder with the texts; a dataset has them."""
+    """BEIR folder with the texts. Not needed for a dataset, which contains them."""
     calibration: Path | None = None
-    """File of labelkit calibrate."""
+    """File written by labelkit calibrate, to show in the report."""
     attacks: tuple[Path, ...] = ()
-    """attacks.json of labelkit redteam; may be repeated."""
+    """File attacks.json written by labelkit redteam, to show in the report. May be repeated."""
 
 
 class RedteamOptions(Options):
-    """The judge that is attacked, and the pairs, attacks and defences."""
+    """The judge to attack, and the pairs, attacks and defences of the test."""
 
     human: Path
-    """Human qrels: pairs of grade 0 are attacked."""
+    """Human qrels. Only pairs with grade 0 are attacked."""
     model: str
-    """Local folder, Hub id, or the name the server knows."""
+    """Model of the judge: local folder, Hub id, or model name on the server."""
     engine: str = DEFAULT
-    """local, vllm, openai, openai-batch, ray or scripted."""
+    """Engine that runs the model: local, vllm, openai, openai-batch, ray or scripted."""
     prompt: tuple[str, ...] = ()
-    """Prompt to attack; may be repeated. Default: graded and binary."""
+    """Prompt to attack: name of a shipped prompt, or a TOML file. May be repeated. Default: graded and binary."""
     defence: tuple[str, ...] = ()
-    """Defence to compare, such as strip, or strip,nonce together; may be repeated. Default: none, strip, and strip with
-    second-look.
+    """Defence to compare, or several applied together and separated by commas, such as strip,nonce. May be repeated.
+    Default: none; strip; strip,second-look.
     """
     attack: tuple[str, ...] = ()
-    """Attack class; may be repeated. Default: all."""
+    """Attack class to try. May be repeated. Default: all classes."""
     pairs: int = Field(default=100, ge=1)
-    """Pairs of human grade 0 to attack."""
+    """Number of pairs with human grade 0 to attack."""
     seed: int = Field(default=0, ge=0, le=SEEDS)
-    """Seed of the draw of pairs."""
+    """Seed of the random choice of pairs."""
     revision: str | None = None
-    """Commit or tag of a Hub model."""
+    """Commit or tag of a Hub model. Default: the newest commit."""
     base_url: tuple[str, ...] = ()
-    """Address of an OpenAI-compatible server; may be repeated."""
+    """Address of an OpenAI-compatible server. Repeat it to share the work among several servers."""
     tokenizer: str | None = None
-    """tokenizer.json, its folder or Hub id, for a model behind a server."""
+    """Tokenizer of a model behind a server: tokenizer.json, its folder or a Hub id."""
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -149,28 +151,32 @@ class RedteamOptions(Options):
 
     @property
     def defences(self) -> list[tuple[str, ...]]:
-        """Defences that are applied together, for each part of the comparison."""
+        """The combinations of defences to compare; each combination is applied together."""
         return [defences_of(item.split(","), once=True) for item in self.defence or DEFENCES]
 
 
 class CascadeOptions(Options):
-    """The strong judge of a cascade, and how much it is asked. What is not set here is as for the cheap judge."""
+    """The strong judge of a cascade, and the share of pairs that it judges. Unset fields have the value of the cheap
+    judge.
+    """
 
     model: str
-    """A stronger model, for the pairs that --model is unsure of."""
+    """Stronger model for the pairs of which the cheap judge (--model) is unsure."""
     share: float = Field(default=0.2, ge=0, le=1)
-    """Share of the pairs that the stronger model judges; a quarter of it is drawn at random."""
+    """Share of the pairs that the stronger model judges. A quarter of these pairs is drawn at random, to compare the
+    two judges.
+    """
     engine: str | None = None
-    """Engine of the stronger model; default: --engine."""
+    """Engine of the stronger model. Default: --engine."""
     base_url: tuple[str, ...] = ()
-    """Address of the stronger model; default: --base-url."""
+    """Server address of the stronger model. Default: --base-url."""
     method: str | None = None
-    """Method of the stronger model; default: --method."""
+    """Method of the stronger model. Default: --method."""
     prompt: str | None = None
-    """Prompt of the stronger model; default: --prompt, or the shipped one of another method."""
+    """Prompt of the stronger model. Default: --prompt, or the shipped prompt if the methods differ."""
 
     def judge(self, cheap: AnnotateOptions) -> AnnotateOptions:
-        """The strong judge as options of `annotate`; it judges all pairs that it is given."""
+        """Return the options of `annotate` for the strong judge; it judges all pairs of its pool."""
         same = self.method in (None, cheap.method)
         return cheap.but(
             model=self.model,
@@ -184,6 +190,6 @@ class CascadeOptions(Options):
 
 
 def judge_as(item: str) -> tuple[str, str]:
-    """The two parts of `JUDGE=NAME`: a judge of the labels ("" is the only one), and its name in the calibration."""
+    """Split `JUDGE=NAME` into a judge of the labels ("" for the only judge) and its name in the calibration."""
     judge, _, name = item.rpartition("=")
     return judge, name

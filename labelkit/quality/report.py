@@ -1,6 +1,6 @@
-"""One page that says how far labels or a dataset are to be trusted: a single HTML file, no network, light and dark.
+"""The report on the reliability of labels or a dataset: one HTML file that needs no network.
 
-Everything on it is computed by the commands that it names; the page itself decides nothing.
+All numbers on the page are also printed by the commands that it names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ TEMPLATE = "report.html.jinja"
 
 
 class Subject(NamedTuple):
-    """What a report is about: one dataset folder, or labels folders."""
+    """The contents of the folders that a report is about: one dataset folder, or labels folders."""
 
     folders: list[Path]
     dataset: Path | None
@@ -38,7 +38,7 @@ class Subject(NamedTuple):
     ballots: list[Judgement]
     manifests: dict[str, Manifest[Any]]
     data: Data | None
-    """Texts, where there are any."""
+    """Texts of the pairs; None if they are not given."""
 
 
 def report(
@@ -48,16 +48,17 @@ def report(
     *,
     command: str = "labelkit.report",
 ) -> None:
-    """Write one HTML page on labels or a dataset: judges, agreement, calibration, bias, attacks, examples, audit.
+    """Write an HTML report on labels or a dataset: judges, agreement, calibration, biases, attacks, disagreements,
+    audit.
 
     Args:
         folders: a dataset folder, or labels folders.
-        output: the HTML file; it loads nothing from the network.
-        options: human grades, texts, calibration and attacks that the page shows too.
-        command: the words that the page names as its origin.
+        output: HTML file to write; it loads nothing from the network.
+        options: human grades, texts, calibration and attack results to include.
+        command: the command that the page shows as its origin.
 
     Raises:
-        UsageError: the folders make no report together.
+        UsageError: there is a dataset and another folder.
     """
     human, data = options.human, options.data
     subject = read_subject(folders, human, data)
@@ -89,8 +90,8 @@ def report(
     page = render(
         parts
         | {
-            "title": f"How far to trust {named}",
-            "subtitle": f"{labelled:,} judgements by {len(judging)} judges, {len(grades):,} pairs graded by people",
+            "title": f"Reliability of {named}",
+            "subtitle": f"{labelled:,} judgments by {len(judging)} judges, {len(grades):,} pairs with human grades",
             "contents": contents,
             "chart_style": STYLE,
             "commands": commands_of(folders, human, data),
@@ -102,10 +103,10 @@ def report(
 
 
 def read_subject(folders: Sequence[Path], human: Sequence[Path], data: Path | None) -> Subject:
-    """Judgements, judges and texts of the folders."""
+    """Read judgements, judges and texts of the folders."""
     datasets = [folder for folder in folders if manifest_kind(folder) == DATASET]
     if datasets and len(folders) > 1:
-        raise UsageError("a report is about one dataset, or about labels folders; give one dataset alone")
+        raise UsageError("a report is about one dataset or about labels folders; give the dataset alone")
     raters = raters_of(folders, human)
     judges = [judge for folder in folders for judge in judgements_in(folder)[1]]
     ballots = [row for folder in folders for row in ballots_of(folder)]
@@ -119,7 +120,7 @@ def read_subject(folders: Sequence[Path], human: Sequence[Path], data: Path | No
 
 
 def judge_rows(subject: Subject) -> list[dict[str, Any]]:
-    """A line of the table a rater. A sum is None where a part of it is not known."""
+    """Make the rows of the table of judges, one per rater. A sum is None if one of its parts is unknown."""
     by_id = {judge.judge_id: judge for judge in subject.judges}
     rows = []
     for rater in subject.raters:
@@ -132,7 +133,7 @@ def judge_rows(subject: Subject) -> list[dict[str, Any]]:
                 "kind": rater.kind,
                 "method": judge and judge.method,
                 "prompt": judge and judge.prompt_name and f"{judge.prompt_name} {judge.prompt_version}",
-                "engine": judge and judge.engine and f"{judge.engine}, {judge.dtype or 'dtype not told'}",
+                "engine": judge and judge.engine and f"{judge.engine}, {judge.dtype or 'unknown dtype'}",
                 "pairs": len(given),
                 "failures": sum(row.grade is None for row in given),
                 "tokens": None if None in tokens else sum(filter(None, tokens)),
@@ -143,7 +144,7 @@ def judge_rows(subject: Subject) -> list[dict[str, Any]]:
 
 
 def provenance(subject: Subject) -> list[dict[str, str]]:
-    """Manifests and judges, whole."""
+    """Return all manifests and judges as texts with their names."""
     manifests = [
         {"name": f"Manifest of {name}", "text": manifest.as_text().rstrip()}
         for name, manifest in subject.manifests.items()
@@ -156,7 +157,7 @@ def provenance(subject: Subject) -> list[dict[str, str]]:
 
 
 def commands_of(folders: Sequence[Path], human: Sequence[Path], data: Path | None) -> Mapping[str, str]:
-    """The commands that give the numbers of the page."""
+    """Return the commands that print the numbers of the sections."""
     labels = " ".join(map(str, folders))
     people = "".join(f" --human {path}" for path in human)
     texts = f" --data {data}" if data else ""
@@ -164,7 +165,7 @@ def commands_of(folders: Sequence[Path], human: Sequence[Path], data: Path | Non
 
 
 def render(context: Mapping[str, Any]) -> str:
-    """The page. Every string is escaped; charts are `Markup`."""
+    """Render the page. Every string is escaped; charts are `Markup`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(SHIPPED)

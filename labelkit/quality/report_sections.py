@@ -1,4 +1,4 @@
-"""The sections of the report: what each shows, ready for the template."""
+"""Prepares the sections of the report for the template."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,38 +22,38 @@ from labelkit.storage import folders
 from labelkit.storage.manifest import DatasetFacts
 
 SHOWN = ("kappa", "kappa_1", "kappa_2", "kappa_3", "kappa_quadratic", "alpha_ordinal", "auc", "precision", "recall")
-"""Figures of the agreement chart: all lie between -1 and 1."""
+"""Figures of the agreement chart; all are between -1 and 1."""
 DISAGREEMENTS = 20
 LONGEST = 700
-"""Characters of a passage that a reader is shown."""
+"""Number of characters of a passage that are shown."""
 SCORE_BINS = 12
 SCALE = list(map(str, range(GRADES)))
 
 
 def histograms(rater: Rater) -> list[dict[str, Any]]:
-    """Grades, and scores where there are any."""
+    """Draw histograms of a rater's grades, and of its scores if there are any."""
     name, rows = Path(rater.name).name, list(rater.judgements.values())
     counts = [sum(row.grade == grade for row in rows) for grade in range(GRADES)]
-    caption = f"{name}{method_of(rater)}: pairs by grade"
+    caption = f"{name}{method_of(rater)}: number of pairs by grade"
     charts = [{"svg": bars(SCALE, counts, "grade", title=caption), "caption": caption}]
     scores = sorted(row.score for row in rows if row.score is not None and row.grade is not None)
     if len(set(scores)) > GRADES:
         step = (scores[-1] - scores[0]) / SCORE_BINS
         places = [min(SCORE_BINS - 1, int((score - scores[0]) / step)) for score in scores]
         labels = [f"{scores[0] + step * place:.1f}" if place % 3 == 0 else "" for place in range(SCORE_BINS)]
-        caption = f"{name}{method_of(rater)}: pairs by score"
+        caption = f"{name}{method_of(rater)}: number of pairs by score"
         counts = [places.count(place) for place in range(SCORE_BINS)]
         charts.append({"svg": bars(labels, counts, "score", title=caption), "caption": caption})
     return charts
 
 
 def method_of(rater: Rater) -> str:
-    """What tells the judges of one model apart."""
+    """Return the method of a judge, which distinguishes judges with the same model."""
     return "" if rater.kind == "human" else f", {rater.rater_id.partition('-')[0]}"
 
 
 def dataset_section(folder: Path, facts: DatasetFacts) -> dict[str, Any]:
-    """Counts of the manifest, and positives a query by source."""
+    """Prepare the counts of the manifest, and charts of positives per query by source."""
     train = folders.read_table(folder, "train").to_pylist()
     charts = []
     for source in sorted({one for row in train for one in row["positive_sources"]}):
@@ -61,18 +61,18 @@ def dataset_section(folder: Path, facts: DatasetFacts) -> dict[str, Any]:
         top = min(max(numbers), 9)
         labels = [f"{number}+" if number == top and max(numbers) > top else str(number) for number in range(top + 1)]
         counts = [sum(min(number, top) == place for number in numbers) for place in range(top + 1)]
-        caption = f"Queries by positives from source {source}; mean {sum(numbers) / len(numbers):.2f}"
-        charts.append({"svg": bars(labels, counts, "positives a query", title=caption), "caption": caption})
+        caption = f"Number of queries by positives from source {source}; mean {sum(numbers) / len(numbers):.2f}"
+        charts.append({"svg": bars(labels, counts, "positives per query", title=caption), "caption": caption})
     numbers_of = {name: value for name, value in facts.as_json().items() if type(value) in (int, float)}
     shown = [(name.replace("_", " "), f"{value:,}") for name, value in numbers_of.items()]
     return {"counts": shown, "charts": charts}
 
 
 def agreement_section(agreement: Agreement, people: str) -> list[dict[str, Any]]:
-    """Every judge against the first of the people."""
+    """Prepare the comparison of every judge with the first person."""
     return [
         {
-            "title": f"{short(one.judge_id, one.judge)} against {one.reference}: {one.pairs:,} pairs, "
+            "title": f"{short(one.judge_id, one.judge)} compared with {one.reference}: {one.pairs:,} pairs, "
             f"{one.queries:,} queries",
             "svg": intervals(
                 [Interval(FIGURES[name].label, *one.figures[name]) for name in SHOWN],
@@ -80,7 +80,7 @@ def agreement_section(agreement: Agreement, people: str) -> list[dict[str, Any]]
                 1,
                 title=f"Agreement of {one.judge}",
             ),
-            "confusion": grid(SCALE, SCALE, one.confusion, title="Pairs by grade", form="count"),
+            "confusion": grid(SCALE, SCALE, one.confusion, title="Number of pairs by grade", form="count"),
             "reference": one.reference,
             "judge": short(one.judge_id, one.judge),
             "advice": told(one),
@@ -91,22 +91,22 @@ def agreement_section(agreement: Agreement, people: str) -> list[dict[str, Any]]
 
 
 def short(judge_id: str, name: str) -> str:
-    """A judge in a sentence: its model, and its method where it has one."""
+    """Return a short name of a judge: model (method)."""
     return f"{Path(name).name} ({judge_id.partition('-')[0]})"
 
 
 def told(one: Comparison) -> str:
-    """What the chart cannot show of a comparison."""
+    """Describe the figures of a comparison that the chart does not show."""
     figures = one.figures
     return (
-        f"Judge minus reference: {figures['bias']} grades on average, off by {figures['mae']}; {figures['selected']} "
-        f"pairs a query of grade 2 or more; {one.failures:,} pairs without a grade. "
+        f"Judge minus reference: {figures['bias']} grades on average; mean absolute error {figures['mae']} grades; "
+        f"{figures['selected']} pairs with grade >= 2 per query; {one.failures:,} pairs without a grade. "
         f"{f'{one.advice}.' if one.advice else ''}"
     )
 
 
 def alpha_line(agreement: Agreement) -> str | None:
-    """All raters together, where there are more than two."""
+    """Describe the agreement of all raters together; None for fewer than three."""
     if agreement.raters < 3:
         return None
     who = f"all {agreement.raters} raters on {agreement.units:,} pairs"
@@ -114,17 +114,17 @@ def alpha_line(agreement: Agreement) -> str | None:
 
 
 def query_warning(agreement: Agreement | None) -> str | None:
-    """Warn of the comparison with the fewest queries, where they are few."""
+    """Warn if the comparison with the fewest queries has too few of them."""
     least = min((one.queries for one in agreement.comparisons if one.pairs), default=0) if agreement else 0
     return few_queries(least)
 
 
 def calibration_section(path: Path) -> dict[str, Any]:
-    """Before and after, on held-out queries."""
+    """Prepare the figures of judges and calibration on held-out queries."""
     calibration = read_calibration(path)
     found = calibration.report
     if not found:
-        raise DataError(f"{path} holds no report; make it again with labelkit calibrate")
+        raise DataError(f"{path} has no report; make it again with labelkit calibrate")
     named = {short(judge_id, found["judges"][judge_id]): part for judge_id, part in found["before"].items()}
     parts = {**named, "calibrated": found["after"]}
     series: dict[str, list[tuple[float, float]]] = {
@@ -137,24 +137,24 @@ def calibration_section(path: Path) -> dict[str, Any]:
     features = [one.kind if one.kind != "judge" else short(one.name, judges[one.name]) for one in calibration.features]
     return {
         "summary": f"Model {calibration.model}, fitted to {found['pairs']:,} pairs of {found['queries']} queries. "
-        f"Scores: {', '.join(features)}.{verdict_of(found)}",
+        f"Features: {', '.join(features)}.{verdict_of(found)}",
         "series": list(series),
-        "svg": curve(series, "said", "was", title="Reliability diagram", diagonal=True),
+        "svg": curve(series, "predicted", "observed", title="Reliability diagram", diagonal=True),
         "columns": list(parts),
         "rows": [
             (label, [str(Estimate(**part[name])) if name in part else "" for part in parts.values()])
             for name, label in LABELS.items()
             if name in found["after"]
         ],
-        "estimate": f"Of {said['judged']:,} judged pairs {said['positives']:,} have P(grade >= 2) >= {said['line']}: "
-        f"precision {Estimate(**said['precision'])}, recall {Estimate(**said['recall'])}, corrected by "
+        "estimate": f"{said['positives']:,} of {said['judged']:,} judged pairs have P(grade >= 2) >= {said['line']}: "
+        f"precision {Estimate(**said['precision'])}, recall {Estimate(**said['recall'])}, corrected with "
         f"{said['labelled']:,} human labels.",
         "command": found["command"],
     }
 
 
 def verdict_of(report: Mapping[str, Any]) -> str:
-    """How calibrated grades compare with raw ones on held-out queries; nothing in reports of older versions."""
+    """Describe the gain of calibrated over raw grades on held-out queries; empty for reports of older versions."""
     if "verdict" not in report:
         return ""
     kappa = Estimate(**report["gain"]["kappa"])
@@ -162,8 +162,8 @@ def verdict_of(report: Mapping[str, Any]) -> str:
 
 
 def bias_section(found: Biases, graded: bool) -> dict[str, Any]:
-    """Slopes, their curves, and the consistency of orders."""
-    between = "passages of one query that people graded alike" if graded else "passages of one query"
+    """Prepare the effects with their curves, and the consistency of orders."""
+    between = "passages of one query with the same human grade" if graded else "passages of one query"
     rows = [Interval(f"{short(one.judge_id, one.judge)}, {one.name}", *one.slope) for one in found.effects]
     reach = max([0.1, *(abs(value) for row in rows for value in row[1:] if value is not None)])
     charts = []
@@ -173,47 +173,50 @@ def bias_section(found: Biases, graded: bool) -> dict[str, Any]:
         key = "; ".join(f"{NAMES[n % COLOURS]}: {judge}" for n, judge in enumerate(lines))
         charts.append(
             {
-                "svg": curve(lines, name, "score above equals", title=f"Score by {name}", diagonal=False),
-                "caption": f"{AXES[name]}, fifths of the pairs. {key}",
+                "svg": curve(lines, name, "relative score", title=f"Score by {name}", diagonal=False),
+                "caption": f"Score relative to comparable passages. Axis: {AXES[name]}, by fifths of the pairs. {key}",
             }
         )
     for one in found.consistency:
         line = {one.judge: [(at["place"], at["relevant"]) for at in one.by_place]}
-        svg = curve(line, "place in the list, 0 is first", "share relevant", title="Relevant by place", diagonal=True)
-        charts.append({"svg": svg, "caption": f"{short(one.judge_id, one.judge)}: called relevant, by place"})
+        svg = curve(line, "place in the list (0: first)", "share relevant", title="Relevant by place", diagonal=True)
+        caption = f"{short(one.judge_id, one.judge)}: share of relevant judgments by place in the list"
+        charts.append({"svg": svg, "caption": caption})
     return {
-        "summary": f"How much the judge's score rises, in its own standard deviations, between {between}: for twice "
-        "as many words (length), for a tenth more of the query's words (overlap), from first to last place "
-        "(position), for a passage of its own (own). A judge of relevance alone stands at 0.",
+        "summary": f"Rise of the judge's score, in standard deviations of its scores, between {between}: for twice "
+        "as many words (length), for 10% more of the query's words (overlap), from the first to the last place "
+        "(position), and for a passage written by the judge (own). An unbiased judge has 0.",
         "svg": intervals(rows, -round(reach + 0.05, 1), round(reach + 0.05, 1), title="Biases") if rows else "",
         "charts": charts,
         "lines": [
-            f"{short(one.judge_id, one.judge)}: {one.orders} orders agree on {one.same} of {one.pairs:,} pairs."
+            f"{short(one.judge_id, one.judge)}: {one.orders} orders agree on a share of {one.same} of {one.pairs:,} "
+            "pairs."
             for one in found.consistency
         ],
     }
 
 
 AXES = {
-    "length": "Doublings of the number of words",
-    "overlap": "Tenths of the query's words in the passage",
-    "own": "Another's passage (0) and the judge's own (1)",
-    "position": "Place in the list from first (0) to last (1)",
+    "length": "number of words (logarithm to base 2)",
+    "overlap": "share of the query's words in the passage, in tenths",
+    "own": "passage by another author (0) or by the judge (1)",
+    "position": "place in the list from first (0) to last (1)",
 }
 
 
 def attack_section(path: Path) -> dict[str, Any]:
-    """Success by attack class, prompt and defence, and the price of the defences."""
+    """Prepare the success of attacks by class, prompt and defence, and the agreement that defences cost."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         prompts = list(dict.fromkeys(row["prompt"] for row in found["attacks"]))
         rates = {(row["prompt"], row["attack"], row["defence"]): row["rate"]["value"] for row in found["attacks"]}
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path} is no attack table; labelkit redteam writes attacks.json") from None
+        raise DataError(f"{path} is no file of labelkit redteam; give its attacks.json") from None
     least, most = (pick(row["attempts"] for row in found["attacks"]) for pick in (min, max))
     return {
-        "summary": f"{Path(found['model']).name} by {found['engine']}. Share of passages that people graded 0, and the "
-        f"judge at most 1, which it graded 2 or more once attacked; {least} to {most} attempts a cell.",
+        "summary": f"{Path(found['model']).name}, engine {found['engine']}. Success rate: share of passages with human "
+        f"grade 0 and judge's grade 0 or 1 that the judge graded 2 or 3 when attacked; {least} to {most} attempts per "
+        "cell.",
         "charts": [{"caption": f"Prompt {prompt}", "svg": attack_grid(prompt, rates)} for prompt in prompts],
         "clean": [
             [row["prompt"], row["defence"], f"{row['pairs']:,}"]
@@ -225,7 +228,7 @@ def attack_section(path: Path) -> dict[str, Any]:
 
 
 def attack_grid(prompt: str, rates: Mapping[tuple[str, str, str], float | None]) -> Markup:
-    """Attack success under one prompt: a row an attack class, a column a defence."""
+    """Draw the attack success under one prompt, with a row per attack class and a column per defence."""
     names, defences = (list(dict.fromkeys(key[part] for key in rates if key[0] == prompt)) for part in (1, 2))
     cells = [[rates.get((prompt, name, defence)) for defence in defences] for name in names]
     heads = [defence.replace("+", "+\n") for defence in defences]
@@ -233,7 +236,10 @@ def attack_grid(prompt: str, rates: Mapping[tuple[str, str, str], float | None])
 
 
 def disagreements(people: Rater, judges: Sequence[Rater], data: Data) -> list[dict[str, Any]]:
-    """Pairs with their texts: furthest apart and surest first, the queries and judges by turns, no passage twice."""
+    """Choose the pairs with the largest disagreements, queries and judges in turn, without duplicates.
+
+    Within a query and judge, pairs are sorted by the difference of grades, then by the judge's confidence.
+    """
     by_turn: dict[tuple[str, str], list[tuple[float, float, Rater, tuple[str, str]]]] = {}
     for judge in judges:
         for pair, row in judge.judgements.items():
@@ -252,7 +258,7 @@ def disagreements(people: Rater, judges: Sequence[Rater], data: Data) -> list[di
 
 
 def told_apart(people: Rater, judge: Rater, pair: tuple[str, str], data: Data) -> dict[str, Any]:
-    """One disagreement, as a reader sees it."""
+    """Prepare one disagreement with its texts."""
     row, belief = judge.judgements[pair], belief_of(judge, pair)
     passage = data.corpus[pair[1]].full_text
     return {

@@ -1,8 +1,8 @@
-"""Which pairs are worth a person's or a stronger judge's time, under a budget.
+"""Chooses the pairs that are most useful to judge by a person or a stronger judge, within a budget.
 
-A random share, stratified by belief, keeps estimates unbiased: each of its pairs carries the chance at which it was
-chosen. The rest goes where the judges know least: half of it to pairs on which judges differ most, where there are
-several, and the other half to pairs between relevant and not.
+A random sample, stratified by P(relevant), allows unbiased estimates: each of its pairs is stored with the probability
+of being chosen. With several judges, half of the other pairs are those on which the judges differ most. The rest are
+the pairs whose P(relevant) is closest to 0.5.
 """
 
 import random
@@ -27,12 +27,12 @@ from labelkit.storage import folders
 from labelkit.storage.manifest import POOL, PoolFacts
 
 STRATA = 5
-"""Of the random share: fifths by belief."""
+"""Number of strata of the random sample: fifths of the pairs by P(relevant)."""
 RANDOM, UNSURE, DISPUTED = "select:random", "select:unsure", "select:disputed"
 
 
 class Chosen(NamedTuple):
-    """Why a pair was chosen; for the random share, the chance at which it was."""
+    """A chosen pair, with the reason and a score: in the random sample, its probability of being chosen."""
 
     pair: PairIds
     reason: str
@@ -40,7 +40,7 @@ class Chosen(NamedTuple):
 
 
 class Quota(NamedTuple):
-    """How many pairs, and which share of them is drawn at random."""
+    """The number of pairs to choose, and the share of them that is drawn at random."""
 
     pairs: int
     random_share: float
@@ -50,13 +50,13 @@ class Quota(NamedTuple):
 def select(
     labels: Sequence[Path], output: Path | str, options: SelectOptions, *, command: str = "labelkit.select"
 ) -> dict[str, int]:
-    """Choose the pairs worth a person's or a stronger judge's time: unsure, disputed, and a random share.
+    """Choose the most useful pairs for a person or a stronger judge: unsure, disputed, and a random sample.
 
     Args:
-        labels: labels folders of the pool.
-        output: the pool folder of the chosen pairs; the reason of each is among its sources.
-        options: the pool, and how many pairs are chosen.
-        command: the words that the manifest names as the origin of the folder.
+        labels: labels folders with judgements of the pool.
+        output: pool folder to write, with the chosen pairs; the sources of a pair include the reason why it was chosen.
+        options: the pool, and the number of pairs to choose.
+        command: the command that the manifest records as the origin of the folder.
 
     Returns:
         The number of pairs chosen for each reason.
@@ -70,9 +70,7 @@ def select(
         pairs = [pair for one in pool.candidates if (pair := (one.query_id, one.passage_id)) not in known]
         judged = [pair for pair in pairs if any(pair in rater.judgements for rater in raters)]
         if not judged:
-            raise DataError(
-                f"no judged pair of {options.pool} is left to choose from; are these the labels of that pool?"
-            )
+            raise DataError(f"{options.pool} has no judged pair to choose from; give labels of this pool")
         calibration = read_calibration(options.calibration) if options.calibration else None
         believed = beliefs(judged, raters, calibration, data=options.data)
         quota = Quota(options.budget, options.random_share, options.seed)
@@ -93,7 +91,7 @@ def beliefs(
     *,
     data: Path | None = None,
 ) -> dict[PairIds, float]:
-    """P(relevant) of each pair: calibrated, or else the mean over the judges; 0.5 where nobody knows."""
+    """Compute P(relevant) of each pair: calibrated, or else the mean of the judges; 0.5 if no judge graded the pair."""
     if calibration:
         judges = match(calibration, raters)
         scores = both_views(matrix(calibration.features, pairs, judges, data=data), [query_id for query_id, _ in pairs])
@@ -104,7 +102,7 @@ def beliefs(
 
 
 def belief_of(rater: Rater, pair: PairIds) -> float | None:
-    """P(relevant) by one judge: its probabilities, or else its grade as 0 or 1."""
+    """Return P(relevant) of a pair by one judge: from its label probabilities, or else 0 or 1 by its grade."""
     row = rater.judgements.get(pair)
     if row is None or row.grade is None:
         return None
@@ -113,14 +111,14 @@ def belief_of(rater: Rater, pair: PairIds) -> float | None:
 
 
 def disagreement(pairs: Sequence[PairIds], raters: Sequence[Rater]) -> dict[PairIds, float]:
-    """Standard deviation of the judges' beliefs, of the pairs where it is above 0."""
+    """Compute the standard deviation of the judges' P(relevant), for the pairs for which it is above 0."""
     found = {pair: [belief for rater in raters if (belief := belief_of(rater, pair)) is not None] for pair in pairs}
     spread = {pair: float(np.std(given)) for pair, given in found.items() if len(given) > 1}
     return {pair: value for pair, value in spread.items() if value > 0}
 
 
 def choose(believed: Mapping[PairIds, float], spread: Mapping[PairIds, float], budget: Quota) -> list[Chosen]:
-    """The random share, then the disputed and the unsure pairs; at most the budget."""
+    """Choose the random sample, then disputed and unsure pairs, up to the budget."""
     chosen = draw(believed, round(budget.pairs * budget.random_share), budget.seed)
     taken = {one.pair for one in chosen}
 
@@ -136,7 +134,7 @@ def choose(believed: Mapping[PairIds, float], spread: Mapping[PairIds, float], b
 
 
 def draw(believed: Mapping[PairIds, float], count: int, seed: int) -> list[Chosen]:
-    """A random sample, each fifth by belief in proportion; its chance goes with each pair."""
+    """Draw a random sample, stratified by fifths of P(relevant); each pair gets its probability of being chosen."""
     order = sorted(believed, key=lambda pair: (believed[pair], pair))
     source = random.Random(seed)
     chosen: list[Chosen] = []
@@ -147,7 +145,7 @@ def draw(believed: Mapping[PairIds, float], count: int, seed: int) -> list[Chose
 
 
 def chosen_pool(pool: Pool, chosen: Sequence[Chosen]) -> Pool:
-    """The chosen pairs as a pool, in its order; why each was chosen stands with its other sources."""
+    """Make a pool of the chosen pairs, in the order of `pool`; the reason is added to the sources of each pair."""
     ranks = {one.pair: rank for rank, one in enumerate(chosen, 1)}
     by_pair = {one.pair: one for one in chosen}
     candidates = [
@@ -163,7 +161,9 @@ def chosen_pool(pool: Pool, chosen: Sequence[Chosen]) -> Pool:
 
 
 def chances(folder: Path) -> dict[PairIds, float]:
-    """The random share of a selection: pair -> 1 / the chance at which it was chosen. Raises `DataError` for none."""
+    """Read the random sample of a selection: pair -> 1 / its probability of being chosen. Raises `DataError`
+    for none.
+    """
     found = {
         (candidate.query_id, candidate.passage_id): 1 / origin.score
         for candidate in read_pool(folder).candidates
@@ -171,5 +171,5 @@ def chances(folder: Path) -> dict[PairIds, float]:
         if origin.name == RANDOM
     }
     if not found:
-        raise DataError(f"{folder} holds no pair that labelkit select drew at random")
+        raise DataError(f"{folder} has no randomly chosen pair; give a pool written by labelkit select")
     return found

@@ -1,6 +1,7 @@
-"""Do judges rank retrieval systems as people do: Kendall's tau, tau_ap and Spearman's rho of systems by nDCG@10.
+"""Compares how judges and people rank retrieval systems by nDCG@10: Kendall's tau, tau_ap and Spearman's rho.
 
-The best systems are reported apart: a judge can tell good from bad systems and still not the best from each other.
+The best systems are also reported separately: a judge may distinguish good systems from bad ones, but not the best
+systems from each other.
 """
 
 import math
@@ -19,29 +20,29 @@ from labelkit.statistics.intervals import RANK_GROUPS, SIGNED, Draws, Estimate, 
 
 BEST = 10
 LEAST = 3
-"""Systems below which a correlation says nothing."""
+"""Smallest number of systems for a correlation."""
 
 
 class SystemAgreement(NamedTuple):
-    """How alike two raters rank systems."""
+    """The correlations between two raters' rankings of systems."""
 
     reference: str
     judge: str
     systems: int
     which: str
-    """`all`, or `best 10` by the reference's grades."""
+    """`all`, or `best 10` (by the reference's grades)."""
     queries: int
     kendall: Estimate
-    """tau-b."""
+    """Kendall's tau-b."""
     tau_ap: Estimate
     """Kendall's tau with more weight on the systems that the judge ranks first."""
     spearman: Estimate
 
 
 def compare_systems(reference: Rater, judge: Rater, files: Sequence[Path]) -> list[SystemAgreement]:
-    """Correlations over all systems and over the best ten, on the pairs that both raters graded.
+    """Compute the correlations over all systems and over the best ten, on the pairs that both raters graded.
 
-    Raises `UsageError` for fewer than three run files and `DataError` where they rank none of the queries.
+    Raises `UsageError` for fewer than three run files, and `DataError` if they find no relevant passage.
     """
     if len(files) < LEAST:
         raise UsageError(f"a correlation of systems needs at least {LEAST} --run files; {len(files)} given")
@@ -56,7 +57,7 @@ def compare_systems(reference: Rater, judge: Rater, files: Sequence[Path]) -> li
     ndcg = {rater.rater_id: scores(qrels_of(rater, both), runs) for rater in (reference, judge)}
     theirs, judged = ndcg[reference.rater_id], ndcg[judge.rater_id]
     if not theirs.any():
-        raise DataError("the run files find nothing that the reference calls relevant; are they of these queries?")
+        raise DataError("the run files find no relevant passage of the reference; give runs of the judged queries")
     order = np.argsort(-theirs.mean(1), kind="stable")
     parts = {"all": order} | ({f"best {BEST}": order[:BEST]} if len(order) > BEST else {})
     return [
@@ -73,7 +74,7 @@ def compare_systems(reference: Rater, judge: Rater, files: Sequence[Path]) -> li
 
 
 def qrels_of(rater: Rater, pairs: Sequence[tuple[str, str]]) -> Qrels:
-    """The grades of a rater on some pairs."""
+    """Return the grades of a rater on some pairs as qrels."""
     qrels: Qrels = {}
     for query_id, passage_id in sorted(pairs):
         qrels.setdefault(query_id, {})[passage_id] = rater.judgements[query_id, passage_id].grade or 0
@@ -81,7 +82,7 @@ def qrels_of(rater: Rater, pairs: Sequence[tuple[str, str]]) -> Qrels:
 
 
 def scores(qrels: Qrels, runs: Mapping[str, RankedRun]) -> Floats:
-    """`[systems, queries]` nDCG@10; a query that a run does not answer has 0."""
+    """Compute `[systems, queries]` nDCG@10, with 0 for queries missing in a run."""
     try:
         import ir_measures
     except ImportError:
@@ -109,11 +110,11 @@ def spearman(reference: Floats, judged: Floats) -> float:
 
 
 def tau_ap(reference: Floats, judged: Floats) -> float:
-    """Compute AP correlation of two scorings of the same systems (Yilmaz, Aslam and Robertson, SIGIR 2008).
+    """Compute the AP correlation of two scorings of the same systems (Yilmaz, Aslam and Robertson, SIGIR 2008).
 
-    For each system but the judge's first: the share of the systems ranked above it that the reference, too, prefers to
-    it; the mean of these from -1 to 1. Systems that the judge ties are taken in every order, on average (Urbano and
-    Marrero, ICTIR 2017); a tie of the reference counts half.
+    For each system except the judge's first, takes the share of the systems ranked above it that the reference also
+    prefers to it. Their mean is scaled to -1 to 1. For systems that the judge ties, the mean over all their orders is
+    taken (Urbano and Marrero, ICTIR 2017). A tie of the reference counts half.
     """
     above = judged[None, :] > judged[:, None]  # [system, other]: the judge ranks the other above the system
     agrees = (1 + np.sign(reference[None, :] - reference[:, None])) / 2
@@ -122,7 +123,7 @@ def tau_ap(reference: Floats, judged: Floats) -> float:
     for score in np.unique(judged):
         tied = judged == score
         first = int((judged > score).sum())
-        for ahead in range(int(tied.sum())):  # of the tied ones; half of them stand rightly above, in the mean
+        for ahead in range(int(tied.sum())):  # tied systems ranked above; on average half are correct
             if first + ahead:
                 total += (right[tied].mean() + ahead / 2) / (first + ahead)
     return 2 * total / (len(judged) - 1) - 1
@@ -137,7 +138,7 @@ CORRELATIONS: dict[str, Callable[[Floats, Floats], float]] = {
 
 
 def correlate(name: str, reference: Floats, judged: Floats) -> Estimate:
-    """Estimate a correlation of mean scores, `[systems, queries]` each, with its interval over queries."""
+    """Estimate a correlation of mean scores, `[systems, queries]` each, with its confidence interval over queries."""
 
     def of(draws: Draws) -> float:
         left, right = reference @ draws, judged @ draws

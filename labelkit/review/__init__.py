@@ -1,5 +1,4 @@
-"""In: a pool or labels folder, and a person at a browser.
+"""In: a pool or labels folder, and an annotator at a web browser.
 
-Out: a labels folder whose judge is that person.
-Touches: the labels folder, and one port of the loopback address.
+Out: a labels folder whose judge is the annotator. Touches: the labels folder, and one port on 127.0.0.1.
 """

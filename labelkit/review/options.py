@@ -8,17 +8,21 @@ from labelkit.options import SEEDS, Options
 
 
 class ReviewOptions(Options):
-    """Who grades which pairs, and where the page is served."""
+    """The annotator, the pairs to grade, and the port of the page."""
 
     name: str
-    """Name of who grades."""
+    """Name of the annotator."""
     texts: Path | None = None
-    """Pool, whose pairs alone are taken, or BEIR folder; default: the pool judged."""
+    """Pool folder or BEIR folder with the texts. From a pool, only its pairs are shown. Default: the pool that was
+    judged.
+    """
     by: str = "random"
-    """random, for an honest agreement, or disagreement: the pairs most in doubt, to repair them."""
+    """Choice of pairs: random, to measure agreement without bias, or disagreement, to correct the most doubtful labels
+    first.
+    """
     pairs: int = Field(default=100, ge=1)
     """Number of pairs to grade."""
     seed: int = Field(default=0, ge=0, le=SEEDS)
-    """Seed of the draw of pairs."""
+    """Seed of the random order of pairs."""
     port: int = Field(default=0, ge=0, le=65535)
-    """Port on 127.0.0.1; 0 takes a free one."""
+    """Port on 127.0.0.1. 0 chooses a free port."""

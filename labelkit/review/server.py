@@ -1,5 +1,5 @@
-"""The web page of `labelkit review` and what it asks for. Every address begins with the session's token; nothing is
-loaded from elsewhere, and texts are only ever shown as text.
+"""The web server of `labelkit review`. Every address begins with the session's token. The page loads nothing from other
+hosts, and shows texts only as plain text.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from labelkit.storage.shipped import SHIPPED
 
 PAGE = SHIPPED / "review.html"
 LOCAL = ("127.0.0.1", "localhost")
-"""Host names that the page answers to: another name that leads here is somebody else's page asking."""
+"""Host names that the server accepts. A request under any other name comes from another web page and is refused."""
 LARGEST_BODY = 4096
-"""Bytes; a grade takes 14."""
+"""Largest accepted request body, in bytes; a grade takes 14."""
 DIGITS = 9
-"""Of the number of a pair, at most."""
+"""Largest number of digits in the number of a pair."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(session: Review, prompt: Prompt, token: str, done: asyncio.Event) -> web.Application:
-    """The routes of a session; `done` is set when the person is."""
+    """Make the web application of a session. `done` is set when the annotator has finished."""
 
     async def page(request: web.Request) -> web.Response:
         nonce = secrets.token_urlsafe(16)
@@ -82,7 +82,7 @@ def application(session: Review, prompt: Prompt, token: str, done: asyncio.Event
 
 
 def grade_in(body: bytes) -> str:
-    """The grade that a request asks for. Raises `HTTPBadRequest` where the body is anything but `{"grade": "..."}`."""
+    """Parse the grade in a request body. Raises `HTTPBadRequest` for a body other than `{"grade": "..."}`."""
     try:
         grade = json.loads(body)["grade"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -93,7 +93,7 @@ def grade_in(body: bytes) -> str:
 
 
 def host_of(request: web.Request) -> str | None:
-    """The host that a request names; None where that is no host."""
+    """Return the host name of a request; None if it is invalid."""
     try:
         return request.url.host
     except ValueError:
@@ -101,7 +101,7 @@ def host_of(request: web.Request) -> str | None:
 
 
 def index_of(match: Any, session: Review) -> int:
-    """The pair that a request is about."""
+    """Return the number of the pair in a request's address. Raises `HTTPNotFound` if there is no such pair."""
     text = match["index"]
     if not text.isascii() or not text.isdigit() or len(text) > DIGITS or int(text) >= len(session.items):
         raise web.HTTPNotFound
@@ -109,6 +109,6 @@ def index_of(match: Any, session: Review) -> int:
 
 
 def criteria(prompt: Prompt) -> list[dict[str, str]]:
-    """What each grade means, as the prompt tells a model: its lines `3: ...`, the lowest grade first."""
+    """Return the meaning of each grade, lowest first, from the lines `3: ...` of the prompt."""
     found = dict(re.findall(r"^(\d): (.+)$", prompt.content.decode(), re.MULTILINE))
     return [{"grade": label.text, "means": found[label.text]} for label in prompt.labels]

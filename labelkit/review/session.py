@@ -1,8 +1,8 @@
-"""People grade pairs in a local web page, blind to what the judges said: `labelkit review`.
+"""A local web page on which people grade pairs without seeing the judges' grades: `labelkit review`.
 
-A person is a judge like any other: what is to be graded goes into the journal first, each grade is a reply in it, and
-the judgements are read from it alone. A grade can be changed until its judges are shown; then it is locked, so that the
-grades behind an agreement figure are blind ones.
+An annotator is a judge like any other: the pairs to grade are written to the journal first, each grade is a reply in
+it, and the judgements are made from the journal. A grade can be changed until the judges' grades of the pair are shown.
+Then it is locked, so that agreement is measured only on blind grades.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from labelkit.storage.labels import read_labels
 from labelkit.storage.manifest import POOL, LabelsFacts, ReviewFacts
 
 PROMPT = "graded"
-"""The shipped prompt whose criteria people are shown, and whose labels are their grades."""
+"""The shipped prompt whose criteria the page shows, and whose labels are the grades to choose from."""
 SHOWN = "shown.json"
-"""Keys of the pairs whose judges were shown."""
+"""File with the keys of the pairs whose judges were shown."""
 
 
 class Item(NamedTuple):
@@ -46,7 +46,7 @@ class Item(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What a judge said of a pair, shown after it was graded."""
+    """A judge's grade and score of a pair, shown after the annotator has graded it."""
 
     judge: str
     grade: int | None
@@ -54,15 +54,14 @@ class Said(NamedTuple):
 
 
 def by_chance(pairs: Mapping[PairIds, Sequence[Judgement]], seed: int) -> list[PairIds]:
-    """All pairs in an order drawn by the seed: every prefix is a random sample, so that its agreement is an honest
-    figure.
-    """
+    """Sort all pairs randomly, by the seed. Every prefix is a random sample, so agreement on it is unbiased."""
     return sorted(pairs, key=lambda pair: (hashlib.sha256(f"{seed} {json.dumps(pair)}".encode()).digest(), pair))
 
 
 def by_disagreement(pairs: Mapping[PairIds, Sequence[Judgement]], seed: int) -> list[PairIds]:
-    """Pairs on which the judges' grades lie furthest apart first; where these are alike, or there is one judge, those
-    first of which the judges were least sure. Good for repairing labels, not for measuring judges.
+    """Sort pairs by the difference between the judges' grades, largest first, then by the judges' lowest confidence.
+
+    The order is for correcting labels. Agreement on such pairs is biased.
     """
     order = {pair: number for number, pair in enumerate(by_chance(pairs, seed))}
 
@@ -78,11 +77,11 @@ ORDERS: dict[str, Callable[[Mapping[PairIds, Sequence[Judgement]], int], list[Pa
     "random": by_chance,
     "disagreement": by_disagreement,
 }
-"""`--by` -> (judgements of each pair, seed) -> the order in which pairs are chosen."""
+"""Value of `--by` -> function of (judgements of each pair, seed) that sorts the pairs."""
 
 
 class Review:
-    """The pairs of a session and the grades they got. Open the journal first and close it last."""
+    """The pairs of a session with their grades. The journal must be open as long as the session is used."""
 
     def __init__(
         self, items: Sequence[Item], said: Mapping[PairIds, Sequence[Said]], journal: Journal, folder: Path
@@ -99,7 +98,7 @@ class Review:
                 self.grades[item.key] = reply.text
 
     def state(self, index: int) -> dict[str, Any]:
-        """What the page shows of a pair; nothing of what the judges said."""
+        """Return the data of a pair for the page, without the judges' grades."""
         item = self.items[index]
         return {
             "index": index,
@@ -114,23 +113,23 @@ class Review:
         }
 
     def next(self, after: int = -1) -> int | None:
-        """The first pair without a grade behind `after`, else before it; None where all have one."""
+        """Return the first pair without a grade after `after`, else before it; None if all pairs are graded."""
         order = [*range(after + 1, len(self.items)), *range(after + 1)]
         return next((index for index in order if self.items[index].key not in self.grades), None)
 
     def grade(self, index: int, grade: str) -> None:
-        """Keep a grade; when this returns, it survives a crash. Raises `UsageError` for a pair that is locked."""
+        """Store a grade so that it survives a crash. Raises `UsageError` for a locked pair."""
         key = self.items[index].key
         if key in self._shown:
-            raise UsageError("the judges of this pair were shown: its grade stays")
+            raise UsageError("the grade can no longer be changed, because the judges' grades were shown")
         self._journal.append([Reply(key=key, text=grade, finish_reason="stop")])
         self.grades[key] = grade
 
     def show(self, index: int) -> list[dict[str, Any]]:
-        """What the judges said of a graded pair, whose grade is locked now."""
+        """Return the judges' grades of a pair and lock its grade. Raises `UsageError` for a pair without a grade."""
         item = self.items[index]
         if item.key not in self.grades:
-            raise UsageError("grade the pair first")
+            raise UsageError("grade the pair before the judges' grades are shown")
         self._shown.add(item.key)
         write_text(self._file, json.dumps(sorted(self._shown)) + "\n")
         return [said._asdict() for said in self._said[item.query_id, item.passage_id]]
@@ -144,20 +143,20 @@ def review(
     ready: Callable[[str], None],
     command: str = "labelkit.review",
 ) -> int:
-    """Serve the page on which a person grades pairs by keyboard, blind to the judges, until it says that it is done.
+    """Serve a local page on which an annotator grades pairs without seeing the judges' grades, until it is finished.
 
     Args:
-        labels: labels folder whose judges are to be checked.
-        output: labels folder of the grades, as judgements of a human judge; the same call resumes it.
-        options: who grades which pairs.
-        ready: called with the page's address.
-        command: the words that the manifest names as the origin of the folder.
+        labels: labels folder whose judges are checked by the human grades.
+        output: labels folder to write, with the grades as judgements of a human judge; the same call resumes it.
+        options: the annotator, the pairs and the port.
+        ready: called with the address of the page.
+        command: the command that the manifest records as the origin of the folder.
 
     Returns:
-        The number of pairs that are graded.
+        The number of graded pairs.
 
     Raises:
-        UsageError: the order is unknown, or the pool behind the labels is gone.
+        UsageError: the order is unknown, or the pool of the labels is missing.
         DataError: no judged pair has a text.
     """
     folder, name, order, seed = Path(output), options.name, options.by, options.seed
@@ -173,7 +172,7 @@ def review(
             if row.judge_id in names and row.grade is not None and (wanted is None or pair in wanted):
                 pairs.setdefault(pair, []).append(row)
         if not pairs:
-            raise DataError(f"{labels} holds no judged pair with a text; give the pool that was judged to --texts")
+            raise DataError(f"{labels} has no judged pair with a text; give the pool that was judged with --texts")
         prompt = load_prompt(PROMPT)
         judge = human_judge(name, prompt)
         chosen = ORDERS[order](pairs, seed)[: options.pairs]
@@ -205,7 +204,7 @@ def review(
 
 
 def human_judge(name: str, prompt: Prompt) -> Judge:
-    """The person as a judge: who graded by which criteria."""
+    """Make the judge record of an annotator who grades by the criteria of a prompt."""
     digest = hashlib.sha256(f"human {name} {prompt.sha256}".encode()).hexdigest()
     return Judge(
         judge_id=f"human-{name}-{digest[:16]}",
@@ -221,17 +220,19 @@ def human_judge(name: str, prompt: Prompt) -> Judge:
 
 
 def item_of(pair: PairIds, queries: Mapping[str, Any], passages: Mapping[str, Any], judge: Judge) -> Item:
-    """A pair with its texts. Raises `DataError` where one is missing."""
+    """Make the item of a pair with its texts. Raises `DataError` if a text is missing."""
     query_id, passage_id = pair
     if query_id not in queries or passage_id not in passages:
-        raise DataError(f"the pair {query_id!r}, {passage_id!r} has no text; give the pool that was judged to --texts")
+        raise DataError(
+            f"the pair {query_id!r}, {passage_id!r} has no text; give the pool that was judged with --texts"
+        )
     passage = passages[passage_id]
     key = hashlib.sha256(json.dumps([judge.judge_id, *pair]).encode()).hexdigest()
     return Item(query_id, passage_id, queries[query_id].text, title=passage.title, text=passage.text, key=key)
 
 
 def read_texts(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], set[PairIds] | None]:
-    """Queries and passages by id of a pool, with its pairs, or of a BEIR folder."""
+    """Read queries and passages by id from a pool or a BEIR folder; third, the pairs of a pool, or None."""
     if (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) == POOL:
         pool = read_pool(path)
         return pool.queries, pool.passages, {(one.query_id, one.passage_id) for one in pool.candidates}
@@ -240,7 +241,7 @@ def read_texts(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], set[Pa
 
 
 def serve(session: Review, prompt: Prompt, port: int, *, ready: Callable[[str], None]) -> None:
-    """Serve a session on the loopback interface, under an address that only its reader knows."""
+    """Serve a session on 127.0.0.1, at a secret address that is passed to `ready`."""
     try:
         from aiohttp import web
     except ImportError:

@@ -1,7 +1,7 @@
-"""The formats in which other tools keep what a dataset holds: one table, one line a format.
+"""The dataset formats of other tools, in one table.
 
-Each writer streams over a dataset; each reader gives the records of one. `lacks` is what a format has no place for:
-`labelkit export` prints it and writes it into the folder.
+Each writer streams a dataset to files; each reader returns the records of a dataset. `lacks` lists the information that
+a format cannot store: `labelkit export` prints it and writes it to the README of the export.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from labelkit.exchange.formats import grouped, people, qrels, tuples
 from labelkit.exchange.formats.base import Found, View, Written
 from labelkit.records import Judge, Judgement
 
-ORIGINS = "who gave a label (judges, sources, weights)"
+ORIGINS = "the origin of labels (judges, sources, weights)"
 
 
 class Format(NamedTuple):
-    """How a dataset leaves for a format, and how it comes back."""
+    """The writer and the reader of a format, and the information that is lost."""
 
     write: Callable[[View, Path], Written]
     read: Callable[[Path, str, int], Found] | None
-    """(path, name of the source, lowest positive grade) -> the dataset; None where only grades can come back."""
+    """(path, name of the judge, lowest positive grade) -> the dataset; None if only grades can be imported."""
     configs: dict[str, str]
-    """What `datasets.load_dataset` finds in the folder: config -> file."""
+    """Configuration for `datasets.load_dataset` -> file."""
     lacks: tuple[str, ...]
 
 
@@ -35,14 +35,18 @@ FORMATS = {
         lacks=(
             ORIGINS,
             "probabilities",
-            "the lines between positive, negative and ignored: a reader draws them by grade",
+            "the thresholds between positive, negative and ignored: a reader has to set them by grade",
         ),
     ),
     "trec": Format(
         qrels.write_trec,
         None,
         {},
-        lacks=(ORIGINS, "texts", "the lines between positive, negative and ignored: a reader draws them by grade"),
+        lacks=(
+            ORIGINS,
+            "texts",
+            "the thresholds between positive, negative and ignored: a reader has to set them by grade",
+        ),
     ),
     "msmarco": Format(
         qrels.write_msmarco,
@@ -91,30 +95,30 @@ FORMATS = {
         None,
         {"records": "records.json"},
         lacks=(
-            "the dataset's lines, weights and unjudged passages",
+            "the dataset's thresholds, weights and unjudged passages",
             "titles apart from texts",
-            "names of people (ids only)",
+            "names of people (only their ids)",
         ),
     ),
     "label-studio": Format(
         people.write_label_studio,
         None,
         {"tasks": "tasks.json"},
-        lacks=("the dataset's lines, weights and unjudged passages", "titles apart from texts"),
+        lacks=("the dataset's thresholds, weights and unjudged passages", "titles apart from texts"),
     ),
 }
-"""Name of a format -> how it is written and read."""
+"""Name of a format -> its writer and reader."""
 
 GRADES: dict[str, Callable[[Path, str], tuple[list[Judgement], list[Judge]]]] = {
     "argilla": people.read_argilla,
     "label-studio": people.read_label_studio,
 }
-"""Formats from which people's grades come back as judgements."""
+"""Format from which human grades can be imported -> its reader."""
 
 
 def recognised(path: Path) -> str:
-    """The format of a dataset made elsewhere, by its files and the keys of its first row. Raises `UsageError` where it
-    is none of those that can be read.
+    """Recognise the format of a dataset by its files and the keys of its first row. Raises `UsageError` if the format
+    cannot be read.
     """
     if path.is_dir():
         names = {file.name for file in path.iterdir()}
@@ -139,14 +143,14 @@ def recognised(path: Path) -> str:
         if key in keys:
             return name
     known = ", ".join(name for name, form in FORMATS.items() if form.read)
-    raise UsageError(f"{path} is no dataset that can be read; those of labelkit can, and these formats: {known}")
+    raise UsageError(f"{path} is no dataset of labelkit and in none of the formats that can be read: {known}")
 
 
 def found_in(path: Path, name: str, judge: str, *, positive_grade: int) -> Found:
-    """Read `path` in the format `name`."""
+    """Read a dataset at `path` in the format `name`. Raises `UsageError` if the format contains no texts."""
     read = FORMATS[name].read
     if read is None:
-        raise UsageError(f"{name} holds no texts to make a dataset of; import its grades into a labels folder")
+        raise UsageError(f"{name} has no texts, so it cannot become a dataset; import its grades as a labels folder")
     if not path.exists():
         raise DataError(f"{path} does not exist")
     return read(path, judge, positive_grade)

@@ -1,7 +1,7 @@
-"""What every format is written from, and what it is read into.
+"""Classes that the writers and readers of all formats share.
 
-Writers stream over a dataset folder and look passages up on disk; readers collect what a foreign file says into the
-records of a dataset.
+Writers stream a dataset folder and look passages up on disk. Readers collect the contents of a file into the records of
+a dataset.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from labelkit.records import PASSAGE_SCHEMA, Example, Judge, Judgement, Label, P
 from labelkit.storage import folders
 
 BATCH = 1 << 14
-"""Rows that are in memory at once while a table is read."""
+"""Number of rows in memory at once while a table is read."""
 
 
 class Written(NamedTuple):
-    """What a writer did."""
+    """The result of a writer."""
 
     rows: dict[str, int]
-    """Rows of each file."""
+    """File -> number of rows."""
     left_out: dict[str, int]
-    """What of this dataset the format could not hold, and how often."""
+    """Kind of item that the format could not store -> number of items in this dataset."""
 
 
 class LabelledQuery(NamedTuple):
@@ -40,11 +40,11 @@ class LabelledQuery(NamedTuple):
     positives: list[tuple[str, int | None, float | None]]
     negatives: list[tuple[str, int | None, float | None]]
     ignored: int
-    """How many passages are neither."""
+    """Number of ignored passages."""
 
 
 class View:
-    """A dataset folder as the writers read it: in batches, passages by id from disk. Open with `with`."""
+    """A dataset folder for writers: tables are read in batches, passages by id from disk. Open it with `with`."""
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder = folder
@@ -63,7 +63,7 @@ class View:
         self._temporary.cleanup()
 
     def batches(self, table: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """A table of the dataset, some rows at a time."""
+        """Yield batches of rows of a table of the dataset."""
         path = self.folder / f"{table}.parquet"
         try:
             with pq.ParquetFile(path.absolute(), page_checksum_verification=True) as file:
@@ -72,12 +72,12 @@ class View:
             raise ArtifactError(f"{path} cannot be read: {error}") from None
 
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
-        """The same, row by row."""
+        """Yield the rows of a table of the dataset."""
         for batch in self.batches(table):
             yield from batch.to_pylist()
 
     def groups(self) -> Iterator[LabelledQuery]:
-        """Every query with its labels."""
+        """Yield every query with its labels."""
         suffixes = ("ids", "grades", "probabilities")
         names = [f"{role}_{suffix}" for role in ("positive", "negative") for suffix in suffixes]
         for batch in self.batches("train", ["query_id", "query", *names, "ignored_ids"]):
@@ -93,12 +93,12 @@ class View:
                 )
 
     def passages(self) -> Iterator[tuple[str, str, str]]:
-        """(id, title, text) of the corpus."""
+        """Yield (id, title, text) of every passage of the corpus."""
         for batch in self.batches("corpus"):
             yield from zip(*(batch.column(name).to_pylist() for name in PASSAGE_SCHEMA.names), strict=True)
 
     def passage(self, passage_id: str) -> Passage:
-        """One passage. The first call lays the texts out on disk, where they are found by row."""
+        """Return a passage. The first call copies all texts to a temporary file, where they are found by row."""
         if not self._texts:
             self._lay_out()
         place = self._places.get(passage_id)
@@ -111,7 +111,7 @@ class View:
     def _lay_out(self) -> None:
         path = Path(self._temporary.name) / "corpus.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, PASSAGE_SCHEMA) as writer:
-            # A batch may hold less than BATCH rows where the file's own pages end.
+            # A batch may have fewer than BATCH rows at the end of a row group of the file.
             for number, batch in enumerate(self.batches("corpus")):
                 writer.write_batch(batch)
                 first = number * BATCH
@@ -123,7 +123,7 @@ class View:
 
 
 class Found(NamedTuple):
-    """A dataset made elsewhere, as records."""
+    """A dataset in the format of another tool, as records."""
 
     examples: list[Example]
     corpus: dict[str, Passage]
@@ -132,7 +132,7 @@ class Found(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """What a foreign file says of a pair."""
+    """The label of a pair in a file: side, grade and score."""
 
     side: str
     grade: int | None
@@ -140,7 +140,7 @@ class Gathered(NamedTuple):
 
     @property
     def known_grade(self) -> int | None:
-        """None for a pair without a grade that stands on both sides."""
+        """The grade of the pair; without one, 2 for a positive, 0 for a negative, and None for a pair on both sides."""
         return self.grade if self.grade is not None else {"positive": 2, "negative": 0}.get(self.side)
 
     def as_label(self, passage_id: str, judge: Judge) -> Label:
@@ -164,7 +164,7 @@ class Gathered(NamedTuple):
 
 
 class Collector:
-    """Gathers queries, passages and labels of a foreign file, in any order and with repetitions."""
+    """Collects queries, passages and labels of a file, in any order and with repetitions."""
 
     def __init__(self) -> None:
         self.queries: dict[str, str] = {}
@@ -172,24 +172,24 @@ class Collector:
         self._labels: dict[str, dict[str, Gathered]] = {}
 
     def query(self, query_id: str | None, text: str, where: str) -> str:
-        """Take a query up; without an id its text gives one. Returns the id."""
+        """Add a query; without an id, one is made from its text. Returns the id."""
         query_id = query_id or name_of("q", text)
         if self.queries.setdefault(query_id, text) != text:
-            raise DataError(f"{where}: query {query_id!r} has another text than before")
+            raise DataError(f"{where}: query {query_id!r} has two different texts")
         return query_id
 
     def passage(self, passage_id: str | None, title: str, text: str, where: str) -> str:
-        """Take a passage up; without an id its text gives one. Returns the id."""
+        """Add a passage; without an id, one is made from its text. Returns the id."""
         passage_id = passage_id or name_of("p", text)
         passage = Passage.model_construct(passage_id=passage_id, title=title, text=text)
         if self.passages.setdefault(passage_id, passage) != passage:
-            raise DataError(f"{where}: passage {passage_id!r} has another text than before")
+            raise DataError(f"{where}: passage {passage_id!r} has two different texts")
         return passage_id
 
     def label(
         self, query_id: str, passage_id: str, side: str, *, grade: int | None = None, score: float | None = None
     ) -> None:
-        """Put a passage on the `positive` or `negative` side of a query; one that was on the other is `ignored`."""
+        """Add a passage to the `positive` or `negative` side of a query; a passage on both sides becomes `ignored`."""
         labels = self._labels.setdefault(query_id, {})
         before = labels.get(passage_id)
         if before is None:
@@ -202,25 +202,25 @@ class Collector:
             )
 
     def side(self, query_id: str, passage_id: str) -> str | None:
-        """Where a passage was put so far."""
+        """Return the current side of a passage; None if it has none."""
         label = self._labels.get(query_id, {}).get(passage_id)
         return label.side if label else None
 
     def keep_labelled(self) -> None:
-        """Drop the queries of other splits, which have no label here."""
+        """Remove queries without labels, which belong to other splits."""
         self.queries = {query_id: text for query_id, text in self.queries.items() if query_id in self._labels}
 
     def found(self, judge: Judge, where: Path) -> Found:
-        """The records. Raises `DataError` where a label names a query or passage without a text.
+        """Convert everything to records. Raises `DataError` if a label names a query or passage without a text.
 
-        A format without grades calls a positive 2 and a negative 0, as the binary method does.
+        Without grades, positives get grade 2 and negatives grade 0, as with the binary method.
         """
         if not self._labels:
-            raise DataError(f"{where}: there is no label in it")
+            raise DataError(f"{where} has no labels")
         examples, judgements = [], []
         for query_id, text in sorted((self.queries | dict.fromkeys(self._labels.keys() - self.queries.keys())).items()):
             if text is None:
-                raise DataError(f"{where}: query {query_id!r} has labels and no text")
+                raise DataError(f"{where}: query {query_id!r} has labels but no text")
             sides: dict[str, list[Label]] = {"positive": [], "negative": [], "ignored": []}
             for passage_id, label in self._labels.get(query_id, {}).items():
                 if passage_id not in self.passages:
@@ -242,17 +242,17 @@ class Collector:
 
 
 def name_of(letter: str, text: str) -> str:
-    """The id of a text that came without one: the same text is the same passage."""
+    """Make the id of a text without one, from its hash; equal texts get the same id."""
     return f"{letter}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def queries_of(found: Found) -> list[Query]:
-    """The queries of a dataset that was read."""
+    """Return the queries of an imported dataset."""
     return [Query(query_id=example.query_id, text=example.query) for example in found.examples]
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:
-    """Write lines to a file as UTF-8, LF at the end of each; returns how many."""
+    """Write lines to a file as UTF-8, each with LF at its end. Returns the number of lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -263,12 +263,12 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write objects as JSONL."""
+    """Write objects to a file as JSONL. Returns the number of lines."""
     return write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
 def judge_of(paths: Iterable[Path], name: str) -> Judge:
-    """Who stands behind the labels of foreign files: their name and their sha256."""
+    """Make the judge of imported labels: its revision is the sha256 of the files."""
     digests = [folders.file_sha256(path) for path in sorted(paths)]
     revision = "sha256:" + hashlib.sha256(" ".join(digests).encode()).hexdigest()
     digest = hashlib.sha256(f"imported {name} {revision}".encode()).hexdigest()

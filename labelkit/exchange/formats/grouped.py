@@ -1,6 +1,7 @@
-"""Formats with one JSON object a query: Tevatron's, old and current, and FlagEmbedding's.
+"""Formats with one JSON object per query: Tevatron (old and current) and FlagEmbedding.
 
-None of them has a place for grades; a query without positives is left out, because their trainers stop at one.
+None of them can store grades. Queries without positives are left out, because the trainers of these formats fail on
+them.
 """
 
 import math
@@ -16,8 +17,8 @@ LABELS = ("positive", "negative")
 
 
 def write_tevatron(view: View, folder: Path) -> Written:
-    """`train.jsonl` with ids and `corpus.jsonl` with `docid` and `text`, title and text in one: training reads no
-    title there.
+    """Write `train.jsonl` with ids, and `corpus.jsonl` with `docid` and `text`. Title and text are joined, since
+    training ignores titles.
     """
     left_out = {"queries without positives": 0, "ignored passages": 0}
     groups = (
@@ -38,7 +39,7 @@ def write_tevatron(view: View, folder: Path) -> Written:
 
 
 def write_tevatron_classic(view: View, folder: Path) -> Written:
-    """`train.jsonl` with the passages in it: `docid`, `title`, `text`."""
+    """Write `train.jsonl`, which contains the passages: `docid`, `title`, `text`."""
     left_out = {"queries without positives": 0, "ignored passages": 0}
     groups = (
         {
@@ -53,13 +54,15 @@ def write_tevatron_classic(view: View, folder: Path) -> Written:
 
 
 def classic_passage(view: View, passage_id: str) -> dict[str, str]:
-    """A passage as the old Tevatron format has it."""
+    """Return a passage in the old Tevatron format."""
     passage = view.passage(passage_id)
     return {"docid": passage.passage_id, "title": passage.title, "text": passage.text}
 
 
 def write_flag_embedding(view: View, folder: Path) -> Written:
-    """`train.jsonl` with the texts; `pos_scores` and `neg_scores` are the probabilities, where every label has one."""
+    """Write `train.jsonl` with the texts. If every label has a probability, they become `pos_scores`
+    and `neg_scores`.
+    """
     left_out = {"queries without positives": 0, "ignored passages": 0}
     known = all(p is not None for group in view.groups() for _, _, p in group.positives + group.negatives)
     if not known:
@@ -82,7 +85,7 @@ def write_flag_embedding(view: View, folder: Path) -> Written:
 
 
 def with_positives(view: View, left_out: dict[str, int]) -> Iterator[LabelledQuery]:
-    """The queries that have a positive; the others are counted, and so are passages on neither side."""
+    """Yield the queries with a positive. Other queries and ignored passages are counted in `left_out`."""
     for group in view.groups():
         left_out["ignored passages"] += group.ignored
         if group.positives:
@@ -92,7 +95,7 @@ def with_positives(view: View, left_out: dict[str, int]) -> Iterator[LabelledQue
 
 
 def read_tevatron(path: Path, name: str, positive_grade: int) -> Found:
-    """A folder with `train.jsonl` (or one `*.jsonl` beside it) and `corpus.jsonl`."""
+    """Read a folder with `corpus.jsonl` and one or more other `*.jsonl` files, such as `train.jsonl`."""
     corpus, files = path / "corpus.jsonl", [file for file in data_files(path) if file.name != "corpus.jsonl"]
     collector = Collector()
     for where, row in json_lines(corpus):
@@ -108,7 +111,7 @@ def read_tevatron(path: Path, name: str, positive_grade: int) -> Found:
 
 
 def read_tevatron_classic(path: Path, name: str, positive_grade: int) -> Found:
-    """A JSONL file, or a folder of such."""
+    """Read a JSONL file, or a folder of JSONL files."""
     collector = Collector()
     files = data_files(path)
     for where, row in (found for file in files for found in json_lines(file)):
@@ -124,7 +127,9 @@ def read_tevatron_classic(path: Path, name: str, positive_grade: int) -> Found:
 
 
 def read_flag_embedding(path: Path, name: str, positive_grade: int) -> Found:
-    """A JSONL file, or a folder of such. Scores from 0 to 1 become probabilities; others stay scores."""
+    """Read a JSONL file, or a folder of JSONL files. Scores between 0 and 1 become probabilities; others
+    stay scores.
+    """
     collector = Collector()
     files = data_files(path)
     for where, row in (found for file in files for found in json_lines(file)):
@@ -140,23 +145,23 @@ def read_flag_embedding(path: Path, name: str, positive_grade: int) -> Found:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The JSONL files meant by a path."""
+    """List the JSONL files at a path: the file itself, or those in the folder."""
     files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
     if not files:
-        raise DataError(f"{path}: there is no JSONL file")
+        raise DataError(f"{path} is no JSONL file and contains none")
     return files
 
 
 def query_text(row: Mapping[str, Any], where: str) -> str:
-    """The query of a Tevatron row: both formats name it differently."""
+    """Return the query of a Tevatron row; the two formats name the field differently."""
     return text_of(row, "query_text" if "query_text" in row else "query", where)
 
 
 def list_of(row: Mapping[str, Any], key: str, kind: str, where: str) -> list[Any]:
-    """A list of a row, all of whose values are of one kind of `KINDS`."""
+    """Return a list field of a row. Raises `DataError` if a value is not of the kind (a key of `KINDS`)."""
     values = row.get(key)
     if not isinstance(values, list) or not all(map(KINDS[kind], values)):
-        raise DataError(f"{where}: field {key!r} must be a list, each of its values {kind}")
+        raise DataError(f"{where}: field {key!r} must be a list in which each value is {kind}")
     return values
 
 
@@ -165,4 +170,4 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "a finite number": lambda value: isinstance(value, int | float) and math.isfinite(value),
     "an object": lambda value: isinstance(value, dict),
 }
-"""What a list may be made of, in the words of an error."""
+"""Kind of a list's values, in the words of the error -> its test."""

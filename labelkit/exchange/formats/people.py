@@ -1,6 +1,7 @@
-"""Records of Argilla and Label Studio: a pair a record, what models said as suggestions, what people said as answers.
+"""Records of Argilla and Label Studio: one record per pair, with models' grades as suggestions and human grades as
+answers.
 
-What people answered there comes back as human judgements, a judge a person.
+Answers given in these tools are imported as human judgements, with one judge per person.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from labelkit.records import MAX_GRADE, Judge, Judgement
 from labelkit.storage import folders
 
 QUESTION = "grade"
-"""The name of the question in both."""
+"""Name of the question in both tools."""
 GRADES = [str(grade) for grade in range(MAX_GRADE + 1)]
 LABELLING = f"""\
 <View>
@@ -27,13 +28,14 @@ LABELLING = f"""\
 {chr(10).join(f'    <Choice value="{grade}" hotkey="{grade}"/>' for grade in GRADES)}
   </Choices>
 </View>"""
-"""The labelling configuration that a Label Studio project needs for these tasks."""
+"""Labelling configuration of a Label Studio project for these tasks."""
 
 
 def write_argilla(view: View, folder: Path) -> Written:
-    """`records.json` for `dataset.records.from_json`: fields query and passage, question grade (labels "0" to "3").
+    """Write `records.json` for `dataset.records.from_json`: fields query and passage, question grade (labels "0" to
+    "3").
 
-    An answer is stored under a user's id; a judge has none, so human grades carry an id made of the judge's.
+    Argilla stores an answer under a user id. A judge has none, so human grades get an id made from the judge's id.
     """
     left_out = {"suggestions after the first of a record": 0, "judgements without a grade": 0}
 
@@ -59,13 +61,15 @@ def write_argilla(view: View, folder: Path) -> Written:
 
 
 def user_id(judge_id: str) -> str:
-    """A UUID that stands for a judge, always the same."""
+    """Make a UUID from the id of a judge; equal ids give equal UUIDs."""
     digest = hashlib.sha256(judge_id.encode()).hexdigest()
     return "-".join((digest[:8], digest[8:12], f"4{digest[13:16]}", f"8{digest[17:20]}", digest[20:32]))
 
 
 def write_label_studio(view: View, folder: Path) -> Written:
-    """`tasks.json` and the project's `config.xml`: models are predictions, people are annotations."""
+    """Write `tasks.json` and the project's `config.xml`: models' grades are predictions, human grades
+    are annotations.
+    """
     left_out = {"judgements without a grade": 0}
 
     def result(grade: str) -> list[dict[str, Any]]:
@@ -94,7 +98,7 @@ def write_label_studio(view: View, folder: Path) -> Written:
 
 
 def judged_pairs(view: View, left_out: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Every judged pair with its texts and what each judge said; the judgements stand sorted by pair."""
+    """Yield every judged pair with its texts and grades. The table `judgements` is sorted by pair."""
     kinds = {row["judge_id"]: row["kind"] for row in view.rows("judges")}
     queries = {row["query_id"]: row["text"] for row in view.rows("queries")}
     for (query_id, passage_id), rows in groupby(
@@ -123,7 +127,7 @@ def judged_pairs(view: View, left_out: dict[str, int]) -> Iterator[dict[str, Any
 
 
 def write_array(path: Path, items: Iterable[Any]) -> int:
-    """Write a JSON array, an item a line; returns how many."""
+    """Write a JSON array, one item per line. Returns the number of items."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
         file.write("[")
@@ -135,7 +139,7 @@ def write_array(path: Path, items: Iterable[Any]) -> int:
 
 
 def read_argilla(path: Path, name: str) -> tuple[list[Judgement], list[Judge]]:
-    """What people answered in Argilla's `records.to_json`; the newest answer of a person stands last there."""
+    """Read human answers from a file of Argilla's `records.to_json`, which lists the newest answer of a person last."""
     answers = []
     for where, record in records_of(path):
         pair = pair_of(record.get("metadata"), where)
@@ -145,7 +149,7 @@ def read_argilla(path: Path, name: str) -> tuple[list[Judgement], list[Judge]]:
 
 
 def read_label_studio(path: Path, name: str) -> tuple[list[Judgement], list[Judge]]:
-    """What people chose in a Label Studio JSON export; cancelled annotations are no answers."""
+    """Read human answers from a JSON export of Label Studio, without cancelled annotations."""
     answers = []
     for where, task in records_of(path):
         pair = pair_of(task.get("data"), where)
@@ -160,7 +164,7 @@ def read_label_studio(path: Path, name: str) -> tuple[list[Judgement], list[Judg
 
 
 def records_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON array with where they stand; of a folder, the array that an export writes."""
+    """Yield the objects of a JSON array with their places; in a folder, of the file that an export writes."""
     if path.is_dir():
         path = next((path / name for name in ("records.json", "tasks.json") if (path / name).is_file()), path)
     try:
@@ -173,15 +177,15 @@ def records_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def pair_of(ids: Any, where: str) -> tuple[str, str]:
-    """Query and passage id of a record."""
+    """Return query and passage id of a record. Raises `DataError` if they are missing."""
     found = [ids.get(name) if isinstance(ids, dict) else None for name in ("query_id", "passage_id")]
     if not all(isinstance(name, str) and name and encodable(name) for name in found):
-        raise DataError(f"{where}: query_id and passage_id are missing; were the records exported by labelkit?")
+        raise DataError(f"{where}: query_id or passage_id is missing; import only records exported by labelkit")
     return str(found[0]), str(found[1])
 
 
 def grade_of(value: Any, where: str) -> int:
-    """A grade from an answer."""
+    """Convert an answer to a grade. Raises `DataError` if it is none."""
     if str(value) not in GRADES:
         raise DataError(f"{where}: the answer {value!r} is not a grade from 0 to {MAX_GRADE}")
     return int(value)
@@ -190,9 +194,9 @@ def grade_of(value: Any, where: str) -> int:
 def human_judgements(
     answers: list[tuple[str, str, str, int]], path: Path, name: str
 ) -> tuple[list[Judgement], list[Judge]]:
-    """Judgements sorted by pair and person, and a judge for each person; a later answer replaces an earlier one."""
+    """Make judgements, sorted by pair and person, and one judge per person. A later answer replaces an earlier one."""
     if not answers:
-        raise DataError(f"{path}: nobody has answered the question {QUESTION!r}")
+        raise DataError(f"{path} has no answers to the question {QUESTION!r}")
     revision = f"sha256:{folders.file_sha256(path)}" if path.is_file() else None
     judges = {}
     for person in sorted({answer[2] for answer in answers}):

@@ -1,7 +1,7 @@
-"""Formats of test collections: BEIR, TREC qrels and runs, MS MARCO files with triples of ids.
+"""Formats of test collections: BEIR, TREC qrels and runs, and MS MARCO files with triples of ids.
 
-A line of these holds a grade, so graded labels survive. Lines are cut at tabs or blanks: an id that holds one is
-refused, and in MS MARCO's text columns a tab or line end becomes a blank, which is counted.
+Each qrels line contains a grade, so grades are preserved. Columns are separated by tabs or spaces: an id that contains
+one is refused. In the text columns of MS MARCO, a tab or line break becomes a space, which is counted.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from labelkit.storage.names import inside
 
 
 def write_beir(view: View, folder: Path) -> Written:
-    """`corpus.jsonl`, `queries.jsonl` and `qrels/train.tsv`; a line a positive or negative, with its grade."""
+    """Write `corpus.jsonl`, `queries.jsonl`, and `qrels/train.tsv` with one line per positive or negative."""
     left_out = {"ignored passages": 0, "labels without a grade": 0}
     corpus = ({"_id": pid, "title": title, "text": text} for pid, title, text in view.passages())
     queries = ({"_id": row["query_id"], "text": row["text"]} for row in view.rows("queries"))
@@ -32,7 +32,9 @@ def write_beir(view: View, folder: Path) -> Written:
 
 
 def qrels_lines(view: View, style: str, left_out: dict[str, int]) -> Iterator[str]:
-    """The lines of a qrels file, BEIR's with a header or TREC's without; counts what has no place in it."""
+    """Yield the lines of a qrels file in a style: beir (with a header), trec or msmarco. Counts labels that are left
+    out.
+    """
     form = {"beir": "{}\t{}\t{}", "trec": "{} 0 {} {}", "msmarco": "{}\t0\t{}\t{}"}[style]
     if style == "beir":
         yield "query-id\tcorpus-id\tscore"
@@ -47,17 +49,17 @@ def qrels_lines(view: View, style: str, left_out: dict[str, int]) -> Iterator[st
 
 
 def plain(name: str) -> str:
-    """An id that is one word. Raises `DataError` for any other."""
+    """Return an id unchanged. Raises `DataError` if it contains a space, tab or quote."""
     if name.split() != [name] or '"' in name:
-        raise DataError(f"the id {name!r} holds a blank or a quote, which this format cannot hold; rename it first")
+        raise DataError(f"the id {name!r} contains a space or a quote, which this format cannot store; rename it first")
     return name
 
 
 def read_beir(path: Path, name: str, positive_grade: int) -> Found:
-    """A BEIR folder as a dataset: all its qrels files together. Grades below `positive_grade` make negatives."""
+    """Read a BEIR folder with all its qrels files. Grades below `positive_grade` become negatives."""
     files = sorted((path / "qrels").glob("*.tsv"))
     if not files:
-        raise DataError(f"{path} has no qrels/*.tsv: there are no labels to make a dataset of")
+        raise DataError(f"{path} has no qrels/*.tsv and so no labels")
     data = read_data(path)
     collector = Collector()
     for passage in data.corpus.values():
@@ -71,7 +73,7 @@ def read_beir(path: Path, name: str, positive_grade: int) -> Found:
 
 
 def add_qrels(collector: Collector, qrels: Qrels, positive_grade: int) -> None:
-    """Take up the labels of a qrels file; a pair whose side is known keeps it."""
+    """Add the labels of a qrels file; a pair that already has a side keeps it."""
     for query_id, graded in qrels.items():
         for passage_id, grade in graded.items():
             side = "positive" if grade >= positive_grade else "negative"
@@ -79,7 +81,7 @@ def add_qrels(collector: Collector, qrels: Qrels, positive_grade: int) -> None:
 
 
 def write_trec(view: View, folder: Path) -> Written:
-    """`qrels.train.txt`, and a run a judge with scores, `runs/<judge>.run`, its passages by score."""
+    """Write `qrels.train.txt`, and for each judge with scores a run, `runs/<judge>.run`, with passages by score."""
     left_out = {"ignored passages": 0, "labels without a grade": 0, "judgements without a score": 0}
     rows = {"qrels.train.txt": write_lines(folder / "qrels.train.txt", qrels_lines(view, "trec", left_out))}
     with ExitStack() as stack:
@@ -98,8 +100,8 @@ def write_trec(view: View, folder: Path) -> Written:
 
 
 def scores_by_query(view: View, left_out: dict[str, int]) -> Iterator[tuple[str, dict[str, list[tuple[float, str]]]]]:
-    """Each query with what every judge scored: (score with the sign changed, passage id), so that they sort as a run
-    does. The judgements stand sorted by query.
+    """Yield each query with the scores of every judge as (negative score, passage id), which sorts in the order of a
+    run. The table `judgements` is sorted by query.
     """
     rows = (
         row
@@ -117,8 +119,8 @@ def scores_by_query(view: View, left_out: dict[str, int]) -> Iterator[tuple[str,
 
 
 def write_msmarco(view: View, folder: Path) -> Written:
-    """`collection.tsv`, `queries.train.tsv`, `qrels.train.tsv`, and `qidpidtriples.train.tsv`: every positive of a
-    query with every negative.
+    """Write `collection.tsv`, `queries.train.tsv`, `qrels.train.tsv`, and `qidpidtriples.train.tsv` with every positive
+    and every negative of a query.
     """
     left_out = {"ignored passages": 0, "labels without a grade": 0, "tabs and line ends": 0}
 
@@ -145,10 +147,10 @@ def write_msmarco(view: View, folder: Path) -> Written:
 
 
 def read_msmarco(path: Path, name: str, positive_grade: int) -> Found:
-    """A folder with `collection.tsv`, `queries*.tsv`, `qidpidtriples*.tsv` and `qrels*.tsv` (of the last two at least
-    one), or a file of text triples (query, positive, negative).
+    """Read a folder with `collection.tsv`, `queries*.tsv`, and `qidpidtriples*.tsv` or `qrels*.tsv` or both, or a file
+    of text triples (query, positive, negative).
 
-    Triples say on which side of a query a passage is, qrels say its grade, and the side where no triple does.
+    Triples decide the side of a passage. Qrels give its grade, and decide its side if no triple does.
     """
     collector = Collector()
     if path.is_file():
@@ -160,7 +162,7 @@ def read_msmarco(path: Path, name: str, positive_grade: int) -> Found:
     texts = [path / "collection.tsv", *sorted(path.glob("queries*.tsv"))]
     triples, graded = sorted(path.glob("qidpidtriples*.tsv")), sorted(path.glob("qrels*.tsv"))
     if not triples and not graded:
-        raise DataError(f"{path} has neither qidpidtriples*.tsv nor qrels*.tsv: there are no labels in it")
+        raise DataError(f"{path} has neither qidpidtriples*.tsv nor qrels*.tsv and so no labels")
     for where, (passage_id, text) in tab_lines(texts[0], 2):
         collector.passage(passage_id, "", text, where=where)
     for file in texts[1:]:
@@ -177,9 +179,9 @@ def read_msmarco(path: Path, name: str, positive_grade: int) -> Found:
 
 
 def tab_lines(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
-    """The columns of a TSV file with the `file:line` of each row."""
+    """Yield the `file:line` and the columns of each row of a TSV file."""
     for where, line in text_lines(path):
         fields = line.split("\t")
         if len(fields) != count:
-            raise DataError(f"{where}: expected {count} columns between tabs, found {len(fields)}")
+            raise DataError(f"{where}: expected {count} columns separated by tabs, found {len(fields)}")
         yield where, fields

@@ -1,7 +1,7 @@
-"""sentence-transformers' formats as Parquet: triplets, n-tuples, and labelled lists.
+"""Formats of sentence-transformers, as Parquet: triplets, n-tuples and labelled lists.
 
-Its trainer takes every column for a text or a label, so there is no place for ids: a text that is read back is known
-by its hash.
+Its trainer reads every column as a text or a label, so ids cannot be stored. An imported text gets an id made from its
+hash.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,12 +20,12 @@ from labelkit.records import MAX_GRADE
 from labelkit.storage.folders import PARQUET
 
 NEGATIVES = 4
-"""Of each n-tuple."""
+"""Number of negatives of each n-tuple."""
 TEXT = pa.string()
 
 
 def write_triplets(view: View, folder: Path) -> Written:
-    """Columns anchor, positive, negative: every positive of a query with every negative."""
+    """Write columns anchor, positive, negative: one row for each positive and each negative of a query."""
     left_out = {"queries without positives": 0, "queries without negatives": 0, "ignored passages": 0}
 
     def rows() -> Iterator[dict[str, str]]:
@@ -42,9 +42,10 @@ def write_triplets(view: View, folder: Path) -> Written:
 
 
 def write_tuples(view: View, folder: Path) -> Written:
-    """Columns anchor, positive, negative_1 to negative_4: a row a positive, with the first negatives of its query.
+    """Write columns anchor, positive, negative_1 to negative_4: one row per positive, with the first 4 negatives of its
+    query.
 
-    Of a query with fewer negatives there is no row.
+    A query with fewer negatives has no row.
     """
     few, more = f"queries with fewer than {NEGATIVES} negatives", f"negatives after the first {NEGATIVES}"
     left_out = {"queries without positives": 0, few: 0, more: 0, "ignored passages": 0}
@@ -66,7 +67,7 @@ def write_tuples(view: View, folder: Path) -> Written:
 
 
 def write_lists(view: View, folder: Path) -> Written:
-    """Columns query, docs, labels: all labelled passages of a query with their grades."""
+    """Write columns query, docs, labels: one row per query, with all its labelled passages and their grades."""
     left_out = {"labels without a grade": 0, "ignored passages": 0}
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -83,7 +84,7 @@ def write_lists(view: View, folder: Path) -> Written:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> int:
-    """Write rows to Parquet, some at a time; returns how many."""
+    """Write rows to a Parquet file in batches. Returns the number of rows."""
     count = 0
     with pq.ParquetWriter(path.absolute(), schema, **PARQUET) as writer:
         left = iter(rows)
@@ -94,7 +95,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema)
 
 
 def read_tuples(path: Path, name: str, positive_grade: int) -> Found:
-    """Triplets and n-tuples, Parquet or JSONL: anchor (or query), positive, and columns that begin with negative."""
+    """Read triplets or n-tuples (Parquet or JSONL) with columns anchor or query, positive, negative*."""
     collector = Collector()
     files = tuple_files(path)
     for where, row in (found for file in files for found in tuple_rows(file)):
@@ -106,7 +107,7 @@ def read_tuples(path: Path, name: str, positive_grade: int) -> Found:
 
 
 def read_lists(path: Path, name: str, positive_grade: int) -> Found:
-    """Labelled lists, Parquet or JSONL; labels are whole grades from 0 to 3."""
+    """Read labelled lists (Parquet or JSONL), whose labels are integer grades from 0 to 3."""
     collector = Collector()
     files = tuple_files(path)
     for where, row in (found for file in files for found in tuple_rows(file)):
@@ -119,22 +120,22 @@ def read_lists(path: Path, name: str, positive_grade: int) -> Found:
             raise DataError(f"{where}: {len(docs)} docs and {len(labels)} labels")
         for text, label in zip(docs, labels, strict=True):
             if label not in range(MAX_GRADE + 1):
-                raise DataError(f"{where}: the label {label} is not a whole grade from 0 to {MAX_GRADE}")
+                raise DataError(f"{where}: the label {label} is no integer grade from 0 to {MAX_GRADE}")
             side = "positive" if label >= positive_grade else "negative"
             collector.label(query_id, collector.passage(None, "", text, where=where), side, grade=int(label))
     return collector.found(judge_of(files, name), path)
 
 
 def tuple_files(path: Path) -> list[Path]:
-    """The Parquet or JSONL files meant by a path."""
+    """List the Parquet and JSONL files at a path: the file itself, or those in the folder."""
     files = [path] if path.is_file() else sorted([*path.glob("*.parquet"), *path.glob("*.jsonl")])
     if not files:
-        raise DataError(f"{path}: there is no Parquet or JSONL file")
+        raise DataError(f"{path} is no Parquet or JSONL file and contains none")
     return files
 
 
 def tuple_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a Parquet or JSONL file with where they stand."""
+    """Yield the rows of a Parquet or JSONL file, each with its place."""
     if path.suffix != ".parquet":
         yield from json_lines(path)
         return
