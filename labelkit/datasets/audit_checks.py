@@ -126,7 +126,7 @@ INJECTIONS = {
             rf"\bdecode{WORDS}base64\b",
         ]
     ),
-    "a grade of its own": "|".join(
+    "a suggested grade": "|".join(
         [
             r"\b(final|relevance|overall|correct|expected)\W+(score|grade|rating|label|reply|answer)\W{0,3}(is|of|=|:)"
             r"\W{0,3}([0-9]|yes)\b",

@@ -28,9 +28,7 @@ class Policy(NamedTuple):
 
 
 def human_first(rules: "MixRules") -> Policy:
-    """Human grades decide; pairs without one get the LLM label. Of several judges of one kind, the first by
-    id decides.
-    """
+    """Human grades decide, LLM labels fill the gaps; of several judges of one kind, the first by id decides."""
     return Policy(side="said[1].side", probability=SPEAKER_PROBABILITY)
 
 

@@ -129,7 +129,7 @@ class Review:
         """Return the judges' grades of a pair and lock its grade. Raises `UsageError` for a pair without a grade."""
         item = self.items[index]
         if item.key not in self.grades:
-            raise UsageError("grade the pair before the judges' grades are shown")
+            raise UsageError("grade the pair first, then show the judges")
         self._shown.add(item.key)
         write_text(self._file, json.dumps(sorted(self._shown)) + "\n")
         return [said._asdict() for said in self._said[item.query_id, item.passage_id]]

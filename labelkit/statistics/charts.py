@@ -1,6 +1,6 @@
-"""Small charts as SVG. Colours come from `STYLE`, so that they follow the reader's light or dark scheme.
+"""Small charts as SVG. Colours are defined in `STYLE` and adapt to the reader's light or dark scheme.
 
-A finished chart is `Markup`: a page shows it unescaped because of its type, and escapes every plain string.
+A chart has the type `Markup`: a template inserts it unescaped, and escapes every plain string.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 COLOURS = 6
-"""Number of line colours; a seventh line has the colour of the first."""
+"""Number of line colours; the seventh line has the colour of the first."""
 NAMES = ("blue", "orange", "green", "violet", "ochre", "teal")
 LIGHT = ["#2166ac", "#c2571a", "#3a8f4d", "#8e4fa8", "#8a6d00", "#007f86"]
 DARK = ["#6fb1e8", "#f0965a", "#7ccf8f", "#c79ade", "#d8bd4e", "#5fd0d6"]
@@ -37,7 +37,7 @@ svg .whisker {{ stroke: var(--s0); stroke-width: 2; }} svg .line {{ fill: none; 
         for n in range(COLOURS)
     )
 )
-"""Style sheet of the charts, for a page that shows them."""
+"""Style sheet for pages that show charts."""
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
 ROW = 24
@@ -45,7 +45,7 @@ ROW = 24
 
 
 class Interval(NamedTuple):
-    """A figure with its interval, where it has one."""
+    """A figure with its confidence interval, if it has one."""
 
     label: str
     value: float | None
@@ -54,7 +54,7 @@ class Interval(NamedTuple):
 
 
 def bars(labels: Sequence[str], values: Sequence[float], x_label: str, title: str) -> Markup:
-    """Vertical bars with their counts above."""
+    """Draw vertical bars with their counts above."""
     top = max([*values, 1])
     step = (WIDTH - LEFT - RIGHT) / max(1, len(values))
     parts = []
@@ -75,7 +75,7 @@ Series = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def curve(series: Series, x_label: str, y_label: str, title: str, *, diagonal: bool) -> Markup:
-    """Lines through points; with `diagonal`, both axes run from 0 to 1 and the diagonal is drawn."""
+    """Draw lines through points; with `diagonal`, both axes run from 0 to 1 and the diagonal is drawn."""
     points = [point for line in series.values() for point in line]
     xs, ys = [x for x, _ in points] or [0.0], [y for _, y in points] or [0.0]
     (x_low, x_high), (y_low, y_high) = ((0.0, 1.0), (0.0, 1.0)) if diagonal else (span(xs), span([*ys, 0.0]))
@@ -108,7 +108,7 @@ def curve(series: Series, x_label: str, y_label: str, title: str, *, diagonal: b
 
 
 def intervals(rows: Sequence[Interval], low: float, high: float, title: str) -> Markup:
-    """A dot and its interval a row, on one scale; what lies outside ends at the edge."""
+    """Draw one dot with its interval per row, on a common scale from `low` to `high`; values outside are clipped."""
     label_width = 20 + 6.6 * max((len(row.label) for row in rows), default=1)
     width = label_width + 390
     height = ROW * len(rows) + 30
@@ -138,13 +138,13 @@ def intervals(rows: Sequence[Interval], low: float, high: float, title: str) -> 
 
 
 Cells = Sequence[Sequence[float | None]]
-"""By row and column; None is an empty cell."""
+"""Values by row and column; None is an empty cell."""
 
 
 def grid(rows: Sequence[str], columns: Sequence[str], cells: Cells, title: str, form: str) -> Markup:
-    """A table of shaded cells: by their value for the form `share`, by their part of the row for `count`.
+    """Draw a table of shaded cells. The shade is the value for the form `share`, and the share of the row for `count`.
 
-    The names of columns may have several lines.
+    Names of columns may have several lines.
     """
     label_width = 12 + 6.6 * max(map(len, rows), default=1)
     parts = []
@@ -173,13 +173,13 @@ def grid(rows: Sequence[str], columns: Sequence[str], cells: Cells, title: str, 
 
 
 def span(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of an axis."""
+    """Return the ends of an axis for some values."""
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def axis() -> str:
-    """The two lines of a chart."""
+    """Draw the two axes of a chart."""
     base = HEIGHT - BOTTOM
     return f'<path class="axis" d="M{LEFT} {TOP}V{base}H{WIDTH - RIGHT}"/>'
 
@@ -193,7 +193,7 @@ def text(x: float, y: float, said: str, style: str) -> str:
 
 
 def figure(body: str, title: str, width: float, height: float) -> Markup:
-    """A chart that scales with the page; its title is read out by screen readers."""
+    """Wrap a body as a chart that scales with the page and whose title screen readers read out."""
     return Markup(
         f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>{body}</svg>"
@@ -201,6 +201,6 @@ def figure(body: str, title: str, width: float, height: float) -> Markup:
 
 
 def standalone(chart: Markup) -> str:
-    """A chart as an SVG file of its own."""
+    """Convert a chart to the content of a separate SVG file."""
     head, _, rest = str(chart).partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{rest}\n'

@@ -1,14 +1,14 @@
 """Confidence intervals (95%) over queries: the only definition in both packages.
 
-The pairs of a query are no independent samples, so a figure is a function of how often each query counts, and whole
-queries are left out. The interval is a jackknife: leave out one query at a time, take the variance of the figure from
-that (Efron and Stein 1981; for groups of unequal size Busing, Meijer and van der Leeden 1999), and a quantile of
-Student's t with one degree of freedom fewer than there are queries. A figure with bounds is taken to the scale where it
-has none (logarithm or logit), and back. `benchmarks/interval_coverage.py` simulates how often such intervals hold the
-truth.
+The pairs of a query are not independent samples, so a figure is a function of how often each query counts, and whole
+queries are left out. The interval is a jackknife interval: it leaves out one query at a time, estimates the variance of
+the figure from the results (Efron and Stein 1981; for groups of unequal size Busing, Meijer and van der Leeden 1999),
+and uses a quantile of Student's t with (queries - 1) degrees of freedom. The interval of a figure with bounds is
+computed on an unbounded scale (logarithm or logit) and transformed back. `benchmarks/interval_coverage.py` simulates how
+often such intervals contain the true value.
 
-There is no interval with one query, where all queries gave the same value, or where a figure is undefined without one
-of the queries: then the data do not say how much it varies.
+There is no interval for one query, for equal values of all queries, or if the figure is undefined without one of the
+queries, since its variance is then unknown.
 """
 
 import math
@@ -22,18 +22,20 @@ from scipy.special import stdtrit
 LEVEL = 0.95
 SEED = 0
 GROUPS = 100
-"""Parts that are left out one at a time: single queries up to this number, random groups of queries above it."""
+"""Largest number of parts that are left out in turn: single queries, or random groups if there are more queries."""
 RANK_GROUPS = 10
-"""Groups for a correlation of ranks, which moves in jumps: left out one by one, queries make its interval too wide."""
+"""Number of groups for a rank correlation. It changes in jumps, so leaving out single queries gives too
+wide intervals.
+"""
 FEW_QUERIES = 10
-"""Number of queries below which a reader is warned: intervals are wide, and the queries may be unlike others."""
+"""Smallest number of queries without a warning. With fewer, intervals are wide and queries may not be typical."""
 NOTHING = 1e-12
-"""A standard error below this is rounding: no query differs from another."""
+"""A standard error below this is a rounding error: all queries have the same value."""
 
 Draws = NDArray[np.int64]
 """`[Q]` how often each query counts."""
 Statistic = Callable[[Draws], float]
-"""A figure of queries that count so often; nan where it is undefined."""
+"""Function from how often each query counts, `[Q]`, to a figure; nan if it is undefined."""
 Bounds = tuple[float, float]
 """Least and greatest value that a figure can have."""
 UNBOUNDED: Bounds = (-math.inf, math.inf)
@@ -43,7 +45,7 @@ SIGNED: Bounds = (-1.0, 1.0)
 
 
 class Estimate(NamedTuple):
-    """A figure with its 95% confidence interval; None where the data cannot support it."""
+    """A figure with its 95% confidence interval; None for a value or an interval that the data do not define."""
 
     value: float | None
     low: float | None = None
@@ -53,7 +55,7 @@ class Estimate(NamedTuple):
         return self.shown()
 
     def shown(self, form: str = ".3f") -> str:
-        """The figure and its interval in brackets, each number in the format `form`, such as `+.3f`."""
+        """Format the figure with its interval in brackets; `form` is the format of each number, such as `+.3f`."""
         if self.value is None:
             return "undefined"
         if self.low is None or self.high is None:
@@ -62,7 +64,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(statistic: Statistic, queries: int, bounds: Bounds = UNBOUNDED, groups: int = GROUPS) -> Estimate:
-    """Estimate a figure over `queries` queries, with its jackknife interval. `bounds` are those of the figure."""
+    """Estimate a figure over `queries` queries, with its jackknife interval within the figure's `bounds`."""
     value = statistic(np.ones(queries, dtype=np.int64))
     if not math.isfinite(value):
         return Estimate(None)
@@ -70,10 +72,10 @@ def estimate(statistic: Statistic, queries: int, bounds: Bounds = UNBOUNDED, gro
 
 
 def standard_error(statistic: Statistic, queries: int, groups: int = GROUPS) -> float | None:
-    """Compute the jackknife standard error of a figure over queries; None for one query, or where leaving out a query
+    """Compute the jackknife standard error of a figure over queries; None for one query, or if leaving out a query
     makes the figure undefined.
 
-    With more queries than `groups` random groups of them are left out, drawn with a fixed seed.
+    With more queries than `groups`, random groups of queries are left out, drawn with a fixed seed.
     """
     if queries < 2:
         return None
@@ -83,7 +85,7 @@ def standard_error(statistic: Statistic, queries: int, groups: int = GROUPS) -> 
     without = np.array([statistic((group != number).astype(np.int64)) for number in range(len(sizes))])
     if not np.isfinite(without).all():
         return None
-    # Busing et al. (1999), equations 5 and 6; with single queries it is the usual jackknife.
+    # Busing et al. (1999), equations 5 and 6; for single queries this is the usual jackknife.
     times = queries / sizes
     pseudo = times * value - (times - 1) * without
     centre = len(sizes) * value - float(((1 - 1 / times) * without).sum())
@@ -91,10 +93,11 @@ def standard_error(statistic: Statistic, queries: int, groups: int = GROUPS) -> 
 
 
 def t_interval(value: float, error: float | None, freedom: float, bounds: Bounds = UNBOUNDED) -> Estimate:
-    """Make an interval from a standard error and its degrees of freedom; no interval where the error is None or 0.
+    """Compute a confidence interval from a standard error and its degrees of freedom; no interval if the error is None
+    or 0.
 
-    With bounds the interval is symmetric on the scale of log(x - low), or of log((x - low) / (high - x)), and lies
-    within them; a figure that stands at a bound has none on that scale, and its interval is cut off there.
+    With bounds the interval is symmetric on the scale of log(x - low) or log((x - low) / (high - x)), and is within the
+    bounds. A figure at a bound has no such interval; it gets a symmetric interval that is cut off at the bound.
     """
     if error is None or error <= NOTHING * max(1.0, abs(value)):
         return Estimate(value)
@@ -114,7 +117,7 @@ def t_interval(value: float, error: float | None, freedom: float, bounds: Bounds
 def mean(
     query_ids: Sequence[str], values: Sequence[float] | NDArray[np.float64], bounds: Bounds = UNBOUNDED
 ) -> Estimate:
-    """Estimate the mean of one value a pair, with its interval over queries."""
+    """Estimate the mean of one value per pair, with its confidence interval over queries."""
     if not len(values):
         return Estimate(None)
     queries, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
@@ -125,8 +128,8 @@ def mean(
 def mean_of_means(samples: Sequence[NDArray[np.float64]], bounds: Bounds = UNBOUNDED) -> Estimate:
     """Estimate the mean over collections of the mean of one value per query; `samples` are `[queries]` each.
 
-    The variances of the collections add up; degrees of freedom by Welch (1947) and Satterthwaite (1946). For one
-    collection this is the jackknife of a mean.
+    The variances of the collections are added; the degrees of freedom are those of Welch (1947) and Satterthwaite
+    (1946). For one collection this is the jackknife interval of a mean.
     """
     value = float(np.mean([sample.mean() for sample in samples]))
     if any(len(sample) < 2 for sample in samples):
@@ -136,23 +139,26 @@ def mean_of_means(samples: Sequence[NDArray[np.float64]], bounds: Bounds = UNBOU
 
 
 def freedom_of(parts: Sequence[tuple[float, float]]) -> float:
-    """Degrees of freedom of a sum of independent variances, each with its own (Welch 1947, Satterthwaite 1946)."""
+    """Compute the degrees of freedom of a sum of independent variances (Welch 1947, Satterthwaite 1946).
+
+    `parts`: (variance, degrees of freedom) of each part.
+    """
     total, weighted = sum(part for part, _ in parts), sum(part**2 / freedom for part, freedom in parts if part)
     return max(1.0, ratio(total**2, weighted)) if weighted else 1.0
 
 
 def share(query_ids: Sequence[str], hits: Sequence[bool]) -> Estimate:
-    """Estimate the share of pairs that are hits, with its interval over queries."""
+    """Estimate the share of pairs that are hits, with its confidence interval over queries."""
     queries, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
     found = np.bincount(query, weights=np.array(hits, dtype=float), minlength=len(queries))
     return rate(found.astype(int).tolist(), np.bincount(query, minlength=len(queries)).tolist())
 
 
 def rate(successes: Sequence[int], attempts: Sequence[int]) -> Estimate:
-    """Estimate a share from successes and attempts of each query.
+    """Estimate a share from the successes and attempts of each query, with its confidence interval over queries.
 
-    Where all attempts ended alike no query differs from another; the interval is then that of Clopper and Pearson
-    (1934) with as many attempts as there are queries, since attempts of one query may all end alike.
+    If all attempts have the same result, the interval is that of Clopper and Pearson (1934) with one attempt per query,
+    since the attempts of one query are not independent.
     """
     hits, tries = np.array(successes), np.array(attempts)
     hits, tries = hits[tries > 0], tries[tries > 0]
@@ -165,12 +171,12 @@ def rate(successes: Sequence[int], attempts: Sequence[int]) -> Estimate:
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """Divide; nan where there is nothing to divide by."""
+    """Divide two numbers; nan for a zero denominator."""
     return numerator / denominator if denominator else math.nan
 
 
 def few_queries(queries: int) -> str | None:
-    """Warn a reader of intervals over few queries; None where there are enough of them, or none."""
+    """Return a warning about intervals over few queries; None if there are enough queries, or none."""
     if not 0 < queries < FEW_QUERIES:
         return None
     counted = "1 query has no interval" if queries == 1 else f"{queries} queries are few"

@@ -1,6 +1,6 @@
 """Paired tests over queries: p-values by permutation, Holm's correction, and the queries that a difference needs.
 
-A figure over several collections is the mean of the collections' means; signs are flipped within each collection.
+A figure over several collections is the mean of their means; signs are flipped within each collection.
 """
 
 import math
@@ -14,20 +14,23 @@ from scipy.special import ndtri
 from labelkit.statistics.intervals import POSITIVE, SIGNED, Estimate, estimate, mean_of_means
 
 FLIPS = 9_999
-"""Random sign flips; with up to 13 queries that differ, all of them."""
+"""Number of random sign flips; with up to 13 differing queries, all flips are tried."""
 BATCH = 2_000_000
-"""Signs held in memory at a time."""
+"""Number of signs in memory at a time."""
 SEED = 0
 TELLING, ALPHA, POWER = 0.01, 0.05, 0.8
-"""The difference that a power note is about, and the error rates at which it is to be seen."""
+"""The difference to detect, the significance level, and the power, for the number of queries needed."""
 
 Samples = Sequence[NDArray[np.float64]]
-"""Values of the queries of each collection, `[queries]` each."""
+"""Values per query of each collection, `[queries]` each."""
 
 
 @dataclass(frozen=True)
 class QueriesNeeded:
-    """Queries that would show a difference of `TELLING` at a level of 5% in 80% of cases, with a 95% interval."""
+    """Number of queries with which a test at the 5% level detects a difference of `TELLING` in 80% of cases.
+
+    It has a 95% confidence interval.
+    """
 
     value: int
     low: int | None = None
@@ -36,28 +39,28 @@ class QueriesNeeded:
     def __str__(self) -> str:
         if self.low is None or self.high is None:
             return f"about {self.value:,} queries"
-        return f"about {self.value:,} queries (95% interval {self.low:,} to {self.high:,})"
+        return f"about {self.value:,} queries (95% confidence interval {self.low:,} to {self.high:,})"
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A paired difference with its interval and p-values."""
+    """A paired difference with its confidence interval and p-values."""
 
     difference: Estimate
     p: float
     """Two-sided p-value of the paired permutation test."""
     p_holm: float
-    """The p-value after Holm's correction for all differences that are read side by side."""
+    """The p-value after Holm's correction for all differences that are tested together."""
     queries_needed: QueriesNeeded | None
-    """None where no query's difference varies."""
+    """Number of queries needed for `TELLING`; None if the differences of queries do not vary."""
 
 
 def permutation_p(samples: Samples) -> float:
-    """Compute the two-sided p-value of the mean of paired differences by flipping their signs.
+    """Compute the two-sided p-value of a mean paired difference by a permutation test that flips signs.
 
-    `scipy.stats.permutation_test`: every sign pattern where up to 13 queries differ, else 9,999 random ones beside the
-    one that happened (Phipson and Smyth 2010, doi 10.2202/1544-6115.1585). The p-value is twice the smaller tail, so at
-    least 2 in 10,000.
+    Uses `scipy.stats.permutation_test` with every sign pattern if up to 13 queries differ, else with 9,999 random
+    patterns and the observed one (Phipson and Smyth 2010, doi 10.2202/1544-6115.1585). The p-value is twice the smaller
+    tail, so it is at least 2 in 10,000.
     """
     from scipy.stats import permutation_test
 
@@ -78,13 +81,14 @@ def permutation_p(samples: Samples) -> float:
 
 
 def show_p(p: float) -> str:
-    """Write a p-value for a reader, who never sees it as zero."""
+    """Format a p-value for a reader, never as zero."""
     return f"p {p:.3f}" if p >= 0.0005 else "p < 0.001"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for being several (Holm 1979): with all at or below 5%, the chance that any of them is an
-    accident is at most 5%.
+    """Correct p-values for multiple comparisons (Holm 1979).
+
+    If each corrected p-value at or below 5% is called significant, the probability of any false one is at most 5%.
     """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected = [0.0] * len(p_values)
@@ -96,10 +100,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def queries_needed(differences: NDArray[np.float64], telling: float = TELLING) -> QueriesNeeded | None:
-    """Estimate how many queries, with differences that vary as these do, show a mean difference of `telling`.
+    """Estimate the number of queries with which a mean difference of `telling` is detected, from observed differences.
 
-    For a two-sided test at 5% that finds it in 80% of cases: n = ((1.960 + 0.842) sd / telling)^2. The interval is that
-    of the variance over these queries.
+    For a two-sided test at the 5% level with 80% power: n = ((1.960 + 0.842) sd / telling)^2. The confidence interval
+    is that of the variance over these queries. None if the differences do not vary.
     """
     count = len(differences)
     if count < 2:
@@ -121,9 +125,7 @@ def queries_needed(differences: NDArray[np.float64], telling: float = TELLING) -
 
 
 def compare(families: Sequence[Samples]) -> list[PairedTest]:
-    """Test several paired differences of measures between 0 and 1 that are read side by side, corrected for being
-    several.
-    """
+    """Test several paired differences of measures between 0 and 1, corrected for multiple comparisons."""
     p_values = [permutation_p(samples) for samples in families]
     return [
         PairedTest(

@@ -1,17 +1,18 @@
-"""Simultaneous inference on repeated runs: intervals and p-values that hold for many differences at once.
+"""Simultaneous inference on repeated runs: intervals and p-values that are valid for many differences together.
 
-A cell is one way to train, run with several seeds and measured per query. Its value is a fixed effect plus a random
-effect of the query, one of the seed, and noise; queries and seeds are samples, both. For each difference of cells
+A cell is one way to train, run with several seeds and measured per query. Its value is the sum of a fixed effect, a
+random effect of the query, a random effect of the seed, and noise. Queries and seeds are both samples. For each
+difference of cells
 
     variance = variance over queries of the difference / queries + variance between seeds / seeds,
 
-the second pooled over all cells, less what the noise of single queries puts into it. The largest of all |difference| /
-standard error is compared with its distribution under no difference at all (max-T: Westfall and Young 1993; Romano and
-Wolf, Econometrica 73, 2005): signs of the queries' centred values flipped jointly for all cells, which keeps how cells
-and queries depend on each other, seed effects drawn anew, and both variances estimated anew. A family of all pairs
-stays valid for a pair that was chosen after seeing the results, such as the best cell against another, as in Tukey's
-test (for retrieval systems see Carterette, TOIS 30, 2012). `benchmarks/interval_coverage.py bakeoff` simulates the
-error rates.
+the variance between seeds is pooled over all cells, and the part due to the noise of single queries is subtracted. The
+largest of all |difference| / standard error is compared with its distribution under no difference at all (max-T:
+Westfall and Young 1993; Romano and Wolf, Econometrica 73, 2005): signs of the queries' centred values are flipped
+jointly for all cells, which preserves their dependence, seed effects are drawn again, and both variances are estimated
+again. A family of all pairs is also valid for a pair that was chosen after seeing the results, such as the best cell
+and another one, as in Tukey's test (for retrieval systems see Carterette, TOIS 30, 2012). The
+command `benchmarks/interval_coverage.py bakeoff` simulates the error rates.
 """
 
 import math
@@ -25,42 +26,43 @@ from labelkit.statistics.intervals import LEVEL, NOTHING, UNIT, Bounds, Estimate
 
 DRAWS = 9_999
 BLOCK = 1_000
-"""Draws made at a time."""
+"""Number of draws made at a time."""
 SEED = 0
 
 Floats = NDArray[np.float64]
 Values = Sequence[Floats]
-"""Values of one cell in each collection, `[seeds, queries]`; of a model that is not trained `[1, queries]`."""
+"""Values of one cell in each collection, `[seeds, queries]`; `[1, queries]` for a model that is not trained."""
 
 
 class Repeats(NamedTuple):
-    """Values of one cell, repeated with several seeds, and whether seeds had a part in them."""
+    """Values of one cell, repeated with several seeds, and whether they depend on seeds."""
 
     values: Values
     seeded: bool = True
 
 
 class SeedEffect(NamedTuple):
-    """Variance between the runs of one cell that differ in their seed alone."""
+    """Variance between the runs of one cell that differ only in their seed."""
 
     observed: Floats
-    """`[cells]` variance of a run's mean over queries; 0 for a cell without two seeds."""
+    """`[cells]` variance between runs of the mean over queries; 0 for a cell with fewer than two seeds."""
     noise: float
-    """The part of it that the noise of single queries makes, pooled over all cells."""
+    """The part of the variance that is due to the noise of single queries, pooled over all cells."""
     freedom: NDArray[np.int64]
-    """`[cells]` degrees of freedom, seeds - 1; where all are 0 the variance is not known."""
+    """`[cells]` degrees of freedom, seeds - 1; if all are 0, the variance is unknown."""
     per_seed: Floats
-    """`[cells]` 1 / seeds; 0 for a cell in which seeds had no part."""
+    """`[cells]` 1 / seeds; 0 for a cell that does not depend on seeds."""
 
     def pooled(self) -> float:
-        """Variance of the seed's own effect, the same for every cell."""
+        """Return the variance of the seed effect, assumed equal for all cells."""
         return float(max(0.0, self.observed @ self.freedom / max(1, self.freedom.sum()) - self.noise))
 
     def of_means(self, observed: Floats) -> Floats:
-        """`[..., cells]` what seeds add to the variance of each cell's mean, for observed variances of that shape.
+        """Compute the part of seeds in the variance of each cell's mean, `[..., cells]`, from observed variances of
+        that shape.
 
-        Every cell has the pooled variance, or its own where that is greater: one objective may be less stable than
-        the others.
+        A cell has the greater of the pooled variance and its own, since one objective may be less stable than the
+        others.
         """
         pooled = (observed @ self.freedom / max(1, self.freedom.sum()))[..., None]
         added: Floats = np.maximum(0.0, np.maximum(pooled, observed) - self.noise) * self.per_seed
@@ -68,7 +70,9 @@ class SeedEffect(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A difference of cells with its simultaneous interval and its p-value, corrected for the whole family."""
+    """A difference of cells with its simultaneous confidence interval and its p-value, corrected for the
+    whole family.
+    """
 
     estimate: Estimate
     p: float
@@ -92,7 +96,10 @@ def seed_effect(cells: Sequence[Repeats]) -> SeedEffect:
 
 
 def cell_intervals(cells: Sequence[Repeats], bounds: Bounds = UNIT) -> list[Estimate]:
-    """Estimate the mean of each cell over collections, queries and seeds, by itself; both kinds of luck are in it."""
+    """Estimate the mean of each cell over collections, queries and seeds, with an interval for it alone.
+
+    The interval includes the variance of queries and of seeds.
+    """
     effect = seed_effect(cells)
     added = effect.of_means(effect.observed).tolist()
     found = []
@@ -111,10 +118,10 @@ def cell_intervals(cells: Sequence[Repeats], bounds: Bounds = UNIT) -> list[Esti
 
 
 def differences(cells: Sequence[Repeats], contrasts: Floats) -> list[Difference]:
-    """Compare cells: one difference for each row of `contrasts` `[differences, cells]`, whose weights add up to 0.
+    """Compare cells by one difference for each row of `contrasts` `[differences, cells]`, whose weights add up to 0.
 
-    All rows are one family: with probability 95% every interval holds its difference, and the chance that any p-value
-    of equal cells is at or below 5% is 5%.
+    All rows are one family: with probability 95% all intervals contain the true differences, and with probability 5%
+    any p-value of equal cells is at or below 5%.
     """
     means = [np.stack([cell.values[place].mean(0) for cell in cells]) for place in range(len(cells[0].values))]
     values = contrasts @ np.mean([one.mean(1) for one in means], axis=0)
@@ -139,13 +146,13 @@ def differences(cells: Sequence[Repeats], contrasts: Floats) -> list[Difference]
 
 
 def largest_by_chance(means: Sequence[Floats], contrasts: Floats, effect: SeedEffect) -> Floats:
-    """Draw `[draws]` the largest |difference| / standard error where no two cells differ.
+    """Draw `[draws]` values of the largest |difference| / standard error under the assumption that no cells differ.
 
-    `means` are the cells' `[cells, queries]` in each collection.
+    `means`: mean of each cell over seeds, `[cells, queries]` for each collection.
     """
     generator = np.random.default_rng(SEED)
     centred = [one - one.mean(1, keepdims=True) for one in means]
-    squares = [((contrasts @ one) ** 2).mean(1) for one in centred]  # flipping signs changes none of them
+    squares = [((contrasts @ one) ** 2).mean(1) for one in centred]  # not changed by flipping signs
     pooled = effect.pooled()
     several = np.maximum(1, effect.freedom)
     largest = []

@@ -197,7 +197,7 @@ def test_the_whole_path_prints_nothing(
     assert labelkit.verify(tmp_path / "dataset").kind == "dataset"
     assert len(labelkit.open_dataset(tmp_path / "dataset").examples) == 3
     assert capsys.readouterr() == ("", "")
-    assert "no licence is known" in caplog.text
+    assert "the licence is unknown" in caplog.text
 
 
 def test_a_run_that_its_caps_ended_says_so(beir: Path, tmp_path: Path) -> None:

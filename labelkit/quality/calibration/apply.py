@@ -1,4 +1,4 @@
-"""Judgements made anew by a calibration: a labels folder whose one judge is all its judges and retrievers together."""
+"""Applies a calibration: writes a labels folder of one calibrated judge, which joins all its judges and retrievers."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,32 +18,32 @@ from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import KIND
 
 MEASURED = {"report", "judges", "worse_than_raw"}
-"""Fields of a calibration that change none of its judgements."""
+"""Fields of a calibration that do not affect its judgements."""
 
 
 def refuse_worse(calibration: Calibration, file: Path) -> None:
-    """Raise `DataError` for a calibration whose grades agree with people less than its judge's own."""
+    """Raise `DataError` if the grades of a calibration agree with people less than its judge's own grades."""
     if not calibration.worse_than_raw:
         return
     report = calibration.report
     change = report.get("gain", {}).get("kappa", {}).get("value")
     by = "" if change is None else f" (kappa {change:+.3f} on held-out queries)"
     raise DataError(
-        f"{file}: the grades of this calibration agree with people less than the judge's own{by}: not applied. Use the "
-        f"labels as they are, calibrate on human labels of more queries than {report.get('queries', 'these')}, or "
-        "apply it all the same with --apply-anyway"
+        f"{file} is not applied: its grades agree with people less than the judge's own grades{by}. Use the "
+        f"labels without calibration, calibrate on human grades of more than {report.get('queries', 'these')} queries, "
+        "or apply it nevertheless with --apply-anyway"
     )
 
 
 def apply_calibration(
     calibration: Calibration, by_id: Mapping[str, Rater], data: Path | None = None
 ) -> tuple[list[Judgement], Judge]:
-    """A judgement of every pair that the calibration's judges judged, sorted by pair; and the calibrated judge.
+    """Make a calibrated judgement of every pair that the calibration's judges judged, sorted by pair; and its judge.
 
-    `by_id`: judge id in the calibration -> judge of the labels, as `match` finds them.
+    `by_id`: judge id in the calibration -> judge of the labels, as returned by `match`.
 
-    Grades, expected grades as scores, and the probabilities of grades 0 to 3. Where all judges failed, so does the
-    calibrated one.
+    A judgement has a grade, the expected grade as score, and the probabilities of grades 0 to 3. If all judges failed,
+    the calibrated judgement is a failure.
     """
     used = [by_id[feature.name] for feature in calibration.features if feature.kind == "judge"]
     pairs = sorted({pair for rater in used for pair in rater.judgements})
@@ -72,22 +72,22 @@ def apply_calibration(
 def recalibrate(
     labels: Sequence[Path], output: Path | str, options: CalibrateOptions, *, command: str = "labelkit.recalibrate"
 ) -> int:
-    """Write the judgements of some labels folders, calibrated, as a labels folder.
+    """Apply a calibration to labels folders and write the calibrated judgements as a labels folder.
 
     Args:
-        labels: labels folders of the judges that the calibration was fitted to.
-        output: the labels folder; its one judge is all judges and retrievers of the calibration together.
-        options: the calibration to apply, and the texts where retrieval scores are features.
-        command: the words that the manifest names as the origin of the folder.
+        labels: labels folders of the judges to which the calibration was fitted.
+        output: labels folder to write; its one judge joins all judges and retrievers of the calibration.
+        options: the calibration to apply, and the texts if retrieval scores are features.
+        command: the command that the manifest records as the origin of the folder.
 
     Returns:
         The number of judgements.
 
     Raises:
-        UsageError: no calibration is given, or it is for other judges.
+        UsageError: no calibration is given, or it was fitted to other judges.
     """
     if options.apply is None:
-        raise UsageError("there is no calibration to apply: give --apply FILE")
+        raise UsageError("no calibration is given: give --apply FILE")
     with folders.writing(Path(output), KIND, command) as draft:
         calibration, raters = read_calibration(options.apply), raters_of(labels, [])
         if not options.apply_anyway:

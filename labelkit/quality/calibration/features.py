@@ -1,4 +1,4 @@
-"""What is known of a pair besides its human grade: the scores of judges and of retrievers, side by side."""
+"""Features of pairs for a calibration: the scores of judges and of retrievers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,16 +16,16 @@ from labelkit.records import PairIds
 
 
 class Feature(NamedTuple):
-    """One column: the score of a judge, or that of a retriever."""
+    """A feature of pairs: the score of a judge or of a retriever."""
 
     kind: str
-    """judge, bm25 or dense."""
+    """Kind of feature: judge, bm25 or dense."""
     name: str
-    """The judge's id, or the dense model; empty for BM25."""
+    """Id of the judge, or name of the dense model; empty for BM25."""
 
 
 def features_of(raters: Sequence[Rater], *, bm25: bool, dense: Sequence[str]) -> list[Feature]:
-    """Every judge, then the retrievers asked for."""
+    """List the features: every judge, then the retrievers."""
     judges = [Feature("judge", rater.rater_id) for rater in raters]
     return judges + ([Feature("bm25", "")] if bm25 else []) + [Feature("dense", model) for model in dense]
 
@@ -33,13 +33,14 @@ def features_of(raters: Sequence[Rater], *, bm25: bool, dense: Sequence[str]) ->
 def matrix(
     features: Sequence[Feature], pairs: Sequence[PairIds], raters: Mapping[str, Rater], data: Path | None
 ) -> Floats:
-    """`[pairs, features]` scores; nan where a judge gave none. `raters`: name of a judge's feature -> the judge.
+    """Compute `[pairs, features]` scores, nan for a judge without a grade. `raters`: name of a judge's feature ->
+    judge.
 
-    Raises `UsageError` where the texts that a retriever needs are missing.
+    Raises `UsageError` if a retriever needs texts and `data` is None.
     """
     retrievers = [feature for feature in features if feature.kind != "judge"]
     if retrievers and data is None:
-        raise UsageError(f"the scores of {retrievers[0].kind} need the texts: give --data, the BEIR folder")
+        raise UsageError(f"the scores of {retrievers[0].kind} need the texts: give the BEIR folder with --data")
     texts = read_data(data) if retrievers and data else None
     if texts:
         by_query: dict[str, list[str]] = {}
@@ -57,9 +58,10 @@ def matrix(
 
 
 def both_views(scores: Floats, query_ids: Sequence[str]) -> Floats:
-    """`[pairs, features]` -> `[2, pairs, features]`: scores as they are, and against the mean of their query.
+    """Compute `[2, pairs, features]` both views of scores `[pairs, features]`: unchanged, and minus the query's mean.
 
-    Queries differ in how many of their passages are relevant, and no score knows that; within a query it may.
+    Queries differ in their share of relevant passages, which scores do not reflect. Differences within a query may be
+    more reliable.
     """
     _, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
     known = np.isfinite(scores)
@@ -70,14 +72,14 @@ def both_views(scores: Floats, query_ids: Sequence[str]) -> Floats:
 
 
 def judge_scores(rater: Rater, pairs: Iterable[PairIds]) -> list[float]:
-    """The judge's scores, or its grades where it has no score."""
+    """Return the judge's score of each pair: its grade if it has no score, nan if it has no grade."""
     rows = [rater.judgements.get(pair) for pair in pairs]
     given = [row if row is None or row.grade is not None else None for row in rows]
     return [np.nan if row is None else row.rank_score for row in given]
 
 
 def bm25_scores(data: Data, pairs: Sequence[PairIds], name: str) -> list[float]:
-    """BM25 over the whole collection, as `pool` has it; 0 where no word is shared."""
+    """Compute the BM25 score of each pair over the whole collection, as in `pool`; 0 without shared words."""
     from labelkit.pooling.pool import bm25_run
 
     asked = {query_id: data.queries[query_id] for query_id, _ in pairs}
@@ -86,7 +88,7 @@ def bm25_scores(data: Data, pairs: Sequence[PairIds], name: str) -> list[float]:
 
 
 def dense_scores(data: Data, pairs: Sequence[PairIds], name: str) -> list[float]:
-    """Similarities of a sentence-transformers model, under the model's own measure."""
+    """Compute the similarity of each pair by a sentence-transformers model, with the model's own measure."""
     encoder = load_encoder(name)
     passages = sorted({passage_id for _, passage_id in pairs})
     queries = sorted({query_id for query_id, _ in pairs})

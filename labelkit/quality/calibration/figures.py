@@ -1,4 +1,4 @@
-"""How good grades and probabilities are on pairs that people graded: agreement, losses, skill over the base rate."""
+"""Figures of grades and probabilities on pairs with human grades: agreement, losses, skill over the base rate."""
 
 import math
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from labelkit.records import Judgement
 from labelkit.statistics.intervals import POSITIVE, UNIT, Estimate, estimate, mean, ratio
 
 BINS = 10
-"""Of the reliability diagram, with equally many pairs each."""
+"""Number of bins of the reliability diagram; all bins have the same number of pairs."""
 FLOOR = 1e-6
-"""The least probability in a log loss."""
+"""Smallest probability in a log loss."""
 SHOWN = ("kappa", "kappa_2", "kappa_quadratic", "alpha_ordinal", "auc", "bias")
 COMPARED = ("kappa", "kappa_2", "kappa_quadratic", "alpha_ordinal", "auc")
-"""Figures of which a difference between calibrated and raw is given; more is better in all of them."""
+"""Figures whose difference between calibrated and raw is reported; higher is better for all of them."""
 LABELS = {name: FIGURES[name].label for name in SHOWN} | {
     "log_loss": "log loss of P(grade >= 2)",
     "log_loss_skill": "skill in log loss: 1 - loss / loss of the base rate",
@@ -34,31 +34,31 @@ LABELS = {name: FIGURES[name].label for name in SHOWN} | {
     "brier_skill": "skill in Brier score: 1 - score / score of the base rate",
     "ece": "expected calibration error",
 }
-"""Figure of a calibration report -> what tables call it."""
+"""Figure of a calibration report -> its name in tables."""
 BETTER = "better than raw"
 ALIKE = "no significant difference from raw"
 WORSE = "worse than raw: do not apply"
 
 
 class Graded(NamedTuple):
-    """Pairs with their human grades, and what a judge said of them."""
+    """Pairs with their human grades, and a judge's grades, scores and probabilities."""
 
     query_ids: Sequence[str]
     human: Ints
     grades: Ints
     scores: Floats
     probability: Floats | None
-    """P(grade >= 2); None where the judge gives none."""
+    """`[n]` P(grade >= 2); None if the judge gives no probabilities."""
     base: Floats
-    """Share of relevant pairs among the training queries of the fold that each pair is held out of."""
+    """`[n]` share of relevant pairs among the training queries of the fold from which each pair is held out."""
 
     def rated(self) -> Rated:
-        """The pairs as figures of agreement read them."""
+        """Convert the pairs to arrays for figures of agreement."""
         return rated(map(GradedPair, self.query_ids, self.human.tolist(), self.grades.tolist(), self.scores.tolist()))
 
 
 def quality(found: Graded) -> dict[str, Any]:
-    """Agreement of grades and scores with people, and how true the probabilities are."""
+    """Measure the agreement of grades and scores with people, and the accuracy of probabilities."""
     pairs = found.rated()
     figures: dict[str, Any] = {name: figure_interval(name, pairs) for name in SHOWN}
     figures["confusion"] = pairs.confusion(np.ones(pairs.queries, dtype=np.int64)).astype(int).tolist()
@@ -77,41 +77,41 @@ def quality(found: Graded) -> dict[str, Any]:
 
 
 def skill(query_ids: Sequence[str], loss: Floats, base: Floats) -> Estimate:
-    """1 - loss / loss of the base rate, from `[n]` losses: 1 is perfect, at 0 and below scores say nothing of use."""
+    """Estimate 1 - loss / loss of the base rate from `[n]` losses: 1 is perfect; 0 or less means useless scores."""
     _, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
     ours, theirs = np.bincount(query, weights=loss), np.bincount(query, weights=base)
     return estimate(lambda draws: 1 - ratio(float(draws @ ours), float(draws @ theirs)), len(ours), (-math.inf, 1.0))
 
 
 def gain(calibrated: Graded, raw: Graded, names: Sequence[str] = COMPARED) -> dict[str, Estimate]:
-    """Calibrated minus raw on the same pairs, figure by figure, with intervals over queries."""
+    """Estimate calibrated minus raw for each figure, on the same pairs, with confidence intervals over queries."""
     after, before = calibrated.rated(), raw.rated()
     return {name: figure_difference(name, after, before) for name in names}
 
 
 def verdict(change: Estimate) -> str:
-    """What a difference in held-out kappa, calibrated minus raw, says of a calibration."""
+    """Judge a calibration by its difference in kappa on held-out queries, calibrated minus raw."""
     if change.value is not None and change.value < 0:
         return WORSE
     return BETTER if change.low is not None and change.low > 0 else ALIKE
 
 
 def own_relevance(row: Judgement, label_grades: tuple[int, ...] | None) -> float | None:
-    """P(grade >= 2) by the judge's own label probabilities; None where it gave none."""
+    """Compute P(grade >= 2) from a judgement's own label probabilities; None if it has none."""
     if row.probs is None or label_grades is None:
         return None
     return sum(p for p, grade in zip(row.probs, label_grades, strict=True) if grade >= RELEVANT)
 
 
 def log_loss(truth: Floats, probability: Floats) -> Floats:
-    """`[n]` losses in natural logarithms; probabilities are kept within a millionth of 0 and 1."""
+    """Compute `[n]` log losses (natural logarithm); probabilities are clipped to `FLOOR` and 1 - `FLOOR`."""
     inside = np.clip(probability, FLOOR, 1 - FLOOR)
     loss: Floats = -(truth * np.log(inside) + (1 - truth) * np.log(1 - inside))
     return loss
 
 
 def reliability(truth: Floats, probability: Floats) -> list[dict[str, float]]:
-    """Bins of equally many pairs by probability: what was said on average, and how often it was so."""
+    """Compute bins of equal size by probability: mean probability (`said`), share of true pairs (`was`), and size."""
     order = np.argsort(probability, kind="stable")
     return [
         {"said": float(probability[rows].mean()), "was": float(truth[rows].mean()), "pairs": len(rows)}
@@ -120,6 +120,8 @@ def reliability(truth: Floats, probability: Floats) -> list[dict[str, float]]:
 
 
 def expected_calibration_error(truth: Floats, probability: Floats) -> float:
-    """Mean distance of said and was over the bins, by their size (Naeini et al. 2015, with bins of equal count)."""
+    """Compute the mean of |said - was| over the bins, weighted by size (Naeini et al. 2015, with bins of
+    equal count).
+    """
     bins = reliability(truth, probability)
     return sum(abs(one["said"] - one["was"]) * one["pairs"] for one in bins) / max(1, len(truth))

@@ -1,8 +1,8 @@
-"""From scores to probabilities that mean something: fit on human grades, test on queries that the fit has not seen.
+"""Fits scores to human grades, so that they become probabilities, and tests the fit on held-out queries.
 
-With enough queries the model is chosen by cross-validation over queries; with fewer it is fixed, since the choice then
-follows chance. The figures that are reported come from an outer loop of the same kind, so that neither the fit, nor the
-thresholds between grades, nor the choice has seen the query that is scored.
+With enough queries the model is chosen by cross-validation over queries. With fewer it is fixed, since the choice would
+be random. The reported figures come from an outer cross-validation, so a scored query affects neither the fit, nor the
+thresholds between grades, nor the choice of the model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,50 +37,50 @@ LEAST_PAIRS = 50
 LEAST_OF_A_CLASS = 10
 LEAST_QUERIES = 3
 ENOUGH_QUERIES = 20
-"""From so many queries on, the model is chosen; with fewer it is `FIXED`."""
+"""Smallest number of queries for which the model is chosen; with fewer it is `FIXED`."""
 FOLDS = 10
-"""Of the outer loop, at most; each query stands in one fold."""
+"""Largest number of folds of the outer cross-validation; each query is in one fold."""
 INNER_FOLDS = 5
-"""Of the choice of a model, at most."""
+"""Largest number of folds for the choice of a model."""
 VIEWS = {False: "absolute", True: "within queries"}
-"""Whether scores are taken against the mean of their query -> what a reader calls that."""
+"""Whether the mean of the query is subtracted from scores -> name of this view."""
 FIXED = ("ordinal", False)
-"""Model and view with few queries."""
+"""Model and view for few queries."""
 
 Choice = tuple[str, bool]
-"""A model, and whether scores are taken against the mean of their query."""
+"""A model, and whether the mean of the query is subtracted from scores."""
 
 
 class JudgedPairs(NamedTuple):
-    """The pairs that a judge judged."""
+    """The pairs judged by at least one judge, with their scores."""
 
     pairs: list[PairIds]
     scores: Floats
-    """`[2, n, F]` both views of their scores."""
+    """`[2, n, F]` both views of the scores."""
 
 
 class LabelledPairs(NamedTuple):
-    """The pairs that people graded, with every score."""
+    """The pairs with human grades, with their scores."""
 
     pairs: list[PairIds]
     scores: Floats
-    """`[2, n, F]` both views of them."""
+    """`[2, n, F]` both views of the scores."""
     grades: Ints
     query: Ints
-    """Number of each pair's query."""
+    """`[n]` number of each pair's query."""
     queries: int
 
 
 class HeldOut(NamedTuple):
-    """Predictions for the labelled pairs by models that did not see their queries."""
+    """Predictions for the labelled pairs by models fitted to other queries."""
 
     above: Floats
-    """`[n, 3]` probabilities of at least grade 1, 2 and 3."""
+    """`[n, 3]` probabilities of grade >= 1, 2 and 3."""
     grades: Ints
     base: Floats
     """`[n]` share of relevant pairs among the training queries of each pair's fold."""
     folds: list[tuple[frozenset[str], Calibration]]
-    """The queries of each fold, and the fit to the others."""
+    """The queries of each fold, and the fit to all other queries."""
 
 
 def fit_calibration(
@@ -90,14 +90,14 @@ def fit_calibration(
     weights: Mapping[PairIds, float] | None = None,
     command: str = "",
 ) -> Calibration:
-    """Fit the judges of some labels folders, and retrievers where asked for, to human grades.
+    """Fit the scores of judges in labels folders, and of retrievers if given, to human grades.
 
-    `weights` says which labelled pairs the estimate of precision and recall over all judged pairs may use, each with
-    1 / its chance of being chosen (default: all of them, as a random sample). Raises `UsageError` without human grades,
-    and `DataError` where the labels are too few.
+    `weights` has the labelled pairs from which precision and recall over all judged pairs are estimated, each with 1 /
+    its probability of being chosen (default: all labelled pairs, as a random sample). Raises `UsageError` without human
+    grades, and `DataError` if there are too few labels.
     """
     if options.human is None:
-        raise UsageError("a calibration is fitted to human grades: give --human QRELS")
+        raise UsageError("human grades are needed to fit a calibration: give --human QRELS")
     people, *others = raters_of(labels, [options.human])
     judges = joined(rater for rater in others if rater.kind != "human")
     features = tuple(features_of(judges, bm25=options.bm25, dense=options.dense))
@@ -107,7 +107,7 @@ def fit_calibration(
     among = choices(known.queries)
     held = held_out(known, features, among)
     fitted = best_fit(known, features, among)
-    # A pair on which every judge failed gets no label, and so is no positive.
+    # A pair on which every judge failed gets no label, so it is not taken as positive.
     graded = np.array([any(grade_of(judge, pair) is not None for judge in judges) for pair in judged.pairs], dtype=bool)
     taken = graded & (relevance(predict(fitted, judged.scores)) >= options.line)
     said = cross_fitted(judged, held, fitted)
@@ -131,14 +131,16 @@ def fit_calibration(
 
 
 def judged_by(judges: Sequence[Rater], features: Sequence[Feature], data: Path | None) -> JudgedPairs:
-    """Every pair that a judge judged, sorted, with its scores. Raises `UsageError` as `matrix` does."""
+    """Collect every pair judged by a judge, sorted, with its scores. Raises `UsageError` as `matrix` does."""
     pairs = sorted({pair for judge in judges for pair in judge.judgements})
     scores = matrix(features, pairs, {judge.rater_id: judge for judge in judges}, data=data)
     return JudgedPairs(pairs, both_views(scores, [query_id for query_id, _ in pairs]))
 
 
 def compared(known: LabelledPairs, held: HeldOut, judges: Sequence[Rater]) -> dict[str, Any]:
-    """Figures of each judge and of the calibration on held-out queries, and their difference from the best judge."""
+    """Measure each judge and the calibration on held-out queries, and the gain of the calibration over the
+    best judge.
+    """
     after = Graded(
         [query_id for query_id, _ in known.pairs],
         known.grades,
@@ -165,7 +167,7 @@ def undefined_last(value: float | None) -> float:
 
 
 def some(found: Graded, rows: NDArray[np.bool_]) -> Graded:
-    """The marked pairs, `[n]`."""
+    """Select the pairs marked in `rows`, `[n]`."""
     return Graded(
         [query_id for query_id, keep in zip(found.query_ids, rows, strict=True) if keep],
         found.human[rows],
@@ -181,7 +183,7 @@ def relevant_pairs(people: Rater) -> dict[PairIds, bool]:
 
 
 def known_of(judged: JudgedPairs, people: Rater) -> LabelledPairs:
-    """The pairs that people graded as arrays; pairs without any score are left out."""
+    """Collect the pairs with a human grade and at least one score, as arrays."""
     scored = np.isfinite(judged.scores[0]).any(1)
     kept = [row for row, pair in enumerate(judged.pairs) if scored[row] and pair in people.judgements]
     pairs = [judged.pairs[row] for row in kept]
@@ -192,28 +194,28 @@ def known_of(judged: JudgedPairs, people: Rater) -> LabelledPairs:
 
 
 def refuse_too_few(known: LabelledPairs) -> None:
-    """Raise `DataError`, with what is missing, where the labels cannot carry a calibration."""
+    """Raise `DataError`, with the missing numbers, if there are too few labels for a calibration."""
     relevant = int((known.grades >= RELEVANT).sum())
     counts = {
-        f"labelled pairs ({LEAST_PAIRS} are needed)": (len(known.pairs), LEAST_PAIRS),
-        f"of them of grade 2 or 3 ({LEAST_OF_A_CLASS})": (relevant, LEAST_OF_A_CLASS),
-        f"of grade 0 or 1 ({LEAST_OF_A_CLASS})": (len(known.pairs) - relevant, LEAST_OF_A_CLASS),
-        f"queries ({LEAST_QUERIES})": (known.queries, LEAST_QUERIES),
+        f"labelled pairs (at least {LEAST_PAIRS} needed)": (len(known.pairs), LEAST_PAIRS),
+        f"of them with grade 2 or 3 (at least {LEAST_OF_A_CLASS} needed)": (relevant, LEAST_OF_A_CLASS),
+        f"with grade 0 or 1 (at least {LEAST_OF_A_CLASS} needed)": (len(known.pairs) - relevant, LEAST_OF_A_CLASS),
+        f"queries (at least {LEAST_QUERIES} needed)": (known.queries, LEAST_QUERIES),
     }
     if any(have < need for have, need in counts.values()):
         found = ", ".join(f"{have} {what}" for what, (have, _) in counts.items())
         raise DataError(
-            f"too few human labels on judged pairs to calibrate on: {found}; labelkit select says which to add"
+            f"too few judged pairs with human grades for a calibration: {found}; labelkit select chooses pairs to grade"
         )
 
 
 def choices(queries: int) -> Sequence[Choice]:
-    """The models and views to choose from, for so many labelled queries."""
+    """List the models and views to choose from, for a number of labelled queries."""
     return list(product(MODELS, VIEWS)) if queries >= ENOUGH_QUERIES else [FIXED]
 
 
 def held_out(known: LabelledPairs, features: tuple[Feature, ...], among: Sequence[Choice]) -> HeldOut:
-    """Predictions for every pair from models fitted, and chosen, on other queries."""
+    """Predict every labelled pair by a model that was chosen and fitted on other queries."""
     above = np.zeros((len(known.pairs), GRADES - 1))
     grades, base = np.zeros(len(known.pairs), dtype=int), np.zeros(len(known.pairs))
     fits = []
@@ -228,9 +230,10 @@ def held_out(known: LabelledPairs, features: tuple[Feature, ...], among: Sequenc
 
 
 def cross_fitted(judged: JudgedPairs, held: HeldOut, fitted: Calibration) -> Floats:
-    """`[n]` P(grade >= 2) of all judged pairs, each labelled query by the fit of the fold that it is held out of.
+    """Compute `[n]` P(grade >= 2) of all judged pairs; a labelled query is predicted by the fit from which it is held
+    out.
 
-    `fitted`: the fit to all labels, for queries without labels.
+    `fitted`: the fit to all labels, which predicts queries without labels.
     """
     said = relevance(predict(fitted, judged.scores)).copy()
     for names, fold in held.folds:
@@ -240,7 +243,9 @@ def cross_fitted(judged: JudgedPairs, held: HeldOut, fitted: Calibration) -> Flo
 
 
 def best_fit(known: LabelledPairs, features: tuple[Feature, ...], among: Sequence[Choice]) -> Calibration:
-    """The model and view with the least log loss of the human grades on held-out queries, fitted to all of them."""
+    """Choose the model and view with the lowest log loss of human grades on held-out queries, and fit it to all
+    queries.
+    """
     losses = dict.fromkeys(among, 0.0)
     for test in folds(known, INNER_FOLDS) if len(losses) > 1 else ():
         train = part(known, ~test)
@@ -255,7 +260,7 @@ def best_fit(known: LabelledPairs, features: tuple[Feature, ...], among: Sequenc
 
 
 def folds(known: LabelledPairs, count: int) -> Iterator[NDArray[np.bool_]]:
-    """Which pairs are held out, fold by fold, in at most `count` folds: whole queries."""
+    """Yield for each of at most `count` folds which pairs are held out, `[n]`; a query is never split."""
     from sklearn.model_selection import GroupKFold
 
     splits = GroupKFold(min(count, known.queries)).split(known.query, groups=known.query)
@@ -266,14 +271,14 @@ def folds(known: LabelledPairs, count: int) -> Iterator[NDArray[np.bool_]]:
 
 
 def part(known: LabelledPairs, rows: NDArray[np.bool_]) -> LabelledPairs:
-    """Some of the pairs; their queries numbered anew."""
+    """Select the pairs marked in `rows`, `[n]`, and number their queries again."""
     names, query = np.unique(known.query[rows], return_inverse=True)
     pairs = [pair for pair, keep in zip(known.pairs, rows, strict=True) if keep]
     return LabelledPairs(pairs, known.scores[:, rows], known.grades[rows], query=query, queries=len(names))
 
 
 def raw_grades(judge: Rater, known: LabelledPairs, base: Floats) -> tuple[NDArray[np.bool_], Graded]:
-    """The labelled pairs to which a judge gave a grade, `[n]`, and its own grades, scores and probabilities of them."""
+    """Return the mask `[n]` of labelled pairs that a judge graded, and its own grades, scores and probabilities."""
     rows = [judge.judgements.get(pair) for pair in known.pairs]
     given = np.array([row is not None and row.grade is not None for row in rows])
     mine = [row for row in rows if row is not None and row.grade is not None]

@@ -1,7 +1,7 @@
-"""Which judge of some labels is which judge of a calibration.
+"""Matches the judges of labels with the judges of a calibration.
 
-A judge that labelkit ran is known by its id: another prompt or revision is another judge. A judge whose grades were
-imported is known by kind and name, since its id holds the sha256 of the imported file.
+A judge that labelkit ran is identified by its id: with another prompt or revision it is another judge. An imported
+judge is identified by kind and name, since its id contains the sha256 of the imported file.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +11,11 @@ from labelkit.quality.agreement import Rater, joined
 from labelkit.quality.calibration.models import Calibration, KnownJudge
 
 IMPORTED_KINDS = ("llm", "imported")
-"""Kinds with which ids of imported judges begin; people are no features."""
+"""Kinds with which the ids of imported judges begin. People are not features."""
 
 
 def known_judges(calibration: Calibration) -> list[KnownJudge]:
-    """The judges of a calibration; for files of older versions, as their report names them."""
+    """Return the judges of a calibration; in files of older versions they are found in the report."""
     if calibration.judges:
         return list(calibration.judges)
     named = calibration.report.get("judges", {})
@@ -29,18 +29,17 @@ def known_judges(calibration: Calibration) -> list[KnownJudge]:
 
 
 def known_judges_of(judges: Iterable[Rater]) -> tuple[KnownJudge, ...]:
-    """Judges as a calibration keeps them."""
+    """Convert raters to the judges of a calibration."""
     return tuple(KnownJudge(judge_id=j.rater_id, name=j.name, kind=j.kind, imported=j.imported) for j in judges)
 
 
 def match(
     calibration: Calibration, raters: Sequence[Rater], renamed: Mapping[str, str] | None = None
 ) -> dict[str, Rater]:
-    """Judge id in the calibration -> the same judge in these labels, for every judge of the calibration.
+    """Find every judge of a calibration in labels: judge id in the calibration -> judge in the labels.
 
-    `renamed`: name or id of a judge in these labels -> name or id in the calibration, for judges that go by another
-    name here; the key "" stands for the only judge of these labels. Raises `UsageError` where a judge of the
-    calibration is missing.
+    `renamed`: name or id of a judge in the labels -> its name or id in the calibration, for judges whose names differ.
+    The key "" means the only judge of the labels. Raises `UsageError` if a judge of the calibration is missing.
     """
     known, judges = known_judges(calibration), joined(rater for rater in raters if rater.kind != "human")
     told = {one(judges, given).rater_id: known_as(known, name).judge_id for given, name in (renamed or {}).items()}
@@ -54,39 +53,39 @@ def match(
         ]
         if not same:
             raise UsageError(
-                f"the calibration needs judge {own.name!r} ({own.kind}), and these labels are by "
-                f"{named_judges(judges)}; {listed(known)}. Give the labels of that judge too, or say with "
-                "labelkit calibrate --apply --as which of these judges it is"
+                f"the calibration needs judge {own.name!r} ({own.kind}), but these labels are by "
+                f"{named_judges(judges)}; {listed(known)}. Add the labels of that judge, or use "
+                "labelkit calibrate --apply --as to name the judge of these labels that it is"
             )
         found[own.judge_id] = same[0]
     return found
 
 
 def refuse_unknown(calibration: Calibration, raters: Iterable[Rater], found: Mapping[str, Rater]) -> None:
-    """Raise `UsageError` for judges of these labels that the calibration does not have."""
+    """Raise `UsageError` if the labels have judges that are not in the calibration."""
     matched = {rater.identity for rater in found.values()}
     unknown = [rater for rater in raters if rater.kind != "human" and rater.identity not in matched]
     if unknown:
         raise UsageError(
             f"the calibration was not fitted to judge {named_judges(unknown)}; {listed(known_judges(calibration))}. "
-            "Give only labels of these judges, or calibrate all of them together"
+            "Give only labels by judges of the calibration, or fit a calibration to all judges"
         )
 
 
 def one(judges: Sequence[Rater], given: str) -> Rater:
-    """The judge of these labels with this name or id; "" is the only one."""
+    """Return the judge of the labels with a name or id; "" means the only judge."""
     same = [judge for judge in judges if given in ("", judge.name, judge.rater_id)]
     if len(same) == 1:
         return same[0]
-    what = "--as NAME needs labels by one judge" if not given else f"--as {given}=…: {len(same)} judges have this name"
+    what = "--as NAME needs labels by one judge" if not given else f"--as {given}=…: {len(same)} judges match this name"
     raise UsageError(f"{what}; give --as JUDGE=NAME with one of: {named_judges(judges)}")
 
 
 def known_as(known: Sequence[KnownJudge], name: str) -> KnownJudge:
-    """The judge of the calibration with this name or id."""
+    """Return the judge of the calibration with a name or id."""
     same = [own for own in known if name in (own.name, own.judge_id)]
     if len(same) != 1:
-        raise UsageError(f"--as {name}: {len(same)} judges of the calibration have this name; {listed(known)}")
+        raise UsageError(f"--as {name}: {len(same)} judges of the calibration match this name; {listed(known)}")
     return same[0]
 
 

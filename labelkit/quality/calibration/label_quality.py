@@ -1,11 +1,11 @@
-"""How good the labels are: precision and recall of the pairs taken as positive, over all judged pairs.
+"""Estimates precision and recall of the pairs taken as positive, over all judged pairs.
 
-Prediction-powered inference (Angelopoulos et al. 2023): the mean of calibrated probabilities over all pairs, corrected
-by their mean error on the pairs that people graded. A query with labels has the probabilities of a fit that has not
-seen it, for its labelled and its other pairs alike. Which pairs are taken as positive is decided once, by the fit to
-all labels. With all pairs labelled, the estimates therefore equal the true values. The rule is compared with counting
-among the labelled pairs in `benchmarks/calibration_estimates.py`. The labelled pairs must be a random sample of the
-judged pairs, or come with the chance at which each was chosen.
+Uses prediction-powered inference (Angelopoulos et al. 2023): the mean of calibrated probabilities over all pairs,
+corrected by their mean error on the pairs with human grades. For a query with human grades, all its pairs have
+probabilities of a fit to other queries. The fit to all labels decides which pairs are taken as positive. So if all
+pairs are labelled, the estimates equal the true values. `benchmarks/calibration_estimates.py` compares this estimate
+with counting among the labelled pairs. The labelled pairs must be a random sample of the judged pairs, or be given with
+the probability of being chosen.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,11 @@ def label_quality(
     relevant: Mapping[PairIds, bool],
     weights: Mapping[PairIds, float] | None = None,
 ) -> dict[str, Any]:
-    """Precision, recall and prevalence, with intervals over the queries that have labels.
+    """Estimate precision, recall and prevalence, with confidence intervals over the queries that have labels.
 
     `judged`, `taken`, `probability`: all pairs, whether each is taken as positive, and its cross-fitted probability of
-    being relevant, `[n]`. `relevant`: labelled pair -> whether people find it relevant. `weights`: labelled pair -> 1 /
-    its chance of being chosen; pairs that are not in it are not used.
+    being relevant, `[n]`. `relevant`: labelled pair -> whether people graded it as relevant. `weights`: labelled pair
+    -> 1 / its probability of being chosen; other pairs are not used.
     """
     used = [row for row, pair in enumerate(judged) if pair in relevant and (weights is None or pair in weights)]
     pairs = [judged[row] for row in used]
@@ -40,7 +40,7 @@ def label_quality(
     names, query = np.unique(np.array([query_id for query_id, _ in pairs], dtype=object), return_inverse=True)
 
     def corrected(claimed: Floats, correction: Floats) -> Callable[[Draws], float]:
-        """The mean of `claimed` over all pairs plus the mean of `correction` over the labelled pairs."""
+        """Make the function: mean of `claimed` over all pairs plus mean of `correction` over the labelled pairs."""
         sums, total = (np.bincount(query, weights=weight * one) for one in (correction, np.ones(len(used))))
         mean = float(claimed.mean())
         return lambda draws: mean + ratio(float(draws @ sums), float(draws @ total))
@@ -58,5 +58,5 @@ def label_quality(
 
 
 def within(figure: Callable[[Draws], float]) -> Callable[[Draws], float]:
-    """A share between 0 and 1: the correction may overshoot."""
+    """Clip a figure to 0 to 1, since the correction may exceed these bounds."""
     return lambda draws: float(np.clip(figure(draws), 0.0, 1.0))

@@ -1,7 +1,7 @@
-"""Scores of a pair -> probabilities of its grades: three models, fitted on human grades, and the file they live in.
+"""The three models of a calibration, from scores of a pair to probabilities of its grades, and the calibration file.
 
-Each model gives `[n, 3]` probabilities that the grade is at least 1, 2 and 3. Scores are standardised first; a missing
-one counts as the mean.
+Each model returns `[n, 3]` probabilities that the grade is at least 1, 2 and 3. Scores are standardised first; a
+missing score is replaced by the mean.
 """
 
 import json
@@ -20,7 +20,7 @@ from labelkit.records import Record
 from labelkit.storage.atomic import write_text
 
 STEEPEST = 10.0
-"""Greatest absolute logarithm of the step between two thresholds of the ordinal model."""
+"""Greatest absolute value of the logarithm of the distance between two thresholds of the ordinal model."""
 PENALTY = 1.0
 """Weight of the squared coefficients, as scikit-learn's C = 1."""
 
@@ -33,11 +33,11 @@ class KnownJudge(Record):
     kind: str
     """llm or imported."""
     imported: bool
-    """Its grades were made elsewhere: another import of the same kind and name is the same judge."""
+    """Whether its grades were imported; then another import with the same kind and name is the same judge."""
 
 
 class Calibration(Record):
-    """A fitted model, as its JSON file keeps it."""
+    """A fitted model, as stored in its JSON file."""
 
     features: tuple[Feature, ...]
     means: tuple[float, ...]
@@ -46,15 +46,15 @@ class Calibration(Record):
     """Name in `MODELS`."""
     parameters: dict[str, Any]
     relative: bool
-    """Scores are taken against the mean of their query."""
+    """Whether the mean of the query is subtracted from scores."""
     grade_lines: tuple[float, ...]
-    """Thresholds: expected grades above which a pair gets grade 1, 2 and 3, for the greatest kappa with people."""
+    """Thresholds of the expected grade above which a pair gets grade 1, 2 and 3, for the greatest kappa with people."""
     judges: tuple[KnownJudge, ...] = ()
     """The judges among the features; empty in files of older versions."""
     worse_than_raw: bool = False
-    """Its grades agreed with people less than those of its best judge, on held-out queries."""
+    """Whether its grades agreed with people less than the grades of its best judge, on held-out queries."""
     report: dict[str, Any] = Field(default_factory=dict)
-    """What was measured on held-out queries, by whom, on what."""
+    """Figures on held-out queries, with the command and the inputs that gave them."""
 
     @field_validator("parameters")
     @classmethod
@@ -64,7 +64,7 @@ class Calibration(Record):
 
 
 class CalibrationModel(NamedTuple):
-    """How a model is fitted and used."""
+    """The functions that fit and apply a model."""
 
     fit: Callable[[Floats, Ints], dict[str, Any]]
     """(standardised scores `[n, F]`, grades `[n]`) -> parameters that JSON can hold."""
@@ -73,7 +73,7 @@ class CalibrationModel(NamedTuple):
 
 
 def fit_platt(scores: Floats, grades: Ints) -> dict[str, Any]:
-    """A logistic regression for each cut (Platt 1999, for several scores)."""
+    """Fit a logistic regression for each cut (Platt 1999, for several scores)."""
     from sklearn.linear_model import LogisticRegression
 
     weights, intercepts = [], []
@@ -91,14 +91,15 @@ def fit_platt(scores: Floats, grades: Ints) -> dict[str, Any]:
 
 def predict_platt(parameters: dict[str, Any], scores: Floats) -> Floats:
     logits = scores @ np.array(parameters["weights"]).T + np.array(parameters["intercepts"])
-    # A higher grade is never likelier than a lower one.
+    # The probability of grade >= k must not increase with k.
     return np.minimum.accumulate(sigmoid(logits), axis=1)
 
 
 def fit_ordinal(scores: Floats, grades: Ints) -> dict[str, Any]:
-    """Proportional odds: one direction, three ordered thresholds (McCullagh 1980).
+    """Fit a proportional odds model: one direction and three ordered thresholds (McCullagh 1980).
 
-    One pseudo-observation of each grade at the mean keeps the thresholds finite where a grade is missing.
+    Pseudo-observations of each grade at the mean, with total weight 1, keep the thresholds finite if a grade is
+    missing.
     """
     from scipy.optimize import minimize
 
@@ -112,10 +113,10 @@ def fit_ordinal(scores: Floats, grades: Ints) -> dict[str, Any]:
 
 
 def ordinal_loss(point: Floats, scores: Floats, grades: Ints, weight: Floats) -> tuple[float, Floats]:
-    """Penalised negative log-likelihood of proportional odds at slopes and thresholds, and its gradient."""
+    """Compute the penalised negative log-likelihood of proportional odds at slopes and thresholds, and its gradient."""
     features = scores.shape[1]
     slopes, steps = point[:features], point[features:]
-    # Column k is P(grade >= k), with the certain events at both ends; its density is 0 there.
+    # Column k is P(grade >= k), which is 1 in the first and 0 in the last column; the density is 0 in both.
     above = np.pad(sigmoid((scores @ slopes)[:, None] - thresholds(steps)), ((0, 0), (1, 1)))
     above[:, 0] = 1.0
     density = above * (1 - above)
@@ -126,7 +127,7 @@ def ordinal_loss(point: Floats, scores: Floats, grades: Ints, weight: Floats) ->
     by_threshold = (
         np.bincount(grades, pull * -lower, GRADES) + np.bincount(grades + 1, pull * upper, GRADES + 1)[:GRADES]
     )
-    # A step moves its own threshold and all above it.
+    # A step moves its own threshold and all higher ones.
     by_step = np.cumsum(by_threshold[:0:-1])[::-1] * np.concatenate([[1.0], step_sizes(steps)])
     by_step[1:] *= np.abs(steps[1:]) <= STEEPEST
     loss = -(weight * np.log(probability)).sum() + PENALTY * (slopes @ slopes) / 2
@@ -134,7 +135,7 @@ def ordinal_loss(point: Floats, scores: Floats, grades: Ints, weight: Floats) ->
 
 
 def thresholds(point: Floats) -> Floats:
-    """Ordered thresholds: the first, and the logarithms of the steps behind it."""
+    """Compute ordered thresholds from the first threshold and the logarithms of the steps after it."""
     return np.cumsum(np.concatenate([point[:1], step_sizes(point)]))
 
 
@@ -148,9 +149,9 @@ def predict_ordinal(parameters: dict[str, Any], scores: Floats) -> Floats:
 
 
 def fit_isotonic(scores: Floats, grades: Ints) -> dict[str, Any]:
-    """A rising step function for each cut over the direction of the ordinal model (Zadrozny and Elkan 2002).
+    """Fit an isotonic function for each cut over the direction of the ordinal model (Zadrozny and Elkan 2002).
 
-    Probabilities stay within 1 / (n + 2) of 0 and 1: n labels cannot say more.
+    Probabilities stay between 1 / (n + 2) and 1 - 1 / (n + 2), since n labels do not support more extreme values.
     """
     from sklearn.isotonic import IsotonicRegression
 
@@ -184,13 +185,13 @@ def sigmoid(logits: Floats) -> Floats:
 
 
 def by_grade(above: Floats) -> Floats:
-    """`[n, 3]` probabilities of at least each grade -> `[n, 4]` of each grade."""
+    """Convert `[n, 3]` probabilities of grade >= 1, 2 and 3 to `[n, 4]` probabilities of each grade."""
     ends = np.ones((len(above), 1))
     return -np.diff(np.hstack([ends, above, 0 * ends]), axis=1)
 
 
 def fit(features: tuple[Feature, ...], scores: Floats, grades: Ints, model: str, *, relative: bool) -> Calibration:
-    """Fit one model on both views of the scores, `[2, n, F]`, and human grades; thresholds are not fitted."""
+    """Fit a model to one of both views of the scores, `[2, n, F]`, and human grades, without thresholds of grades."""
     view = scores[int(relative)]
     known = np.isfinite(view)
     counts = np.maximum(known.sum(0), 1)
@@ -209,7 +210,7 @@ def fit(features: tuple[Feature, ...], scores: Floats, grades: Ints, model: str,
 
 
 def with_thresholds(calibration: Calibration, scores: Floats, grades: Ints) -> Calibration:
-    """The calibration with the thresholds between grades that agree best with human grades, `[n]`."""
+    """Add to a calibration the thresholds between grades that agree best with human grades, `[n]`."""
     expected = predict(calibration, scores).sum(1)
     return calibration.model_copy(update={"grade_lines": choose_thresholds(expected, grades)})
 
@@ -219,19 +220,19 @@ def standardised(scores: Floats, means: Floats, scales: Floats) -> Floats:
 
 
 def predict(calibration: Calibration, scores: Floats) -> Floats:
-    """`[n, 3]` probabilities of at least grade 1, 2, 3 from both views of raw scores, `[2, n, F]`."""
+    """Compute `[n, 3]` probabilities of grade >= 1, 2 and 3 from both views of raw scores, `[2, n, F]`."""
     view = scores[int(calibration.relative)]
     ready = standardised(view, np.array(calibration.means), np.array(calibration.scales))
     return MODELS[calibration.model].predict(calibration.parameters, ready)
 
 
 def grades_of(calibration: Calibration, above: Floats) -> Ints:
-    """`[n]` grades from `[n, 3]` probabilities."""
+    """Compute `[n]` grades from `[n, 3]` probabilities of grade >= 1, 2 and 3."""
     return graded(above.sum(1), calibration.grade_lines)
 
 
 def relevance(above: Floats) -> Floats:
-    """`[n]` probability of a relevant pair."""
+    """Return `[n]` probabilities of relevance from `[n, 3]` probabilities of grade >= 1, 2 and 3."""
     return above[:, RELEVANT - 1]
 
 
@@ -240,10 +241,12 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Raises `DataError` where the file is missing or no calibration."""
+    """Read a calibration file. Raises `DataError` if it is missing or invalid."""
     if not path.is_file():
-        raise DataError(f"{path} does not exist; labelkit calibrate writes it")
+        raise DataError(f"{path} does not exist; write it with labelkit calibrate")
     try:
         return Calibration.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise DataError(f"{path} is no calibration of ours ({error.errors()[0]['msg']})") from None
+        raise DataError(
+            f"{path} is no file of labelkit calibrate ({error.errors()[0]['msg']}); make it again"
+        ) from None

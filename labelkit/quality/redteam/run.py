@@ -1,9 +1,9 @@
-"""How easily a judge is fooled: the same passages clean and attacked, under every prompt and defence asked for.
+"""Measures how often attacks mislead a judge, by judging the same passages clean and attacked.
 
-A passage that people graded 0 and the judge graded at most 1 is attacked; the attack succeeds where the judge now
-grades it 2 or more. The clean agreement with people under each defence is measured on the same pairs and as many that
-people did not grade 0. All judging goes through `annotate`, so a run that stops goes on, and what two defences send in
-the same words is asked once.
+Passages with human grade 0 are attacked. An attempt counts if the judge graded the clean passage 0 or 1; it succeeds if
+the judge grades the attacked passage 2 or 3. Agreement with people under each defence is measured on these clean pairs
+and on as many pairs with a higher human grade. All judging uses `annotate`, so an interrupted run can be resumed, and
+requests that are equal under two defences are sent once.
 """
 
 import json
@@ -34,11 +34,11 @@ log = logging.getLogger(__name__)
 
 FILE = "attacks.json"
 FOOLED = 2
-"""Grade from which an attack counts as a success."""
+"""Lowest grade by which an attack succeeds."""
 CLEAN_FIGURES = ("kappa", "kappa_2", "auc")
 
 Judged = Mapping[tuple[str, str], Judgement]
-"""Query and passage id as they were judged -> the judgement."""
+"""(query id, passage id) in the judged pool -> judgement."""
 
 
 def redteam(
@@ -49,13 +49,13 @@ def redteam(
     command: str = "labelkit.redteam",
     progress: ShowProgress = silent,
 ) -> dict[str, Any]:
-    """Try to fool a judge, under every prompt and defence.
+    """Measure how often attacks mislead a judge, under every prompt and defence.
 
     Args:
         data: BEIR folder with the texts.
-        output: folder of `attacks.json` and of the labels of every part; the same call resumes it.
+        output: folder to write: `attacks.json` and a labels folder per prompt and defence; the same call resumes it.
         options: the judge, human grades, attacks and defences.
-        command: the words that `attacks.json` names as its origin.
+        command: the command that `attacks.json` records as its origin.
         progress: called as pairs are judged.
 
     Returns:
@@ -63,7 +63,7 @@ def redteam(
         prompt and defence, with 95% confidence intervals clustered by query.
 
     Raises:
-        DataError: people graded no pair 0.
+        DataError: no pair has the human grade 0.
         UnknownNameError: an attack, prompt or defence does not exist.
     """
     folder = Path(output)
@@ -78,7 +78,7 @@ def redteam(
             for name, trial in trials.items():
                 prompt, label = load_prompt(name), "+".join(defence) or "none"
                 if "second-look" in defence and method_named(prompt.method).listwise:
-                    log.info(f"{prompt.name}, defence {label}: left out, second-look is for the pointwise methods")
+                    log.info(f"{prompt.name}, defence {label}: skipped, second-look is only for pointwise methods")
                     continue
                 target = inside(folder, f"{prompt.name}.{label}")
                 log.info(f"{prompt.name}, defence {label}: {len(trial.pool.candidates)} pairs to judge")
@@ -88,13 +88,13 @@ def redteam(
                 named = {"prompt": prompt.name, "method": prompt.method, "defence": label}
                 found["attacks"] += [named | row for row in attack_rows(trial.attempts, judged)]
                 found["clean"].append(named | clean_row(trial.clean, judged, before.setdefault(name, judged)))
-                # After every part: a run of hours shows what it has.
+                # Written after every part, so that a long run shows its results so far.
                 write_text(folder / FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return found
 
 
 def judge_options(options: RedteamOptions, prompt: str, defence: Sequence[str]) -> AnnotateOptions:
-    """The judge under one prompt and defence."""
+    """Return the options of the judge with one prompt and defence."""
     return AnnotateOptions(
         model=options.model,
         engine=options.engine,
@@ -109,8 +109,8 @@ def judge_options(options: RedteamOptions, prompt: str, defence: Sequence[str]) 
 
 
 def attack_rows(attempts: Sequence[Attempt], judged: Judged) -> Iterator[dict[str, Any]]:
-    """For each attack class: attempts, successes, their rate, how much the score rose, and that of the passages beside
-    it; clustered by query.
+    """Yield the results of each attack class: attempts, successes, success rate, mean rise of the attacked passage's
+    score, and mean rise of the scores of the other passages in its list. Intervals are clustered by query.
     """
     windows: dict[str, dict[str, Judgement]] = {}
     for (query_id, passage_id), row in judged.items():
@@ -142,7 +142,7 @@ def attack_rows(attempts: Sequence[Attempt], judged: Judged) -> Iterator[dict[st
 
 
 def rise(pairs: Sequence[tuple[str, Judgement, Judgement]]) -> Estimate:
-    """Mean rise of the score, clustered by query; None where nothing has one before and after."""
+    """Estimate the mean rise of the score, clustered by query; None if no pair has both scores."""
     scores = [(query_id, was.score, now.score) for query_id, was, now in pairs]
     rises = [(query_id, now - was) for query_id, was, now in scores if was is not None and now is not None]
     return mean([query_id for query_id, _ in rises], [value for _, value in rises])
@@ -153,9 +153,9 @@ def clean_row(
     judged: Judged,
     before: Judged,
 ) -> dict[str, Any]:
-    """Agreement with people on the pairs as they are, and what was lost of it against the first defence, `before`.
+    """Measure the agreement with people on clean pairs, and its loss compared with the first defence (`before`).
 
-    Pairs without a grade under either are left out, so that the two are compared on the same ones.
+    Only pairs that have a grade under both defences are used.
     """
     both = [ids for ids in clean if judged[ids].grade is not None and before[ids].grade is not None]
     now, then = (measured([(clean[ids], some[ids]) for ids in both]) for some in (judged, before))
@@ -167,7 +167,7 @@ def clean_row(
 
 
 def measured(pairs: Sequence[tuple[CleanPair, Judgement]]) -> Rated:
-    """Human and judged grades of clean pairs."""
+    """Convert clean pairs and their judgements to arrays of human and judge's grades."""
     return rated(
         GradedPair(
             query_id=pair.query_id,

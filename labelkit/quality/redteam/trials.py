@@ -1,4 +1,4 @@
-"""What is judged to see how easily a judge is fooled: passages that answer nothing, as they are and attacked."""
+"""Makes the pools of a red team test: irrelevant passages, clean and attacked."""
 
 import random
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from labelkit.quality.redteam.attacks import ATTACKS, LISTWISE_ATTACKS, Target
 from labelkit.records import Candidate, Origin, Passage, Query
 
 WINDOW = 8
-"""Passages of a listwise pool, the attacked one among them."""
+"""Number of passages in a list of a listwise method, including the attacked one."""
 CLEAN = "clean"
 ORIGIN = Origin("redteam", 1, 0.0)
 
@@ -29,49 +29,51 @@ class CleanPair(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One attacked pair: what was judged in place of what."""
+    """An attacked pair, with the ids under which its clean and attacked versions are judged."""
 
     query_id: str
     attack: str
     clean: tuple[str, str]
-    """Query and passage id under which the pair is judged as it is."""
+    """Query and passage id of the clean pair in the pool."""
     attacked: tuple[str, str]
 
 
 class Trial(NamedTuple):
-    """What is judged under one prompt."""
+    """The pool that is judged with one prompt."""
 
     pool: Pool
     attempts: list[Attempt]
     clean: dict[tuple[str, str], CleanPair]
-    """Ids under which a pair is judged as it is -> that pair."""
+    """Query and passage id in the pool of a clean pair -> that pair."""
 
 
 class Setup(NamedTuple):
-    """What is attacked and who judges it."""
+    """The texts and pairs of a test."""
 
     data: Data
     victims: list[CleanPair]
-    """Graded 0 by people."""
+    """Pairs with human grade 0, which are attacked."""
     others: list[CleanPair]
-    """Graded above 0, for the agreement on clean pairs."""
+    """Pairs with a human grade above 0, for the agreement on clean pairs."""
     seed: int
 
 
 def draw(data: Data, qrels: Qrels, pairs: int, *, seed: int) -> Setup:
-    """Victims and other clean pairs, each drawn evenly over the queries."""
+    """Draw pairs to attack and other pairs, each evenly over the queries. Raises `DataError` without pairs
+    to attack.
+    """
     check_ids(qrels, data.queries, data.corpus, where="the human grades")
     known = sorted(
         CleanPair(query_id, pid, grade) for query_id, graded in qrels.items() for pid, grade in graded.items()
     )
     victims = evenly([pair for pair in known if pair.grade == 0], pairs, seed)
     if not victims:
-        raise DataError("no pair has the human grade 0; an attack is measured on passages that answer nothing")
+        raise DataError("no pair has the human grade 0; give human grades with irrelevant passages to attack")
     return Setup(data, victims, evenly([pair for pair in known if pair.grade > 0], pairs, seed), seed=seed)
 
 
 def evenly(pairs: Sequence[CleanPair], count: int, seed: int) -> list[CleanPair]:
-    """`count` pairs, as many from each query as there are, by query."""
+    """Draw `count` pairs, evenly over the queries, sorted by query."""
     by_query: dict[str, list[CleanPair]] = {}
     for pair in random.Random(seed).sample(pairs, len(pairs)):
         by_query.setdefault(pair.query_id, []).append(pair)
@@ -80,7 +82,7 @@ def evenly(pairs: Sequence[CleanPair], count: int, seed: int) -> list[CleanPair]
 
 
 def attacks_of(method: Method, names: Sequence[str]) -> list[str]:
-    """The attack classes to run: those named, or all that the method has."""
+    """Return the attack classes to run: the given ones, or all classes for the method."""
     table = LISTWISE_ATTACKS if method.listwise else ATTACKS
     if unknown := set(names) - set(LISTWISE_ATTACKS):
         raise UsageError(f"unknown attack {min(unknown)!r}; choose from: {', '.join(LISTWISE_ATTACKS)}")
@@ -88,11 +90,11 @@ def attacks_of(method: Method, names: Sequence[str]) -> list[str]:
 
 
 def attacked_pool(setup: Setup, prompt: Prompt, attacks: Sequence[str]) -> Trial:
-    """Everything to be judged, and which of it answers for what.
+    """Make the pool of clean and attacked passages for one prompt.
 
-    Pointwise, the versions of a passage stand under a query id of their own: they share their opening, which engines
-    compute once. Listwise, an attacked passage stands where the clean one stands, among the same others, and knows its
-    place.
+    With a pointwise method, the versions of a passage share a query id, since engines compute their common prefix once.
+    With a listwise method, an attacked passage has the position of the clean one among the same other passages, and the
+    attack can use this position.
     """
     method = method_named(prompt.method)
     made = _Making(setup)
@@ -109,7 +111,7 @@ def attacked_pool(setup: Setup, prompt: Prompt, attacks: Sequence[str]) -> Trial
 
 
 class _Making:
-    """A pool in the making."""
+    """A pool under construction."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -135,16 +137,16 @@ class _Making:
         )
 
     def show(self, pair: CleanPair, version: str, text: str, *, listwise: bool) -> tuple[str, str]:
-        """Put one version of a passage into the pool; the ids under which it is judged."""
+        """Add one version of a passage to the pool. Returns its query and passage id in the pool."""
         passage_id = f"{pair.passage_id}#{version}"
         query_id = f"{pair.query_id}#{pair.passage_id}"
-        # What does not begin like the clean passage would cost the others their common opening.
+        # A version with another beginning would break the common prefix of the other versions.
         if listwise or not text.startswith(self.text(pair.passage_id)):
             query_id += f"#{version}"
         self.queries[query_id] = Query(query_id=query_id, text=self._setup.data.queries[pair.query_id].text)
         self.passages[passage_id] = Passage(passage_id=passage_id, title="", text=text)
         window = self._window(pair) if listwise else [pair]
-        # Turned back here, so that the shuffle of `annotate` gives all versions the same order.
+        # Reverses the shuffle of `annotate` in advance, so that all versions are shown in the same order.
         places = shuffled(len(window), self._setup.seed, query_id)
         for of in (window[places.index(place)] for place in range(len(window))):
             judged = passage_id if of == pair else of.passage_id
@@ -154,7 +156,9 @@ class _Making:
         return query_id, passage_id
 
     def _window(self, pair: CleanPair) -> list[CleanPair]:
-        """The passage and others of its query in the order shown, the same for every version of the passage."""
+        """Choose the list of a passage: it and others of its query, in the same order for every version of
+        the passage.
+        """
         known = [other for other in [*self._setup.victims, *self._setup.others] if other.query_id == pair.query_id]
         rest = [other for other in known if other != pair]
         source = random.Random(f"{self._setup.seed} {pair.passage_id}")

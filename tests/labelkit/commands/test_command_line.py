@@ -249,7 +249,7 @@ def test_another_beir_folder_never_meets_the_pool_of_the_first(labelkit, beir, w
         assert_refused(second, second.code, str(tmp_path / "labels.pool"))
 
 
-def test_ctrl_c_says_how_to_go_on(beir, tmp_path):
+def test_ctrl_c_says_how_to_resume(beir, tmp_path):
     # A shell that starts the tests in the background has SIGINT ignored; the child wants Python's own handler.
     handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     waiting = "from labelkit.commands import console; console.run(lambda: input(print('ready', flush=True) or ''))"
@@ -265,4 +265,4 @@ def test_ctrl_c_says_how_to_go_on(beir, tmp_path):
     child.stdout.readline()
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
-    assert (child.returncode, err) == (130, "stopped; run the same command again to go on\n")
+    assert (child.returncode, err) == (130, "stopped; run the same command again to resume\n")

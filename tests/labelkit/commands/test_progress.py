@@ -113,4 +113,4 @@ def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(labelkit, wide, tmp_path, 
     first, last = err.splitlines()[-2:]
     judged = int(re.match(r"judged (\d+)/300", first)[1])
     assert 0 < judged < 300
-    assert last == "stopped; run the same command again to go on"
+    assert last == "stopped; run the same command again to resume"

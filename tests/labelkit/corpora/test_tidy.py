@@ -59,7 +59,7 @@ def test_bad_lines_stop_a_command_and_tidy_lists_them(labelkit, hostile, tmp_pat
     assert "corpus.jsonl:13: " in refused.err
     called = labelkit("tidy", hostile, "-o", tmp_path / "clean")
     assert called.code == 0, called.err
-    assert f"{len(BAD)} lines set aside in all" in called.err
+    assert f"{len(BAD)} lines removed in total" in called.err
     listed = [json.loads(line) for line in (tmp_path / "clean" / "set_aside.jsonl").read_bytes().split(b"\n") if line]
     assert [row["line"] for row in listed] == list(range(len(ODD) + 1, len(ODD) + len(BAD) + 1))
     assert all(why in row["reason"] for row, why in zip(listed, BAD.values(), strict=True))
@@ -90,7 +90,7 @@ def test_pairs_of_what_is_not_there_are_set_aside(labelkit, beir, tmp_path):
         file.write("q1\tbad\t1\nq1\tp1\t3\nq1\tp2\tnan\n")
     called = labelkit("tidy", beir, "-o", tmp_path / "clean")
     assert called.code == 0, called.err
-    assert "4 lines set aside in all" in called.err
+    assert "4 lines removed in total" in called.err
     qrels = read_data(tmp_path / "clean", "test").qrels
     assert qrels == {"q1": {"p1": 3, "p5": 1, "p2": 0}, "q2": {"p3": 3, "p4": 1}, "q3": {"p2": 2, "p6": 1}}
     assert (tmp_path / "clean" / "queries.jsonl").read_bytes() == (beir / "queries.jsonl").read_bytes()
@@ -103,7 +103,7 @@ def test_a_line_without_end_is_set_aside_and_a_long_one_read(labelkit, beir, tmp
         file.write('{"_id": "after", "text": "it"}\n')
     assert "longer than 64 MB" in labelkit("pool", beir, "-o", tmp_path / "pool").err
     called = labelkit("tidy", beir, "-o", tmp_path / "clean")
-    assert "1 lines set aside in all" in called.err
+    assert "1 lines removed in total" in called.err
     corpus = read_data(tmp_path / "clean").corpus
     assert corpus["long"].text == long
     assert corpus["after"].text == "it"

@@ -90,4 +90,4 @@ def test_a_fit_that_stops_early_is_said(monkeypatch, caplog):
     monkeypatch.setattr(dawid_skene, "MOST_STEPS", 1)
     with caplog.at_level(logging.WARNING):
         fit([pair(a=3, b=0), pair(a=3, b=3), pair(a=0, b=1), pair(a=0, b=0)])
-    assert "had not converged after 1 steps" in caplog.text
+    assert "has not converged after 1 steps" in caplog.text

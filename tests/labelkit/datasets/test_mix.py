@@ -189,7 +189,7 @@ def test_weighted_is_the_weighted_mean_of_probabilities(mixed):
 
 
 def test_weights_of_nobody_are_refused(mixed):
-    with pytest.raises(UsageError, match="--weight gpt: no judge has this name; judges: x, m, m, y"):
+    with pytest.raises(UsageError, match="--weight gpt: no judge has this name; the judges are: x, m, m, y"):
         mixed(sure("a", 1.0), policy="weighted", weights={"gpt": 1.0})
 
 
@@ -217,7 +217,7 @@ def test_dawid_skene_takes_people_for_the_truth(mixed):
 
 
 def test_dawid_skene_needs_two_judges(mixed):
-    with pytest.raises(UsageError, match="no pair has grades of two judges"):
+    with pytest.raises(UsageError, match="no pair has grades from two judges"):
         mixed(said(BARE, "a", 1), policy="dawid-skene")
 
 
@@ -381,7 +381,7 @@ def test_the_same_inputs_give_the_same_bytes(labelkit, labels, beir, tmp_path, p
 
 def test_binary_qrels_need_a_word(beir, write_qrels, tmp_path):
     human = write_qrels(tmp_path / "human.tsv", {"q1": {"p1": 1, "p2": 0}})
-    with pytest.raises(UsageError, match="no human grade reaches 2; binary qrels need --positive-grade 1"):
+    with pytest.raises(UsageError, match="no human grade is 2 or higher; for binary qrels give --positive-grade 1"):
         mix(
             tmp_path / "dataset",
             MixOptions(
@@ -397,7 +397,7 @@ def test_binary_qrels_need_a_word(beir, write_qrels, tmp_path):
 
 @pytest.mark.parametrize(("qrels", "what"), [({"q9": {"p1": 3}}, "query 'q9'"), ({"q1": {"p9": 3}}, "passage 'p9'")])
 def test_unknown_ids_are_refused(beir, write_qrels, tmp_path, qrels, what):
-    with pytest.raises(DataError, match=rf"{what}, which is not in (queries|corpus)\.jsonl"):
+    with pytest.raises(DataError, match=rf"{what}, which is missing in (queries|corpus)\.jsonl"):
         mix(tmp_path / "dataset", MixOptions(data=beir, human=write_qrels(tmp_path / "human.tsv", qrels)))
     assert not (tmp_path / "dataset").exists()
 
@@ -405,9 +405,9 @@ def test_unknown_ids_are_refused(beir, write_qrels, tmp_path, qrels, what):
 @pytest.mark.parametrize(
     ("file", "line", "words"),
     [
-        ("corpus.jsonl", '{"_id": "p2", "text": "again"}', r"corpus\.jsonl:7: passage id 'p2' stands twice"),
-        ("queries.jsonl", '{"_id": "q1", "text": "again"}', r"queries\.jsonl:4: query id 'q1' stands twice"),
-        ("qrels/test.tsv", "q1\tp1\t3", r"test\.tsv:9: the pair 'q1', 'p1' stands twice"),
+        ("corpus.jsonl", '{"_id": "p2", "text": "again"}', r"corpus\.jsonl:7: passage id 'p2' is duplicated"),
+        ("queries.jsonl", '{"_id": "q1", "text": "again"}', r"queries\.jsonl:4: query id 'q1' is duplicated"),
+        ("qrels/test.tsv", "q1\tp1\t3", r"test\.tsv:9: the pair 'q1', 'p1' is duplicated"),
         ("corpus.jsonl", '{"_id": "p9"', r"corpus\.jsonl:7: not valid JSON"),
     ],
 )
@@ -436,8 +436,8 @@ def test_odd_text_survives_the_tables(write_beir, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--policy", "agreement", "--agree", 3), "--agree 3 of 2 judges can never be"),
-        (("--weight", "test=2"), "--weight is for the policy weighted, not for human-first"),
+        (("--policy", "agreement", "--agree", 3), "--agree 3 is more than the 2 judges"),
+        (("--weight", "test=2"), "--weight can be used only with --policy weighted, not with human-first"),
         (("--drop", "leaked-queries"), "--drop leaked-queries needs the evaluation set"),
         (("--drop", "typos"), "unknown finding to drop 'typos'; choose one of: contradictions"),
         (("--weight", "test=zero", "--policy", "weighted"), "expected JUDGE=WEIGHT"),
@@ -451,7 +451,7 @@ def test_options_that_cannot_be_followed_are_refused(labelkit, labels, beir, tmp
 
 
 def test_the_same_labels_twice_are_refused(labels, beir, tmp_path):
-    with pytest.raises(UsageError, match="comes from another source too; give it once"):
+    with pytest.raises(UsageError, match="another source has the same judge"):
         mix(
             tmp_path / "dataset",
             MixOptions(

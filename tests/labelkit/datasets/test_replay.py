@@ -66,10 +66,10 @@ def changed(folder, table, column, change):
     ("table", "column", "change", "why"),
     [
         ("judgements", "grade", lambda grade: {1: 2, 2: 1}.get(grade, grade), "the label is"),
-        ("replies", "reply", lambda reply: reply.replace('"text":"1"', '"text":"3"'), "the reply gives"),
-        ("corpus", "text", lambda text: text + "!", "another one"),
-        ("prompts", "content", lambda content: content + "\n", "not the one that was used"),
-        ("replies", "key", lambda key: key[::-1], "not kept"),
+        ("replies", "reply", lambda reply: reply.replace('"text":"1"', '"text":"3"'), "its reply gives"),
+        ("corpus", "text", lambda text: text + "!", "differs from the one that was sent"),
+        ("prompts", "content", lambda content: content + "\n", "differs from the one that was used"),
+        ("replies", "key", lambda key: key[::-1], "not stored"),
     ],
     ids=["grade", "reply", "text", "prompt", "key"],
 )
@@ -85,7 +85,7 @@ def test_imported_labels_have_no_replies(labelkit, beir, tmp_path):
     labelkit("import", beir / "qrels" / "test.tsv", "--judge", "people", "-o", tmp_path / "labels")
     called = labelkit("replay", tmp_path / "labels")
     assert called.code == 2
-    assert "keeps no replies" in called.err
+    assert "has no replies to replay" in called.err
     assert not (tmp_path / "labels" / "journal.sqlite").exists()
 
 

@@ -201,7 +201,7 @@ def test_pairs_that_only_one_side_graded_are_left_out(labelkit, tmp_path, write_
     other = write_qrels(tmp_path / "other.tsv", {"q7": {"a": 1}})
     with pytest.raises(DataError, match="have no pair in common"):
         agreement_of([tmp_path / "labels"], [other])
-    with pytest.raises(UsageError, match="needs two raters"):
+    with pytest.raises(UsageError, match="needs two judges or people"):
         agreement_of([tmp_path / "labels"], [])
 
 

@@ -152,7 +152,7 @@ def test_the_command_reads_orders_and_a_second_run(labelkit, beir, candidates, j
     assert (found.drift[0].same.value, found.drift[0].shift.value) == (1, 0)
     called = labelkit("bias", tmp_path / "first", "--data", beir, "--human", beir / "qrels" / "test.tsv")
     assert called.code == 0, called.err
-    assert "3 orders agree on 1.000" in called.out
+    assert "3 orders agree on a share of 1.000" in called.out
     assert folders.manifest_kind(tmp_path / "first") == "labels"
     assert read_labels(tmp_path / "first")[0]
 

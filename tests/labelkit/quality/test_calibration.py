@@ -193,7 +193,7 @@ def test_the_command_writes_reads_and_applies(labelkit, judged, tmp_path):
     file = tmp_path / "calibration.json"
     called = labelkit("calibrate", labels, "--human", human, "--data", beir, "--bm25", "-o", file)
     assert called.code == 0, called.err
-    assert "each query scored by a fit on the others" in called.out
+    assert "each query scored by a fit to other queries" in called.out
     assert labelkit("calibrate", labels, "--apply", file, "--data", beir, "-o", tmp_path / "new").code == 0
     judgements, (judge,), _ = read_labels(tmp_path / "new")
     assert len(judgements) == 144

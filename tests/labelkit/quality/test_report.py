@@ -81,7 +81,7 @@ def test_a_report_on_a_dataset_brings_its_own_texts_and_people(labelkit, labels,
     assert labelkit("report", tmp_path / "dataset", "-o", tmp_path / "report.html").code == 0
     page, text = page_of(tmp_path / "report.html")
     assert {"dataset", "agreement", "disagreements"} <= page.ids
-    assert "Queries by positives from source human" in text
+    assert "Number of queries by positives from source human" in text
     # The commands that the page names work as they stand, and give its numbers.
     for command in re.findall(r"From <code>labelkit ([^<]+)</code>", text):
         assert labelkit(*command.split()).code == 0, command
@@ -101,7 +101,7 @@ def test_attacks_are_shown_and_damage_is_named(labelkit, labels, beir, tmp_path)
     assert all(f"Prompt {name}" in page.words for name in ("graded", "binary", "relsel"))
     attacks /= "attacks.json"
     attacks.write_text("{}")
-    assert "is no attack table" in labelkit(*report, "--attacks", attacks).err
+    assert "is no file of labelkit redteam" in labelkit(*report, "--attacks", attacks).err
 
 
 def test_hostile_texts_stay_text(labelkit, write_beir, tmp_path):

@@ -128,7 +128,7 @@ def test_pairs_are_graded_by_keyboard_and_become_human_judgements(start, page, t
     page.run("document.getElementById('grade-0').click()")
     page.wait("document.getElementById('said').textContent.startsWith('All pairs are graded')")
     page.press("f")
-    page.wait("document.body.innerText.includes('4 graded pairs are kept')")
+    page.wait("document.body.innerText.includes('4 graded pairs are saved')")
     assert "4 pairs graded by anna" in session.end()
     judgements, (judge,), manifest = read_labels(tmp_path / "anna")
     assert sorted(row.grade for row in judgements) == [0, 1, 2, 3]
@@ -144,7 +144,7 @@ def test_the_judges_are_shown_after_the_grade_only_and_lock_it(start, page):
     assert page.run("now.text").startswith("</p><script>")
     assert "model-1" not in page.run("document.documentElement.outerHTML") + json.dumps(page.run("now"))
     page.press("j")
-    page.wait("document.getElementById('said').textContent === 'grade the pair first'")
+    page.wait("document.getElementById('said').textContent === 'grade the pair first, then show the judges'")
     page.press("2")
     page.wait("now.index === 1")
     page.press("ArrowLeft")
@@ -381,7 +381,7 @@ def test_human_grades_in_the_labels_are_not_reviewed(tmp_path, data):
     ]
     called = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
     assert called.returncode == 1
-    assert "holds no judged pair" in called.stderr
+    assert "has no judged pair" in called.stderr
 
 
 def test_the_pool_behind_the_labels_must_be_there(labels, tmp_path):

@@ -192,7 +192,7 @@ def test_a_tag_is_never_moved(hub, dataset, labelkit, tmp_path):
     assert labelkit("publish", dataset, "org/set", *PUBLISH, "--tag", "v1").returncode == 0
     other = labelkit("publish", make(tmp_path / "other", 3), "org/set", *PUBLISH, "--tag", "v1")
     assert other.returncode == 2
-    assert "the tag v1 of org/set stands at another version" in other.stderr
+    assert "the tag v1 of org/set belongs to another version" in other.stderr
     assert len(hub.repos["org/set"].commits) == 2
 
 
@@ -228,13 +228,13 @@ def test_a_public_repository_is_not_taken_for_a_private_one(hub, dataset, labelk
     assert labelkit("publish", dataset, "org/set", *PUBLISH).returncode == 0
     again = labelkit("publish", dataset, "org/set", *PUBLISH, "--private")
     assert again.returncode == 2
-    assert "is public already" in again.stderr
+    assert "is already public" in again.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--allow", "unaudited"), "it has no licence"),
+        (("--allow", "unaudited"), "its licence is unknown"),
         (("--license", "mit"), "it was not audited"),
         (("--license", "mit", "--allow", "everything"), "unknown refusal 'everything'"),
     ],
@@ -343,7 +343,7 @@ def test_a_damaged_copy_is_refused(hub, dataset, labelkit, tmp_path):
 def test_other_errors_pass():
     with pytest.raises(ZeroDivisionError), hub_errors("org/set"):
         raise ZeroDivisionError
-    with pytest.raises(RemoteError, match="refused: offline"), hub_errors("org/set"):
+    with pytest.raises(RemoteError, match="refused the request: offline"), hub_errors("org/set"):
         raise OfflineModeIsEnabled("offline")
 
 
