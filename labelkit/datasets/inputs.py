@@ -183,7 +183,7 @@ def register_judges(
 
 
 def check_known(db: DuckDBPyConnection, folder: Path) -> None:
-    """Raise `DataError` if a judgement names a query or passage that is missing in the tables in `folder`."""
+    """Raise `DataError` if a judgement refers to a query or passage that is missing in the tables in `folder`."""
     judged = tables.parquet(folder / "judgements.parquet")
     for what, key, table in (("query", "query_id", "queries"), ("passage", "passage_id", "corpus")):
         known = f"SELECT {key} FROM {tables.parquet(folder / f'{table}.parquet')}"

@@ -61,7 +61,7 @@ def weighted(rules: "MixRules") -> Policy:
 
 
 def dawid_skene(rules: "MixRules") -> Policy:
-    """Probabilities of the Dawid-Skene model decide; it learns each judge's errors, and human grades count as true."""
+    """The model of Dawid and Skene decides; it learns the errors of each judge, and human grades count as true."""
     return Policy(side=between_the_lines("posterior", rules), probability="posterior")
 
 

@@ -101,7 +101,7 @@ class Comparison(NamedTuple):
 
 
 class JudgeDifference(NamedTuple):
-    """The figures of one judge minus those of another, compared with the same person on pairs graded by all three."""
+    """The difference of two judges' figures, each compared with the same person, on pairs graded by all three."""
 
     reference: str
     judge_id: str

@@ -1,4 +1,4 @@
-"""A cascade: a cheap judge judges all pairs, a strong judge those of which the cheap judge is unsure.
+"""A cascade: a cheap judge judges all pairs, and a strong judge judges the pairs of which the cheap judge is unsure.
 
 Each run has its own labels folder, so each can be resumed. The joined folder has one judgement per pair. Some of the
 strong judge's pairs are drawn at random from all pairs: on these the two judges are compared, to estimate the loss on

@@ -128,7 +128,7 @@ def mean(
 def mean_of_means(samples: Sequence[NDArray[np.float64]], bounds: Bounds = UNBOUNDED) -> Estimate:
     """Estimate the mean over collections of the mean of one value per query; `samples` are `[queries]` each.
 
-    The variances of the collections are added; the degrees of freedom are those of Welch (1947) and Satterthwaite
+    The variances of the collections are added; the degrees of freedom are computed by Welch (1947) and Satterthwaite
     (1946). For one collection this is the jackknife interval of a mean.
     """
     value = float(np.mean([sample.mean() for sample in samples]))

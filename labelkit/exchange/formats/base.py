@@ -211,7 +211,7 @@ class Collector:
         self.queries = {query_id: text for query_id, text in self.queries.items() if query_id in self._labels}
 
     def found(self, judge: Judge, where: Path) -> Found:
-        """Convert everything to records. Raises `DataError` if a label names a query or passage without a text.
+        """Convert everything to records. Raises `DataError` if a label refers to a query or passage without a text.
 
         Without grades, positives get grade 2 and negatives grade 0, as with the binary method.
         """

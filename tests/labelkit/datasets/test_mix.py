@@ -510,4 +510,4 @@ def test_a_calibration_speaks_for_its_judges(labelkit, write_beir, tmp_path):
     assert sorted(name.partition("-")[0] for name in judges) == ["calibrated", "graded"]
     people = ("--human", beir / "qrels" / "test.tsv")
     refused = labelkit("mix", "--data", beir, *people, "--calibration", file, "-o", tmp_path / "x")
-    assert (refused.code, "needs judge 'm' (llm), and these labels are by no judge" in refused.err) == (2, True)
+    assert (refused.code, "needs judge 'm' (llm), but these labels are by no judge" in refused.err) == (2, True)

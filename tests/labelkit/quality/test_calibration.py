@@ -219,7 +219,9 @@ def test_what_a_calibration_needs_is_asked_for(labelkit, judged, tmp_path):
     assert labelkit("calibrate", labels, "--human", human, "--as", "x", "-o", file).code == 2
     assert labelkit("calibrate", labels, "-o", file).code == 2
     file.write_text("{}")
-    assert "is no calibration" in labelkit("calibrate", labels, "--apply", file, "-o", tmp_path / "new").err
+    assert (
+        "is no file of labelkit calibrate" in labelkit("calibrate", labels, "--apply", file, "-o", tmp_path / "new").err
+    )
     with pytest.raises(DataError, match="does not exist"):
         read_calibration(tmp_path / "no.json")
 
@@ -236,7 +238,7 @@ def test_people_are_fitted_to_and_are_no_feature(labelkit, judged, write_qrels, 
 def test_too_few_labels_are_refused_with_their_number(judged, write_qrels, tmp_path):
     _, _, _, labels = judged
     few = write_qrels(tmp_path / "few.tsv", {"q0": {f"p0x{k}": k % 2 * 3 for k in range(12)}})
-    with pytest.raises(DataError, match=r"12 labelled pairs \(50 are needed\), 6 of them of grade 2 or 3"):
+    with pytest.raises(DataError, match=r"12 labelled pairs \(at least 50 needed\), 6 of them with grade 2 or 3"):
         fit_calibration([labels], CalibrateOptions(human=few))
 
 

@@ -58,7 +58,7 @@ def test_the_number_of_queries_has_an_interval_from_few_of_them():
     assert 0.88 <= np.mean([one.low <= 785 <= one.high for one in found]) <= 0.99
     assert 2.0 <= np.median([one.high / one.low for one in found]) <= 4.0
     one = found[0]
-    assert str(one) == f"about {one.value:,} queries (95% interval {one.low:,} to {one.high:,})"
+    assert str(one) == f"about {one.value:,} queries (95% confidence interval {one.low:,} to {one.high:,})"
 
 
 def test_no_reader_sees_a_p_value_of_zero():
