@@ -4,8 +4,8 @@ The pairs of a query are not independent samples, so a figure is a function of h
 queries are left out. The interval is a jackknife interval: it leaves out one query at a time, estimates the variance of
 the figure from the results (Efron and Stein 1981; for groups of unequal size Busing, Meijer and van der Leeden 1999),
 and uses a quantile of Student's t with (queries - 1) degrees of freedom. The interval of a figure with bounds is
-computed on an unbounded scale (logarithm or logit) and transformed back. `benchmarks/interval_coverage.py` simulates how
-often such intervals contain the true value.
+computed on an unbounded scale (logarithm or logit) and transformed back. `benchmarks/interval_coverage.py` simulates
+how often such intervals contain the true value.
 
 There is no interval for one query, for equal values of all queries, or if the figure is undefined without one of the
 queries, since its variance is then unknown.
