@@ -80,7 +80,7 @@ def constants(module: str) -> dict[str, Any]:
             try:
                 found[node.targets[0].id] = ast.literal_eval(node.value)
             except ValueError:
-                """The value is no literal; a declaration that uses the name raises `NameError`."""
+                """The value is not a literal; a declaration that uses the name raises `NameError`."""
     return found
 
 

@@ -96,7 +96,7 @@ def read_records(folder: Path, pool: Path | None) -> Records:
     kind = folders.manifest_kind(folder)
     manifest = folders.read_manifest(folder, kind)
     if kind not in (LABELS, dataset.KIND):
-        raise UsageError(f"{folder} holds a {kind}; give a labels folder or a dataset")
+        raise UsageError(f"{folder} contains a {kind}; give a labels folder or a dataset")
     names = [name for name in (*dataset.CONFIGS, *NAMES) if (folder / f"{name}.parquet").is_file()]
     tables = {name: folders.read_table(folder, name).to_pylist() for name in names if name != "train"}
     judges = {row["judge_id"]: Judge(**row) for row in tables["judges"]}

@@ -62,7 +62,7 @@ class GradedPair(NamedTuple):
     reference: int
     judged: int
     score: float
-    """The judge's score, or its grade where it gave none."""
+    """The judge's score, or its grade if it gave no score."""
 
 
 def rated(pairs: Iterable[GradedPair]) -> Rated:

@@ -211,7 +211,7 @@ def attack_section(path: Path) -> dict[str, Any]:
         prompts = list(dict.fromkeys(row["prompt"] for row in found["attacks"]))
         rates = {(row["prompt"], row["attack"], row["defence"]): row["rate"]["value"] for row in found["attacks"]}
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path} is no file of labelkit redteam; give its attacks.json") from None
+        raise DataError(f"{path} is not a file of labelkit redteam; give its attacks.json") from None
     least, most = (pick(row["attempts"] for row in found["attacks"]) for pick in (min, max))
     return {
         "summary": f"{Path(found['model']).name}, engine {found['engine']}. Success rate: share of passages with human "

@@ -143,7 +143,7 @@ def recognised(path: Path) -> str:
         if key in keys:
             return name
     known = ", ".join(name for name, form in FORMATS.items() if form.read)
-    raise UsageError(f"{path} is no dataset of labelkit and in none of the formats that can be read: {known}")
+    raise UsageError(f"{path} is neither a labelkit dataset nor in a format that can be read: {known}")
 
 
 def found_in(path: Path, name: str, judge: str, *, positive_grade: int) -> Found:

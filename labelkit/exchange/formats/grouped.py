@@ -148,7 +148,7 @@ def data_files(path: Path) -> list[Path]:
     """List the JSONL files at a path: the file itself, or those in the folder."""
     files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
     if not files:
-        raise DataError(f"{path} is no JSONL file and contains none")
+        raise DataError(f"{path} is not a JSONL file and contains none")
     return files
 
 

@@ -120,7 +120,7 @@ def read_lists(path: Path, name: str, positive_grade: int) -> Found:
             raise DataError(f"{where}: {len(docs)} docs and {len(labels)} labels")
         for text, label in zip(docs, labels, strict=True):
             if label not in range(MAX_GRADE + 1):
-                raise DataError(f"{where}: the label {label} is no integer grade from 0 to {MAX_GRADE}")
+                raise DataError(f"{where}: the label {label} is not an integer grade from 0 to {MAX_GRADE}")
             side = "positive" if label >= positive_grade else "negative"
             collector.label(query_id, collector.passage(None, "", text, where=where), side, grade=int(label))
     return collector.found(judge_of(files, name), path)
@@ -130,7 +130,7 @@ def tuple_files(path: Path) -> list[Path]:
     """List the Parquet and JSONL files at a path: the file itself, or those in the folder."""
     files = [path] if path.is_file() else sorted([*path.glob("*.parquet"), *path.glob("*.jsonl")])
     if not files:
-        raise DataError(f"{path} is no Parquet or JSONL file and contains none")
+        raise DataError(f"{path} is not a Parquet or JSONL file and contains none")
     return files
 
 

@@ -67,7 +67,7 @@ class CalibrationModel(NamedTuple):
     """The functions that fit and apply a model."""
 
     fit: Callable[[Floats, Ints], dict[str, Any]]
-    """(standardised scores `[n, F]`, grades `[n]`) -> parameters that JSON can hold."""
+    """(standardised scores `[n, F]`, grades `[n]`) -> parameters that can be stored as JSON."""
     predict: Callable[[dict[str, Any], Floats], Floats]
     """(parameters, scores `[n, F]`) -> `[n, 3]`."""
 
@@ -248,5 +248,5 @@ def read_calibration(path: Path) -> Calibration:
         return Calibration.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise DataError(
-            f"{path} is no file of labelkit calibrate ({error.errors()[0]['msg']}); make it again"
+            f"{path} is not a file of labelkit calibrate ({error.errors()[0]['msg']}); make it again"
         ) from None

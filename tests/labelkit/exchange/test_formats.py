@@ -345,7 +345,7 @@ HOSTILE = [
     ('{"query": "q", "pos": null, "neg": []}', "must be a list"),
     ('{"query": "q", "pos": [' + "[" * 100_000, "not valid JSON"),
     ('["query", "pos"]', "expected a JSON object"),
-    ('{"query": "q", "docs": ["a"], "labels": [0.5]}', "the label 0.5 is no integer grade"),
+    ('{"query": "q", "docs": ["a"], "labels": [0.5]}', "the label 0.5 is not an integer grade"),
     ('{"query": "q", "docs": ["a", "b"], "labels": [1]}', "2 docs and 1 labels"),
     ('{"anchor": "q", "positive": 3}', "field 'positive' must be text"),
 ]

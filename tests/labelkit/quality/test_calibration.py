@@ -220,7 +220,8 @@ def test_what_a_calibration_needs_is_asked_for(labelkit, judged, tmp_path):
     assert labelkit("calibrate", labels, "-o", file).code == 2
     file.write_text("{}")
     assert (
-        "is no file of labelkit calibrate" in labelkit("calibrate", labels, "--apply", file, "-o", tmp_path / "new").err
+        "is not a file of labelkit calibrate"
+        in labelkit("calibrate", labels, "--apply", file, "-o", tmp_path / "new").err
     )
     with pytest.raises(DataError, match="does not exist"):
         read_calibration(tmp_path / "no.json")

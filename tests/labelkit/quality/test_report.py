@@ -101,7 +101,7 @@ def test_attacks_are_shown_and_damage_is_named(labelkit, labels, beir, tmp_path)
     assert all(f"Prompt {name}" in page.words for name in ("graded", "binary", "relsel"))
     attacks /= "attacks.json"
     attacks.write_text("{}")
-    assert "is no file of labelkit redteam" in labelkit(*report, "--attacks", attacks).err
+    assert "is not a file of labelkit redteam" in labelkit(*report, "--attacks", attacks).err
 
 
 def test_hostile_texts_stay_text(labelkit, write_beir, tmp_path):

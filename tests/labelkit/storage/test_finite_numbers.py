@@ -84,5 +84,5 @@ def test_a_calibration_with_such_a_number_is_refused(tmp_path, field):
     digits = after.index(next(char for char in after if char in "-0123456789"))
     end = next(place for place in range(digits, len(after)) if after[place] in ",\n]")
     path.write_text(f"{before}{name}{after[:digits]}NaN{after[end:]}")
-    with pytest.raises(DataError, match="is no file of labelkit calibrate"):
+    with pytest.raises(DataError, match="is not a file of labelkit calibrate"):
         read_calibration(path)
