@@ -14,8 +14,8 @@ errors of these rules:
 - count: counted among the labelled pairs
 - cross: prediction-powered inference; all pairs of a labelled query have the probabilities of the fold that the query
   is held out of (the rule of the product)
-- mixed: the probabilities of the full fit for all pairs, corrected by the labelled pairs with those of their fold,
-  which there also decides whether a pair is taken
+- mixed: the probabilities of the full fit for all pairs, corrected by the labelled pairs with the probabilities of
+  their fold, which also decides whether a labelled pair is taken
 
 `covers`: share of the intervals that hold the truth.
 

@@ -1,4 +1,4 @@
-"""The vocabulary of CONTRIBUTING.md: documentation avoids the phrases of docs/words.txt, and code has few of them."""
+"""The vocabulary of CONTRIBUTING.md: documentation and code avoid the phrases of docs/words.txt."""
 
 import ast
 import re
@@ -8,10 +8,8 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parents[1]
 WORDS = REPOSITORY / "docs" / "words.txt"
-BUDGET = 75
-"""Phrases allowed in docstrings, help texts, messages and templates of the code. Lower it when you rewrite some; never
-raise it.
-"""
+ATTACK = ("labelkit/quality/redteam/attacks.py", "go on")
+"""File and phrase of an attack on judges: another wording would be another attack."""
 DOCUMENTS = ("*.md", "docs/*.md", "benchmarks/*.md", "examples/*/*.md", "data_cards/README.md")
 """The other files of data_cards/ were written by `labelkit publish`."""
 CODE = ("labelkit", "trainer", "examples", "benchmarks", "docs/tools")
@@ -85,7 +83,8 @@ def test_the_documentation_avoids_the_phrases():
     assert not found, "\n".join(map(str, found))
 
 
-def test_the_code_has_no_more_of_them_than_before():
+def test_the_code_avoids_the_phrases():
     found = [one for name, text in files(*(f"{folder}/**/*.py" for folder in CODE)) for one in in_strings(text, name)]
     found += [one for name, text in files(*TEMPLATES) for one in phrases(text, name)]
-    assert len(found) <= BUDGET, f"{len(found)} phrases, {BUDGET} allowed:\n" + "\n".join(map(str, found))
+    found = [one for one in found if (one.place.partition(":")[0], one.phrase) != ATTACK]
+    assert not found, "\n".join(map(str, found))

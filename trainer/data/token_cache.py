@@ -68,7 +68,7 @@ def query_texts(store: Store) -> CachedTexts:
 
 @dataclass(frozen=True)
 class TokenCache:
-    """Function from ids of texts to the encoder's features, equal to those of the model's preprocessing."""
+    """Function from ids of texts to the encoder's features, equal to the features of the model's own preprocessing."""
 
     texts: CachedTexts
     blocks: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]

@@ -49,7 +49,7 @@ class LabelledQuery:
     negatives: tuple[Negative, ...]
     """All negatives of known sources, sorted by id."""
     excluded: frozenset[str]
-    """Ids of all positives of known sources, including those of other stages, and of the ignored passages."""
+    """Ids of all positives of known sources, including other stages, and of the ignored passages."""
     judged_negatives: frozenset[str]
     """Ids of `negatives`."""
     unjudged: frozenset[str]

@@ -155,7 +155,7 @@ class _Gathered(torch.autograd.Function):
 class _StreamedLse(torch.autograd.Function):
     """Log-sum-exp over unmasked passages, one tile at a time. [Q, D], [U, D] -> [Q], [], [].
 
-    The scores are computed again in the backward pass; those of a single tile are kept instead.
+    The scores are computed again in the backward pass; the scores of a single tile are kept instead.
     """
 
     @staticmethod
