@@ -52,15 +52,23 @@ def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> ND
 
 def encode_queries(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
     """Return embeddings of queries: [texts, dimensions], float32. Raises `ArtifactError` if one is not finite."""
+    from labelkit.pooling.encoding import encode
+
     read = _reach(encoder, texts)
-    vectors = encoder.encode_query(read, batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
+    vectors = encode(encoder, read, "query")
+    if vectors is None:
+        vectors = encoder.encode_query(read, batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
     return finite(np.asarray(vectors, dtype=np.float32), model, texts)
 
 
 def _encode(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
+    from labelkit.pooling.encoding import encode
+
     shown = len(texts) > FEW and sys.stderr.isatty()
     read = _reach(encoder, texts)
-    vectors = encoder.encode_document(read, batch_size=BATCH, convert_to_numpy=True, show_progress_bar=shown)
+    vectors = encode(encoder, read, "document", shown=shown)
+    if vectors is None:
+        vectors = encoder.encode_document(read, batch_size=BATCH, convert_to_numpy=True, show_progress_bar=shown)
     return finite(np.asarray(vectors, dtype=np.float32), model, texts)
 
 

@@ -37,7 +37,7 @@ from trainer.config.fit_config import LOGGERS, FitConfig
 from trainer.data.collate import Collator
 from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
-from trainer.data.token_cache import passage_texts, query_texts, token_cache
+from trainer.data.token_cache import Reading, passage_texts, query_texts, token_cache
 from trainer.data.training_sets import TrainingSet, make_training_sets
 from trainer.retrieval.evaluate import Contender, EvalResult, compare_contenders, load_contender
 from trainer.retrieval.leaks import refuse_leaks
@@ -340,20 +340,13 @@ def make_collator(model: SentenceTransformer, training_set: TrainingSet, packing
     if not config.cache_tokens or not store.keys or drawn < len(store.labelled):
         return plain
     named = f"{sorted(store.keys.values())} {model.max_seq_length}"
+    limits = (config.max_query_length or model.max_seq_length, config.max_passage_length or model.max_seq_length)
+    queries = Reading(plain.query_text_tokens, model.tokenizer, plain.query_prompt, limits[0])
+    passages = Reading(plain.passage_text_tokens, model.tokenizer, plain.passage_prompt, limits[1])
     return replace(
         plain,
-        cached_queries=token_cache(
-            query_texts(store),
-            plain.query_text_tokens,
-            model.tokenizer,
-            key=f"queries {named} {plain.query_prompt} {config.max_query_length}",
-        ),
-        cached=token_cache(
-            passage_texts(store),
-            plain.passage_text_tokens,
-            model.tokenizer,
-            key=f"passages {named} {plain.passage_prompt} {config.max_passage_length}",
-        ),
+        cached_queries=token_cache(query_texts(store), queries, key=f"queries {named} {queries[2:]}"),
+        cached=token_cache(passage_texts(store), passages, key=f"passages {named} {passages[2:]}"),
     )
 
 

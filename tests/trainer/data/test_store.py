@@ -18,7 +18,7 @@ from labelkit.storage.dataset import OF_MODELS, examples_to_table, read_dataset,
 from trainer.config.fit_config import FitConfig
 from trainer.data.layout import KEY, hashes
 from trainer.data.store import open_store
-from trainer.data.token_cache import passage_texts, query_texts, token_cache
+from trainer.data.token_cache import Reading, passage_texts, query_texts, token_cache
 from trainer.data.training_sets import TrainingSet
 from trainer.objectives.batch import key_of
 from trainer.training.fit import make_collator
@@ -119,9 +119,9 @@ def test_a_preprocessing_that_does_more_than_pad_is_not_cached(tiny_model: Path,
         return model.preprocess(texts) | {"pixels": torch.zeros(len(texts))}
 
     for texts in (passage_texts(store), query_texts(store)):
-        assert token_cache(texts, odd, model.tokenizer, key="") is None
-        assert token_cache(texts, more, model.tokenizer, key="") is None
-        assert token_cache(texts, model.preprocess, None, key="") is None
+        assert token_cache(texts, Reading(odd, model.tokenizer), key="") is None
+        assert token_cache(texts, Reading(more, model.tokenizer), key="") is None
+        assert token_cache(texts, Reading(model.preprocess, None), key="") is None
     assert not (cache_folder() / "tokens").exists()
 
 

@@ -1,0 +1,189 @@
+"""Encode many texts with a `SentenceTransformer` at the speed of its device.
+
+Texts are sorted by length and batched by tokens, so that batches hold little padding, or none where the encoder reads
+texts without padding. A thread tokenises ahead, copies to a GPU and back do not wait for it, and its memory holds a few
+batches only.
+"""
+
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from labelkit.pooling.packing import Packing, unpadded
+from labelkit.pooling.tokens import SAMPLE, Row, RowMaker, TokenLayout, row_maker, token_layout
+
+BLOCK = 1024
+"""Texts tokenised at a time."""
+TOKENS = {"cpu": 2048}
+"""Type of device -> tokens of a batch: what its caches hold."""
+GPU_TOKENS = 32768
+AHEAD = 4
+"""Batches that are ready before they are needed."""
+FEW = 64
+"""Texts up to which an encoder is not asked whether it reads texts without padding."""
+NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""Task -> names of its prompt, as in `encode_query` and `encode_document`."""
+
+
+class Texts(NamedTuple):
+    """Texts in the order in which they are encoded, and how they become features."""
+
+    texts: list[str]
+    rows: RowMaker
+    layout: TokenLayout
+    packing: Packing | None
+    tokens: int
+    """Largest number of tokens of a batch, unless a single text has more."""
+
+
+class Batch(NamedTuple):
+    """Features of neighbouring texts."""
+
+    start: int
+    stop: int
+    features: dict[str, Any]
+
+
+def encode(encoder: Any, texts: Sequence[str], task: str, *, shown: bool = False) -> NDArray[np.float32] | None:
+    """Compute the embeddings of texts: [texts, dimensions], float32, in their order.
+
+    Args:
+        encoder: a `SentenceTransformer`.
+        texts: queries or passages.
+        task: `query` or `document`, which chooses the prompt as `encode_query` and `encode_document` do.
+        shown: show progress on standard error.
+
+    Returns:
+        The embeddings; None if the encoder's preprocessing does more than tokenise, so that its own `encode` is needed.
+    """
+    if not _is_plain(encoder) or not texts:
+        return None
+    prompt = _prompt(encoder, task)
+
+    def preprocess(some: list[str]) -> dict[str, Any]:
+        features: dict[str, Any] = encoder.preprocess(some, prompt=prompt, task=task)
+        return features
+
+    layout = token_layout(preprocess, encoder.tokenizer, texts[:SAMPLE])
+    if layout is None:
+        return None
+    rows = row_maker(preprocess, encoder.tokenizer, prompt=prompt, length=encoder.max_seq_length)
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
+    gpu = encoder.device.type == "cuda"
+    encoder.eval()
+    with unpadded(encoder) if gpu and len(texts) > FEW else nullcontext() as packing:
+        ordered = [texts[row] for row in order]
+        work = Texts(ordered, rows, layout, packing, TOKENS.get(encoder.device.type, GPU_TOKENS))
+        found = _encode(encoder, work, task=task, shown=shown)
+    vectors: NDArray[np.float32] = np.empty_like(found)
+    vectors[order] = found
+    return vectors
+
+
+def _is_plain(encoder: Any) -> bool:
+    """Whether an encoder is a `SentenceTransformer` whose first module reads tokens."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+
+    return isinstance(encoder, SentenceTransformer) and isinstance(encoder[0], Transformer)
+
+
+def _prompt(encoder: Any, task: str) -> str | None:
+    names = (*NAMES[task], encoder.default_prompt_name)
+    return next((encoder.prompts[name] for name in names if name in encoder.prompts), None)
+
+
+def _encode(encoder: Any, work: Texts, *, task: str, shown: bool) -> NDArray[np.float32]:
+    """Encode texts in their order, and put each batch's embeddings in its place."""
+    device = encoder.device
+    pinned = device.type == "cuda"
+    results: Tensor | None = None
+    bar = tqdm(total=len(work.texts), unit="text", file=sys.stderr, disable=not shown)
+    with torch.inference_mode():
+        for batch in _ahead(work, pinned=pinned):
+            moved = {
+                name: value.to(device, non_blocking=pinned) if isinstance(value, Tensor) else value
+                for name, value in batch.features.items()
+            }
+            vectors: Tensor = encoder(moved, task=task)["sentence_embedding"]
+            if encoder.truncate_dim is not None:
+                vectors = vectors[..., : encoder.truncate_dim]
+            if results is None:
+                results = torch.empty((len(work.texts), vectors.shape[-1]), pin_memory=pinned)
+            results[batch.start : batch.stop].copy_(vectors.float(), non_blocking=pinned)
+            bar.update(batch.stop - batch.start)
+        if pinned:
+            torch.cuda.synchronize(device)
+    bar.close()
+    assert results is not None
+    return results.numpy()
+
+
+def _ahead(work: Texts, *, pinned: bool) -> Iterator[Batch]:
+    """Yield the batches of some texts, which a thread prepares."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
+    stopped = threading.Event()
+
+    def put(what: Batch | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(what, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def prepare() -> None:
+        try:
+            for batch in _batches(work):
+                if stopped.is_set():
+                    return
+                put(_pinned(batch) if pinned else batch)
+            put(None)
+        except BaseException as error:  # raised again where the batches are read
+            put(error)
+
+    thread = threading.Thread(target=prepare, name="tokenising", daemon=True)
+    thread.start()
+    try:
+        while (batch := ready.get()) is not None:
+            if isinstance(batch, BaseException):
+                raise batch
+            yield batch
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _batches(work: Texts) -> Iterator[Batch]:
+    """Cut the texts into batches of at most `tokens` tokens, padding included where there is any."""
+    start, longest, total = 0, 0, 0
+    waiting: list[Row] = []
+    for first in range(0, len(work.texts), BLOCK):
+        for row in work.rows(work.texts[first : first + BLOCK]):
+            longest, total = max(longest, len(row)), total + len(row)
+            read = total if work.packing else longest * (len(waiting) + 1)
+            if waiting and read > work.tokens:
+                yield _batch(work, start, waiting)
+                start, longest, total = start + len(waiting), len(row), len(row)
+                waiting = []
+            waiting.append(row)
+    if waiting:
+        yield _batch(work, start, waiting)
+
+
+def _batch(work: Texts, start: int, rows: list[Row]) -> Batch:
+    features = work.layout.pad(rows)
+    return Batch(start, start + len(rows), work.packing(features) if work.packing else features)
+
+
+def _pinned(batch: Batch) -> Batch:
+    features = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in batch.features.items()}
+    return batch._replace(features=features)
