@@ -1,27 +1,33 @@
 """Compares peak memory and time of the contrast engine with the matrix of all pairs.
 
-    python benchmarks/contrast_memory.py [--queries 8192] [--passages 65536] [--dimensions 384] [--device cpu]
+    python benchmarks/contrast_memory.py [--queries 8192] [--passages 65536] [--dimensions 384] [--rounds 3]
+        [--device cpu]
 
-Each measurement runs in its own process, which makes the embeddings, computes the loss and gradient of LSEPair once,
-and reports the peak memory in addition to the embeddings. Prints both measurements, and the differences of losses and
-gradients.
+The engine is measured as it chooses to compute, and once more with tiles, as it computes where the scores of all pairs
+do not fit into memory. Each measurement runs in its own process, which makes the embeddings, computes the loss and
+gradient of LSEPair once to warm up, and reports the peak memory in addition to the embeddings and the median time of
+the rounds after that.
 """
 
 import argparse
 import multiprocessing
 import resource
+import statistics
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from results import add_options, record
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainer.objectives.batch import Batch
 from trainer.objectives.contrast import ContrastRules, contrast
 from trainer.objectives.objectives import OBJECTIVES
+from trainer.objectives.tiles import GPU_TILE_PAIRS, TILE_PAIRS
 
 POSITIVES, EXCLUDED = 4, 20
 GIB = 2**30
@@ -44,22 +50,31 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=8192)
     parser.add_argument("--passages", type=int, default=65536)
     parser.add_argument("--dimensions", type=int, default=384)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=3)
+    add_options(parser)
     given = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     found = {}
-    for name in ("engine", "plain"):
+    for name in LOSSES:
         with context.Pool(1) as pool:
             sizes = (given.queries, given.passages, given.dimensions)
-            found[name] = pool.apply(measure, (name, *sizes, given.device))
-        print(f"{name}: {found[name].gib:.2f} GiB above the embeddings, {found[name].seconds:.1f} s", flush=True)
-    engine, plain = found["engine"], found["plain"]
-    difference = float((engine.gradient - plain.gradient).abs().amax() / plain.gradient.abs().amax())
-    print(f"plain / engine: memory {plain.gib / engine.gib:.1f}, time {plain.seconds / engine.seconds:.2f}")
-    print(f"losses {engine.loss:.6f} and {plain.loss:.6f}; gradients differ by {difference:.0e} of their largest entry")
+            found[name] = pool.apply(measure, (name, *sizes, given.device, given.rounds))
+    plain = found["matrix of all pairs"]
+    rows = []
+    for name, one in found.items():
+        difference = float((one.gradient - plain.gradient).abs().amax() / plain.gradient.abs().amax())
+        speed = plain.seconds / one.seconds
+        rows.append((name, one.gib, one.seconds, speed, f"{one.loss:.6f}", f"{difference:.0e}"))
+    record(
+        f"Contrast engine: {given.queries:,} queries x {given.passages:,} passages x {given.dimensions} dimensions",
+        ("who", "GiB above the embeddings", "seconds", "speed against the matrix", "loss", "gradients differ by"),
+        rows,
+        given,
+        notes=["Gradients differ by this share of their largest entry. Loss and gradient of LSEPair, in float32."],
+    )
 
 
-def measure(name: str, queries: int, passages: int, dimensions: int, device: str) -> Measured:
+def measure(name: str, queries: int, passages: int, dimensions: int, device: str, rounds: int) -> Measured:
     """Measure the loss and gradient of one batch."""
     generator = torch.Generator().manual_seed(0)
     batch = random_batch(queries, passages, generator)
@@ -67,18 +82,27 @@ def measure(name: str, queries: int, passages: int, dimensions: int, device: str
     batch = Batch(**{key: value.to(device) for key, value in vars(batch).items()})
     for tensor in inputs:
         tensor.requires_grad_()
-    queries_embedded, passages_embedded = inputs
-    compute = {"engine": engine_loss, "plain": plain_loss}[name]
     watch = Watch(device)
-    start = time.perf_counter()
-    loss = compute(queries_embedded, passages_embedded, batch)
-    torch.autograd.backward(loss)
-    value = loss.item()
-    seconds = time.perf_counter() - start
-    gradient = passages_embedded.grad
+    loss, _ = timed(name, inputs, batch)
+    gib = watch.peak_gib()
+    seconds = [timed(name, inputs, batch)[1] for _ in range(rounds)]
+    gradient = inputs[1].grad
     assert gradient is not None
     spread = gradient.flatten()[:: gradient.numel() // 10][:10].cpu()
-    return Measured(watch.peak_gib(), seconds, value, spread)
+    return Measured(gib, statistics.median(seconds), loss, spread)
+
+
+def timed(name: str, inputs: list[Tensor], batch: Batch) -> tuple[float, float]:
+    """Compute a loss and its gradient; the loss and the seconds."""
+    for tensor in inputs:
+        tensor.grad = None
+    start = time.perf_counter()
+    loss = LOSSES[name](inputs[0], inputs[1], batch)
+    torch.autograd.backward(loss)
+    value = loss.item()
+    if inputs[0].is_cuda:
+        torch.cuda.synchronize()
+    return value, time.perf_counter() - start
 
 
 def random_batch(queries: int, passages: int, generator: torch.Generator) -> Batch:
@@ -103,10 +127,16 @@ def random_batch(queries: int, passages: int, generator: torch.Generator) -> Bat
     )
 
 
-def engine_loss(queries: Tensor, passages: Tensor, batch: Batch) -> Tensor:
+def engine_loss(queries: Tensor, passages: Tensor, batch: Batch, tile: int | None = None) -> Tensor:
     """Compute the loss as `trainer fit` does."""
-    scores = contrast(queries, passages, batch, ContrastRules(), 0.05)
+    scores = contrast(queries, passages, batch, ContrastRules(), 0.05, tile=tile)
     return OBJECTIVES["lsepair"].loss(scores.pos_scores, batch.pos_weight, batch.pos_mask, scores.neg_lse).mean()
+
+
+def tiled_loss(queries: Tensor, passages: Tensor, batch: Batch) -> Tensor:
+    """Compute the loss as `trainer fit` does where the scores of all pairs do not fit into memory."""
+    pairs = GPU_TILE_PAIRS if queries.is_cuda else TILE_PAIRS
+    return engine_loss(queries, passages, batch, max(1, pairs // len(queries)))
 
 
 def plain_loss(queries: Tensor, passages: Tensor, batch: Batch) -> Tensor:
@@ -117,6 +147,14 @@ def plain_loss(queries: Tensor, passages: Tensor, batch: Batch) -> Tensor:
     hidden[batch.excluded_row, batch.excluded_key] = True
     neg_lse = scores.masked_fill(hidden, -torch.inf).logsumexp(dim=-1)
     return OBJECTIVES["lsepair"].loss(pos_scores, batch.pos_weight, batch.pos_mask, neg_lse).mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, Batch], Tensor]] = {
+    "engine": engine_loss,
+    "engine in tiles": tiled_loss,
+    "matrix of all pairs": plain_loss,
+}
+"""Name -> loss of queries [Q, D] and passages [P, D]."""
 
 
 class Watch:

@@ -47,8 +47,8 @@ def main() -> None:
     print(f"{given.output}: {len(groups.queries):,} queries, {len(groups.passages):,} passages")
 
 
-def read_groups(path: Path, queries: int) -> Groups:
-    """Read the first groups of a file."""
+def read_groups(path: Path, queries: int | None) -> Groups:
+    """Read the first groups of a file, or all of them."""
     every = Groups(**json.loads(path.read_text(encoding="utf-8")))
     members = every.members[:queries]
     names = {name for group in members for name in group}

@@ -46,10 +46,10 @@ class Texts(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Features of neighbouring texts."""
+    """Features of texts of similar length."""
 
-    start: int
-    stop: int
+    places: list[int]
+    """Place of each text in `Texts.texts`."""
     features: dict[str, Any]
 
 
@@ -84,8 +84,8 @@ def encode(encoder: Any, texts: Sequence[str], task: str, *, shown: bool = False
         ordered = [texts[row] for row in order]
         work = Texts(ordered, rows, layout, packing, TOKENS.get(encoder.device.type, GPU_TOKENS))
         found = _encode(encoder, work, task=task, shown=shown)
-    vectors: NDArray[np.float32] = np.empty_like(found)
-    vectors[order] = found
+    vectors: NDArray[np.float32] = np.empty_like(found.vectors)
+    vectors[np.array(order)[found.places]] = found.vectors
     return vectors
 
 
@@ -102,11 +102,20 @@ def _prompt(encoder: Any, task: str) -> str | None:
     return next((encoder.prompts[name] for name in names if name in encoder.prompts), None)
 
 
-def _encode(encoder: Any, work: Texts, *, task: str, shown: bool) -> NDArray[np.float32]:
-    """Encode texts in their order, and put each batch's embeddings in its place."""
+class Encoded(NamedTuple):
+    """Embeddings in the order in which they were computed."""
+
+    vectors: NDArray[np.float32]
+    """[texts, dimensions]."""
+    places: list[int]
+    """[texts]: place of each text in `Texts.texts`."""
+
+
+def _encode(encoder: Any, work: Texts, *, task: str, shown: bool) -> Encoded:
     device = encoder.device
     pinned = device.type == "cuda"
     results: Tensor | None = None
+    places: list[int] = []
     bar = tqdm(total=len(work.texts), unit="text", file=sys.stderr, disable=not shown)
     with torch.inference_mode():
         for batch in _ahead(work, pinned=pinned):
@@ -119,13 +128,14 @@ def _encode(encoder: Any, work: Texts, *, task: str, shown: bool) -> NDArray[np.
                 vectors = vectors[..., : encoder.truncate_dim]
             if results is None:
                 results = torch.empty((len(work.texts), vectors.shape[-1]), pin_memory=pinned)
-            results[batch.start : batch.stop].copy_(vectors.float(), non_blocking=pinned)
-            bar.update(batch.stop - batch.start)
+            results[len(places) : len(places) + len(vectors)].copy_(vectors.float(), non_blocking=pinned)
+            places += batch.places
+            bar.update(len(batch.places))
         if pinned:
             torch.cuda.synchronize(device)
     bar.close()
     assert results is not None
-    return results.numpy()
+    return Encoded(results.numpy(), places)
 
 
 def _ahead(work: Texts, *, pinned: bool) -> Iterator[Batch]:
@@ -164,24 +174,27 @@ def _ahead(work: Texts, *, pinned: bool) -> Iterator[Batch]:
 
 def _batches(work: Texts) -> Iterator[Batch]:
     """Cut the texts into batches of at most `tokens` tokens, padding included where there is any."""
-    start, longest, total = 0, 0, 0
+    places: list[int] = []
     waiting: list[Row] = []
+    longest, total = 0, 0
     for first in range(0, len(work.texts), BLOCK):
-        for row in work.rows(work.texts[first : first + BLOCK]):
-            longest, total = max(longest, len(row)), total + len(row)
+        rows = work.rows(work.texts[first : first + BLOCK])
+        for number in sorted(range(len(rows)), key=lambda number: len(rows[number]), reverse=True):
+            length = len(rows[number])
+            longest, total = max(longest, length), total + length
             read = total if work.packing else longest * (len(waiting) + 1)
             if waiting and read > work.tokens:
-                yield _batch(work, start, waiting)
-                start, longest, total = start + len(waiting), len(row), len(row)
-                waiting = []
-            waiting.append(row)
+                yield _batch(work, places, waiting)
+                places, waiting, longest, total = [], [], length, length
+            places.append(first + number)
+            waiting.append(rows[number])
     if waiting:
-        yield _batch(work, start, waiting)
+        yield _batch(work, places, waiting)
 
 
-def _batch(work: Texts, start: int, rows: list[Row]) -> Batch:
+def _batch(work: Texts, places: list[int], rows: list[Row]) -> Batch:
     features = work.layout.pad(rows)
-    return Batch(start, start + len(rows), work.packing(features) if work.packing else features)
+    return Batch(places, work.packing(features) if work.packing else features)
 
 
 def _pinned(batch: Batch) -> Batch:

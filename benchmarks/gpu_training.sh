@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The benchmarks of training and encoding that need a GPU, in less than four minutes and without a network.
+#
+#     bash benchmarks/gpu_training.sh MINILM GROUPS.jsonl RESULTS.md [DEVICE]
+#
+# MINILM is the folder of all-MiniLM-L6-v2, GROUPS.jsonl a file of `benchmarks/training_data.py`. With DEVICE cpu
+# everything runs at a small size, to try it where there is no GPU. PYTHON names the interpreter.
+set -u
+model=$1 groups=$2 results=$3 device=${4:-cuda}
+python=${PYTHON:-python3}
+here=$(dirname "$0")
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=true PYTHONPATH="$here/..:${PYTHONPATH:-}"
+
+run() { # a benchmark that fails does not keep the others from running
+    local start=$SECONDS
+    "$python" "$here/$1" "${@:2}" --device "$device" --results "$results" 2> >(grep -v 'step/s\|Loading weights' >&2)
+    echo "$1: exit code $?, $((SECONDS - start)) s"
+}
+
+if [ "$device" = cpu ]; then
+    run fit_speed.py "$model" "$groups" --shape minilm --batch 4 --steps 4 --rounds 1 --length 64
+    run encode_speed.py "$model" "$groups" --texts 64 --rounds 1 --length 64
+    run contrast_memory.py --queries 256 --passages 2048 --rounds 1
+    exit
+fi
+"$python" -m trainer verify --device "$device"
+run contrast_memory.py --rounds 5
+run encode_speed.py "$model" "$groups" --shape minilm bert-base qwen3-0.6b --texts 9000 --precision bf16 --rounds 2
+run fit_speed.py "$model" "$groups" --shape minilm --case real equal --batch 64 --steps 60 --rounds 2 --precision bf16 \
+    --profile
+run fit_speed.py "$model" "$groups" --shape bert-base --case real --batch 64 --steps 40 --rounds 2 --precision bf16 \
+    --profile
+run fit_speed.py "$model" "$groups" --shape qwen3-0.6b --case real --batch 64 --steps 10 --rounds 1 --precision bf16
