@@ -86,9 +86,7 @@ class MixOptions(MixRules):
     revision: str | None = None
     """Revision of the texts. Default: the revision in dataset_info.json of the BEIR folder."""
     verify: bool = True
-    """Whether input folders are compared with their checksums. --no-verify skips this, to save time on
-    large folders.
-    """
+    """Compare input folders with their checksums. --no-verify skips this, which saves time on large folders."""
 
     @field_validator("weight", mode="before")
     @classmethod
@@ -114,9 +112,7 @@ class AuditOptions(Options):
     repeated.
     """
     verify: bool = True
-    """Whether input folders are compared with their checksums. --no-verify skips this, to save time on
-    large folders.
-    """
+    """Compare input folders with their checksums. --no-verify skips this, which saves time on large folders."""
 
 
 class ShowOptions(Options):

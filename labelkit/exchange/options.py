@@ -26,9 +26,7 @@ class ExportOptions(Options):
     to: str
     """Name of the output format."""
     verify: bool = True
-    """Whether input folders are compared with their checksums. --no-verify skips this, to save time on
-    large folders.
-    """
+    """Compare input folders with their checksums. --no-verify skips this, which saves time on large folders."""
 
 
 class PublishOptions(Options):

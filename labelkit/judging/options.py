@@ -49,9 +49,7 @@ class JudgeOptions(Options):
     prices: Path | None = None
     """TOML file with US dollars per million tokens. Default: the prices.toml shipped with labelkit."""
     verify: bool = True
-    """Whether input folders are compared with their checksums. --no-verify skips this, to save time on
-    large folders.
-    """
+    """Compare input folders with their checksums. --no-verify skips this, which saves time on large folders."""
 
     @model_validator(mode="after")
     def _known_method_and_defences(self) -> Self:
