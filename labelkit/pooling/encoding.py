@@ -1,8 +1,7 @@
 """Encode many texts with a `SentenceTransformer` at the speed of its device.
 
-Texts are sorted by length and batched by tokens, so that batches hold little padding, or none where the encoder reads
-texts without padding. A thread tokenises ahead, copies to a GPU and back do not wait for it, and its memory holds a few
-batches only.
+Texts are sorted by length and batched by tokens, so that batches contain little padding, or none if the encoder
+supports texts without padding. A thread tokenises a few batches in advance, and copies to and from a GPU do not block.
 """
 
 import queue
@@ -22,27 +21,27 @@ from labelkit.pooling.packing import Packing, unpadded
 from labelkit.pooling.tokens import SAMPLE, Row, RowMaker, TokenLayout, row_maker, token_layout
 
 BLOCK = 1024
-"""Texts tokenised at a time."""
+"""Number of texts that are tokenised together."""
 TOKENS = {"cpu": 2048}
-"""Type of device -> tokens of a batch: what its caches hold."""
+"""Type of device -> tokens per batch that fit its caches; any other type has `GPU_TOKENS`."""
 GPU_TOKENS = 32768
 AHEAD = 4
-"""Batches that are ready before they are needed."""
+"""Number of batches that are prepared in advance."""
 FEW = 64
-"""Texts up to which an encoder is not asked whether it reads texts without padding."""
+"""Most texts that are encoded with padding without testing whether the encoder supports texts without padding."""
 NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Task -> names of its prompt, as in `encode_query` and `encode_document`."""
 
 
 class Texts(NamedTuple):
-    """Texts in the order in which they are encoded, and how they become features."""
+    """Texts in the order in which they are encoded, and the functions that convert them to features."""
 
     texts: list[str]
     rows: RowMaker
     layout: TokenLayout
     packing: Packing | None
     tokens: int
-    """Largest number of tokens of a batch, unless a single text has more."""
+    """Most tokens per batch, unless a single text has more."""
 
 
 class Batch(NamedTuple):
@@ -60,7 +59,7 @@ def encode(encoder: Any, texts: Sequence[str], task: str, *, shown: bool = False
         encoder: a `SentenceTransformer`.
         texts: queries or passages.
         task: `query` or `document`, which chooses the prompt as `encode_query` and `encode_document` do.
-        shown: show progress on standard error.
+        shown: True to show a progress bar on standard error.
 
     Returns:
         The embeddings; None if the encoder's preprocessing does more than tokenise, so that its own `encode` is needed.
@@ -90,7 +89,7 @@ def encode(encoder: Any, texts: Sequence[str], task: str, *, shown: bool = False
 
 
 def _is_plain(encoder: Any) -> bool:
-    """Whether an encoder is a `SentenceTransformer` whose first module reads tokens."""
+    """Return whether an encoder is a `SentenceTransformer` whose first module reads tokens."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
 
@@ -106,9 +105,9 @@ class Encoded(NamedTuple):
     """Embeddings in the order in which they were computed."""
 
     vectors: NDArray[np.float32]
-    """[texts, dimensions]."""
+    """Embeddings: [texts, dimensions]."""
     places: list[int]
-    """[texts]: place of each text in `Texts.texts`."""
+    """Place of each embedding's text in `Texts.texts`: [texts]."""
 
 
 def _encode(encoder: Any, work: Texts, *, task: str, shown: bool) -> Encoded:
@@ -139,7 +138,7 @@ def _encode(encoder: Any, work: Texts, *, task: str, shown: bool) -> Encoded:
 
 
 def _ahead(work: Texts, *, pinned: bool) -> Iterator[Batch]:
-    """Yield the batches of some texts, which a thread prepares."""
+    """Yield batches of texts that a thread prepares in advance."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
     stopped = threading.Event()
 
@@ -157,7 +156,7 @@ def _ahead(work: Texts, *, pinned: bool) -> Iterator[Batch]:
                     return
                 put(_pinned(batch) if pinned else batch)
             put(None)
-        except BaseException as error:  # raised again where the batches are read
+        except BaseException as error:  # raised again by the reader of the batches
             put(error)
 
     thread = threading.Thread(target=prepare, name="tokenising", daemon=True)
@@ -173,7 +172,7 @@ def _ahead(work: Texts, *, pinned: bool) -> Iterator[Batch]:
 
 
 def _batches(work: Texts) -> Iterator[Batch]:
-    """Cut the texts into batches of at most `tokens` tokens, padding included where there is any."""
+    """Yield batches of at most `tokens` tokens, including padding."""
     places: list[int] = []
     waiting: list[Row] = []
     longest, total = 0, 0

@@ -18,20 +18,20 @@ from labelkit.corpora.words import beginning
 Row = NDArray[np.int32]
 """Token ids of one text."""
 Preprocess = Callable[[list[str]], dict[str, Any]]
-"""Texts -> features for the encoder."""
+"""Function from texts to features for the encoder."""
 SAMPLE = 8
-"""Number of texts that are compared."""
+"""Number of given texts for which fast tokenisation and preprocessing are compared."""
 PROBES = ("A Text, with CAPITALS.", "", " ünïcödé \u2028 æ \u00a0 中文 ", "(2+2)*[MASK]")
-"""Texts that are compared in addition."""
+"""Further texts for which fast tokenisation and preprocessing are compared."""
 RowMaker = Callable[[list[str]], list[Row]]
-"""Texts -> their token ids."""
+"""Function from texts to their token ids."""
 LONGEST = 1 << 20
-"""Tokens above which a limit of a model is none."""
+"""Number of tokens from which a model's length limit counts as no limit."""
 
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """How an encoder's features are built from token ids."""
+    """Rules for building an encoder's features from token ids."""
 
     padding: int
     """Token id of the padding."""
@@ -56,7 +56,7 @@ class TokenLayout:
 
 
 def token_layout(preprocess: Preprocess, tokenizer: Any, texts: Sequence[str]) -> TokenLayout | None:
-    """Find out how a model's features are built from tokens; None if its preprocessing does more than pad them."""
+    """Return the rules for building a model's features from tokens; None if its preprocessing does more than pad."""
     if getattr(tokenizer, "backend_tokenizer", None) is None or tokenizer.pad_token_id is None or not texts:
         return None
     sample = list(texts[:SAMPLE])
@@ -76,13 +76,13 @@ def token_layout(preprocess: Preprocess, tokenizer: Any, texts: Sequence[str]) -
 
 
 def row_maker(preprocess: Preprocess, tokenizer: Any, *, prompt: str | None, length: int | None) -> RowMaker:
-    """Choose how texts become rows of token ids: by the fast tokenizer, if that gives the preprocessing's tokens.
+    """Return a function from texts to rows of token ids: the fast tokenizer, if its tokens equal the preprocessing's.
 
     Args:
         preprocess: the encoder's preprocessing with this prompt and length.
         tokenizer: the encoder's tokenizer.
-        prompt: text before each text.
-        length: limit in tokens; None for a model without a limit.
+        prompt: text that is put before each text.
+        length: length limit in tokens; None for a model without a limit.
     """
 
     def slow(texts: list[str]) -> list[Row]:
