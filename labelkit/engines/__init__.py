@@ -145,6 +145,8 @@ class Settings(NamedTuple):
     """Copies of the model that share the requests (vllm)."""
     reasoning_parser: str | None = None
     """Name of vLLM's parser that separates reasoning from the answer (vllm)."""
+    engine_args: tuple[str, ...] = ()
+    """Arguments of vLLM itself, as NAME=VALUE (vllm)."""
     worker_engine: str | None = None
     """The engine of each worker (ray)."""
     workers: int | None = None
@@ -189,6 +191,8 @@ class EngineFacts(NamedTuple):
     revision: str | None = None
     dtype: str | None = None
     chat_template_sha256: str | None = None
+    arguments: tuple[str, ...] = ()
+    """The engine's own arguments that may change a reply, as NAME=VALUE."""
 
 
 class Engine(Protocol):

@@ -20,6 +20,7 @@ from labelkit.engines import LOWEST, Engine, Reply, Request, Settings, Traits
 from labelkit.engines.in_flight import flow
 from labelkit.engines.local import default_dtype, first_label_tokens, load_encoder, load_tokenizer, model_facts
 from labelkit.engines.tokenizers import model_tokens
+from labelkit.engines.vllm_arguments import changing, parsed_arguments
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
 from labelkit.pooling.model_safety import refuse_code
 
@@ -73,7 +74,9 @@ class VllmEngine(Engine):
         self._text = lru_cache(lambda ids: self._tokenizer.decode(list(ids), skip_special_tokens=True))
         version = f"vllm {_version()}"
         self._reasoning = reasoning_parser(settings.reasoning_parser, self._tokenizer)
-        self.facts = model_facts("vllm", version, settings, dtype=self._dtype, tokenizer=self._tokenizer)
+        self._arguments = parsed_arguments(settings.engine_args, trusted=settings.trust_remote_code)
+        facts = model_facts("vllm", version, settings, dtype=self._dtype, tokenizer=self._tokenizer)
+        self.facts = facts._replace(arguments=changing(self._arguments))
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
         first_label_tokens(self._tokenizer, labels)
@@ -109,30 +112,32 @@ class VllmEngine(Engine):
             from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            settings: Any = AsyncEngineArgs
-            engine: Any = AsyncLLM.from_engine_args(
-                settings(
-                    model=self._settings.model,
-                    revision=self._settings.revision,
-                    trust_remote_code=self._settings.trust_remote_code,
-                    load_format="auto" if self._settings.trust_remote_code else "safetensors",
-                    dtype=self._dtype,
-                    max_model_len=self._limit,
-                    max_num_seqs=self._settings.concurrency,
-                    tensor_parallel_size=self._settings.tensor_parallel,
-                    data_parallel_size=self._settings.data_parallel,
-                    reasoning_parser=self._settings.reasoning_parser or "",
-                    enforce_eager=not torch.cuda.is_available(),
-                    disable_log_stats=True,
-                ),
-                # This selects the batch sizes that vLLM has measured for offline work.
-                usage_context=UsageContext.LLM_CLASS,
-            )
+            arguments: Any = AsyncEngineArgs
+            given = {"enforce_eager": not torch.cuda.is_available(), **self._own_arguments(), **self._arguments}
+            # The usage context selects the sizes of batches that vLLM has measured for offline work.
+            engine: Any = AsyncLLM.from_engine_args(arguments(**given), usage_context=UsageContext.LLM_CLASS)
         except (ImportError, OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vLLM cannot run {self._settings.model!r}: {first_line(error)}") from error
         # The garbage collector would scan the permanent objects of vLLM and torch, half a second each time.
         gc.freeze()
         return engine
+
+    def _own_arguments(self) -> dict[str, Any]:
+        """Return the arguments of vLLM that follow from the settings."""
+        settings = self._settings
+        return {
+            "model": settings.model,
+            "revision": settings.revision,
+            "trust_remote_code": settings.trust_remote_code,
+            "load_format": "auto" if settings.trust_remote_code else "safetensors",
+            "dtype": self._dtype,
+            "max_model_len": self._limit,
+            "max_num_seqs": settings.concurrency,
+            "tensor_parallel_size": settings.tensor_parallel,
+            "data_parallel_size": settings.data_parallel,
+            "reasoning_parser": settings.reasoning_parser or "",
+            "disable_log_stats": True,
+        }
 
     async def _answer(self, request: Request) -> Reply:
         """Answer one request; an error of this request alone becomes a reply with `error`."""

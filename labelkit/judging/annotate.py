@@ -196,17 +196,20 @@ def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, 
     served = served_by(settings.base_urls)
     defended = {"defences": reading.defences} if reading.defences else {}
     several = {"permutations": reading.permutations} if method.listwise else {"votes": reading.votes} if drawn else {}
+    stated = facts._asdict()
+    changing = stated.pop("arguments")
+    arguments = {"engine_args": sorted(changing)} if changing else {}
     fields: dict[str, Any] = {
         "kind": "llm",
         # A server may have two models whose paths end with the same name.
         "name": settings.called if facts.dtype else settings.model,
-        **facts._asdict(),
+        **stated,
         "method": prompt.method,
         "prompt_name": prompt.name,
         "prompt_version": prompt.version,
         "prompt_sha256": prompt.sha256,
         "label_grades": method.grades or tuple(label.grade for label in prompt.labels),
-        "decoding": canonical_json(decoding | defended | several | served),
+        "decoding": canonical_json(decoding | defended | several | served | arguments),
         "seed": reading.seed if method.listwise or drawn else None,
     }
     judge = Judge(judge_id="", **fields)

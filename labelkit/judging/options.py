@@ -111,6 +111,10 @@ class AnnotateOptions(JudgeOptions):
     """vllm: number of copies of the model that share the work."""
     reasoning_parser: str | None = None
     """vllm: name of the parser of the model's reasoning, such as deepseek_r1 or qwen3."""
+    engine_arg: tuple[str, ...] = ()
+    """vllm: argument of vLLM itself as NAME=VALUE, such as gpu_memory_utilization=0.8, kv_cache_dtype=fp8 or
+    pipeline_parallel_size=2. May be repeated.
+    """
     worker_engine: str = DEFAULT_WORKER
     """ray: engine of each worker: vllm, local or scripted."""
     workers: int | None = Field(default=None, ge=1)
@@ -127,7 +131,7 @@ class AnnotateOptions(JudgeOptions):
     @property
     def settings(self) -> Settings:
         """Settings of the engine."""
-        return super().settings._replace(base_urls=self.base_url)
+        return super().settings._replace(base_urls=self.base_url, engine_args=self.engine_arg)
 
     @property
     def reading(self) -> Reading:

@@ -17,7 +17,8 @@ def identity_of(judge: Judge) -> dict[str, Any]:
     """
     provenance = ("judge_id", "name", "model_answered", "engine_version", "decoding", "seed", "reading")
     kept = {name: value for name, value in judge.model_dump().items() if name not in provenance}
-    served = {name: value for name, value in json.loads(judge.decoding or "{}").items() if name == "base_url"}
+    decoding = json.loads(judge.decoding or "{}").items()
+    served = {name: value for name, value in decoding if name in ("base_url", "engine_args")}
     known = judge.dtype and judge.revision
     return kept | {"model": known or judge.name, "served": served}
 
