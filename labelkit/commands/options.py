@@ -76,8 +76,9 @@ def parameter(flag: str, field: Declared, *, loose: bool) -> inspect.Parameter:
     if default is True:
         default = False
     elif loose or field.several:
-        if default not in (REQUIRED, None, False, (), "", {}):
-            words = f"{words} Default {default}.".strip()
+        if default not in (REQUIRED, None, False, (), "", {}) and "efault" not in words:
+            shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+            words = f"{words} Default: {shown}.".strip()
         default = None
     kind: Any = list[field.kind] if field.several else field.kind  # type: ignore[name-defined]
     return inspect.Parameter(

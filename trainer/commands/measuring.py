@@ -21,7 +21,7 @@ def evaluate(
         bool, typer.Option("--json", help="Print the result as JSON, including values per query.")
     ] = False,
 ) -> None:
-    """Measure a model on one or several collections, with 95% intervals and paired tests against other models."""
+    """Measure a model on one or several collections. Other models are compared by paired tests."""
     options = trainer.EvaluateOptions(**given)
     several = (1 + len(options.compare)) * len(data) > 1
     result = trainer.evaluate(model, data, options, progress=console.say if several else lambda words: None)
@@ -102,7 +102,7 @@ def verify(
         str | None, typer.Option(help="Device: cpu, cuda or mps. Default: the accelerator that PyTorch finds.")
     ] = None,
 ) -> None:
-    """Check on this machine that tiles, caches, masks and processes change no loss and no gradient."""
+    """Check the computation of losses on this machine. Tiles, caches, masks and processes must not change them."""
     from rich.table import Table
 
     from labelkit.commands.terminal import Terminal

@@ -93,7 +93,8 @@ def fit(
     loose=OF_GRID,
     flags={"regimes": "--regime"},
     helps={
-        "regimes": "Labels of a regime, with commas between its stages: 'human', 'llm, human'; may be repeated.",
+        "regimes": "Labels of a regime, with commas between its stages: 'human', 'llm, human'; may be repeated. "
+        "Default: all.",
         "objectives": "Names of objectives, separated by commas; may be repeated. Default: the five of the paper.",
     },
 )
@@ -109,7 +110,9 @@ def bakeoff(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the qrels in the folders of --eval.")] = "test",
 ) -> None:
-    """Train every objective on every regime of labels with several seeds, and compare the results."""
+    """Compare objectives and regimes of labels by training. Every objective is trained on every regime, with several
+    seeds.
+    """
     from trainer.bakeoffs.config import parse_objectives, parse_regimes, read_bakeoff
 
     own = grid | {"objectives": parse_objectives(grid.get("objectives")), "regimes": parse_regimes(grid.get("regimes"))}
@@ -128,7 +131,7 @@ def suspects(
     folds: Annotated[int, typer.Option(min=2, help="Number of parts of the queries, and of models to train.")] = 5,
     show: Annotated[int, typer.Option(min=0, help="Number of the most doubted labels to print.")] = 20,
 ) -> None:
-    """List probable label errors: labels that models trained on other queries disagree with most."""
+    """List probable label errors. Models trained on other queries disagree most with these labels."""
     settings = trainer.read_config(config, given)
     with held(output, "suspects"):
         found = trainer.suspects(dataset, output, settings, folds=folds, command=console.command_line("trainer"))

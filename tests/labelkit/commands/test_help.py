@@ -1,17 +1,21 @@
 """Every command has quick help and a place in README.md."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import labelkit.commands.app
 import trainer.commands.app
 
 REPOSITORY = Path(__file__).parents[3]
 APPS = {"labelkit": labelkit.commands.app.app, "trainer": trainer.commands.app.app}
+NAMES = ("openai-batch: ", "ray: ", "sentence-transformers ", "vllm: ")
+"""Beginnings of help texts that are names, which are written in lower case."""
 
 
 def commands(app: typer.Typer) -> list[str]:
@@ -41,6 +45,23 @@ def test_help_imports_nothing_slow(program, command):
     found = imported(str(script), *filter(None, [command]), "--help")
     assert {program, "typer"} <= found
     assert found & SLOW == set()
+
+
+@pytest.mark.parametrize("program", APPS)
+def test_the_list_of_commands_shows_whole_sentences(program):
+    shown = CliRunner().invoke(APPS[program], ["--help"], terminal_width=80).output
+    assert shown.count("...") == shown.count("[ARGS]...")
+    assert [name for name in commands(APPS[program]) if f"\n  {name} " not in shown] == []
+
+
+@pytest.mark.parametrize(("program", "command"), COMMANDS)
+def test_every_parameter_is_explained_without_values_of_python(program, command):
+    for parameter in typer.main.get_command(APPS[program]).commands[command].params:
+        words = getattr(parameter, "help", None) or ""
+        assert re.match("[A-Z]", words) or words.startswith(NAMES), parameter.name
+        assert words.endswith((".", "…")), parameter.name
+        assert not re.search(r"[{}]|\('|Path\(|None\b", words), words
+        assert len(re.findall("default:", words, re.IGNORECASE)) <= 1, words
 
 
 @pytest.mark.parametrize(("program", "command"), COMMANDS)
