@@ -28,7 +28,7 @@ from openai_overhead import Instant
 
 from labelkit.engines import Reply
 from labelkit.judging.annotate import annotate
-from labelkit.judging.journal import Asked, Charge, Journal, Spent
+from labelkit.judging.journal import Answer, Asked, Charge, Journal, Spent
 from labelkit.judging.options import AnnotateOptions
 from labelkit.pooling.pool import Pool
 from labelkit.records import Candidate, Judge, Passage, Query
@@ -110,8 +110,12 @@ class Memory(Journal):
         self._judges.append((judge, prompt))
         self._pairs = sorted(asked)
 
-    def append(self, replies: Sequence[Reply], charges: Sequence[Charge | None] = ()) -> None:
+    def append(self, replies: Sequence[Reply], charges: Sequence[Charge | None] = ()) -> list[Reply]:
         self._kept.update({reply.key: reply for reply in replies})
+        return list(replies)
+
+    def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
+        return {key: Answer(self._kept[key], None) for key in keys if key in self._kept}
 
     def asked(self, judge_id: str) -> Iterator[Asked]:
         return iter(self._pairs)
