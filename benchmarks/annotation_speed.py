@@ -3,8 +3,8 @@
     python benchmarks/annotation_speed.py TOKENIZER POOL [--device cuda] [--shape 1.5b 7b] [--rounds 2] [--pairs 6750]
 
 TOKENIZER is a model folder that gives its tokenizer and chat template; POOL is a folder of `labelkit pool`. The shapes
-are the sizes of Qwen2.5 with dummy weights: the answers mean nothing, but cost what they cost with the real model. `tiny`
-is a model of two layers, where every cost except the model's shows most; `real` is the model in TOKENIZER.
+are the sizes of Qwen2.5 with dummy weights: the answers mean nothing, but cost what they cost with the real model.
+`tiny` is a model of two layers, where every cost except the model's shows most; `real` is the model in TOKENIZER.
 
 The two take turns in processes of their own. Seconds begin when the weights are loaded and one prompt went through, and
 end with the labels folder, or with the last text of the bare call, which judges the texts that annotate cuts to the

@@ -16,7 +16,7 @@ from typing import Any
 
 from labelkit.corpora.beir import read_data
 from labelkit.engines import Request, Settings
-from labelkit.engines.local import LocalEngine, encode_chat, first_label_tokens
+from labelkit.engines.local import LocalEngine, first_label_tokens
 from labelkit.judging.prompts import load_prompt
 
 LogProbs = dict[str, dict[str, float]]
@@ -78,7 +78,7 @@ def plain(engine: LocalEngine, requests: Sequence[Request]) -> LogProbs:
     import torch
 
     model: Any = engine._model
-    rows = sorted(((encode_chat(engine._tokenizer, r.messages), r) for r in requests), key=lambda row: len(row[0]))
+    rows = sorted(((engine._encoder.encode(r.messages), r) for r in requests), key=lambda row: len(row[0]))
     found: LogProbs = {}
     for start in range(0, len(rows), 8):
         batch = rows[start : start + 8]
