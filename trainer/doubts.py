@@ -31,7 +31,8 @@ from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
 from trainer.data.training_sets import fold_of
 from trainer.retrieval.search import load_model
-from trainer.training.fit import inputs_of, train
+from trainer.training.checkpoints import difference_to, refuse_other_run
+from trainer.training.fit import HARMLESS, inputs_of, train
 from trainer.training.soundness import LOWER
 
 log = logging.getLogger(__name__)
@@ -88,16 +89,18 @@ def suspects(
     dataset, output = Path(dataset), Path(output)
     with claimed(output, KIND) as place:
         store = open_store(our_dataset(dataset), config.pool)
+        settings = config.model_dump(mode="json", exclude=set(HARMLESS)) | {"folds": folds}
+        refuse_other_run(output, KIND, settings, store.keys)
         models = place.beside(".folds")
         found: list[Suspect] = []
         for fold in range(folds):
-            settings = FitConfig.model_validate(config.model_dump(exclude_unset=True) | {"held_out": (fold, folds)})
+            of_fold = FitConfig.model_validate(config.model_dump(exclude_unset=True) | {"held_out": (fold, folds)})
             folder = models / f"fold-{fold}-of-{folds}"
-            if not _is_made(folder, settings, store):
-                train(dataset, folder, settings, command=command)
+            if not _is_made(folder, of_fold, store):
+                train(dataset, folder, of_fold, command=command)
             model = load_model(str(folder), trust_remote_code=config.trust_remote_code)
             rows = np.flatnonzero(fold_of(store.query_keys, folds) == fold)
-            found += doubts(model, store, rows, config=settings)
+            found += doubts(model, store, rows, config=of_fold)
             log.info(f"fold {fold + 1}/{folds}: {len(rows):,} queries scored by the model of the other folds")
         found.sort(key=lambda one: (-one.doubt, one.query_id, one.passage_id))
         with folders.writing(output, KIND, command) as draft:
@@ -181,9 +184,8 @@ def _is_made(folder: Path, settings: FitConfig, store: Store) -> bool:
     """Check that a fold's model exists and was trained with these settings on this dataset."""
     if not (folder / folders.MANIFEST).is_file():
         return False
-    manifest = folders.read_manifest(folder, MODEL)
-    same_settings = manifest.facts.config == settings.model_dump(mode="json")
-    return same_settings and set(store.keys.values()) <= set(manifest.inputs.values())
+    folders.read_manifest(folder, MODEL)
+    return difference_to(folder, MODEL, settings.model_dump(mode="json"), store.keys) is None
 
 
 def _write(folder: Path, found: list[Suspect]) -> None:

@@ -17,6 +17,7 @@ from labelkit.corpora.rows import lines
 from labelkit.errors import DataError
 from labelkit.storage import folders
 from labelkit.storage.manifest import DATA, DataFacts
+from labelkit.storage.outputs import refuse_own_input
 from labelkit.storage.sqlite_file import digest_of
 
 KIND = DATA
@@ -51,6 +52,7 @@ def tidy(data: Path | str, output: Path | str, *, command: str = "labelkit.tidy"
     folder, target = Path(data), Path(output)
     aside: list[Aside] = []
     known: dict[str, set[str]] = {}
+    refuse_own_input(target, [folder])
     with folders.writing(target, KIND, command) as draft:
         for name, read in (("corpus.jsonl", corpus_row), ("queries.jsonl", query_row)):
             check = Once(folder / name, read)

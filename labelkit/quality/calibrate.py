@@ -7,6 +7,7 @@ from labelkit.quality.calibration.fit import fit_calibration
 from labelkit.quality.calibration.models import Calibration, write_calibration
 from labelkit.quality.options import CalibrateOptions
 from labelkit.quality.selection import chances
+from labelkit.storage.outputs import refuse_other_file
 
 
 def calibrate(
@@ -27,7 +28,9 @@ def calibrate(
     Raises:
         UsageError: no human grades are given.
         DataError: there are too few labelled pairs.
+        ArtifactError: `output` is a file that this command did not write.
     """
+    refuse_other_file(Path(output), b'{\n  "features":', "calibration")
     weights = chances(options.selection) if options.selection else None
     fitted = fit_calibration(labels, options, weights=weights, command=command)
     write_calibration(fitted, Path(output))

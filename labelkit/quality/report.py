@@ -21,6 +21,7 @@ from labelkit.storage.dataset import read_audit
 from labelkit.storage.folders import manifest_kind, read_manifest
 from labelkit.storage.labels import judgements_in
 from labelkit.storage.manifest import Manifest
+from labelkit.storage.outputs import refuse_other_file
 from labelkit.storage.shipped import SHIPPED
 from labelkit.version import __version__
 
@@ -59,7 +60,9 @@ def report(
 
     Raises:
         UsageError: there is a dataset and another folder.
+        ArtifactError: `output` is a file that this command did not write.
     """
+    refuse_other_file(Path(output), b"<!doctype html>", "report")
     human, data = options.human, options.data
     subject = read_subject(folders, human, data)
     people, judging = people_apart(subject.raters)

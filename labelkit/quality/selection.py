@@ -25,6 +25,7 @@ from labelkit.quality.options import SelectOptions
 from labelkit.records import Origin, PairIds
 from labelkit.storage import folders
 from labelkit.storage.manifest import POOL, PoolFacts
+from labelkit.storage.outputs import refuse_own_input
 
 STRATA = 5
 """Number of strata of the random sample: fifths of the pairs by P(relevant)."""
@@ -64,6 +65,7 @@ def select(
     Raises:
         DataError: no judged pair is left to choose from.
     """
+    refuse_own_input(Path(output), [options.pool])
     with folders.writing(Path(output), POOL, command) as draft:
         pool, raters, human = read_pool(options.pool), raters_of(labels, []), options.human
         known = {(qid, pid) for qid, graded in read_qrels(human).items() for pid in graded} if human else set()

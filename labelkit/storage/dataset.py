@@ -33,12 +33,11 @@ from labelkit.records import (
     Record,
 )
 from labelkit.storage import folders
+from labelkit.storage.manifest import AUDIT as AUDIT
 from labelkit.storage.manifest import DATASET, DatasetFacts, Manifest
 from labelkit.storage.remote import local
 
 KIND = DATASET
-AUDIT = "audit.json"
-"""File with the findings of `labelkit audit` and the sha256 of the audited manifest."""
 CONFIGS = ("train", "corpus", "queries", "judgements", "judges")
 OF_MODELS, OF_PEOPLE = "stage_llm", "stage_human"
 """Tables like `train` with labels of models only and of people only, in datasets of the mixing policy `staged`."""

@@ -18,6 +18,8 @@ from labelkit.records import SCHEMA_VERSION
 from labelkit.storage.names import inside
 
 MANIFEST = "manifest.json"
+AUDIT = "audit.json"
+"""File with the findings of `labelkit audit` and the sha256 of the audited manifest."""
 AGAIN = "run the command that made the folder again"
 
 
@@ -146,15 +148,18 @@ F = TypeVar("F", bound=Facts)
 
 
 class Kind(str, Generic[F]):
-    """The name of a kind of folder, with the class of its facts and patterns of the files that it must have."""
+    """The name of a kind of folder, with the class of its facts, patterns of the files that it must have, and names of
+    files that later commands add to the folder and that can be made again with it.
+    """
 
     facts: type[F]
     files: tuple[str, ...]
+    added: tuple[str, ...]
 
-    def __new__(cls, name: str, facts: type[F], files: tuple[str, ...] = ()) -> Self:
+    def __new__(cls, name: str, facts: type[F], files: tuple[str, ...] = (), *, added: tuple[str, ...] = ()) -> Self:
         """Make a kind of folder from its name, facts and file patterns."""
         kind = super().__new__(cls, name)
-        kind.facts, kind.files = facts, files
+        kind.facts, kind.files, kind.added = facts, files, added
         return kind
 
 
@@ -164,6 +169,7 @@ DATASET = Kind(
     "dataset",
     DatasetFacts,
     ("train.parquet", "corpus.parquet", "queries.parquet", "judgements.parquet", "judges.parquet"),
+    added=(AUDIT,),
 )
 EXPORT = Kind("export", ExportFacts, ("README.md",))
 DATA = Kind("data", DataFacts, ("corpus.jsonl", "queries.jsonl", "set_aside.jsonl"))

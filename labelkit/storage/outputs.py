@@ -7,18 +7,20 @@ current folder, a folder whose parent may not be written) keeps its place, and i
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from labelkit.errors import ArtifactError
+from labelkit.errors import ArtifactError, UsageError
 from labelkit.storage.atomic import exchange, sync_directory, write_text
 from labelkit.storage.locks import HolderLock
-from labelkit.storage.manifest import MANIFEST, parse_manifest
+from labelkit.storage.manifest import MANIFEST, Manifest, kind_named, parse_manifest
 
 REPLACING = ".replacing"
 """File in a folder whose content is being replaced in place, with the kind of the new content."""
+JOURNALS = "*.sqlite"
+"""Pattern of the files that nothing makes again: replies that were paid for, grades that people gave."""
 OF_THE_DISK = "lost+found"
 """Folder that every new ext4 file system contains."""
 
@@ -127,17 +129,55 @@ def unchanged(folder: Path) -> Iterator[None]:
 
 
 def refuse_foreign(place: Place, target: Path, kind: str) -> None:
-    """Raise `ArtifactError` unless a place is absent, empty, or contains a complete artifact of this kind."""
+    """Raise `ArtifactError` unless a place is absent, empty, or only contains a complete artifact of this kind."""
     path, replaced = place.path, place.path / REPLACING
     if not path.exists() or (path.is_dir() and not place.content()):
         return
+    if journal := next(path.glob(JOURNALS), None):
+        raise ArtifactError(
+            f"{target} contains {journal.name}, a journal of replies that were paid for or of grades that people gave, "
+            f"and the new {kind} would replace it; choose another output folder, or move this one away first"
+        )
     if place.in_place and replaced.is_file() and replaced.read_text(encoding="utf-8") == kind:
         return
     if not (path / MANIFEST).is_file():
         raise ArtifactError(f"{target} exists and is not a labelkit {kind}; choose another output folder or remove it")
-    found = parse_manifest(path / MANIFEST).kind
-    if found != kind:
-        raise ArtifactError(f"{target} contains a {found}, not a {kind}; choose another output folder")
+    found = parse_manifest(path / MANIFEST)
+    if found.kind != kind:
+        raise ArtifactError(f"{target} contains a {found.kind}, not a {kind}; choose another output folder")
+    if more := unknown_files(place, found):
+        names = ", ".join(more[:3]) + (f" and {len(more) - 3} more" if len(more) > 3 else "")
+        raise ArtifactError(
+            f"{target} contains {names} beside the {kind}, and a new {kind} would replace the whole folder; move that "
+            "away or choose another output folder"
+        )
+
+
+def unknown_files(place: Place, manifest: Manifest[Any]) -> list[str]:
+    """Names of the files in a folder that neither its manifest nor its kind knows, sorted."""
+    known = {*manifest.files, *kind_named(manifest.kind).added, MANIFEST}
+    found = []
+    for path in place.content():
+        inner = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+        found += [one.relative_to(place.path).as_posix() for one in inner if one.is_symlink() or not one.is_dir()]
+    return sorted(set(found) - known)
+
+
+def refuse_own_input(target: Path, read: Sequence[Path]) -> None:
+    """Raise `UsageError` where the output of a command is one of the folders that it reads: it would replace them."""
+    for folder in read:
+        if folder.resolve() == target.resolve():
+            raise UsageError(f"{target} is read by this command, and its output would replace it; choose another -o")
+
+
+def refuse_other_file(path: Path, beginning: bytes, what: str) -> None:
+    """Raise `ArtifactError` where a file with content stands that begins otherwise: the command did not write it."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        found = file.read(len(beginning))
+    if found not in (b"", beginning):
+        raise ArtifactError(f"{path} exists and is not a labelkit {what}; choose another output file or remove it")
 
 
 def put(made: Path, place: Place, kind: str) -> None:

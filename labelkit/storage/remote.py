@@ -100,13 +100,21 @@ def delivered(location: str, kind: str) -> Iterator[Path]:
 
 
 def refuse_foreign(files: Any, place: str, location: str, kind: str) -> None:
-    """Raise `ArtifactError` unless `place` is absent or contains an artifact of this kind."""
-    if files.exists(f"{place}/{MANIFEST}"):
-        found = json.loads(files.cat_file(f"{place}/{MANIFEST}")).get("kind")
-        if found != kind:
-            raise ArtifactError(f"{location} contains a {found}, not a {kind}; choose another place")
-    elif files.exists(place) and files.find(place):
-        raise ArtifactError(f"{location} exists and contains no labelkit {kind}; choose another place")
+    """Raise `ArtifactError` unless `place` is absent or contains an artifact of this kind and no more."""
+    listed = objects_in(files, place, Path(kind)) if files.exists(place) else {}
+    if MANIFEST not in listed:
+        if listed:
+            raise ArtifactError(f"{location} exists and contains no labelkit {kind}; choose another place")
+        return
+    document = json.loads(files.cat_file(listed[MANIFEST]))
+    found = document.get("kind")
+    if found != kind:
+        raise ArtifactError(f"{location} contains a {found}, not a {kind}; choose another place")
+    if more := sorted(listed.keys() - {*document.get("files", ()), MANIFEST}):
+        raise ArtifactError(
+            f"{location} contains {more[0]} beside the {kind}, and a new {kind} would replace everything there; move "
+            "that away or choose another place"
+        )
 
 
 def send_folder(files: Any, place: str, folder: Path) -> None:

@@ -14,6 +14,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from labelkit.corpora.runs import read_run
+from labelkit.errors import UsageError
 from labelkit.storage import folders
 from trainer.commands.app import main
 from trainer.config.fit_config import FitConfig
@@ -69,6 +70,9 @@ def test_planted_mistakes_are_doubted_most(words_model: Path, planted: Path, tmp
     assert set(read_run(tmp_path / "out" / "suspects.run")["q03"]) == {"p03", "n03"}
     assert folders.read_manifest(tmp_path / "out", "suspects").rows == {"suspects": 2 * QUERIES}
     assert not (tmp_path / "out.folds").exists()
+    for other, folds_of_it in ((config.model_copy(update={"seed": 1}), 4), (config, 3)):
+        with pytest.raises(UsageError, match=r"out contains the suspects of another run, with (seed|folds) = "):
+            suspects(planted, tmp_path / "out", other, folds=folds_of_it, command="test")
 
 
 def test_folds_split_the_queries_and_what_is_held_out_is_not_trained_on(planted: Path) -> None:

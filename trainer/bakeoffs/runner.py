@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit.errors import UsageError
+from labelkit.errors import ArtifactError, UsageError
 from labelkit.storage import folders
 from labelkit.storage.atomic import disk_errors, write_text
 from labelkit.storage.names import inside
-from labelkit.storage.outputs import claimed
+from labelkit.storage.outputs import Place, claimed
 from trainer.bakeoffs.config import BakeoffConfig
 from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
@@ -70,6 +70,7 @@ def run_grid(
     `evaluate`.
     """
     with claimed(output) as place, disk_errors(f"{output} is not finished, its results are kept"):
+        refuse_foreign(place, output)
         made = our_dataset(dataset)
         settings = [config.fit_config(regime, config.objectives[0], 0) for regime in config.regimes]
         store = open_store(made, settings[0].pool)
@@ -87,6 +88,13 @@ def run_grid(
             if not known:
                 log.info(f"{number}/{len(runs)} {run.name}: {results[-1].seconds:.0f} s, {_figures(results[-1])}")
     return results
+
+
+def refuse_foreign(place: Place, output: Path) -> None:
+    """Raise `ArtifactError` where a folder holds something, but no bake-off: its report would overwrite files there."""
+    results, content = place.path / "results", place.content()
+    if content not in ([], [results]) and not (results / f"{UNTRAINED}.json").is_file():
+        raise ArtifactError(f"{output} exists and is no folder of a bake-off; choose another output folder")
 
 
 def grid(config: BakeoffConfig) -> Iterator[BakeoffRun]:

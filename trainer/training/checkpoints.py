@@ -9,6 +9,7 @@ Unpickling is restricted to tensors and numbers.
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import nn
 from labelkit.errors import ArtifactError, UsageError
 from labelkit.storage import folders
 from labelkit.storage.atomic import UNFINISHED, write_text
-from labelkit.storage.manifest import CHECKPOINT
+from labelkit.storage.manifest import CHECKPOINT, F, Kind
 from trainer.training.soundness import refuse_nonfinite
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,29 @@ class Checkpoints:
         write_weights(self.weights(number), model, {})
         write_text(self.folder / f"stage-{number}.json", json.dumps(report))
         shutil.rmtree(self.stage(number), ignore_errors=True)
+
+
+def difference_to(folder: Path, kind: Kind[F], settings: Mapping[str, Any], keys: Mapping[str, str]) -> str | None:
+    """Describe how the run that made a finished folder differs from another run; None where it does not.
+
+    `settings` decide the result of the other run, as plain JSON; `keys` are the sha256 of the manifests that it reads.
+    """
+    manifest = folders.read_manifest(folder, kind, verify=False)
+    facts = manifest.facts.as_json()
+    made = {**facts, **facts.get("config", {})}
+    for name in sorted(settings.keys() & made.keys()):
+        if made[name] != settings[name]:
+            return f"{name} = {made[name]!r} and not {settings[name]!r}"
+    same_data = "config" in facts and set(keys.values()) <= set(manifest.inputs.values())
+    return None if same_data else "another dataset"
+
+
+def refuse_other_run(folder: Path, kind: Kind[F], settings: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+    """Raise `UsageError` if a folder contains what another run made: the training for it may have taken days."""
+    if (folder / folders.MANIFEST).is_file() and (wrong := difference_to(folder, kind, settings, keys)):
+        raise UsageError(
+            f"{folder} contains the {kind} of another run, with {wrong}; choose another output, or remove the folder"
+        )
 
 
 def step_of(checkpoint: Path) -> int:

@@ -43,7 +43,7 @@ from trainer.retrieval.evaluate import Contender, EvalResult, compare_contenders
 from trainer.retrieval.leaks import refuse_leaks
 from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import Collection, read_collections
-from trainer.training.checkpoints import Checkpoints, read_weights, step_of
+from trainer.training.checkpoints import Checkpoints, read_weights, refuse_other_run, step_of
 from trainer.training.dev import Dev, make_dev
 from trainer.training.encoder import build_model, freeze_unused, merge_adapters, prompt_of
 from trainer.training.group_trainer import GroupTrainer, Place, processes, steps_of
@@ -193,6 +193,7 @@ def _train(
     _check_loggers(config)
     folder = our_dataset(dataset)
     store = open_store(folder, config.pool)
+    refuse_other_run(output, KIND, config.model_dump(mode="json", exclude=set(HARMLESS)), store.keys)
     dev = make_dev(config)
     if not config.allow_leaks:
         refuse_leaks(folder, store, [*collections, *([dev.collection] if dev else [])])

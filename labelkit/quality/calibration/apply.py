@@ -16,6 +16,7 @@ from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import KIND
+from labelkit.storage.outputs import refuse_own_input
 
 MEASURED = {"report", "judges", "worse_than_raw"}
 """Fields of a calibration that do not affect its judgements."""
@@ -88,6 +89,7 @@ def recalibrate(
     """
     if options.apply is None:
         raise UsageError("no calibration is given: give --apply FILE")
+    refuse_own_input(Path(output), labels)
     with folders.writing(Path(output), KIND, command) as draft:
         calibration, raters = read_calibration(options.apply), raters_of(labels, [])
         if not options.apply_anyway:

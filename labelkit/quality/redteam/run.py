@@ -14,6 +14,7 @@ from typing import Any
 
 from labelkit.corpora.beir import read_data
 from labelkit.corpora.qrels import read_qrels
+from labelkit.errors import UsageError
 from labelkit.judging.annotate import annotate
 from labelkit.judging.defences import NONE
 from labelkit.judging.methods import method_named
@@ -26,6 +27,7 @@ from labelkit.quality.redteam.trials import Attempt, CleanPair, attacked_pool, d
 from labelkit.records import Judgement
 from labelkit.statistics.intervals import Estimate, mean, rate
 from labelkit.storage.atomic import write_text
+from labelkit.storage.folders import file_sha256
 from labelkit.storage.labels import read_labels
 from labelkit.storage.names import inside
 from labelkit.storage.outputs import claimed
@@ -65,13 +67,15 @@ def redteam(
     Raises:
         DataError: no pair has the human grade 0.
         UnknownNameError: an attack, prompt or defence does not exist.
+        UsageError: `output` holds the attacks on another judge, or on other pairs.
     """
     folder = Path(output)
     with claimed(folder) as place:
         setup = draw(read_data(Path(data)), read_qrels(options.human), options.pairs, seed=options.seed)
-        place.path.mkdir(exist_ok=True)
         found: dict[str, Any] = {"command": command, "model": options.model, "engine": options.engine}
-        found |= {"attacks": [], "clean": []}
+        found |= {"settings": settings_of(options), "attacks": [], "clean": []}
+        refuse_other_attacks(folder / FILE, found["settings"])
+        place.path.mkdir(exist_ok=True)
         trials = {name: attacked_pool(setup, load_prompt(name), options.attack) for name in options.prompts}
         before: dict[str, Judged] = {}
         for defence in options.defences:
@@ -91,6 +95,26 @@ def redteam(
                 # Written after every part, so that a long run shows its results so far.
                 write_text(folder / FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     return found
+
+
+def settings_of(options: RedteamOptions) -> dict[str, Any]:
+    """The judge and the pairs of a run as plain JSON. Prompts, defences and attacks may be added to a folder."""
+    own = options.model_dump(mode="json", include={"model", "engine", "revision", "tokenizer", "base_url"})
+    drawn = {"pairs": options.pairs, "seed": options.seed, "human": file_sha256(options.human)}
+    return own | drawn
+
+
+def refuse_other_attacks(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where a folder holds what another judge answered, or what was asked about other pairs."""
+    if not path.is_file():
+        return
+    document = json.loads(path.read_text(encoding="utf-8"))
+    made = document.get("settings") or {name: document.get(name) for name in ("model", "engine")}
+    for name in sorted(made):
+        if made[name] != settings.get(name):
+            raise UsageError(
+                f"{path} was made with {name} = {made[name]!r} and not {settings.get(name)!r}; choose another output"
+            )
 
 
 def judge_options(options: RedteamOptions, prompt: str, defence: Sequence[str]) -> AnnotateOptions:

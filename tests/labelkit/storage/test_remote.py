@@ -119,6 +119,15 @@ def test_what_is_not_ours_is_not_replaced(memory):
     assert memory.cat_file("/store/mine/notes.txt") == b"keep"
 
 
+def test_what_somebody_put_beside_an_export_is_not_removed_with_it(memory):
+    send("memory://store/set", a="1")
+    memory.pipe_file("/store/set/checkpoints/best.bin", b"days")
+    with pytest.raises(ArtifactError, match=r"set contains checkpoints/best\.bin beside the export"):
+        send("memory://store/set", a="2")
+    assert memory.cat_file("/store/set/checkpoints/best.bin") == b"days"
+    assert memory.cat_file("/store/set/a") == b"1"
+
+
 def test_a_failed_command_sends_nothing(memory):
     def fail() -> None:
         with delivered("memory://store/set", "export") as folder:

@@ -62,6 +62,25 @@ def test_a_grid_is_run_reported_and_resumed(
     assert "was made with batch_size = None instead of 3; choose another output" in capsys.readouterr().err
 
 
+def test_the_report_overwrites_no_other_folder(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_model: Path,
+    toy_dataset: Path,
+    beir: Path,
+    tmp_path: Path,
+) -> None:
+    project = tmp_path / "project"
+    (project / "results").mkdir(parents=True)
+    (project / "README.md").write_text("about my project")
+    for output in (project, toy_dataset):
+        command = ["bakeoff", toy_dataset, "--model", tiny_model, "--max-steps", "1", "--seeds", "1", "--eval", beir]
+        assert call(monkeypatch, *command, "--objectives", "lsepair", "-o", output) == 1
+        assert f"{output} exists and is no folder of a bake-off; choose another" in capsys.readouterr().err
+    assert (project / "README.md").read_text() == "about my project"
+    assert not (toy_dataset / "report.html").exists()
+
+
 def test_a_regime_without_labels_is_refused_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

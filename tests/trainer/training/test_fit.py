@@ -171,13 +171,13 @@ def test_training_queries_are_no_evaluation(tiny_model: Path, toy_dataset: Path,
     asked = {"q0": "Word59, WORD30!", "q1": "word5"}
     rows = [json.dumps({"_id": name, "text": text}) for name, text in asked.items()]
     (beir / "queries.jsonl").write_text("\n".join(rows) + "\n")
-    for settings, collections in (({"dev": f"{beir}:test"}, []), ({}, [read_collection(beir, "test")])):
+    cases = {"dev": ({"dev": f"{beir}:test"}, []), "evaluation": ({}, [read_collection(beir, "test")])}
+    for name, (settings, collections) in cases.items():
+        output = tmp_path / name
         with pytest.raises(DataError, match=r"1 of the 2 queries of beir, split test, are also training .* 'q0'"):
-            train(
-                toy_dataset, tmp_path / "model", config(tiny_model, **settings), collections=collections, command="test"
-            )
+            train(toy_dataset, output, config(tiny_model, **settings), collections=collections, command="test")
         allowed = config(tiny_model, allow_leaks=True, max_steps=1, **settings)
-        assert train(toy_dataset, tmp_path / "model", allowed, collections=collections, command="test").steps == 1
+        assert train(toy_dataset, output, allowed, collections=collections, command="test").steps == 1
     (beir / "queries.jsonl").write_text("\n".join([rows[0].replace("30", "31"), rows[1]]) + "\n")
     train(
         toy_dataset,
@@ -242,6 +242,41 @@ def test_a_folder_in_the_way_is_left_alone(tiny_model: Path, toy_dataset: Path, 
     with pytest.raises(ArtifactError, match="choose another output folder"):
         fit(toy_dataset, tmp_path / "model", config(tiny_model))
     assert (tmp_path / "model" / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_finished_model_of_another_run_is_not_replaced(
+    tiny_model: Path, toy_dataset: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Training may take days. The same run again is no other one, and may use more workers."""
+    target, other = tmp_path / "model", tmp_path / "other"
+    toy_dataset = toy_dataset.rename(tmp_path / "toy")
+    request.getfixturevalue("two_sources").rename(other)
+    fit(toy_dataset, target, config(tiny_model))
+    before = weights_sha256(target)
+    for dataset, settings, told in (
+        (toy_dataset, config(tiny_model, seed=1), "seed = 0 and not 1"),
+        (toy_dataset, config(tiny_model, objective="jointlh"), "objective = 'lsepair' and not 'jointlh'"),
+        (other, config(tiny_model), "another dataset"),
+        (toy_dataset, config(target), "model = "),
+    ):
+        with pytest.raises(
+            UsageError, match=rf"model contains the model of another run, with {told}.*choose another out"
+        ):
+            fit(dataset, target, settings)
+        assert weights_sha256(target) == before
+    fit(toy_dataset, target, config(tiny_model, workers=1))
+    assert weights_sha256(target) == before
+
+
+def test_checkpoints_in_the_way_are_left_alone(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
+    """A folder with checkpoints that another program left beside a model."""
+    target = tmp_path / "model"
+    fit(toy_dataset, target, config(tiny_model))
+    (target / "checkpoint-500").mkdir()
+    (target / "checkpoint-500" / "optimizer.pt").write_bytes(b"days")
+    with pytest.raises(ArtifactError, match=r"model contains checkpoint-500/optimizer\.pt beside the model"):
+        fit(toy_dataset, target, config(tiny_model))
+    assert (target / "checkpoint-500" / "optimizer.pt").read_bytes() == b"days"
 
 
 def test_a_run_that_diverges_stops_and_leaves_no_model(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
