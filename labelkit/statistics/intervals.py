@@ -29,8 +29,12 @@ wide intervals.
 """
 FEW_QUERIES = 10
 """Smallest number of queries without a warning. With fewer, intervals are wide and queries may not be typical."""
+NORMAL = 1.959963984540054
+"""Quantile of the normal distribution for a 95% interval."""
 NOTHING = 1e-12
 """A standard error below this is a rounding error: all queries have the same value."""
+ROUNDING = 1e-18
+"""A variance below this is a rounding error."""
 
 Draws = NDArray[np.int64]
 """`[Q]` how often each query counts."""
@@ -77,6 +81,12 @@ def standard_error(statistic: Statistic, queries: int, groups: int = GROUPS) -> 
 
     With more queries than `groups`, random groups of queries are left out, drawn with a fixed seed.
     """
+    found = jackknife(statistic, queries, groups)
+    return found[1] if found else None
+
+
+def jackknife(statistic: Statistic, queries: int, groups: int = GROUPS) -> tuple[float, float] | None:
+    """Compute the jackknife value of a figure, which corrects its bias, and its standard error."""
     if queries < 2:
         return None
     group = np.random.default_rng(SEED).permutation(queries) % groups
@@ -89,7 +99,7 @@ def standard_error(statistic: Statistic, queries: int, groups: int = GROUPS) -> 
     times = queries / sizes
     pseudo = times * value - (times - 1) * without
     centre = len(sizes) * value - float(((1 - 1 / times) * without).sum())
-    return math.sqrt(float(np.mean((pseudo - centre) ** 2 / (times - 1))))
+    return centre, math.sqrt(float(np.mean((pseudo - centre) ** 2 / (times - 1))))
 
 
 def t_interval(value: float, error: float | None, freedom: float, bounds: Bounds = UNBOUNDED) -> Estimate:
@@ -123,6 +133,43 @@ def mean(
     queries, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
     sums, counts = np.bincount(query, weights=values), np.bincount(query)
     return estimate(lambda draws: ratio(float(draws @ sums), float(draws @ counts)), len(queries), bounds)
+
+
+def variance(values: NDArray[np.float64]) -> Estimate:
+    """Estimate the variance of one value per query, with its interval over queries.
+
+    On the scale of the logarithm, around the jackknife value. Of two standard errors, the jackknife's and that of
+    Bonett (2006, doi 10.1016/j.csda.2004.10.003), the greater counts: with few queries and heavy tails each is too
+    small, by turns (`benchmarks/coverage.py`).
+    """
+    count = len(values)
+    value = float(values.var(ddof=1)) if count > 1 else math.nan
+    if not value > ROUNDING:
+        return Estimate(None)
+    centred = values - values.mean()
+    squares = centred**2
+
+    def logarithm(draws: Draws) -> float:
+        total = float(draws.sum())
+        spread = float(draws @ squares) - float(draws @ centred) ** 2 / total
+        return math.log(spread / (total - 1)) if total > 1 and spread > NOTHING * value else math.nan
+
+    found = jackknife(logarithm, count)
+    if found is None:
+        return Estimate(value)
+    centre, error = found
+    half = float(stdtrit(min(count, GROUPS) - 1, (1 + LEVEL) / 2)) * max(error, bonett_error(values))
+    return Estimate(value, math.exp(centre - half), math.exp(min(centre + half, 700.0)))
+
+
+def bonett_error(values: NDArray[np.float64]) -> float:
+    """Compute the standard error of a log variance by Bonett (2006): from the kurtosis around a trimmed mean."""
+    count = len(values)
+    trim = min(int(count / (2 * math.sqrt(count - 4))), (count - 1) // 2) if count > 4 else (count - 1) // 2
+    middle = np.sort(values)[trim : count - trim].mean()
+    kurtosis = count * ((values - middle) ** 4).sum() / ((values - values.mean()) ** 2).sum() ** 2
+    # The first factor is Bonett's: it lets both ends of the interval miss equally often.
+    return count / (count - NORMAL) * math.sqrt((kurtosis - (count - 3) / count) / (count - 1))
 
 
 def mean_of_means(samples: Sequence[NDArray[np.float64]], bounds: Bounds = UNBOUNDED) -> Estimate:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from labelkit.statistics.intervals import POSITIVE, SIGNED, Estimate, estimate, mean_of_means
+from labelkit.statistics.intervals import SIGNED, Estimate, mean_of_means, variance
 
 FLIPS = 9_999
 """Number of random sign flips; with up to 13 differing queries, all flips are tried."""
@@ -105,18 +105,8 @@ def queries_needed(differences: NDArray[np.float64], telling: float = TELLING) -
     For a two-sided test at the 5% level with 80% power: n = ((1.960 + 0.842) sd / telling)^2. The confidence interval
     is that of the variance over these queries. None if the differences do not vary.
     """
-    count = len(differences)
-    if count < 2:
-        return None
-    squares = differences**2
-
-    def variance(draws: NDArray[np.int64]) -> float:
-        total = float(draws.sum())
-        centred = float(draws @ squares) / total - (float(draws @ differences) / total) ** 2
-        return max(0.0, centred) * total / (total - 1) if total > 1 else math.nan
-
-    found = estimate(variance, count, POSITIVE)
-    if found.value is None or found.value <= 1e-18:
+    found = variance(differences)
+    if found.value is None:
         return None
     factor = ((float(ndtri(1 - ALPHA / 2)) + float(ndtri(POWER))) / telling) ** 2
     needed = (None if value is None else math.ceil(value * factor) for value in found)
