@@ -17,7 +17,7 @@ errors of these rules:
 - mixed: the probabilities of the full fit for all pairs, corrected by the labelled pairs with the probabilities of
   their fold, which also decides whether a labelled pair is taken
 
-`covers`: share of the intervals that hold the truth.
+`covers`: share of the intervals that hold the truth, and share of the trials without an interval.
 
 `verdicts`: the change of Cohen's kappa on 200 new queries that a calibration brings, and whether a rule on its held-out
 gain refuses it. A good rule refuses calibrations that harm, and few others. `change`: mean change under the rule, 0
@@ -137,7 +137,7 @@ def estimates_once(
         return estimates_once(draw, labelled, share, quality)
     labels = {found.pairs[row]: bool(relevant[row]) for row in rows}
     count = counted(found, taken.astype(float), rows)
-    power = label_quality(found.pairs, taken, cross, relevant=labels)
+    power = label_quality(found.pairs, taken, cross, blind=cross >= LINE, relevant=labels)
     off = relevant[rows] - cross[rows]
     mixed = (said * taken).mean() + (off * (cross[rows] >= LINE)).mean()
     truth = {"precision": float(relevant[taken].mean()), "recall": float(taken[relevant].mean())}
@@ -146,8 +146,8 @@ def estimates_once(
         "count": tuple(number(count[name]) for name in truth),
         "cross": tuple(number(power[name]) for name in truth),
         "mixed": (float(np.clip(mixed / taken.mean(), 0, 1)), float(np.clip(mixed / (said.mean() + off.mean()), 0, 1))),
-        "count covers": tuple(float(holds(count[name], value)) for name, value in truth.items()),
-        "cross covers": tuple(float(holds(power[name], value)) for name, value in truth.items()),
+        "count covers": tuple(holds(count[name], value) for name, value in truth.items()),
+        "cross covers": tuple(holds(power[name], value) for name, value in truth.items()),
     }
 
 
@@ -155,8 +155,9 @@ def number(found: Estimate) -> float:
     return np.nan if found.value is None else found.value
 
 
-def holds(found: Estimate, value: float) -> bool:
-    return found.low is not None and found.high is not None and found.low <= value <= found.high
+def holds(found: Estimate, value: float) -> float:
+    """1 where the interval contains a value, 0 where it does not, nan where there is none."""
+    return np.nan if found.low is None or found.high is None else float(found.low <= value <= found.high)
 
 
 def estimates(trials: int, seed: int) -> None:
@@ -172,8 +173,15 @@ def estimates(trials: int, seed: int) -> None:
         for column in range(len(FIGURE_NAMES)):
             off = [values[rule][:, column] - values["truth"][:, column] for rule in rules]
             cells += [f"{np.sqrt(np.nanmean(one**2)):.3f}" for one in off]
-            cells += [f"{values[rule][:, column].mean():.2f}" for rule in covers]
+            cells += [share_of(values[rule][:, column]) for rule in covers]
         print(f"{labelled} | {share} | {quality} | " + " | ".join(cells), flush=True)
+
+
+def share_of(covered: Floats) -> str:
+    """The share of the intervals that contain the truth, and that of trials without an interval where there are any."""
+    none = np.isnan(covered)
+    share = "-" if none.all() else f"{covered[~none].mean():.2f}"
+    return share + (f", none {none.mean():.2f}" if none.any() else "")
 
 
 Rule = Callable[[Estimate], bool]

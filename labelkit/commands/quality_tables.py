@@ -9,6 +9,7 @@ from labelkit.quality.bias import Biases
 from labelkit.quality.by_group import Part
 from labelkit.quality.calibration.figures import COMPARED, LABELS, WORSE
 from labelkit.quality.calibration.fit import ENOUGH_QUERIES
+from labelkit.quality.calibration.label_quality import in_words
 from labelkit.quality.calibration.models import Calibration
 from labelkit.quality.system_rankings import SystemAgreement
 from labelkit.statistics.intervals import Estimate, few_queries
@@ -130,12 +131,7 @@ def print_calibration(calibration: Calibration) -> None:
         )
     if warning := few_queries(report["queries"]):
         out.print(f"{warning}.")
-    found = report["estimate"]
-    out.print(
-        f"{found['positives']:,} of {found['judged']:,} judged pairs have P(grade >= 2) >= {found['line']}: precision "
-        f"{Estimate(**found['precision'])}, recall {Estimate(**found['recall'])}, corrected with {found['labelled']:,} "
-        "human labels"
-    )
+    out.print(in_words(report["estimate"]))
     print_verdict(report)
 
 

@@ -14,6 +14,7 @@ from labelkit.quality.agreement import Agreement, Comparison, Rater
 from labelkit.quality.agreement_metrics import FIGURES, GRADES
 from labelkit.quality.bias import Biases
 from labelkit.quality.calibration.figures import LABELS
+from labelkit.quality.calibration.label_quality import in_words
 from labelkit.quality.calibration.models import read_calibration
 from labelkit.quality.selection import belief_of
 from labelkit.statistics.charts import COLOURS, NAMES, Interval, bars, curve, grid, intervals
@@ -146,9 +147,7 @@ def calibration_section(path: Path) -> dict[str, Any]:
             for name, label in LABELS.items()
             if name in found["after"]
         ],
-        "estimate": f"{said['positives']:,} of {said['judged']:,} judged pairs have P(grade >= 2) >= {said['line']}: "
-        f"precision {Estimate(**said['precision'])}, recall {Estimate(**said['recall'])}, corrected with "
-        f"{said['labelled']:,} human labels.",
+        "estimate": f"{in_words(said)}.",
         "command": found["command"],
     }
 

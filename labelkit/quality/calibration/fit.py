@@ -111,6 +111,7 @@ def fit_calibration(
     graded = np.array([any(grade_of(judge, pair) is not None for judge in judges) for pair in judged.pairs], dtype=bool)
     taken = graded & (relevance(predict(fitted, judged.scores)) >= options.line)
     said = cross_fitted(judged, held, fitted)
+    blind = graded & (said >= options.line)
     report = {
         "command": command,
         "human": str(options.human),
@@ -123,7 +124,7 @@ def fit_calibration(
         **compared(known, held, judges),
         "estimate": {
             "line": options.line,
-            **label_quality(judged.pairs, taken, said, relevant=relevant_pairs(people), weights=weights),
+            **label_quality(judged.pairs, taken, said, blind=blind, relevant=relevant_pairs(people), weights=weights),
         },
     }
     update = {"judges": known_judges_of(judges), "worse_than_raw": report["verdict"] == WORSE, "report": plain(report)}

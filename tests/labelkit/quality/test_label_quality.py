@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from labelkit.corpora.qrels import read_qrels
-from labelkit.quality.calibration.label_quality import label_quality
+from labelkit.quality.calibration.label_quality import in_words, label_quality
 from labelkit.storage.labels import read_labels
 
 VALIDATION = Path(__file__).parents[3] / ".." / "shared" / "data" / "llmjudge-val"
@@ -33,7 +33,7 @@ def test_precision_and_recall_cover_the_truth():
     for seed in range(25):
         pairs, relevant, said, rows = population(seed)
         taken = said >= 0.6
-        found = label_quality(pairs, taken, said, relevant=labels_of(pairs, relevant, rows))
+        found = label_quality(pairs, taken, said, blind=taken, relevant=labels_of(pairs, relevant, rows))
         truth = {
             "precision": relevant[taken].mean(),
             "recall": taken[relevant].mean(),
@@ -49,11 +49,62 @@ def test_precision_and_recall_cover_the_truth():
 def test_with_every_pair_labelled_the_estimate_is_the_truth():
     pairs, relevant, said, _ = population(0)
     taken = said >= 0.6
-    found = label_quality(pairs, taken, said, relevant=labels_of(pairs, relevant, range(4000)))
+    found = label_quality(pairs, taken, said, blind=taken, relevant=labels_of(pairs, relevant, range(4000)))
     assert found["precision"].value == pytest.approx(relevant[taken].mean(), abs=1e-12)
     assert found["recall"].value == pytest.approx(taken[relevant].mean(), abs=1e-12)
     assert found["prevalence"].value == pytest.approx(relevant.mean(), abs=1e-12)
     assert (found["judged"], found["labelled"], found["positives"]) == (4000, 4000, taken.sum())
+
+
+def said_of(found):
+    return in_words(
+        {name: one._asdict() if isinstance(one, tuple) else one for name, one in found.items()} | {"line": 0.6}
+    )
+
+
+def test_there_is_no_interval_where_nothing_is_estimated():
+    pairs, relevant, said, _ = population(0)
+    taken = said >= 0.6
+    found = label_quality(pairs, taken, said, blind=taken, relevant=labels_of(pairs, relevant, range(4000)))
+    for name in ("precision", "recall"):
+        assert (found[name].low, found[name].high) == (None, None)
+    words = in_words(
+        {name: one._asdict() if isinstance(one, tuple) else one for name, one in found.items()} | {"line": 0.6}
+    )
+    assert words.endswith("exact, because every judged pair has a human label")
+
+
+def test_there_is_no_interval_where_too_few_labelled_queries_have_a_positive():
+    pairs, relevant, said, rows = population(1)
+    labels = labels_of(pairs, relevant, rows)
+    for queries, known in ((2, False), (3, True), (30, True)):
+        some = {pairs[row][0] for row in rows[:: len(rows) // queries][:queries]}
+        labelled = {pairs[row] for row in rows}
+        blind = said >= 0.5
+        taken = np.array(
+            [pair[0] in some or (pair not in labelled and seen) for pair, seen in zip(pairs, blind, strict=True)]
+        )
+        for one, other in ((taken, blind), (blind, taken)):
+            found = label_quality(pairs, one, said, blind=other, relevant=labels)
+            assert (found["precision"].low is not None) == known
+            assert known or found["recall"].low is None
+        if not known:
+            assert "no interval, because fewer than 3 labelled queries" in said_of(found)
+
+
+def test_a_fit_that_took_what_people_called_relevant_is_not_believed():
+    """Labels that chose the pairs: the product's estimate is too good, and its interval reaches down to the truth."""
+    covers = {"blind": 0, "seeing": 0}
+    for seed in range(25):
+        pairs, relevant, _, rows = population(seed)
+        said = np.full(4000, relevant[rows].mean())
+        blind = np.random.default_rng(seed).random(4000) > 0.9
+        taken = blind & (relevant | ~np.isin(np.arange(4000), rows))
+        truth = relevant[taken].mean()
+        for name, other in (("blind", blind), ("seeing", taken)):
+            found = label_quality(pairs, taken, said, blind=other, relevant=labels_of(pairs, relevant, rows))
+            covers[name] += found["precision"].low <= truth <= found["precision"].high
+    assert covers["blind"] >= 23 > 5 >= covers["seeing"], covers
 
 
 def test_a_stratified_draw_is_corrected_by_its_chances():
@@ -65,9 +116,8 @@ def test_a_stratified_draw_is_corrected_by_its_chances():
         chance = np.where(said > np.median(said), 0.4, 0.1)
         rows = np.flatnonzero(draw.random(4000) < chance)
         weights = {pairs[row]: 1 / chance[row] for row in rows}
-        found = label_quality(
-            pairs, said >= 0.6, said, relevant=labels_of(pairs, relevant, range(4000)), weights=weights
-        )
+        labels, taken = labels_of(pairs, relevant, range(4000)), said >= 0.6
+        found = label_quality(pairs, taken, said, blind=taken, relevant=labels, weights=weights)
         values.append(found["prevalence"].value - relevant.mean())
     assert abs(np.mean(values)) < 0.01
 
