@@ -118,7 +118,11 @@ class Screen(logging.Handler):
 
 
 def show_log() -> None:
-    """Send log records of both packages, and warnings of all other packages, to standard error, each once."""
+    """Send log records of both packages, and warnings of all other packages, to standard error, each once.
+
+    Other packages, such as transformers, have their own handlers, so their records are cleaned when they are made.
+    """
+    logging.setLogRecordFactory(clean_record)
     logging.lastResort = Screen(logging.WARNING)
     warnings.formatwarning = lambda *about: shown(format_warning(*about))
     for name in ("labelkit", "trainer"):
@@ -126,6 +130,21 @@ def show_log() -> None:
         logger.setLevel(logging.INFO)
         logger.propagate = False
         logger.handlers = [Screen()]
+
+
+def clean_record(*about: Any, **more: Any) -> logging.LogRecord:
+    """Make a log record without secrets and control characters in its message and traceback."""
+    record = logging.LogRecord(*about, **more)
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError, KeyError):  # a wrong log call of a library must not stop a command
+        message = f"{record.msg} {record.args}"
+        record.msg, record.args = message, ()
+    if (clean := shown(message)) != message:
+        record.msg, record.args = clean, ()
+    if record.exc_info and record.exc_info[0]:
+        record.exc_text = shown("".join(traceback.format_exception(*record.exc_info)).rstrip())
+    return record
 
 
 def say(*lines: object) -> None:

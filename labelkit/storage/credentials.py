@@ -45,6 +45,11 @@ LOGIN = re.compile(r"(?:^|//)([^\s/:@]*):([^\s/]+)@")
 SIGNATURE = re.compile(r"[?&](?:[\w-]*(?:signature|token|key|secret|password)|sig)=([^&\s]+)", re.IGNORECASE)
 """Matches the secret in a signed address."""
 
+WHOLE = re.compile(r"(\S+)")
+AWS_LINE = re.compile(r"^\s*aws_(?:secret_access_key|session_token)\s*=\s*(\S+)", re.MULTILINE)
+HUB_LINE = re.compile(r"^\s*hf_token\s*=\s*(\S+)", re.MULTILINE)
+NETRC_LINE = re.compile(r"\bpassword\s+(\S+)")
+
 
 def key_for(url: str) -> str:
     """Return the key for a server: LABELKIT_API_KEY, else the key for its host in the keyring, else OPENAI_API_KEY.
@@ -103,11 +108,38 @@ def secrets() -> dict[str, str]:
     for word in sys.argv:
         inside = [password for _, password in logins(word)] + SIGNATURE.findall(word)
         found |= dict.fromkeys(inside, "a secret of the command line")
+    for path, pattern in login_files().items():
+        found |= dict.fromkeys(pattern.findall(content_of(path)), f"a secret of {path}")
     try:
         found |= {key: f"the key of {host} in {keyring_path()}" for host, key in keyring().items()}
     except (UsageError, OSError, RuntimeError):
         """The fault is reported when a key is needed; here it must not replace a message that is being cleaned."""
     return {value: where for value, where in found.items() if len(value) >= SHORTEST_SECRET and not value.isalpha()}
+
+
+def login_files() -> dict[Path, re.Pattern[str]]:
+    """Files in which other programs keep what they log in with -> what matches a secret in them: the Hub's, AWS's and
+    Google's, and .netrc. The libraries that read them are not loaded for this.
+    """
+    environment, home = os.environ, home_folder() or Path("/nowhere")
+    cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
+    hub = Path(environment.get("HF_TOKEN_PATH") or Path(environment.get("HF_HOME") or cache / "huggingface") / "token")
+    google = home / ".config" / "gcloud" / "application_default_credentials.json"
+    return {
+        hub: WHOLE,
+        hub.with_name("stored_tokens"): HUB_LINE,
+        Path(environment.get("AWS_SHARED_CREDENTIALS_FILE") or home / ".aws" / "credentials"): AWS_LINE,
+        Path(environment.get("GOOGLE_APPLICATION_CREDENTIALS") or google): SECRET_PART,
+        Path(environment.get("NETRC") or home / ".netrc"): NETRC_LINE,
+    }
+
+
+def content_of(path: Path) -> str:
+    """The text of a file; empty where it cannot be read."""
+    try:
+        return path.expanduser().read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    except (OSError, RuntimeError):
+        return ""
 
 
 def logins(text: str) -> Iterator[tuple[str, str]]:

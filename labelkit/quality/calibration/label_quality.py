@@ -7,8 +7,8 @@ pairs are labelled, the estimates equal the true values. The labelled pairs must
 or be given with the probability of being chosen.
 
 The fit to all labels has seen the labels, so these estimates are slightly too high. In a second estimate, the fit to
-other queries decides which labelled pairs count as taken; it is slightly too low. The interval contains the intervals of
-both estimates. `benchmarks/calibration_estimates.py` measures how often it contains the true value, and compares the
+other queries decides which labelled pairs count as taken; it is slightly too low. The interval contains the intervals
+of both estimates. `benchmarks/calibration_estimates.py` measures how often it contains the true value, and compares the
 estimate with counting among the labelled pairs.
 """
 

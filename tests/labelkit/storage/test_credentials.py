@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import subprocess
 import sys
 from urllib.parse import quote
 
@@ -102,6 +103,88 @@ def test_a_key_of_the_keyring_is_one_and_a_keyring_that_others_may_read_stops_no
     path.chmod(0o644)
     assert secrets() == {}
     assert blot("a message") == "a message"
+
+
+def test_what_other_programs_log_in_with_is_known(monkeypatch, tmp_path):
+    """The files stand where the libraries look for them, by default and by their variables."""
+    google = '{"client_secret": "canary-google1", "refresh_token": "canary-google2"}'
+    written = {
+        ".cache/huggingface/token": "canary-hub1\n",
+        ".cache/huggingface/stored_tokens": "[mine]\nhf_token = canary-hub2\n",
+        ".aws/credentials": "[default]\naws_access_key_id = AKIA123456\naws_secret_access_key = canary/aws1+\n",
+        ".config/gcloud/application_default_credentials.json": google,
+        ".netrc": "machine api.example.org login bob password canary-netrc1\n",
+    }
+    for name in ("HF_HOME", "HF_TOKEN_PATH", "XDG_CACHE_HOME", "AWS_SHARED_CREDENTIALS_FILE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    canaries = {f"canary-{name}" for name in ("hub1", "hub2", "google1", "google2", "netrc1")} | {"canary/aws1+"}
+    assert set(secrets()) == canaries
+    assert secrets()["canary-hub1"] == f"a secret of {tmp_path / '.cache/huggingface/token'}"
+    assert blot("AKIA123456 is no secret, canary/aws1+ is") == f"AKIA123456 is no secret, {BLOT} is"
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "elsewhere"))
+    assert "canary-hub1" not in secrets()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".cache/huggingface/token").rename(tmp_path / "elsewhere" / "token")
+    assert "canary-hub1" in secrets()
+
+
+HUB_TOKEN = """
+import sys
+from huggingface_hub import get_token
+from labelkit.storage.credentials import blot
+sys.stdout.write(f"{get_token() == sys.argv[1][::-1]} {blot(get_token())}")
+"""
+
+
+@pytest.mark.parametrize("variable", ["HF_HOME", "HF_TOKEN_PATH", "XDG_CACHE_HOME", None])
+def test_the_token_that_the_hubs_client_finds_in_a_file_is_blotted(tmp_path, variable):
+    places = {"HF_TOKEN_PATH": "t", "HF_HOME": "t/token", "XDG_CACHE_HOME": "t/huggingface/token"}
+    path = tmp_path / places.get(variable, ".cache/huggingface/token")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(CANARY)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | (
+        {variable: str(tmp_path / "t")} if variable else {}
+    )
+    command = [sys.executable, "-c", HUB_TOKEN, CANARY[::-1]]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == f"True {BLOT}"
+
+
+LIBRARY_LOGS = """
+import logging, sys
+from labelkit.commands import console
+def work():
+    import huggingface_hub.utils.logging, transformers.utils.logging
+    evil = "canary-4b1d7f0e \x1b[2J"
+    for logger in (transformers.utils.logging.get_logger("transformers.modeling"),
+                   huggingface_hub.utils.logging.get_logger("huggingface_hub.file_download")):
+        assert logger.handlers or logger.parent.handlers, "a handler of its own, which none of ours precedes"
+        logger.warning("plain %s", evil)
+        try:
+            raise ValueError(evil)
+        except ValueError:
+            logger.exception("with a traceback")
+    logging.getLogger("somebody").error("to the last resort %s", evil)
+    logging.getLogger("somebody").error("a faulty %s %s call", "x")
+console.run(work)
+"""
+
+
+def test_the_logs_of_other_libraries_show_no_secret_and_obey_no_control_character(tmp_path):
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_TOKEN": CANARY}
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY_LOGS], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert CANARY not in done.stderr
+    assert "\x1b" not in done.stderr
+    assert done.stderr.count(f"plain {BLOT} [2J") == 2
+    assert done.stderr.count(f"ValueError: {BLOT} [2J") == 2
+    assert f"to the last resort {BLOT} [2J" in done.stderr
+    assert "a faulty %s %s call ('x',)" in done.stderr
 
 
 def test_the_longer_secret_goes_first(monkeypatch):
