@@ -159,16 +159,18 @@ def compare_contenders(
     lengths = Lengths(options.max_query_length, options.max_passage_length)
     relevant_grade, cutoffs, runs = options.relevant_grade, options.recall, options.runs
     names = tuple(contender.name for contender in contenders)
+    tags = run_tags(names)
+    files = {(data.name, tag): run_file(runs, data.name, tag) for data in collections for tag in tags}
     facts = [_facts(collection, relevant_grade) for collection in collections]
     measured: list[Measured] = []
-    for (name, encoder, folder), tag in zip(contenders, run_tags(names), strict=True):
+    for (name, encoder, folder), tag in zip(contenders, tags, strict=True):
         encoder.truncate_dim = options.dimensions
         kept = folder if options.dimensions is None else None
         for collection, fact in zip(collections, facts, strict=True):
             depth = max(JUDGED, *cutoffs)
             run = search(encoder, kept, collection, index=options.index, depth=depth, lengths=lengths)
-            if runs is not None:
-                write_run(inside(runs, f"{collection.name}.{tag}.run"), run, tag)
+            if path := files[collection.name, tag]:
+                write_run(path, run, tag)
             per_query = measure(collection.qrels, run, relevant_grade, cutoffs=cutoffs)
             measured.append(_measured(name, collection, fact, run=run, per_query=per_query))
             progress(f"{name} on {collection.name}: nDCG@10 {measured[-1].means['nDCG@10'].value:.3f}")
@@ -236,6 +238,11 @@ def write_run(path: Path, run: RankedRun, tag: str) -> None:
         for query_id, best in run.items():
             for rank, (passage_id, score) in enumerate(best.items(), start=1):
                 file.write(f"{query_id} Q0 {passage_id} {rank} {score!r} {tag}\n")
+
+
+def run_file(runs: Path | None, data: str, tag: str) -> Path | None:
+    """The file of a run; None where none is kept. Raises `ArtifactError` for a name that leads out of the folder."""
+    return inside(runs, f"{data}.{tag}.run") if runs else None
 
 
 def run_tags(names: Sequence[str]) -> list[str]:

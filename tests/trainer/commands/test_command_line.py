@@ -97,6 +97,29 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["..\\elsewhere", "two\nlines", "a\x1b[2Jb"])
+def test_the_name_of_a_run_that_leads_elsewhere_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_model: Path,
+    beir: Path,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    """The file of a run is named after the folder of the data, which may come from an archive of somebody else."""
+    data, runs = tmp_path / "data" / name, tmp_path / "runs"
+    data.parent.mkdir()
+    beir.rename(data)
+    assert call(monkeypatch, "eval", tiny_model, data, "--compare", tiny_model, "--runs", runs) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert said.err.startswith("error: ")
+    assert f"is no name of a file inside {runs}: refused" in said.err
+    assert "nDCG@10" not in said.err
+    assert not runs.exists()
+    assert call(monkeypatch, "eval", tiny_model, data) == 0, "without runs no file is named after it"
+
+
 def test_a_model_that_does_not_exist(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
