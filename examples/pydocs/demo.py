@@ -117,19 +117,23 @@ def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
         table.add_row(f"nDCG@10, {name}", estimate(model["means"]["nDCG@10"], ""))
     table.add_section()
     for name, difference in zip(names[1:], evaluation["compared"], strict=True):
-        table.add_row(f"human + LLM minus {name}", estimate(difference["tests"]["nDCG@10"], "+"))
+        table.add_row(f"human + LLM minus {name}", difference_shown(difference["tests"]["nDCG@10"]))
     screen = Console()
     screen.print(table)
-    screen.print(
-        "Brackets: 95% jackknife intervals over the held-out queries; a difference whose interval contains 0 is not "
-        "significant."
-    )
+    screen.print("Brackets: 95% jackknife intervals over the held-out queries.")
     screen.print(f"This run took {seconds:.0f} s. Its outputs are in {work}; the next run reuses them.")
 
 
 def estimate(found: dict[str, float | None], sign: str) -> str:
     """Format a mean with its interval."""
     return Estimate(found["mean"], found["low"], found["high"]).shown(f"{sign}.3f").replace("[", "\\[")
+
+
+def difference_shown(found: dict[str, float | None]) -> str:
+    """Describe a difference with its interval; it is not significant if the interval contains 0 or does not exist."""
+    low, high = found["low"], found["high"]
+    significant = low is not None and high is not None and not low <= 0 <= high
+    return estimate(found, "+") + ("" if significant else ": no significant difference")
 
 
 def keep_one_positive(qrels: Path, target: Path) -> None:

@@ -199,3 +199,18 @@ def test_queries_do_not_name_their_answer(queries: dict[str, str], train: Qrels,
         if grade == 3 and re.search(rf"\b{re.escape(passage.split('#')[0].split('.')[-1])}\b", queries[query])
     ]
     assert told == []
+
+
+def test_the_demo_says_which_differences_are_not_significant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    from demo import difference_shown
+
+    def said(low: float | None, high: float | None) -> str:
+        return str(difference_shown({"mean": 0.02, "low": low, "high": high}))
+
+    warning = ": no significant difference"
+    assert said(0.01, 0.03) == "+0.020 \\[+0.010, +0.030]"
+    assert said(-0.01, 0.05) == "+0.020 \\[-0.010, +0.050]" + warning
+    assert said(0.0, 0.04).endswith(warning)
+    assert said(None, None) == "+0.020" + warning
+    assert not said(-0.03, -0.01).endswith(warning)
