@@ -114,7 +114,7 @@ def test_a_report_or_a_calibration_replaces_no_other_file(labelkit, made, beir, 
         for path in (paid / "journal.sqlite", human, tmp_path / "dataset" / "manifest.json"):
             before = path.read_bytes()
             called = labelkit(*command, path)
-            assert (called.code, f"{path} exists and is no " in called.err) == (1, True), called.err
+            assert (called.code, f"{path} exists and is not a labelkit " in called.err) == (1, True), called.err
             assert path.read_bytes() == before
 
 

@@ -114,7 +114,7 @@ def test_the_name_of_a_run_that_leads_elsewhere_is_refused_before_anything_is_me
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
     assert said.err.startswith("error: ")
-    assert f"is no name of a file inside {runs}: refused" in said.err
+    assert f"is not the name of a file inside {runs}: refused" in said.err
     assert "nDCG@10" not in said.err
     assert not runs.exists()
     assert call(monkeypatch, "eval", tiny_model, data) == 0, "without runs no file is named after it"
