@@ -91,7 +91,25 @@ PROMISES = (
     ),
     Promise(14, "a changed model pauses the run", checks.drift, ("engines/test_openai_runs.py",)),
     Promise(15, "readers see the old or the new", None, ("storage/test_folders.py",)),
+    Promise(
+        16,
+        "a killed training ends with the losses and weights of one that was not killed",
+        None,
+        ("../trainer/training/test_resume_fit.py",),
+    ),
     Promise(17, "no code of a model runs unasked", None, ("pooling/test_model_safety.py",)),
+    Promise(
+        18,
+        "evaluation queries and passages in training data are found, and refused or dropped",
+        None,
+        (
+            "datasets/test_audit.py::test_500_planted_copies_in_real_text",
+            "datasets/test_audit.py::test_leaks_are_refused_allowed_or_dropped",
+            "datasets/test_audit.py::test_passages_of_the_evaluation",
+            "../trainer/training/test_fit.py::test_known_leakage_is_refused_unless_allowed",
+            "../trainer/training/test_fit.py::test_training_queries_are_no_evaluation",
+        ),
+    ),
     Promise(
         19,
         "no key is written anywhere, redirects get nothing",
@@ -121,6 +139,8 @@ PROMISES = (
             "storage/test_remote.py::test_an_object_key_that_is_an_absolute_path_overwrites_nothing",
             "exchange/hub/test_publish.py::test_a_list_of_files_that_leads_elsewhere_is_refused_before_anything_is_fetched",
             "../trainer/data/test_names_from_outside.py",
+            "../trainer/commands/test_command_line.py"
+            "::test_the_name_of_a_run_that_leads_elsewhere_is_refused_before_anything_is_measured",
         ),
     ),
     Promise(
@@ -149,10 +169,12 @@ PROMISES = (
     ),
     Promise(
         27,
-        "paths are literal; mount points, links, `.` and disks are checked before the work and keep it after",
+        "paths are literal; mount points, links, `.` and disks are checked before the work and keep it after; "
+        "nothing that was paid for is replaced",
         None,
         (
             "storage/test_outputs.py",
+            "commands/test_replacing.py",
             "commands/test_folder_names.py",
             "../trainer/commands/test_folder_names.py",
             "../trainer/training/test_full_disk.py",

@@ -16,7 +16,7 @@ def test_a_promise_holds(promise, tmp_path):
 
 def test_every_promise_is_shown_by_something():
     numbers = [promise.number for promise in promises.PROMISES]
-    assert numbers == sorted({*range(1, 16), 17, *range(19, 31)})
+    assert numbers == list(range(1, 31))
     for promise in promises.PROMISES:
         assert promise.check or promise.tests
         for name in promise.tests:
