@@ -23,11 +23,10 @@ if [ "$device" = cpu ]; then
     run contrast_memory.py --queries 256 --passages 2048 --rounds 1
     exit
 fi
-"$python" -m trainer verify --device "$device"
+run fit_speed.py "$model" "$groups" --shape minilm --case real --batch 64 --steps 60 --rounds 2 --precision bf16 --profile
+run fit_speed.py "$model" "$groups" --shape bert-base --case real --batch 32 --steps 40 --rounds 1 --precision bf16 \
+    --profile
+run encode_speed.py "$model" "$groups" --shape minilm bert-base qwen3-0.6b --texts 4000 --precision bf16 --rounds 2
+run fit_speed.py "$model" "$groups" --shape qwen3-0.6b --case real --batch 16 --steps 15 --rounds 1 --precision bf16
 run contrast_memory.py --rounds 5
-run encode_speed.py "$model" "$groups" --shape minilm bert-base qwen3-0.6b --texts 9000 --precision bf16 --rounds 2
-run fit_speed.py "$model" "$groups" --shape minilm --case real equal --batch 64 --steps 60 --rounds 2 --precision bf16 \
-    --profile
-run fit_speed.py "$model" "$groups" --shape bert-base --case real --batch 64 --steps 40 --rounds 2 --precision bf16 \
-    --profile
-run fit_speed.py "$model" "$groups" --shape qwen3-0.6b --case real --batch 64 --steps 10 --rounds 1 --precision bf16
+"$python" -m trainer verify --device "$device"

@@ -141,7 +141,10 @@ class Exact:
     ) -> None:
         self.queries, self.depth, self.similarity = queries, depth, similarity
         self.scores = queries.new_empty((len(queries), 0))
-        self.ids: NDArray[np.object_] = np.empty((len(queries), 0), dtype=object)
+        self.places: NDArray[np.int64] = np.empty((len(queries), 0), dtype=np.int64)
+        self.added = 0
+        self.names: dict[int, str] = {}
+        """Place of each kept passage among all that were added -> its id."""
 
     def add(self, ids: Sequence[str], passages: Tensor) -> None:
         names: NDArray[np.object_] = np.array(ids, dtype=object)
@@ -150,17 +153,24 @@ class Exact:
         tiles = [
             best_first(self.similarity(tile, passages), self.depth) for tile in torch.split(self.queries, QUERY_TILE)
         ]
-        found = names[torch.cat([columns for _, columns in tiles]).cpu().numpy()]
+        found = self.added + torch.cat([columns for _, columns in tiles]).cpu().numpy()
         scores = torch.cat([self.scores, torch.cat([values for values, _ in tiles])], dim=1)
-        every = np.concatenate([self.ids, found], axis=1)
+        every = np.concatenate([self.places, found], axis=1)
+        used, which = np.unique(every, return_inverse=True)
+        named = [names[place - self.added] if place >= self.added else self.names[place] for place in used.tolist()]
         # Sort passages of several chunks by id in descending order before the best are selected.
-        by_id = np.argsort(np.unique(every, return_inverse=True)[1].reshape(every.shape), axis=1)[:, ::-1].copy()
+        rank = np.empty(len(named), dtype=np.int64)
+        rank[np.argsort(np.array(named, dtype=object), kind="stable")] = np.arange(len(named))
+        by_id = np.argsort(rank[which].reshape(every.shape), axis=1)[:, ::-1].copy()
         self.scores, order = best_first(scores.gather(1, torch.from_numpy(by_id).to(scores.device)), self.depth)
-        self.ids = np.take_along_axis(np.take_along_axis(every, by_id, axis=1), order.cpu().numpy(), axis=1)
+        self.places = np.take_along_axis(np.take_along_axis(every, by_id, axis=1), order.cpu().numpy(), axis=1)
+        kept = np.searchsorted(used, np.unique(self.places)).tolist()
+        self.names = {int(used[place]): named[place] for place in kept}
+        self.added += len(names)
 
     def best(self) -> list[list[tuple[str, float]]]:
-        pairs = zip(self.ids.tolist(), self.scores.tolist(), strict=True)
-        return [list(zip(ids, scores, strict=True)) for ids, scores in pairs]
+        pairs = zip(self.places.tolist(), self.scores.tolist(), strict=True)
+        return [[(self.names[place], score) for place, score in zip(*each, strict=True)] for each in pairs]
 
 
 def best_first(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,10 @@ TEXTS = ("a", "Texts without padding give the same embeddings.", "Three words mo
 """Texts whose embeddings with and without padding must agree before an encoder reads packed batches."""
 KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 """Features with the boundaries of the texts, as in transformers' `DataCollatorWithFlattening`."""
-AGREEMENT = 0.02
-"""Largest difference of two embeddings or two gradients, relative to their norm; bfloat16 rounds at 0.004."""
+AGREEMENT = {torch.float32: 0.01, torch.float64: 0.01, torch.float16: 0.05, torch.bfloat16: 0.2}
+"""Precision -> largest difference of two embeddings or two gradients, relative to their norm. Rounding adds up over the
+layers: in bfloat16, gradients at the token embeddings of a random model with 28 layers differ by several percent.
+"""
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float, float | None], Tensor]
 """Queries [T, H, D], keys and values [T, K, D], ends [N + 1], longest text, causal, dropout, scale -> [T, H, D]."""
@@ -226,7 +228,8 @@ def _agrees(encoder: Any, packing: Packing, precision: torch.dtype | None) -> bo
         return False
     finally:
         encoder.train(training)
-    alike = _close(plain, other) and _close(slope, other_slope)
+    allowed = AGREEMENT[precision or next(encoder.parameters()).dtype]
+    alike = _close(plain, other, allowed) and _close(slope, other_slope, allowed)
     if not alike:
         log.info("texts are padded: this model gives other embeddings without padding")
     return alike
@@ -256,8 +259,8 @@ def _watch(out: Tensor, seen: list[Tensor]) -> Tensor:
     return seen[-1]
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def _close(one: Tensor, other: Tensor, allowed: float) -> bool:
     if one.shape != other.shape:
         return False
     scale = one.norm(dim=-1).amax().clamp(min=1e-12)
-    return bool((one - other).norm(dim=-1).amax() <= AGREEMENT * scale)
+    return bool((one - other).norm(dim=-1).amax() <= allowed * scale)

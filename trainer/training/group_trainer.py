@@ -37,8 +37,8 @@ from trainer.training.soundness import LOWER, Learning
 
 GPU_WORKERS = 2
 """Processes that prepare batches for a GPU: drawing and padding a batch takes longer than a small encoder's step."""
-PREFETCHED = 4
-"""Batches that each process keeps ready."""
+GPU_LOG_GAP = 5
+"""Steps between logged losses on a GPU at least: each waits for the GPU, which then waits for the next step."""
 LOGGED_POINTS = 100
 """Approximate number of logged losses per stage."""
 
@@ -127,7 +127,6 @@ class GroupTrainer(SentenceTransformerTrainer):
             num_workers=self.workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.workers > 0,
-            prefetch_factor=PREFETCHED if self.workers else None,
             generator=torch.Generator() if self.workers else None,  # see get_batch_samples
         )
         # BatchOrder has already split each batch among the processes.
@@ -321,6 +320,7 @@ def steps_of(config: FitConfig, queries: int) -> int:
 def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransformerTrainingArguments:
     """Convert the settings of a stage to sentence-transformers' arguments."""
     steps = steps_of(config, queries)
+    gpu = processes().device.type == "cuda"
     return SentenceTransformerTrainingArguments(
         output_dir=str(place.folder.absolute()),  # a `~` in it would be expanded
         max_steps=steps,
@@ -347,6 +347,6 @@ def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransfo
         report_to=list(config.log_to) or "none",
         disable_tqdm=True,  # its bar prints losses to standard output; see ProgressLine
         logging_strategy="steps",
-        logging_steps=max(1, steps // LOGGED_POINTS),
+        logging_steps=max(min(GPU_LOG_GAP, steps) if gpu else 1, steps // LOGGED_POINTS),
         logging_nan_inf_filter=False,
     )
