@@ -80,6 +80,14 @@ class PlanOptions(JudgeOptions):
 
     rate: float | None = Field(default=None, ge=0.001)
     """Calls per second of the judge, to estimate the duration."""
+    gpu: str | None = None
+    """GPU on which the judge runs with vLLM, to estimate the duration from shipped measurements: h200."""
+
+    @model_validator(mode="after")
+    def _one_speed(self) -> Self:
+        if self.rate and self.gpu:
+            raise ValueError("give --rate or --gpu, not both")
+        return self
 
 
 class AnnotateOptions(JudgeOptions):

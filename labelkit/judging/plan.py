@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from labelkit.engines import Reply, Request, traits_of
 from labelkit.engines.tokenizers import Tokens, most_prompt_tokens
+from labelkit.judging.gpu_speed import tokens_per_second
 from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.methods.steps import Ask
 from labelkit.judging.options import PlanOptions
@@ -44,7 +45,7 @@ class Plan(NamedTuple):
     """US dollars for the prompts of the first step; None if no price is known."""
     most_usd: float | None
     seconds: float | None
-    """Seconds of the first step at the given rate; None if no rate is given."""
+    """Seconds of the first step at the given rate or on one of the given GPUs; None if neither is given."""
     most_seconds: float | None
     facts: dict[str, Any]
     """Facts about cuts, orders and windows, as the manifest of the run will have them."""
@@ -55,11 +56,11 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
 
     Args:
         source: a pool, its folder, or a BEIR folder, from which a pool is made beside it with default options.
-        options: judge and reading as for `annotate`; `rate` in calls per second gives the time.
+        options: judge and reading as for `annotate`; `rate` in calls per second or `gpu` gives the time.
         command: the command that the manifest of a pool made here records as its origin.
 
     Returns:
-        Counts of calls and tokens, US dollars if a price is known, and seconds if a rate is given.
+        Counts of calls and tokens, US dollars if a price is known, and seconds if a rate or a GPU is given.
 
     Raises:
         UsageError: options contradict each other.
@@ -75,6 +76,7 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
     context = traits.context(options.settings) if method.listwise else None
     judging = Judging(Judge(judge_id="", kind="llm", name=options.model, method=prompt.method), prompt, method)
     work = Work(judging, reading, read_texts(pool, reading, tokens), room=Room(tokens, context))
+    speed = tokens_per_second(options.gpu, options.model) if options.gpu else None
     first = rest = calls = completion = shared = 0
     before = ""
     for task in work.tasks:
@@ -99,10 +101,15 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
         shared_tokens=shared,
         usd=price.usd(first, 0) if price else None,
         most_usd=price.usd(first + rest, completion) if price else None,
-        seconds=len(work.tasks) / options.rate if options.rate else None,
-        most_seconds=calls / options.rate if options.rate else None,
+        seconds=duration(len(work.tasks), options.rate) or duration(first, speed),
+        most_seconds=duration(calls, options.rate) or duration(first + rest + completion, speed),
         facts=work.facts.as_json(),
     )
+
+
+def duration(count: int, per_second: float | None) -> float | None:
+    """Return the seconds that a number of calls or tokens takes; None if the speed is unknown."""
+    return count / per_second if per_second else None
 
 
 def largest(task: Task, work: Work) -> Iterator[Request]:
