@@ -46,5 +46,5 @@ def test_larger_models_are_slower_on_every_gpu():
 
 
 def test_a_rate_and_a_gpu_contradict_each_other():
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(UsageError, match="not both"):
         PlanOptions(model="x-7B", rate=1.0, gpu="h200")
