@@ -55,6 +55,8 @@ class Run(NamedTuple):
 
     seconds: float
     """From loading the model until it is saved."""
+    cpu: float
+    """Seconds of all threads in this time, which other work on the machine changes less."""
     loop: float
     """Of them in the training loop."""
     loss: float
@@ -136,11 +138,11 @@ def one_run(who: str, work: Work, given: argparse.Namespace, steps: int) -> Run:
         shutil.rmtree(old, ignore_errors=True)
     train = our_fit if who == "ours" else peer_fit
     with patch.dict(os.environ, {"LABELKIT_CACHE": str(cache)}), timed_loop(given.device) as loop:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         loss, operations = train(work, given, steps, output)
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - before
     print(f"{work.shape}, {who}: {seconds:.2f} s, {loop.seconds:.2f} s in the loop, loss {loss:.4f}", flush=True)
-    return Run(seconds, loop.seconds, loss, loop.busy, operations)
+    return Run(seconds, cpu, loop.seconds, loss, loop.busy, operations)
 
 
 def our_fit(work: Work, given: argparse.Namespace, steps: int, output: Path) -> tuple[float, float]:
@@ -229,6 +231,7 @@ def report(shape: str, case: str, work: Work, runs: dict[str, list[Run]], given:
         {who: statistics.median(getattr(run, what) for run in each) for who, each in runs.items()}
         for what in ("seconds", "loop")
     )
+    cpu = {who: statistics.median(run.cpu for run in each) for who, each in runs.items()}
     rows = []
     for who, each in runs.items():
         busy = [run.busy for run in each if run.busy is not None]
@@ -257,7 +260,7 @@ def report(shape: str, case: str, work: Work, runs: dict[str, list[Run]], given:
             f"{given.steps} steps of {given.batch} queries x {NEGATIVES + 1} passages of at most {given.length} tokens "
             f"in {given.precision}; {len(work.groups.passages):,} different passages.",
             f"Speed of the whole command {whole['peer'] / whole['ours']:.2f} times the peer's, of the training loop "
-            f"{loop['peer'] / loop['ours']:.2f} times.",
+            f"{loop['peer'] / loop['ours']:.2f} times; the peer takes {cpu['peer'] / cpu['ours']:.2f} times the CPU seconds.",
         ],
     )
 
