@@ -260,7 +260,8 @@ def report(shape: str, case: str, work: Work, runs: dict[str, list[Run]], given:
             f"{given.steps} steps of {given.batch} queries x {NEGATIVES + 1} passages of at most {given.length} tokens "
             f"in {given.precision}; {len(work.groups.passages):,} different passages.",
             f"Speed of the whole command {whole['peer'] / whole['ours']:.2f} times the peer's, of the training loop "
-            f"{loop['peer'] / loop['ours']:.2f} times; the peer takes {cpu['peer'] / cpu['ours']:.2f} times the CPU seconds.",
+            f"{loop['peer'] / loop['ours']:.2f} times. The peer takes {cpu['peer'] / cpu['ours']:.2f} times the CPU "
+            "seconds.",
         ],
     )
 
