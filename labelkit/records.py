@@ -132,6 +132,8 @@ class Label(Record):
     weight: float = Field(default=1.0, gt=0)
     probability: float | None = None
     """Probability that the passage is relevant; None if the judge gave none."""
+    score: float | None = None
+    """Score of the judge or reranker on its own scale, such as a logit; None if it gave none."""
 
 
 class Example(Record):
@@ -151,6 +153,7 @@ LABEL_COLUMNS = {
     "judges": ("judge_id", pa.string()),
     "weights": ("weight", pa.float32()),
     "probabilities": ("probability", pa.float32()),
+    "scores": ("score", pa.float64()),
 }
 """Suffix of the parallel list columns of an example -> (field of `Label`, Arrow type of an element)."""
 

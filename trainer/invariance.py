@@ -28,7 +28,7 @@ from trainer.data.collate import Collator
 from trainer.data.training_sets import inert, share_of
 from trainer.objectives.batch import Batch, Group, Negative, Positive, lay_out, passages_of
 from trainer.objectives.contrast import ContrastRules, contrast
-from trainer.objectives.loss import MultiPositiveLoss
+from trainer.objectives.loss import SCALARS, MultiPositiveLoss
 from trainer.objectives.objectives import OBJECTIVES
 
 EXACT = 1e-10
@@ -114,9 +114,21 @@ def random_groups(queries: int, passages: int) -> list[Group]:
     for number in range(queries):
         mixed = source.sample(sorted(set(texts)), 14)
         positives = tuple(
-            Positive(name, source.uniform(0.2, 2), "llm", target=source.uniform(0, 3)) for name in mixed[:4]
+            Positive(
+                name,
+                source.uniform(0.2, 2),
+                "llm",
+                target=source.uniform(0, 3),
+                grade=source.choice([2, 3]),
+                probability=source.uniform(0.5, 1),
+            )
+            for name in mixed[:4]
         )
-        negatives = tuple(Negative(name, source.uniform(-3, 0)) for name in mixed[4:7])
+        negatives = tuple(
+            Negative(name, source.uniform(-3, 0), probability=source.uniform(0, 0.5)) for name in mixed[4:7]
+        )
+        if number % 2:
+            negatives += (Negative(mixed[8], grade=1.0, probability=0.4),)
         group = Group(
             f"q{number}",
             " ".join(str(source.randrange(WORDS)) for _ in range(source.randrange(1, 6))),
@@ -165,8 +177,11 @@ class Encoder(nn.Module):
 
 
 def settings(objective: str, **changed: Any) -> FitConfig:
-    """Make the settings of a check, with a learnt temperature and, if possible, a false-negative margin."""
-    rules = {} if objective in ("listwise-kl", "margin-mse") else {"false_negative_margin": 0.3}
+    """Make the settings of a check, with as many options as the objective has."""
+    against = OBJECTIVES[objective].against
+    rules: dict[str, Any] = {} if against == "group" else {"false_negative_margin": 0.3, "distil_weight": 0.5}
+    if against in ("all", "outside"):
+        rules |= {"hardness": 2.0}
     return FitConfig(model="verify", objective=objective, **({"learn_temperature": True} | rules | changed))
 
 
@@ -209,7 +224,7 @@ def compute(
     if processes > 1:
         dist.all_reduce(loss)
         loss /= processes
-    parameters = (*model.parameters(), loss_module.log_temperature)
+    parameters = (*model.parameters(), *(getattr(loss_module, name) for name in SCALARS))
     return CheckResult(loss.cpu(), torch.cat([gradient_of(one).flatten() for one in parameters]))
 
 

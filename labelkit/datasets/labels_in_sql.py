@@ -97,7 +97,7 @@ def pair_table(db: DuckDBPyConnection, part: dict[str, str], rules: MixRules, *,
         f"""
         CREATE OR REPLACE TEMP TABLE pairs AS
         WITH graded AS (
-            SELECT query_id, passage_id, judge_id, kind, weight, grade,
+            SELECT query_id, passage_id, judge_id, kind, weight, grade, score,
                    list_sum(list_transform(list_zip(probs, relevant), lambda x: x[1] * x[2])) AS probability
             FROM judgements JOIN judges USING (judge_id)
             WHERE query_id BETWEEN $first AND $last AND speaks AND ({judges})
@@ -107,7 +107,7 @@ def pair_table(db: DuckDBPyConnection, part: dict[str, str], rules: MixRules, *,
         )
         SELECT query_id, passage_id,
                list({{judge_id: judge_id, kind: kind, grade: grade, probability: probability, side: side,
-                      weight: weight}} ORDER BY grade IS NULL, kind <> 'human', judge_id) AS said
+                      weight: weight, score: score}} ORDER BY grade IS NULL, kind <> 'human', judge_id) AS said
         FROM sided GROUP BY query_id, passage_id
         """,
         part,
@@ -160,7 +160,8 @@ BETWEEN = f"""if(len({SIDES}) < 2, NULL, array_to_string(list_sort(list_distinct
 def example_rows(db: DuckDBPyConnection, rules: MixRules) -> Iterator[pa.RecordBatch]:
     """Yield the rows of `train` from the slice in `mixed`, by query id."""
     fields = {"passage_id": "passage_id", "grade": "speaker.grade", "source": "speaker.kind",
-              "judge_id": "speaker.judge_id", "weight": "1.0", "probability": "probability"}  # fmt: skip
+              "judge_id": "speaker.judge_id", "weight": "1.0", "probability": "probability",
+              "score": "speaker.score"}  # fmt: skip
     label = ", ".join(f"{name}: {value}" for name, value in fields.items())
     # Ignored passages are ordered by id, since positives over the cap are among them.
     lists = ", ".join(

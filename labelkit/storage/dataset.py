@@ -2,8 +2,8 @@
 
 The folder contains `train`, `corpus`, `queries`, `judgements` and `judges` as Parquet, a `README.md` whose metadata
 makes `datasets.load_dataset(folder, "train")` work, and a manifest. An example is one row with parallel list columns
-(ids, grades, sources, judges, weights, probabilities) for its positives, negatives and ignored passages; the texts of
-passages are only in `corpus`.
+(ids, grades, sources, judges, weights, probabilities, scores) for its positives, negatives and ignored passages; the
+texts of passages are only in `corpus`.
 """
 
 import json
@@ -164,5 +164,7 @@ def _example_row(example: Example) -> dict[str, Any]:
 
 def _labels_of(row: Mapping[str, Any], role: str) -> tuple[Label, ...]:
     names = [attribute for attribute, _ in LABEL_COLUMNS.values()]
-    columns = [row[f"{role}_{suffix}"] for suffix in LABEL_COLUMNS]
+    count = len(row[f"{role}_ids"])
+    # A dataset that an earlier version wrote has no column of scores.
+    columns = [row.get(f"{role}_{suffix}", [None] * count) for suffix in LABEL_COLUMNS]
     return tuple(Label(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True))

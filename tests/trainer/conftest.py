@@ -56,7 +56,7 @@ def label(passage_id: str, grade: int | None = 1, source: str = "llm", **fields:
 def example(
     query_id: str,
     positives: Iterable[str | Label] = (),
-    negatives: Iterable[str] = (),
+    negatives: Iterable[str | Label] = (),
     ignored: Iterable[str] = (),
     query: str = "word0",
 ) -> Example:
@@ -64,7 +64,7 @@ def example(
         query_id=query_id,
         query=query,
         positives=tuple(one if isinstance(one, Label) else label(one) for one in positives),
-        negatives=tuple(label(one, 0) for one in negatives),
+        negatives=tuple(one if isinstance(one, Label) else label(one, 0) for one in negatives),
         ignored=tuple(label(one, None, "llm") for one in ignored),
     )
 
@@ -98,8 +98,8 @@ def toy_dataset(write_dataset: WriteDataset) -> Path:
     examples = [
         example(
             f"q{n:02d}",
-            positives=names[2 * n : 2 * n + 2],
-            negatives=[names[(2 * n + step) % 40] for step in (5, 9, 14, 22)],
+            positives=[label(name, probability=0.9) for name in names[2 * n : 2 * n + 2]],
+            negatives=[label(names[(2 * n + step) % 40], 0, probability=0.1) for step in (5, 9, 14, 22)],
             ignored=[names[(2 * n + 2) % 40]],
             query=f"{WORDS[59 - n]} {WORDS[30 + n]}",
         )

@@ -12,7 +12,7 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from trainer import invariance
-from trainer.objectives import contrast, loss
+from trainer.objectives import contrast, loss, processes
 from trainer.objectives.tiles import PositivePairs
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def test_a_cache_that_sums_where_the_loss_means_is_caught(monkeypatch: pytest.Mo
 
 def scale_gradients(by: float) -> Callable[..., Any]:
     """The backward of a gather that is off by a factor."""
-    right = contrast._Gathered.backward
+    right = processes._Gathered.backward
 
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
         return right(ctx, *gradients) * by
@@ -73,19 +73,19 @@ def keep_to_itself(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
 
 def gather_with_padding(passages: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A gather that pads the shorter rank with passages of its own under new ids and never cuts them off."""
-    counts = [int(count) for count in contrast._gather(key.new_tensor([len(key)]))]
+    counts = [int(count) for count in processes._gather(key.new_tensor([len(key)]))]
     short = max(counts) - len(key)
     padded = torch.cat([passages, passages[:1].expand(short, -1)])
     keys = torch.cat([key, torch.arange(short)])
-    everything = torch.cat(contrast._gather_with_gradient(padded))
+    everything = torch.cat(processes._gather_with_gradient(padded))
     before = max(counts) * dist.get_rank()
-    return everything, torch.arange(before, before + len(key)), torch.cat(contrast._gather(keys))
+    return everything, torch.arange(before, before + len(key)), torch.cat(processes._gather(keys))
 
 
 FAULTS: dict[str, tuple[Any, str, Callable[[], Any]]] = {
-    "a gather that scales by 1/W": (contrast._Gathered, "backward", lambda: staticmethod(scale_gradients(1 / 2))),
-    "a gather that scales by W": (contrast._Gathered, "backward", lambda: staticmethod(scale_gradients(2))),
-    "a gather of local blocks only": (contrast._Gathered, "backward", lambda: staticmethod(keep_to_itself)),
+    "a gather that scales by 1/W": (processes._Gathered, "backward", lambda: staticmethod(scale_gradients(1 / 2))),
+    "a gather that scales by W": (processes._Gathered, "backward", lambda: staticmethod(scale_gradients(2))),
+    "a gather of local blocks only": (processes._Gathered, "backward", lambda: staticmethod(keep_to_itself)),
     "ranks that are padded with wrong ids": (contrast, "gather_passages", lambda: gather_with_padding),
 }
 """Trap -> what to replace, and by what."""

@@ -24,10 +24,16 @@ OBJECTIVE_NAMES = (
     "lsepair-hardneg",
     "lsepair-trimmed",
     "gce",
+    "lsepair-graded",
+    "jointlh-gain",
+    "lambda",
+    "bixse",
     "listwise-kl",
     "margin-mse",
 )
 """The keys of `trainer.objectives.objectives.OBJECTIVES`, repeated so that reading settings does not import torch."""
+TAUGHT = ("listwise-kl", "margin-mse")
+"""Objectives that learn only from a teacher."""
 ONE_POSITIVE = {"singlelh": "the best positive", "rand1lh": "one positive drawn again in each epoch"}
 """Objective -> the single positive that it always draws."""
 TEMPERATURES = {"cosine": 0.05, "dot": 1.0}
@@ -42,6 +48,9 @@ OF_A_STAGE = (
     "min_probability",
     "objective",
     "objective_settings",
+    "distil_weight",
+    "teacher",
+    "teacher_temperature",
     "positives",
     "epochs",
     "max_steps",
@@ -54,6 +63,8 @@ OF_A_STAGE = (
     "in_batch_negatives",
     "false_negative_margin",
     "false_negative_ratio",
+    "hardness",
+    "same_tower_negatives",
     "source_weights",
     "weight_by_probability",
 )
@@ -114,6 +125,16 @@ class FitConfig(Options):
     """Name of the objective: singlelh, rand1lh, jointlh, summarglh, lsepair, …; an unknown name lists all."""
     objective_settings: dict[str, float] = Field(default={})
     """Settings of the objective, such as `trim`; the docstring of the objective explains them."""
+    distil_weight: float = Field(default=0.0, ge=0)
+    """Weight of distillation beside the objective: this times KL(softmax(teacher) || softmax(model)), over the passages
+    of a query's group that have a score of the teacher, is added to the loss.
+    """
+    teacher: Literal["score", "probability"] | None = None
+    """Target of distillation: the raw scores of the labels, or the log-odds of their probabilities; by default the
+    probabilities if every used label has one, else the scores.
+    """
+    teacher_temperature: float = Field(default=1.0, gt=0)
+    """Temperature of the teacher: its scores are divided by this."""
     matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Sizes of embedding prefixes, as in `[128, 768]`; the loss is the mean of the losses of these prefixes."""
     epochs: int | None = Field(default=None, ge=1)
@@ -155,6 +176,14 @@ class FitConfig(Options):
     false_negative_ratio: float | None = Field(default=None, gt=0)
     """Ratio of suspected positives: an unjudged passage is not a negative if its similarity exceeds this ratio times
     the similarity of the query's best positive; 0.95 in arXiv 2407.15831.
+    """
+    hardness: float = Field(default=0.0, ge=0)
+    """Weight every negative by exp(this times its cosine similarity), so that harder ones get a greater share of the
+    gradient; 5 in arXiv 2509.20354, 9 in arXiv 2503.04812.
+    """
+    same_tower_negatives: bool = False
+    """Take the other queries of a batch as negatives of a query, and other passages as negatives of its positives, as
+    arXiv 2308.03281 does.
     """
     source_weights: dict[Literal["human", "llm", "imported"], Annotated[float, Field(gt=0)]] = Field(default={})
     """Source -> factor by which the weights of its positives in the dataset are multiplied. Default: 1."""
@@ -287,6 +316,18 @@ def _contradictions(config: FitConfig) -> list[tuple[bool, str]]:
             bool(rules) and not config.in_batch_negatives,
             "false_negative_margin and false_negative_ratio have no effect without in_batch_negatives, because every "
             "negative is judged; remove them",
+        ),
+        (
+            config.hardness > 0 and config.similarity != "cosine",
+            "hardness weights negatives by their cosine similarity; set similarity to cosine or remove hardness",
+        ),
+        (
+            bool(rules) and config.same_tower_negatives,
+            "a false_negative rule does not look at similarities within a tower; remove it or same_tower_negatives",
+        ),
+        (
+            config.distil_weight == 0 and config.objective not in TAUGHT and config.teacher is not None,
+            "nothing learns from the teacher; set distil_weight above 0 or remove teacher",
         ),
         (
             config.pool is not None and not config.in_batch_negatives,

@@ -19,7 +19,7 @@ DrawScope = tuple[Any, ...]
 
 def draw(names: Iterable[str], count: int, scope: DrawScope) -> list[str]:
     """Draw `count` names uniformly without replacement: the names with the smallest hashes within the scope."""
-    digest = _digests(scope)
+    digest = lots(scope)
     return heapq.nsmallest(count, names, key=lambda name: (digest(name), name))
 
 
@@ -28,7 +28,7 @@ def draw_weighted(weights: Mapping[str, float], count: int, scope: DrawScope) ->
 
     Source: Efraimidis and Spirakis 2006, doi 10.1016/j.ipl.2005.11.003.
     """
-    digest = _digests(scope)
+    digest = lots(scope)
 
     def waiting_time(name: str) -> tuple[float, str]:
         uniform = (int.from_bytes(digest(name)[:8]) + 1) / 2**64
@@ -49,7 +49,8 @@ def mixed(keys: NDArray[np.int64], scope: DrawScope) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def _digests(scope: DrawScope) -> Callable[[str], bytes]:
+def lots(scope: DrawScope) -> Callable[[str], bytes]:
+    """Return a function from a name to bytes that look random, others in each scope; sorting by them draws names."""
     keyed = blake2b(repr(scope).encode(), digest_size=16)
 
     def digest(name: str) -> bytes:

@@ -27,7 +27,7 @@ BLOCK = 8192
 TABLES = ("train", OF_MODELS, OF_PEOPLE, "corpus")
 ROUNDING = 1e-6
 """Largest amount by which a computed probability may exceed 1 because of rounding."""
-VERSION = 3
+VERSION = 4
 """Version of the layout. Increase it when the layout changes, so that cached datasets are rebuilt."""
 HASH = "hash(text)"
 """SQL of a 64-bit hash of a text, stable only within a process. Among ten million texts, the probability of a collision
@@ -60,11 +60,13 @@ class PoolRows(NamedTuple):
     """[queries + 1]: start of each query's slice of `rows`."""
     rows: NDArray[np.int64]
     """[candidates]: corpus rows, ordered by query."""
+    ranks: NDArray[np.int64]
+    """[candidates]: best rank of each in its pool, from 1."""
 
-    def of(self, query: int) -> list[int]:
-        """List the corpus rows of a query's pool."""
-        found: list[int] = self.rows[self.starts[query] : self.starts[query + 1]].tolist()
-        return found
+    def of(self, query: int) -> list[tuple[int, int]]:
+        """List the corpus rows of a query's pool and their ranks."""
+        place = slice(self.starts[query], self.starts[query + 1])
+        return list(zip(self.rows[place].tolist(), self.ranks[place].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Indices:
             passages=KeyedRows(arrays["passage_keys"], arrays["passage_rows"]),
             labelled=arrays["labelled"],
             copies=arrays["copies"],
-            pool=PoolRows(arrays["pool_starts"], arrays["pool_rows"]),
+            pool=PoolRows(arrays["pool_starts"], arrays["pool_rows"], arrays["pool_ranks"]),
         )
 
 
@@ -131,7 +133,8 @@ def _check_numbers(table: pa.Table, where: str) -> None:
 def lay_out_pool(
     folder: Path, labels: Mapping[str, pa.Table], corpus: pa.Table, labelled: NDArray[np.int64], target: Path
 ) -> None:
-    """Write the arrays of a pool folder: `pool_starts` and `pool_rows`, and `labelled` and `copies` with the pool.
+    """Write the arrays of a pool folder: `pool_starts`, `pool_rows`, `pool_ranks`, and `labelled` and `copies` with the
+    pool.
 
     Raises `ArtifactError` for an incomplete or damaged pool, `DataError` for a pool of other queries or passages.
     """
@@ -141,15 +144,16 @@ def lay_out_pool(
             db.register(name, pa.table({f"{name}_id": ids, name: np.arange(len(ids))}))
         candidates = tables.parquet(folder / "candidates.parquet")
         db.execute(
-            f"CREATE TABLE pool AS SELECT query, passage, passage_id FROM {candidates} JOIN query USING (query_id) "
-            "LEFT JOIN passage USING (passage_id)"
+            "CREATE TABLE pool AS SELECT query, passage, passage_id, "
+            "list_min(list_transform(sources, lambda x: x.rank))::BIGINT AS rank "
+            f"FROM {candidates} JOIN query USING (query_id) LEFT JOIN passage USING (passage_id)"
         )
         if unknown := tables.row(db, "SELECT passage_id FROM pool WHERE passage IS NULL ORDER BY ALL"):
             raise DataError(
                 f"{folder}: passage {unknown[0]!r} is not in the dataset's corpus; make the pool from the data folder "
                 "that the dataset was mixed from"
             )
-        found = db.sql("SELECT query, passage FROM pool ORDER BY ALL").to_arrow_table()
+        found = db.sql("SELECT query, passage, rank FROM pool ORDER BY ALL").to_arrow_table()
     if not len(found):
         raise DataError(
             f"{folder} has no query of the dataset; make the pool from the data folder that the dataset was mixed from"
@@ -159,6 +163,7 @@ def lay_out_pool(
     arrays = {
         "pool_starts": np.searchsorted(queries, np.arange(len(labels["train"]) + 1)),
         "pool_rows": rows,
+        "pool_ranks": found["rank"].to_numpy(),
         "labelled": used,
         "copies": _copies(corpus, used, hashes(_texts(corpus))),
     }
@@ -189,6 +194,7 @@ def make_indices(labels: Mapping[str, pa.Table], corpus: pa.Table) -> Arrays:
         "copies": _copies(corpus, labelled.result(), texts.result()),
         "pool_starts": np.zeros(len(train) + 1, dtype=np.int64),
         "pool_rows": np.zeros(0, dtype=np.int64),
+        "pool_ranks": np.zeros(0, dtype=np.int64),
     }
 
 

@@ -113,9 +113,9 @@ class Store:
         found = (self.labels[name].slice(place, 1) for name, place in places.items() if place >= 0)
         return [next(examples_from_table(each)) for each in found]
 
-    def pool(self, row: int) -> list[str]:
-        """List the passage ids in the pool of a row's query, judged or not."""
-        return [self.corpus["passage_id"][place].as_py() for place in self.indices.pool.of(row)]
+    def pool(self, row: int) -> dict[str, int]:
+        """Look up the passage ids in the pool of a row's query, judged or not, and their best ranks."""
+        return {self.corpus["passage_id"][place].as_py(): rank for place, rank in self.indices.pool.of(row)}
 
     def table_of(self, sources: Collection[str]) -> str:
         """Return the name of the table with all labels of some sources.

@@ -6,9 +6,9 @@ dataset needs no state for the current epoch.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from labelkit.errors import DataError
 from labelkit.records import Example, Label
 from trainer.config.fit_config import FitConfig
 from trainer.config.label_selection import Selection, parse_labels, sources_of
-from trainer.data.draws import DrawScope, draw, draw_weighted, mixed
+from trainer.data.draws import DrawScope, draw, draw_weighted, lots, mixed
 from trainer.data.store import Store
 from trainer.objectives.batch import Group, Negative, Positive
 from trainer.objectives.objectives import OBJECTIVES
@@ -31,9 +31,13 @@ EpochRow = tuple[int, int]
 contributes nothing to the loss.
 """
 DOUBT = 0.02
-"""Lowest probability of relevance in distillation targets, and the probability of human negatives; it keeps log-odds
-finite. 1 - DOUBT is the highest probability, and the probability of human positives.
-"""
+"""Lowest probability of relevance in distillation targets; it keeps log-odds finite. 1 - DOUBT is the highest."""
+BETWEEN = 1
+"""Grade between negatives and positives."""
+Teacher = Literal["probability", "score"]
+"""Target of distillation: the log-odds of a label's probability, or its raw score."""
+TEACHERS: dict[Teacher, str] = {"probability": "probabilities", "score": "scores"}
+"""Kind of target, in order of preference -> suffix of the columns that hold it."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,15 @@ class LabelledQuery:
     query_id: str
     query: str
     positives: tuple[Positive, ...]
-    """All positives of the stage, best first: human before other sources, then by grade, probability and id."""
+    """All positives of the stage, best first: human before other sources, then by probability, score, grade, and rank
+    in the pool; the seed decides the order of ties.
+    """
     grades: dict[str, float]
     """Id of a positive -> its grade; 1 for a positive without a grade."""
     negatives: tuple[Negative, ...]
     """All negatives of known sources, sorted by id."""
+    between: tuple[Negative, ...]
+    """Passages of grade 1 that are neither positives nor negatives, sorted by id, for objectives that read grades."""
     excluded: frozenset[str]
     """Ids of all positives of known sources, including other stages, and of the ignored passages."""
     judged_negatives: frozenset[str]
@@ -80,6 +88,8 @@ class TrainingSet(TorchDataset[Group]):
                 f"none of the dataset's {len(store)} queries has a positive from {config.labels!r}; "
                 "there is nothing to train on"
             )
+        self.teacher = self._teacher()
+        """What of the labels teaches; None where nothing is distilled."""
         self.passages: Mapping[str, str] = store.passages
         self.counts = {
             "queries": len(store),
@@ -97,8 +107,8 @@ class TrainingSet(TorchDataset[Group]):
         place = self.rows[row]
         known, selected = (sources_of(each, self.places[place]) for each in (self.known, self.selected))
         examples = self.store.examples(int(place), known, selected)
-        pool = self.store.pool(int(place))
-        return label_query(examples, pool, self.store.same, config=self.config, known=known, selected=selected)
+        view = View(known, selected, self.teacher, self.store.pool(int(place)))
+        return label_query(examples, view, self.store.same, config=self.config)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -107,6 +117,41 @@ class TrainingSet(TorchDataset[Group]):
         epoch, row = index
         group = draw_group(self.query(row if row >= 0 else -1 - row), epoch, self.config)
         return group if row >= 0 else inert(group)
+
+    def _teacher(self) -> Teacher | None:
+        """Raise `DataError` where labels that should teach have neither probabilities nor scores."""
+        alone = OBJECTIVES[self.config.objective].reads == "teacher"
+        if not alone and not self.config.distil_weight:
+            return None
+        kinds: tuple[Teacher, ...] = (self.config.teacher,) if self.config.teacher else tuple(TEACHERS)
+        labels = {kind: self._labels_with(TEACHERS[kind]) for kind in kinds}
+        for kind in kinds:
+            having, every = labels[kind]
+            if having == every:
+                return kind
+        best = max(kinds, key=lambda kind: labels[kind][0])
+        having, every = labels[best]
+        if alone or not having:
+            learner = self.config.objective if alone else "distil_weight"
+            raise DataError(
+                f"{every - having:,} of the {every:,} labels of {self.config.labels!r} have no "
+                f"{' and no '.join(kinds)}, from which {learner} learns; "
+                "select labels that have one (labels), or choose another objective"
+            )
+        return best
+
+    def _labels_with(self, column: str) -> tuple[int, int]:
+        """How many of the positives and negatives that are used have a value in a column, and how many there are."""
+        having, every = 0, 0
+        for role, sources in (("positive", self.selected), ("negative", self.known)):
+            table = self.store.labels[self.store.table_of(sources)]
+            for batch in table.to_batches():
+                used = pc.is_in(batch.column(f"{role}_sources").flatten(), value_set=pa.array(sorted(sources)))
+                every += pc.sum(used).as_py() or 0
+                if f"{role}_{column}" in table.column_names:
+                    known = pc.is_valid(batch.column(f"{role}_{column}").flatten())
+                    having += pc.sum(pc.and_(used, known)).as_py() or 0
+        return having, every
 
     def _positives(self) -> NDArray[np.int64]:
         """Count the positives of the selected labels per query, `[rows of the store]`."""
@@ -148,49 +193,61 @@ def fold_of(query_keys: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
     return (mixed(query_keys, ("fold",)) % np.uint64(folds)).astype(np.int64)
 
 
-def label_query(
-    examples: Sequence[Example],
-    pool: Iterable[str],
-    same: Mapping[str, str],
-    config: FitConfig,
-    known: Collection[str],
-    selected: Collection[str],
-) -> LabelledQuery:
-    """Rank and weight the positives of the `selected` sources, and collect the passages that may not be negatives.
+class View(NamedTuple):
+    """Which labels of a query a stage uses, and the pool of the query."""
 
-    `examples` are the query and its labels in each relevant table. Labels of sources outside `known` are treated as
-    missing: their passages are unjudged, as are passages of the `pool` without a label. `same` maps the id of each
-    duplicated text to the first id with that text.
+    known: Collection[str]
+    """Sources whose labels count. Labels of other sources are treated as missing: their passages are unjudged."""
+    selected: Collection[str]
+    """Sources whose positives are trained on."""
+    teacher: Teacher | None
+    pool: Mapping[str, int]
+    """Passage id in the pool, judged or not -> best rank."""
+
+
+def label_query(examples: Sequence[Example], view: View, same: Mapping[str, str], config: FitConfig) -> LabelledQuery:
+    """Rank and weight the positives of the selected sources, and collect the passages that may not be negatives.
+
+    `examples` are the query and its labels in each relevant table. `same` maps the id of each duplicated text to the
+    first id with that text.
     """
     positives: dict[str, Positive] = {}
-    grades: dict[str, float] = {}
+    between: dict[str, Negative] = {}
     excluded: set[str] = set()
-    unjudged = {same.get(name, name) for name in pool}
-    for label in sorted((label for one in examples for label in one.positives), key=_rank):
+    unjudged = {same.get(name, name) for name in view.pool}
+    by_rank = sorted(
+        (label for one in examples for label in one.positives),
+        key=_rank(view, (config.seed, "tie", examples[0].query_id)),
+    )
+    for label in by_rank:
         name = same.get(label.passage_id, label.passage_id)
-        if label.source not in known:
+        if label.source not in view.known:
             unjudged.add(name)
             continue
         excluded.add(name)
-        if label.source in selected and _reaches(label, config):
-            positives.setdefault(name, Positive(name, _weight(label, config), label.source, target=_target(label, 1.0)))
-            grades.setdefault(name, float(max(label.grade or 1, 1)))
+        if label.source in view.selected and _reaches(label, config):
+            positives.setdefault(name, _positive(name, label, view, config))
+        elif label.grade == BETWEEN:
+            between.setdefault(name, _negative(name, label, view))
     for label in (label for one in examples for label in one.ignored):
         name = same.get(label.passage_id, label.passage_id)
-        (excluded if label.source in known else unjudged).add(name)
+        (excluded if label.source in view.known else unjudged).add(name)
+        if label.source in view.known and label.grade == BETWEEN:
+            between.setdefault(name, _negative(name, label, view))
     negatives: dict[str, Negative] = {}
     for label in sorted((label for one in examples for label in one.negatives), key=lambda one: one.passage_id):
         name = same.get(label.passage_id, label.passage_id)
-        if label.source not in known:
+        if label.source not in view.known:
             unjudged.add(name)
         elif name not in excluded:
-            negatives.setdefault(name, Negative(name, _target(label, 0.0)))
+            negatives.setdefault(name, _negative(name, label, view, grade=0.0))
     return LabelledQuery(
         query_id=examples[0].query_id,
         query=examples[0].query,
         positives=tuple(positives.values()),
-        grades=grades,
+        grades={name: positive.grade for name, positive in positives.items()},
         negatives=tuple(negatives.values()),
+        between=tuple(one for name, one in sorted(between.items()) if name not in positives),
         excluded=frozenset(excluded),
         judged_negatives=frozenset(negatives),
         unjudged=frozenset(unjudged - excluded - set(negatives)),
@@ -207,8 +264,9 @@ def draw_group(query: LabelledQuery, epoch: int, config: FitConfig) -> Group:
     chosen = choose(query, config.max_positives, scope)
     positives = tuple(positive for positive in query.positives if positive.passage_id in chosen)
     space = config.group_size - len(positives)
-    filling = set(draw(query.judged_negatives, space, scope))
-    negatives = [negative for negative in query.negatives if negative.passage_id in filling]
+    judged = (*query.negatives, *(query.between if objective.reads == "grades" else ()))
+    filling = set(draw((one.passage_id for one in judged), space, scope))
+    negatives = [negative for negative in judged if negative.passage_id in filling]
     if objective.against != "group" and config.in_batch_negatives:  # unjudged passages have no target to distil
         negatives += map(Negative, sorted(draw(query.unjudged, space - len(negatives), scope)))
     return Group(
@@ -223,8 +281,8 @@ def draw_group(query: LabelledQuery, epoch: int, config: FitConfig) -> Group:
 
 def inert(group: Group) -> Group:
     """Turn the positives of a group into negatives, so that its query contributes nothing to the loss."""
-    passages = tuple(Negative(positive.passage_id) for positive in group.positives)
-    return replace(group, positives=(), negatives=passages + group.negatives)
+    passages = tuple(Negative(member.passage_id) for member in group.members)
+    return replace(group, positives=(), negatives=passages)
 
 
 def share_of(items: Sequence[Any], process: int, processes: int) -> Sequence[Any]:
@@ -312,14 +370,39 @@ def _weight(label: Label, config: FitConfig) -> float:
     return weight * max(label.probability or 0.0, DOUBT) if sure else weight
 
 
-def _target(label: Label, known: float) -> float:
-    """Compute the log-odds of relevance; `known` is the probability of a label without one."""
-    probability = known if label.probability is None else label.probability
-    probability = min(max(probability, DOUBT), 1 - DOUBT)
+def _positive(name: str, label: Label, view: View, config: FitConfig) -> Positive:
+    return Positive(
+        name,
+        _weight(label, config),
+        label.source,
+        target=_target(label, view.teacher),
+        grade=float(max(label.grade or 1, 1)),
+        probability=1.0 if label.probability is None else label.probability,
+    )
+
+
+def _negative(name: str, label: Label, view: View, grade: float = float(BETWEEN)) -> Negative:
+    return Negative(name, _target(label, view.teacher), grade=grade, probability=label.probability or 0.0)
+
+
+def _target(label: Label, teacher: Teacher | None) -> float | None:
+    """Compute the target of a label: its raw score or its log-odds of relevance; None if it has none."""
+    if teacher is None or teacher == "score" or label.probability is None:
+        return label.score if teacher == "score" else None
+    probability = min(max(label.probability, DOUBT), 1 - DOUBT)
     return math.log(probability / (1 - probability))
 
 
-def _rank(label: Label) -> tuple[bool, float, float, str]:
-    grade = -math.inf if label.grade is None else label.grade
-    probability = -math.inf if label.probability is None else label.probability
-    return label.source != "human", -grade, -probability, label.passage_id
+def _rank(view: View, scope: DrawScope) -> Callable[[Label], tuple[Any, ...]]:
+    """The key that sorts positives, the best first."""
+    lot = lots(scope)
+
+    def lower(value: float | None) -> float:
+        return math.inf if value is None else -value
+
+    def key(label: Label) -> tuple[Any, ...]:
+        said = (lower(label.probability), lower(label.score), lower(label.grade))
+        place = view.pool.get(label.passage_id, math.inf)
+        return (label.source != "human", *said, place, lot(label.passage_id), label.passage_id)
+
+    return key

@@ -8,9 +8,10 @@ Legend of shapes: Q queries, P unique passages, M the largest number of positive
 passages in a group, E excluded pairs, T pairs judged negative.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import md5
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,17 +27,25 @@ class Positive:
     passage_id: str
     weight: float
     source: str
-    target: float = 0.0
-    """Log-odds of relevance according to the label, the target of distillation."""
+    target: float | None = None
+    """Target of distillation: log-odds of relevance or the raw score of the label; None if it has none."""
+    grade: float = 1.0
+    """Grade, at least 1."""
+    probability: float = 1.0
+    """Probability of relevance according to the label; 1 if it has none."""
 
 
 @dataclass(frozen=True)
 class Negative:
-    """A negative passage of a group."""
+    """A passage of a group that is not positive: a negative, or a passage with a grade between both."""
 
     passage_id: str
-    target: float = 0.0
-    """Log-odds of relevance according to the label."""
+    target: float | None = None
+    """Target of distillation: log-odds of relevance or the raw score of the label; None if it has none."""
+    grade: float = 0.0
+    """Grade: 0 for a negative; a passage of a higher grade is in `Group.excluded`."""
+    probability: float = 0.0
+    """Probability of relevance according to the label; 0 if it has none."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,17 @@ class Batch:
     group_mask: Tensor
     """[Q, G] bool: True where a group has a passage."""
     group_target: Tensor
-    """[Q, G] float32: log-odds of relevance; 0 where masked."""
+    """[Q, G] float32: scores of the teacher; 0 where there is none."""
+    group_taught: Tensor
+    """[Q, G] bool: True where the teacher gave a score."""
+    group_positive: Tensor
+    """[Q, G] bool: True for the positives, which come first in a group."""
+    group_grade: Tensor
+    """[Q, G] float32: grades; 0 for negatives and where masked."""
+    group_probability: Tensor
+    """[Q, G] float32: probabilities of relevance; 0 where masked."""
+    group_weight: Tensor
+    """[Q, G] float32: weights of the positives; 1 elsewhere."""
     passage_key: Tensor
     """[P] int64: `key_of` each passage."""
     excluded_row: Tensor
@@ -107,37 +126,39 @@ def passages_of(groups: Iterable[Group]) -> list[str]:
 def lay_out(groups: Sequence[Group], passage_ids: Sequence[str]) -> Batch:
     """Build the batch of some groups. `passage_ids` are `passages_of(groups)` in any order."""
     row_of = {passage_id: row for row, passage_id in enumerate(passage_ids)}
-    queries = len(groups)
-    most = max((len(group.positives) for group in groups), default=0)
-    largest = max((len(group.members) for group in groups), default=0)
+    positives, members = [group.positives for group in groups], [group.members for group in groups]
     excluded_row, excluded_key = _known(group.excluded for group in groups)
     judged_row, judged_key = _known(group.judged_negatives - group.excluded for group in groups)
-    batch = Batch(
-        pos_index=torch.zeros((queries, most), dtype=torch.int64),
-        pos_mask=torch.zeros((queries, most), dtype=torch.bool),
-        pos_weight=torch.ones((queries, most), dtype=torch.float32),
-        pos_source=torch.full((queries, most), -1, dtype=torch.int64),
-        group_index=torch.zeros((queries, largest), dtype=torch.int64),
-        group_mask=torch.zeros((queries, largest), dtype=torch.bool),
-        group_target=torch.zeros((queries, largest), dtype=torch.float32),
+    return Batch(
+        pos_index=_padded(positives, lambda one: row_of[one.passage_id], 0),
+        pos_mask=_padded(positives, lambda one: True, False),
+        pos_weight=_padded(positives, lambda one: one.weight, 1.0),
+        pos_source=_padded(positives, lambda one: SOURCE_CODES[one.source], -1),
+        group_index=_padded(members, lambda one: row_of[one.passage_id], 0),
+        group_mask=_padded(members, lambda one: True, False),
+        group_target=_padded(members, lambda one: 0.0 if one.target is None else one.target, 0.0),
+        group_taught=_padded(members, lambda one: one.target is not None, False),
+        group_positive=_padded(members, lambda one: isinstance(one, Positive), False),
+        group_grade=_padded(members, lambda one: one.grade, 0.0),
+        group_probability=_padded(members, lambda one: one.probability, 0.0),
+        group_weight=_padded(members, lambda one: one.weight if isinstance(one, Positive) else 1.0, 1.0),
         passage_key=torch.tensor([key_of(passage_id) for passage_id in passage_ids], dtype=torch.int64),
         excluded_row=excluded_row,
         excluded_key=excluded_key,
         judged_row=judged_row,
         judged_key=judged_key,
     )
-    for row, group in enumerate(groups):
-        count = len(group.positives)
-        batch.pos_mask[row, :count] = True
-        for column, positive in enumerate(group.positives):
-            batch.pos_index[row, column] = row_of[positive.passage_id]
-            batch.pos_weight[row, column] = positive.weight
-            batch.pos_source[row, column] = SOURCE_CODES[positive.source]
-        batch.group_mask[row, : len(group.members)] = True
-        for column, member in enumerate(group.members):
-            batch.group_index[row, column] = row_of[member.passage_id]
-            batch.group_target[row, column] = member.target
-    return batch
+
+
+def _padded(rows: Sequence[Sequence[Any]], value_of: Callable[[Any], float], filler: float) -> Tensor:
+    """[rows, longest row]: a value of each entry, `filler` after the last entry of a row."""
+    longest = max(map(len, rows), default=0)
+    values = [[*map(value_of, row), *[filler] * (longest - len(row))] for row in rows]
+    return torch.tensor(values, dtype=TYPES[type(filler)]).reshape(len(rows), longest)
+
+
+TYPES = {bool: torch.bool, int: torch.int64, float: torch.float32}
+"""Type of a value -> type of its tensor."""
 
 
 def _known(ids_of_rows: Iterable[Collection[str]]) -> tuple[Tensor, Tensor]:

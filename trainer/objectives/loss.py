@@ -18,12 +18,18 @@ from torch import distributed as dist
 from labelkit.errors import UsageError
 from trainer.config.fit_config import FitConfig
 from trainer.objectives.batch import Batch
-from trainer.objectives.contrast import ContrastRules, contrast, mean_over_processes
+from trainer.objectives.contrast import ContrastRules, Scores, contrast
 from trainer.objectives.gradients_by_source import by_source
+from trainer.objectives.grouped import listwise_kl
 from trainer.objectives.objectives import OBJECTIVES, settings_of
+from trainer.objectives.processes import mean_over_processes
 
 CPU_TOKENS, DEVICE_TOKENS = 2048, 16384
 """Tokens per mini-batch: few enough for the caches of a CPU, and enough to use a GPU fully."""
+BIAS = -10.0
+"""Initial bias of a pointwise objective, as in SigLIP (arXiv 2303.15343): nearly all pairs are irrelevant."""
+SCALARS = ("log_temperature", "pointwise_bias")
+"""Names of the scalar parameters of the loss."""
 LOGGED = ("masked_share", "suspected_share", "temperature")
 """Names of the figures that are logged for every batch in addition to its loss."""
 
@@ -40,12 +46,15 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         # The trainer reads the parameters of this attribute, and replaces it by the wrapped model.
         self.model = model
         self.objective = OBJECTIVES[config.objective]
+        _check_rules(config)
         self.loss_of_rows = functools.partial(self.objective.loss, **_checked_settings(config))
         self.rules = ContrastRules(
             config.similarity,
             config.in_batch_negatives,
             config.false_negative_margin,
             ratio=config.false_negative_ratio,
+            hardness=config.hardness,
+            same_tower=config.same_tower_negatives,
         )
         self.uses_gradient_cache = config.gradient_cache
         self.whole = has_static_embedding_input(model)
@@ -58,9 +67,13 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         self.log_temperature = nn.Parameter(
             torch.tensor(math.log(config.temperature)), requires_grad=config.learn_temperature
         )
-        if config.learn_temperature:
-            hooked: Any = self.log_temperature
+        self.pointwise_bias = nn.Parameter(torch.tensor(BIAS), requires_grad=self.objective.reads == "probabilities")
+        """Added to every score of a pointwise objective."""
+        for name in self.learnt:
+            hooked: Any = getattr(self, name)
             hooked.register_post_accumulate_grad_hook(_average)
+        self.distil_weight = config.distil_weight
+        self.teacher_temperature = config.teacher_temperature
         self.dimensions = config.matryoshka_dims
         self.watched: tuple[str, ...] = ()
         """Sources whose `figures` are computed for the next batch."""
@@ -73,6 +86,11 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         self.tokens: Tensor | int = 0
         """Number of tokens that this process has read so far, padding excluded."""
 
+    @property
+    def learnt(self) -> tuple[str, ...]:
+        """Names of the numbers that are learnt beside the model: each a parameter of this module."""
+        return tuple(name for name in SCALARS if getattr(self, name).requires_grad)
+
     def forward(self, features: list[dict[str, Any]], labels: Any) -> Tensor:
         """Compute the mean loss of a batch from features of queries and passages, and `labels`, its `Batch` fields."""
         for column in features:
@@ -80,24 +98,26 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         if not self.uses_gradient_cache:
             return self.calculate_loss([self._embed(column) for column in features], labels)
         loss: Any = self.forward_cached(features, labels)
-        if self.log_temperature.requires_grad:
+        if self.learnt:
             # The cache passes on only the gradients of embeddings.
-            loss.register_hook(functools.partial(self._add_temperature_gradient, self._temperature_gradient))
+            loss.register_hook(functools.partial(self._add_gradients, self._gradients))
         cached: Tensor = loss
         return cached
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False) -> Tensor:
         """Compute the loss from mini-batches of embeddings, and with `with_backward` also its gradient on them."""
         queries, passages = (torch.cat(parts) for parts in reps)
-        log_temperature = self.log_temperature.detach().requires_grad_() if with_backward else self.log_temperature
+        numbers = {name: getattr(self, name) for name in SCALARS}
+        if with_backward:
+            numbers = {name: value.detach().requires_grad_(value.requires_grad) for name, value in numbers.items()}
         batch = Batch(**labels)
-        loss, shares, contrasted = self._loss(queries, passages, batch, temperature=log_temperature.exp())
+        loss, shares, contrasted = self._loss(queries, passages, batch, numbers, distil_weight=self.distil_weight)
         self.contrasted = self.contrasted + contrasted.detach()
         self.logged.append(torch.stack([*shares, self.log_temperature.exp()]).detach())
         if self.watched:
-            fixed = self.log_temperature.detach().exp()
+            fixed = {name: value.detach() for name, value in numbers.items()}
             self.figures = by_source(
-                lambda q, p, b: self._loss(q, p, b, temperature=fixed)[0],
+                lambda q, p, b: self._loss(q, p, b, fixed, distil_weight=0.0)[0],
                 queries,
                 passages,
                 batch=batch,
@@ -106,11 +126,12 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         if not with_backward:
             return loss
         torch.autograd.backward(loss)
-        self._temperature_gradient = torch.zeros_like(loss) if log_temperature.grad is None else log_temperature.grad
+        found = {name: numbers[name].grad for name in self.learnt}
+        self._gradients = {name: torch.zeros_like(loss) if each is None else each for name, each in found.items()}
         return loss.detach()
 
     def _loss(
-        self, queries: Tensor, passages: Tensor, batch: Batch, temperature: Tensor
+        self, queries: Tensor, passages: Tensor, batch: Batch, numbers: dict[str, Tensor], *, distil_weight: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """Compute this process's part of the loss, averaged over the Matryoshka dimensions.
 
@@ -119,23 +140,46 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         """
         losses = []
         for dimensions in self.dimensions or (queries.shape[1],):
-            near, far = queries[:, :dimensions], passages[:, :dimensions]
             scores = contrast(
-                near, far, batch, rules=self.rules, temperature=temperature, against=self.objective.against
+                queries[:, :dimensions],
+                passages[:, :dimensions],
+                batch,
+                rules=self.rules,
+                temperature=numbers["log_temperature"].exp(),
+                against=self.objective.against,
+                bias=numbers["pointwise_bias"] if self.objective.reads == "probabilities" else None,
             )
-            if self.objective.against == "group":
-                rows = self.loss_of_rows(scores.group_scores, batch.group_target, batch.group_mask)
-                told_apart = batch.group_mask.sum(dim=-1) > 1
-            else:
-                rows = self.loss_of_rows(scores.pos_scores, batch.pos_weight, batch.pos_mask, scores.neg_lse)
-                told_apart = scores.neg_lse != -torch.inf
+            rows = self._rows(scores, batch)
+            if distil_weight:
+                rows = rows + distil_weight * listwise_kl(scores.group_scores, *self._taught(batch))
             losses.append(mean_over_processes(rows, batch.pos_mask.any(dim=-1)))
+        others = scores.neg_lse > (0.0 if self.objective.against == "pointwise" else -torch.inf)
+        told_apart = others | ((batch.group_mask.sum(dim=-1) > 1) & (self.objective.reads != "positives"))
         contrasted = (told_apart & batch.pos_mask.any(dim=-1)).sum()
         return torch.stack(losses).mean(), (scores.masked_share, scores.suspected_share), contrasted
 
-    def _add_temperature_gradient(self, cached: Tensor, gradient: Tensor) -> None:
+    def _rows(self, scores: Scores, batch: Batch) -> Tensor:
+        """The objective's loss of each query, given what it reads."""
+        match self.objective.reads:
+            case "positives":
+                return self.loss_of_rows(scores.pos_scores, batch.pos_weight, batch.pos_mask, scores.neg_lse)
+            case "teacher":
+                return self.loss_of_rows(scores.group_scores, *self._taught(batch))
+            case "probabilities":
+                pointwise = (scores.group_scores, batch.group_probability, batch.group_mask)
+                return self.loss_of_rows(*pointwise, scores.neg_lse)
+            case "grades":
+                graded = (scores.group_scores, batch.group_grade, batch.group_weight, batch.group_positive)
+                return self.loss_of_rows(*graded, batch.group_mask, scores.neg_lse)
+
+    def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """[Q, G]: scores of the teacher over its temperature, and where there is one."""
+        return batch.group_target / self.teacher_temperature, batch.group_mask & batch.group_taught
+
+    def _add_gradients(self, gradients: dict[str, Tensor], gradient: Tensor) -> None:
         with torch.enable_grad():
-            torch.autograd.backward(self.log_temperature * cached, gradient)
+            for name, cached in gradients.items():
+                torch.autograd.backward(getattr(self, name) * cached, gradient)
 
     def _embed(self, column: dict[str, Any]) -> list[Tensor]:
         # Mini-batches save padding, of which packed texts have none.
@@ -160,6 +204,15 @@ def _checked_settings(config: FitConfig) -> dict[str, float]:
             choices = f"its settings are {', '.join(known)}" if known else "it has no settings"
             raise UsageError(f"objective {config.objective} has no setting {name!r}; {choices}")
     return config.objective_settings
+
+
+def _check_rules(config: FitConfig) -> None:
+    """Raise `UsageError` where a rule for negatives cannot be applied by the objective."""
+    against = OBJECTIVES[config.objective].against
+    wanted = {"hardness": config.hardness > 0, "same_tower_negatives": config.same_tower_negatives}
+    for name, on in wanted.items():
+        if on and against not in ("all", "outside"):
+            raise UsageError(f"objective {config.objective} has no log-sum-exp over negatives: remove {name}")
 
 
 def _average(parameter: Tensor) -> None:

@@ -14,11 +14,8 @@ Notation of the docstrings: P is the set of positives, m = |P|, A = `neg_lse`, L
 LSE_all = log(exp(A) + exp(LSE_P)) the log-sum-exp over positives and negatives, pi the softmax over positives and
 negatives, softplus(x) = log(1 + exp(x)).
 
-A distilling objective is called with the group of each query instead, which is at most G drawn passages:
-
-    group_scores  [Q, G]  float  similarity / temperature of each query with the passages of its group
-    group_target  [Q, G]  float  log-odds of the relevance of each passage according to its label
-    group_mask    [Q, G]  bool   True where the group has a passage
+Objectives that read scores of a teacher, grades or probabilities are in `trainer.objectives.grouped`; the table has
+them too.
 
 Sources: "Training Dense Retrievers with Multiple Positive Passages" (arXiv 2602.12727) and "Utility-Focused LLM
 Annotation for Retrieval and Retrieval-Augmented Generation" (arXiv 2504.05220); the docstrings name other sources.
@@ -33,8 +30,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from trainer.objectives import grouped
+from trainer.objectives.masked import masked_lse
+from trainer.objectives.masked import softplus as _softplus
+from trainer.objectives.streaming import Against
+
 Loss = Callable[..., Tensor]
-"""Four tensors (contrastive) or three tensors (distilling), and settings by keyword -> loss of each query, `[Q]`."""
+"""Tensors, as many as the kind of the objective has, and settings by keyword -> loss of each query, `[Q]`."""
 
 
 class Objective(NamedTuple):
@@ -43,23 +45,10 @@ class Objective(NamedTuple):
     loss: Loss
     positives: Literal["first", "random", "several"] = "several"
     """Positives drawn for a query: the best-ranked one, a random one, or up to `max_positives`."""
-    against: Literal["all", "hardest", "group"] = "all"
-    """Negatives in `neg_lse`: all of them, or only the highest-scored one. "group" marks a distilling loss."""
-
-
-def masked_lse(values: Tensor, mask: Tensor) -> Tensor:
-    """Compute the log-sum-exp over the unmasked last dimension; a fully masked row has -inf and a zero gradient."""
-    some = mask.any(dim=-1)
-    # torch.where differentiates both branches, so the unused branch must be finite too: an empty row is summed over
-    # zeros.
-    shown = torch.where(mask, values, -torch.inf)
-    shown = torch.where(some.unsqueeze(-1), shown, 0.0)
-    return torch.where(some, shown.logsumexp(dim=-1), -torch.inf)
-
-
-def _softplus(values: Tensor) -> Tensor:
-    # torch's own softplus is linear above 20 and has an error of 2e-9 there.
-    return torch.logaddexp(values, torch.zeros_like(values))
+    against: Against = "all"
+    """Form in which the loss is given the negatives."""
+    reads: Literal["positives", "teacher", "grades", "probabilities"] = "positives"
+    """Labels that the loss is given, see `trainer.objectives.grouped`."""
 
 
 def _guarded(loss_of: Loss) -> Loss:
@@ -206,35 +195,6 @@ def gce(
     return loss.sum(dim=-1) / torch.where(pos_mask, pos_weight, 0.0).sum(dim=-1)
 
 
-def listwise_kl(group_scores: Tensor, group_target: Tensor, group_mask: Tensor) -> Tensor:
-    """Compute listwise distillation, KL(softmax(target) || softmax(s)), over the group of each query.
-
-    Gradient: softmax(s) - softmax(target). Passages of other groups have no effect. Source: e.g. ColBERTv2, arXiv
-    2112.01488.
-    """
-    if group_mask.shape[1] == 0:
-        return group_scores.sum(dim=-1)
-    # With the lowest finite number instead of -inf, an empty row is uniform on both sides and has loss 0.
-    lowest = torch.finfo(group_scores.dtype).min
-    student = torch.where(group_mask, group_scores, lowest).log_softmax(dim=-1)
-    teacher = torch.where(group_mask, group_target.to(group_scores.dtype), lowest).log_softmax(dim=-1)
-    return torch.where(group_mask, teacher.exp() * (teacher - student), 0.0).sum(dim=-1)
-
-
-def margin_mse(group_scores: Tensor, group_target: Tensor, group_mask: Tensor) -> Tensor:
-    """Compute Margin-MSE, the mean of ((s_i - s_j) - (t_i - t_j))^2 over the pairs of a group with target t_i > t_j.
-
-    Gradient on s_i of a pair: 2 ((s_i - s_j) - (t_i - t_j)), divided by the number of pairs. Targets are log-odds; at
-    temperatures around 0.05 the margins of scores and targets have a similar scale. Source: arXiv 2010.02666.
-    """
-    scores = torch.where(group_mask, group_scores, 0.0)
-    target = torch.where(group_mask, group_target.to(scores.dtype), 0.0)
-    margin, wanted = (x.unsqueeze(-1) - x.unsqueeze(-2) for x in (scores, target))
-    pairs = group_mask.unsqueeze(-1) & group_mask.unsqueeze(-2) & (wanted > 0)
-    errors = torch.where(pairs, margin - wanted, 0.0).square()
-    return errors.sum(dim=(-2, -1)) / pairs.sum(dim=(-2, -1)).clamp(min=1)
-
-
 def _joint_sum(pos_scores: Tensor, pos_weight: Tensor, pos_mask: Tensor, neg_lse: Tensor) -> Tensor:
     """Compute the weighted sum over the positives of LSE_all - s_p per query, `[Q]`."""
     lse_all = torch.logaddexp(neg_lse, masked_lse(pos_scores, pos_mask))
@@ -253,8 +213,12 @@ OBJECTIVES: dict[str, Objective] = {
     "lsepair-hardneg": Objective(lsepair, against="hardest"),
     "lsepair-trimmed": Objective(lsepair_trimmed),
     "gce": Objective(gce),
-    "listwise-kl": Objective(listwise_kl, against="group"),
-    "margin-mse": Objective(margin_mse, against="group"),
+    "lsepair-graded": Objective(grouped.lsepair_graded, against="outside", reads="grades"),
+    "jointlh-gain": Objective(grouped.jointlh_gain, against="outside", reads="grades"),
+    "lambda": Objective(grouped.lambda_ndcg, against="group", reads="grades"),
+    "bixse": Objective(grouped.bixse, against="pointwise", reads="probabilities"),
+    "listwise-kl": Objective(grouped.listwise_kl, against="group", reads="teacher"),
+    "margin-mse": Objective(grouped.margin_mse, against="group", reads="teacher"),
 }
 
 

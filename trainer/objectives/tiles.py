@@ -83,9 +83,9 @@ class Mask(NamedTuple):
     """Pairs that are always masked."""
     judged: PositivePairs
     """Pairs judged negative, masked only if they are also excluded."""
-    ceiling: Tensor | None
+    ceiling: Tensor | None = None
     """[Q]: an unjudged passage with a higher score is masked as a suspected positive; None masks none."""
-    in_batch: bool
+    in_batch: bool = True
     """False: all unjudged pairs are masked."""
 
     def hide(self, tile: Tile) -> tuple[Tensor, Tensor]:

@@ -114,9 +114,9 @@ class GroupTrainer(SentenceTransformerTrainer):
         """Skip the stock model card, whose statistics need columns of text; `model_card` writes ours."""
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
-        """List the parameters with weight decay, without the temperature, which decay would pull toward 1."""
+        """List the parameters with weight decay, without the temperature and the bias, which decay would change."""
         names: list[str] = super().get_decay_parameter_names(model)
-        return [name for name in names if name != "log_temperature"]
+        return [name for name in names if name not in loss.SCALARS]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Make the loader of this process's part of the batches, in the order of `BatchOrder`."""
@@ -164,14 +164,15 @@ class GroupTrainer(SentenceTransformerTrainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write the weights and the temperature, which are all that a stage changes."""
-        facts = {"log_temperature": repr(self.multi_positive.log_temperature.item())}
+        """Write the weights, the temperature and the bias, which are all that a stage changes."""
+        facts = {name: repr(getattr(self.multi_positive, name).item()) for name in loss.SCALARS}
         facts |= {"moved": "yes" if self.learning.moved else ""}
         kept.write_weights(Path(str(output_dir)) / kept.WEIGHTS, self.model, facts)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         facts = kept.read_weights(Path(resume_from_checkpoint) / kept.WEIGHTS, self.model)
-        self.multi_positive.log_temperature.data.fill_(float(facts["log_temperature"]))
+        for name in loss.SCALARS:
+            getattr(self.multi_positive, name).data.fill_(float(facts[name]))
         self.learning.moved = bool(facts["moved"])
 
     def load_best(self) -> list[dict[str, float]]:
@@ -187,7 +188,7 @@ class Watch(TrainerCallback):
 
     def __init__(self, module: loss.MultiPositiveLoss, sources: tuple[str, ...]) -> None:
         self.module = module
-        several = len(sources) > 1 and module.objective.against != "group"
+        several = len(sources) > 1 and module.objective.reads == "positives"
         self.sources = sources if several else ()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -332,9 +333,7 @@ def _arguments(config: FitConfig, queries: int, place: Place) -> SentenceTransfo
         ddp_broadcast_buffers=False,  # processes embed different numbers of mini-batches
         ddp_find_unused_parameters=False,
         dataloader_drop_last=processes().num_processes > 1,  # required; BatchOrder leaves no incomplete batch
-        learning_rate_mapping=(
-            {"log_temperature": config.learning_rate * TEMPERATURE_RATE} if config.learn_temperature else {}
-        ),
+        learning_rate_mapping=dict.fromkeys(loss.SCALARS, config.learning_rate * TEMPERATURE_RATE),
         per_device_train_batch_size=config.batch_size,
         optim="adamw_torch_fused",
         learning_rate=config.learning_rate,

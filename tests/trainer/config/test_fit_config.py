@@ -64,7 +64,7 @@ def test_refused_settings_name_the_fix(flags: dict[str, Any], message: str) -> N
 def test_a_missing_setting_and_an_unknown_objective() -> None:
     with pytest.raises(UsageError, match="objective is not set; give --objective or put objective into"):
         read_config(None, {"model": "m"})
-    with pytest.raises(UnknownNameError, match="unknown objective 'infonce'; choose one of: gce, jointlh, "):
+    with pytest.raises(UnknownNameError, match="unknown objective 'infonce'; choose one of: bixse, gce, jointlh, "):
         read_config(None, {"model": "m", "objective": "infonce"})
 
 

@@ -18,7 +18,7 @@ from trainer.data.collate import Collator
 from trainer.data.draws import draw
 from trainer.data.store import Store, make_store
 from trainer.data.training_sets import BatchOrder, TrainingSet, draw_group
-from trainer.objectives.batch import Group, Negative, Positive, key_of
+from trainer.objectives.batch import Group, Negative, Positive, key_of, passages_of
 
 
 def label(passage_id: str, grade: int | None = 1, source: str = "llm", **fields: Any) -> Label:
@@ -140,30 +140,27 @@ def test_the_draw_is_pinned_so_that_an_upgrade_cannot_change_it_unseen() -> None
 def test_singlelh_takes_the_best_ranked_positive() -> None:
     ranked = [
         label("z", 1, "human"),
-        label("y", 3, probability=0.4),
         label("b", 2, probability=0.9),
-        label("a", 2, probability=0.5),
-        label("c", 2, probability=0.5),
+        label("a", 2, probability=0.5, score=1.0),
+        label("c", 2, probability=0.5, score=0.5),
+        label("y", 3, probability=0.4),
+        label("s", 1, score=9.0),
+        label("g", 3),
+        label("h", 2),
         label("x", None, "imported"),
     ]
     training_set = TrainingSet(dataset([example("q", ranked[::-1], ["n"])]), config("singlelh"))
-    assert [positive.passage_id for positive in training_set.query(0).positives] == [
-        "z",
-        "y",
-        "b",
-        "a",
-        "c",
-        "x",
-    ]
+    names = [one.passage_id for one in ranked]
+    assert [positive.passage_id for positive in training_set.query(0).positives] == names
     for epoch in range(5):
         group = training_set[epoch, 0]
         assert [positive.passage_id for positive in group.positives] == ["z"]
-        assert group.excluded == {"z", "y", "b", "a", "c", "x"}, "the unused positives are still no negatives"
+        assert group.excluded == set(names), "the unused positives are still no negatives"
 
 
 def test_ignored_and_positive_passages_are_never_drawn_as_negatives() -> None:
     one = example("q", [label("p")], ["p", "i", "n"], ["i"])
-    assert TrainingSet(dataset([one]), config())[0, 0].negatives == (Negative("n", NOT_RELEVANT),)
+    assert TrainingSet(dataset([one]), config())[0, 0].negatives == (Negative("n"),)
 
 
 def test_passages_with_one_text_are_one_passage() -> None:
@@ -258,14 +255,73 @@ def test_weights_multiply_those_of_the_dataset_source_and_probability() -> None:
     assert weights(source_weights={"llm": 0.25}, weight_by_probability=True) == {"h": 1.0, "l": 0.25, "m": 0.25}
 
 
+def test_a_tie_of_the_best_positive_is_drawn_with_the_seed_and_is_never_the_lowest_id() -> None:
+    tied = dataset([example("q", [label(f"p{k}") for k in range(6)], ["n"])])
+    best = Counter(
+        TrainingSet(tied, config("singlelh", seed=seed))[0, 0].positives[0].passage_id for seed in range(300)
+    )
+    # Each count is binomial(300, 1/6) with standard deviation 6.5.
+    assert len(best) == 6
+    assert all(abs(count - 50) < 33 for count in best.values())
+    again = TrainingSet(tied, config("singlelh", seed=7))
+    assert {again[epoch, 0].positives[0] for epoch in range(5)} == {again.query(0).positives[0]}
+
+
+def targets(group: Group) -> dict[str, float | None]:
+    return {member.passage_id: member.target for member in group.members}
+
+
+def judged(positives: Sequence[Label], negatives: Sequence[Label]) -> Store:
+    one = Example(query_id="q", query="", positives=tuple(positives), negatives=tuple(negatives), ignored=())
+    return dataset([one])
+
+
 def test_targets_of_distillation_are_log_odds_that_end_somewhere() -> None:
-    negatives = (label("n", 0, probability=0.25), label("z", 0, probability=0.0), label("f", 0, "human"))
-    positives = (label("p", 2, probability=0.75), label("h", 3, "human"))
-    one = Example(query_id="q", query="", positives=positives, negatives=negatives, ignored=())
-    group = TrainingSet(dataset([one]), config())[0, 0]
-    targets = {member.passage_id: member.target for member in (*group.positives, *group.negatives)}
-    expected = {"p": math.log(3), "h": -NOT_RELEVANT, "n": -math.log(3), "z": NOT_RELEVANT, "f": NOT_RELEVANT}
-    assert targets == pytest.approx(expected)
+    store = judged([label("p", 2, probability=0.75)], [label("n", 0, probability=0.25), label("z", 0, probability=0.0)])
+    expected = {"p": math.log(3), "n": -math.log(3), "z": NOT_RELEVANT}
+    assert targets(TrainingSet(store, config("listwise-kl"))[0, 0]) == pytest.approx(expected)
+    assert targets(TrainingSet(store, config(distil_weight=1.0))[0, 0]) == pytest.approx(expected)
+    assert set(targets(TrainingSet(store, config())[0, 0]).values()) == {None}, "nothing is distilled"
+
+
+def test_raw_scores_of_a_teacher_reach_the_group_as_they_are() -> None:
+    store = judged([label("p", 2, score=5.31)], [label("n", 0, score=-11.25), label("m", 0, score=0.5)])
+    assert targets(TrainingSet(store, config("margin-mse"))[0, 0]) == {"p": 5.31, "n": -11.25, "m": 0.5}
+    both = judged([label("p", 2, score=5.31, probability=0.75)], [label("n", 0, score=-2.0, probability=0.25)])
+    assert targets(TrainingSet(both, config("listwise-kl"))[0, 0]) == pytest.approx(
+        {"p": math.log(3), "n": -math.log(3)}
+    )
+    assert targets(TrainingSet(both, config("listwise-kl", teacher="score"))[0, 0]) == {"p": 5.31, "n": -2.0}
+
+
+def test_distillation_refuses_labels_without_scores() -> None:
+    some = judged([label("p", 2, score=5.31), label("h", 3, "human")], [label("n", 0, score=-2.0)])
+    for objective in ("listwise-kl", "margin-mse"):
+        with pytest.raises(DataError, match="1 of the 3 labels of 'all' have no probability and no score"):
+            TrainingSet(some, config(objective))
+        TrainingSet(some, config(objective, labels="llm"))
+    assert targets(TrainingSet(some, config(distil_weight=0.5))[0, 0]) == {"p": 5.31, "h": None, "n": -2.0}
+    with pytest.raises(DataError, match="have no probability, from which distil_weight learns"):
+        TrainingSet(some, config(distil_weight=0.5, teacher="probability"))
+    bare = judged([label("p", 2)], [label("n", 0)])
+    with pytest.raises(DataError, match="2 of the 2 labels"):
+        TrainingSet(bare, config(distil_weight=0.5))
+
+
+def test_passages_of_grade_1_stand_between_only_where_grades_are_read() -> None:
+    one = Example(
+        query_id="q",
+        query="",
+        positives=(label("p", 3), label("r", 2)),
+        negatives=(label("n", 0),),
+        ignored=(label("i", 1), label("u", None), label("v", 2)),
+    )
+    graded = TrainingSet(dataset([one]), config("lsepair-graded"))[0, 0]
+    assert {member.passage_id: member.grade for member in graded.members} == {"p": 3, "r": 2, "n": 0, "i": 1}
+    assert "i" in graded.excluded, "it is no negative of the positives outside the group's pairs"
+    assert set(negatives_of(TrainingSet(dataset([one]), config())[0, 0])) == {"n"}
+    below = TrainingSet(dataset([example("q", [label("p", 2), label("w", 1)])]), config("jointlh-gain", min_grade=2))
+    assert {member.passage_id: member.grade for member in below[0, 0].members} == {"p": 2, "w": 1}
 
 
 def test_the_collator_sorts_queries_and_passages_by_their_tokens() -> None:
@@ -300,7 +356,7 @@ def test_the_collator_reads_each_passage_once_with_prompt_and_limit() -> None:
     batch = collate([training_set[0, 0], training_set[0, 1]])
     assert calls == [
         (["text of q0", "text of q1"], {"prompt": "find: ", "task": "query", "max_length": 8}),
-        ([f"text of p{k}" for k in range(6)], {"prompt": "text: ", "task": "document"}),
+        ([f"text of {name}" for name in passages_of([training_set[0, 0]])], {"prompt": "text: ", "task": "document"}),
     ]
     assert sorted(batch["label"]["excluded_key"].tolist()) == sorted([key_of(f"p{k}") for k in range(6)] * 2)
     assert {key for key in batch if key != "label"} == {

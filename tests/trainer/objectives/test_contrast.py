@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer.objectives.batch import Batch, Group, Negative, Positive, key_of, lay_out, passages_of
-from trainer.objectives.contrast import ContrastRules, Scores, contrast, mean_over_processes
+from trainer.objectives.contrast import ContrastRules, Scores, contrast
 from trainer.objectives.objectives import OBJECTIVES
+from trainer.objectives.processes import mean_over_processes
 
 WIDTH = 4
 PLAIN = ContrastRules()
-CONTRASTIVE = tuple(name for name, objective in OBJECTIVES.items() if objective.against != "group")
+CONTRASTIVE = tuple(name for name, objective in OBJECTIVES.items() if objective.reads == "positives")
 
 
 def group(
@@ -194,6 +195,11 @@ def test_the_layout_by_hand() -> None:
     assert batch.pos_source.tolist() == [[0, 1], [2, -1]]
     assert batch.group_index.tolist() == [[1, 2, 3], [3, 0, 1]]
     assert batch.group_target.tolist() == [[3.0, 1.0, -2.0], [0.0, 0.0, 0.0]]
+    assert batch.group_taught.tolist() == [[True, True, True], [False, False, False]]
+    assert batch.group_positive.tolist() == [[True, True, False], [True, False, False]]
+    assert batch.group_grade.tolist() == [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    assert batch.group_probability.tolist() == [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    assert batch.group_weight.tolist() == [[1.0, 0.5, 1.0], [2.0, 1.0, 1.0]]
     assert batch.group_mask.all()
     assert batch.passage_key.tolist() == [key_of(name) for name in "dabc"]
     known = list(zip(batch.excluded_row.tolist(), batch.excluded_key.tolist(), strict=True))

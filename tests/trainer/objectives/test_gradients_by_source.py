@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from trainer.objectives.batch import Batch, Group, Positive, lay_out
-from trainer.objectives.contrast import ContrastRules, contrast, mean_over_processes
+from trainer.objectives.contrast import ContrastRules, contrast
 from trainer.objectives.gradients_by_source import by_source
 from trainer.objectives.objectives import lsepair
+from trainer.objectives.processes import mean_over_processes
 
 NAMES = ["a", "b", "c", "d"]
 

@@ -10,12 +10,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.objectives.contrast import mean_over_processes
-from trainer.objectives.objectives import OBJECTIVES, masked_lse, settings_of
+from trainer.objectives.masked import masked_lse
+from trainer.objectives.objectives import OBJECTIVES, settings_of
+from trainer.objectives.processes import mean_over_processes
 
 FIVE = ("singlelh", "rand1lh", "jointlh", "summarglh", "lsepair")
 DISTILLING = ("listwise-kl", "margin-mse")
-ALL = tuple(name for name in OBJECTIVES if name not in DISTILLING)
+ALL = tuple(name for name, objective in OBJECTIVES.items() if objective.reads == "positives")
 UNTRUNCATED = tuple(name for name in ALL if name != "gce")
 """Those that learn from every positive, however unlikely it is."""
 

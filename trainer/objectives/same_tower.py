@@ -1,0 +1,85 @@
+"""Negatives of the same tower: queries against queries, and passages against passages.
+
+Legend of shapes: Q queries of this process, R of all processes, U unique passages, M positives of a query at most, D
+dimensions.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainer.objectives.batch import Batch
+from trainer.objectives.masked import masked_lse
+from trainer.objectives.processes import gather_passages, gather_rows, process
+from trainer.objectives.streaming import streamed_lse
+from trainer.objectives.tiles import Mask, PositivePairs
+
+
+class Towers(NamedTuple):
+    """Embeddings as they are compared, before the temperature."""
+
+    queries: Tensor
+    """[Q, D]."""
+    passages: Tensor
+    """[U, D]: those of all processes."""
+    place: Tensor
+    """[P]: row of each passage of this process in `passages`."""
+    key: Tensor
+    """[U]."""
+
+
+def same_tower_lse(towers: Towers, batch: Batch, mask: Mask, *, temperature: float | Tensor, tile: int) -> Tensor:
+    """Compute LSE(q q') + LSE(d d'), added as log-sum-exps, for each query: `[Q]`.
+
+    q' are the other queries of all processes, without those that have a known positive of q among their positives. d
+    are the positives of q, d' the passages that are negatives of q; the exponentials are averaged over d.
+    """
+    of_queries = _query_lse(towers.queries, batch, temperature=temperature, tile=tile)
+    return torch.logaddexp(of_queries, _passage_lse(towers, batch, mask, temperature=temperature, tile=tile))
+
+
+def _query_lse(queries: Tensor, batch: Batch, *, temperature: float | Tensor, tile: int) -> Tensor:
+    device = queries.device
+    own_key = process() * 2**40 + torch.arange(len(queries), device=device)
+    everyone, place, key = gather_passages(queries, own_key)
+    row, column = batch.pos_mask.nonzero(as_tuple=True)
+    asked = gather_rows(own_key[row])
+    positive = gather_rows(batch.passage_key[batch.pos_index[row, column]])
+    rows, entries = joined(batch.excluded_row, batch.excluded_key, positive)
+    own = torch.arange(len(queries), device=device)
+    hidden = _sorted(torch.cat([own, rows]), torch.cat([place, torch.searchsorted(key, asked[entries])]))
+    mask = Mask(hidden, _sorted(own[:0], own[:0]))
+    return streamed_lse(queries / temperature, everyone, mask, tile=tile, sharpness=1.0).values
+
+
+def _passage_lse(towers: Towers, batch: Batch, mask: Mask, *, temperature: float | Tensor, tile: int) -> Tensor:
+    most = batch.pos_mask.shape[1]
+    positives = towers.passages[towers.place[batch.pos_index]].flatten(end_dim=1) / temperature
+    each = Mask(_repeated(mask.excluded, most), _repeated(mask.judged, most), None, mask.in_batch)
+    lse = streamed_lse(positives, towers.passages, each, tile=tile, sharpness=1.0).values
+    count = batch.pos_mask.sum(dim=-1).clamp(min=1)
+    return masked_lse(lse.reshape(batch.pos_mask.shape), batch.pos_mask) - count.log()
+
+
+def joined(row: Tensor, key: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Every pair of an entry of `key` `[E]` and an equal entry of `among` `[K]`: the row of the first, the place of the
+    second.
+    """
+    ordered, order = among.sort()
+    first = torch.searchsorted(ordered, key)
+    count = torch.searchsorted(ordered, key, right=True) - first
+    ends = count.cumsum(dim=0)
+    step = torch.arange(int(count.sum()), device=key.device) - (ends - count).repeat_interleave(count)
+    return row.repeat_interleave(count), order[first.repeat_interleave(count) + step]
+
+
+def _repeated(pairs: PositivePairs, times: int) -> PositivePairs:
+    """The pairs for each of the `times` rows that stand for a query."""
+    rows = pairs.row.unsqueeze(-1) * times + torch.arange(times, device=pairs.row.device)
+    return PositivePairs(rows.flatten(), pairs.column.repeat_interleave(times))
+
+
+def _sorted(row: Tensor, column: Tensor) -> PositivePairs:
+    column, order = column.sort()
+    return PositivePairs(row[order], column)
