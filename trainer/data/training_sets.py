@@ -8,6 +8,7 @@ dataset needs no state for the current epoch.
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -141,16 +142,17 @@ class TrainingSet(TorchDataset[Group]):
         return best
 
     def _labels_with(self, column: str) -> tuple[int, int]:
-        """How many of the positives and negatives that are used have a value in a column, and how many there are."""
+        """Count the positives and negatives of the set's queries that have a value in a column, and all of them."""
+
+        def known(role: str, batch: pa.RecordBatch) -> pa.Array:
+            if f"{role}_{column}" in batch.schema.names:
+                return pc.is_valid(batch.column(f"{role}_{column}").flatten())
+            return pa.array(np.zeros(len(batch.column(f"{role}_sources").flatten()), dtype=bool))
+
         having, every = 0, 0
         for role, sources in (("positive", self.selected), ("negative", self.known)):
-            table = self.store.labels[self.store.table_of(sources)]
-            for batch in table.to_batches():
-                used = pc.is_in(batch.column(f"{role}_sources").flatten(), value_set=pa.array(sorted(sources)))
-                every += pc.sum(used).as_py() or 0
-                if f"{role}_{column}" in table.column_names:
-                    known = pc.is_valid(batch.column(f"{role}_{column}").flatten())
-                    having += pc.sum(pc.and_(used, known)).as_py() or 0
+            every += int(self._labels(role, sources, lambda batch: None)[self.rows].sum())
+            having += int(self._labels(role, sources, partial(known, role))[self.rows].sum())
         return having, every
 
     def _positives(self) -> NDArray[np.int64]:
@@ -165,16 +167,30 @@ class TrainingSet(TorchDataset[Group]):
 
     def _positives_of(self, sources: Collection[str]) -> NDArray[np.int64]:
         """Count the positives of some sources per query, `[rows of the store]`."""
+
+        def good(batch: pa.RecordBatch) -> pa.Array | None:
+            counted = None
+            for name, least in (("grades", self.config.min_grade), ("probabilities", self.config.min_probability)):
+                if least is not None:
+                    values = batch.column(f"positive_{name}").flatten()
+                    enough = pc.fill_null(pc.greater_equal(values, least), False)
+                    counted = enough if counted is None else pc.and_(counted, enough)
+            return counted
+
+        return self._labels("positive", sources, good)
+
+    def _labels(
+        self, role: str, sources: Collection[str], good: Callable[[pa.RecordBatch], pa.Array | None]
+    ) -> NDArray[np.int64]:
+        """Count the labels of some sources for which `good` is True, or all if it is None, `[rows of the store]`."""
         name = self.store.table_of(sources)
         counts = [np.zeros(0, dtype=np.int64)]
-        columns = [f"positive_{name}" for name in ("sources", "grades", "probabilities")]
-        for batch in self.store.labels[name].select(columns).to_batches():
-            each, grades, probabilities = (column.flatten() for column in batch.columns)
-            counted = pc.is_in(each, value_set=pa.array(sorted(sources), pa.string()))
-            for values, least in ((grades, self.config.min_grade), (probabilities, self.config.min_probability)):
-                if least is not None:
-                    counted = pc.and_(counted, pc.fill_null(pc.greater_equal(values, least), False))
-            ends = batch.column(0).offsets.to_numpy()
+        for batch in self.store.labels[name].to_batches():
+            each = batch.column(f"{role}_sources")
+            counted = pc.is_in(each.flatten(), value_set=pa.array(sorted(sources), pa.string()))
+            if (among := good(batch)) is not None:
+                counted = pc.and_(counted, among)
+            ends = each.offsets.to_numpy()
             total = np.concatenate([[0], np.cumsum(counted.to_numpy(zero_copy_only=False))])
             counts.append(np.diff(total[ends - ends[0]]))
         # A query that the table lacks has row -1 and therefore reads the appended 0.
