@@ -12,7 +12,11 @@ figure STUDY/break_even.svg. A run on a CPU or with `--steps` is a trial of the 
 
 import argparse
 import logging
+import sys
 from pathlib import Path
+
+# Instead of this script's folder, whose coverage.py would hide the package of that name from numba.
+sys.path[0] = str(Path(__file__).resolve().with_name("noise"))
 
 
 def main() -> None:
