@@ -284,8 +284,8 @@ def test_the_report_tells_a_difference_that_was_put_in(prepared: Path, tmp_path:
                 for rate in (run.rate,) if run.rate is not None else (1e-5,):
                     run = grid.Run(run.cell, run.fold, run.seed, rate)
                     values = {q: hard[q] + helped + source.normal(0, 0.02) for q in found[run.cell.collection].qrels}
-                    if len(block.rates) > 1:
-                        values = dict.fromkeys(values, 0.9 - (rate or 0))
+                    if rate not in (0.0, 1e-5):
+                        values = dict.fromkeys(values, 0.01)
                     file.write(json.dumps({
                         "key": run.key, "rate": rate, "values": dict.fromkeys(tables.MEASURES, values),
                         "drift": {"queries": 0.1, "passages": 0.1},

@@ -95,10 +95,10 @@ def contrast(
         if against == "group":
             none = pos_scores.new_full(pos_scores.shape[:1], -torch.inf)
             return Scores(pos_scores, group_scores, none, masked_share=nothing, suspected_share=nothing)
-        mask = _mask(batch, key, against)._replace(
-            ceiling=_ceiling(pos_scores.detach(), batch.pos_mask, rules, temperature=temperature),
-            in_batch=rules.in_batch,
-        )
+        ceiling = _ceiling(pos_scores.detach(), batch.pos_mask, rules, temperature=temperature)
+        if ceiling is not None and bias is not None:
+            ceiling = ceiling + bias.detach()
+        mask = _mask(batch, key, against)._replace(ceiling=ceiling, in_batch=rules.in_batch)
         tile = tile or tile_size(queries, len(passages))
         sharpness = 1 + rules.hardness * torch.as_tensor(temperature).detach() if rules.hardness else 1.0
         near, far = (queries, passages) if bias is None else _biased(queries, passages, bias)
