@@ -71,7 +71,7 @@ def draw_labels(pools: Sequence[Pool], setting: Setting, seed: int) -> Drawn:
     def excess(strength: float) -> float:
         return float(relevant[positives(strength)].mean()) - setting.precision
 
-    strength = _bisect(excess)
+    strength = STRONGEST if setting.precision >= 1 else _bisect(excess)
     chosen, scores = positives(strength), strength * signal + rest
     probability = expit(_calibrated(scores, relevant))
     facts = {
