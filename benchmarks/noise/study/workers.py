@@ -19,6 +19,8 @@ from study.grid import BLOCKS, STEPS, Run, chosen_rate
 from study.training import Session, perform
 
 log = logging.getLogger(__name__)
+GRACE = 60.0
+"""Seconds after the end in which the last runs may end."""
 
 
 class Plan(NamedTuple):
@@ -71,7 +73,8 @@ class Results:
 
 def work(plan: Plan) -> Results:
     """Do what is missing; results are on disk after every run, and the same call resumes."""
-    torch.set_num_threads(1 if plan.workers > 1 else torch.get_num_threads())
+    # Threads of a parent are missing in a forked process, which would wait for them for ever.
+    torch.set_num_threads(1)
     plan.output.mkdir(parents=True, exist_ok=True)
     collections = {path.stem: read(path) for path in sorted(plan.prepared.glob("*.zip"))}
     results = Results(plan.output / "results.jsonl")
@@ -104,11 +107,18 @@ def _hand_out(plan: Plan, results: Results, pipes: list[Connection], collections
             handed += 1
         if not busy:
             break
-        for ready in wait(list(busy)):
-            pipe = next(one for one in busy if one is ready)
+        ready = wait(list(busy), timeout=max(0.0, left) + GRACE)
+        if not ready:
+            log.warning(f"{len(busy)} runs did not end in time and are given up: {', '.join(busy.values())}")
+            return
+        for pipe in [one for one in busy if one in ready]:
             key = busy.pop(pipe)
-            line = pipe.recv()
-            idle.append(pipe)
+            try:
+                line = pipe.recv()
+            except EOFError:
+                line = {"key": key, "error": "its process died"}
+            else:
+                idle.append(pipe)
             if "error" in line:
                 failed.add(key)
                 with (plan.output / "failures.jsonl").open("a", encoding="utf-8") as file:
@@ -118,7 +128,7 @@ def _hand_out(plan: Plan, results: Results, pipes: list[Connection], collections
             results.add(line, collections)
             longest = max(longest, line["seconds"][1])
             log.info(f"{len(results.lines)} done after {time.perf_counter() - started:.0f} s: {key}")
-    for pipe in pipes:
+    for pipe in idle:
         pipe.send(None)
 
 
