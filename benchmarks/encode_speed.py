@@ -34,9 +34,13 @@ DEPTH = 100
 def main() -> None:
     """Compare both for every shape."""
     parser = argparse.ArgumentParser(description="Encoding against sentence-transformers' encode.")
-    parser.add_argument("model", type=Path, help="folder of all-MiniLM-L6-v2; its tokenizer is that of all shapes")
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="folder of all-MiniLM-L6-v2, or of its tokenizer alone: then its weights are random too",
+    )
     parser.add_argument("groups", type=Path)
-    parser.add_argument("--shape", nargs="+", default=["minilm"], choices=["minilm", *SHAPES])
+    parser.add_argument("--shape", nargs="+", default=["minilm"], choices=SHAPES)
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     parser.add_argument("--rounds", type=int, default=3)
@@ -47,9 +51,7 @@ def main() -> None:
     texts = texts[:: max(1, len(texts) // given.texts)][: given.texts]
     with tempfile.TemporaryDirectory() as scratch:
         for shape in given.shape:
-            folder = given.model
-            if shape != "minilm":
-                folder = model_folder(shape, given.model, Path(scratch) / shape, given.device)
+            folder = model_folder(shape, given.model, Path(scratch), given.device)
             compare(shape, folder, texts, given)
     search(given)
 

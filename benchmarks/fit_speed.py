@@ -14,6 +14,7 @@ profiler's kernel times.
 """
 
 import argparse
+import gc
 import itertools
 import os
 import shutil
@@ -39,7 +40,7 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
-from training_data import NEGATIVES, Groups, equal_groups, model_folder, read_groups, write_groups
+from training_data import NEGATIVES, SHAPES, Groups, equal_groups, model_folder, read_groups, write_groups
 
 from trainer.config.fit_config import FitConfig
 from trainer.training.fit import fit
@@ -100,9 +101,13 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description="trainer fit against a sentence-transformers script.")
-    parser.add_argument("model", type=Path, help="folder of all-MiniLM-L6-v2; its tokenizer is that of all shapes")
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="folder of all-MiniLM-L6-v2, or of its tokenizer alone: then its weights are random too",
+    )
     parser.add_argument("groups", type=Path)
-    parser.add_argument("--shape", nargs="+", default=["minilm"], choices=["minilm", "bert-base", "qwen3-0.6b"])
+    parser.add_argument("--shape", nargs="+", default=["minilm"], choices=SHAPES)
     parser.add_argument("--case", nargs="+", default=["real", "equal"], choices=["real", "equal"])
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     parser.add_argument("--batch", type=int, default=16, help="queries per step")
@@ -117,11 +122,7 @@ def parse() -> argparse.Namespace:
 
 def prepare(shape: str, case: str, given: argparse.Namespace, scratch: Path) -> Work:
     """Make the model and the dataset, once each."""
-    model = given.model
-    if shape != "minilm":
-        model = scratch / "models" / shape / shape
-        if not model.is_dir():
-            model = model_folder(shape, given.model, scratch / "models" / shape, given.device)
+    model = model_folder(shape, given.model, scratch, given.device)
     count = given.batch * given.steps
     groups = read_groups(given.groups, count) if case == "real" else equal_groups(count, given.length)
     dataset = scratch / "datasets" / case
@@ -136,6 +137,9 @@ def one_run(who: str, work: Work, given: argparse.Namespace, steps: int) -> Run:
     output, cache = work.scratch / "trained", work.scratch / "cache"
     for old in (output, cache):
         shutil.rmtree(old, ignore_errors=True)
+    gc.collect()
+    if given.device.startswith("cuda"):
+        torch.cuda.empty_cache()
     train = our_fit if who == "ours" else peer_fit
     with patch.dict(os.environ, {"LABELKIT_CACHE": str(cache)}), timed_loop(given.device) as loop:
         start, before = time.perf_counter(), time.process_time()

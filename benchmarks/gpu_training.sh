@@ -3,8 +3,9 @@
 #
 #     bash benchmarks/gpu_training.sh MINILM GROUPS.jsonl RESULTS.md [DEVICE]
 #
-# MINILM is the folder of all-MiniLM-L6-v2, GROUPS.jsonl a file of `benchmarks/training_data.py`. With DEVICE cpu
-# everything runs at a small size, to try it where there is no GPU. PYTHON names the interpreter.
+# MINILM is the folder of all-MiniLM-L6-v2, or of its tokenizer alone: then the weights are random. GROUPS.jsonl is a
+# file of `benchmarks/training_data.py`. With DEVICE cpu everything runs at a small size, to try it where there is no
+# GPU. PYTHON names the interpreter.
 set -u
 model=$1 groups=$2 results=$3 device=${4:-cuda}
 python=${PYTHON:-python3}

@@ -22,8 +22,8 @@ from labelkit.storage import folders
 from labelkit.storage.dataset import KIND, write_tables
 
 NEGATIVES = 7
-SHAPES = ("bert-base", "qwen3-0.6b")
-"""Models with random weights that `model_folder` makes."""
+SHAPES = ("minilm", "bert-base", "qwen3-0.6b")
+"""Models that `model_folder` knows."""
 
 
 class Groups(NamedTuple):
@@ -102,33 +102,41 @@ def write_groups(groups: Groups, folder: Path) -> Path:
     return folder
 
 
-def model_folder(shape: str, like: Path, folder: Path, device: str) -> Path:
-    """Make a model of a known shape with random weights, as a sentence-transformers folder.
+def model_folder(shape: str, like: Path, scratch: Path, device: str) -> Path:
+    """Return a model of a known shape: `like` itself if it is MiniLM with weights, else one with random weights.
 
     Args:
         shape: a name of `SHAPES`.
-        like: sentence-transformers folder whose tokenizer the model gets.
-        folder: where the model is written.
+        like: folder of all-MiniLM-L6-v2, or of its tokenizer alone.
+        scratch: folder in which models are made, once each.
         device: where the weights are drawn.
     """
+    if shape == "minilm" and (like / "model.safetensors").is_file():
+        return like
+    made = scratch / "models" / shape
+    return made if made.is_dir() else _make_model(shape, like, made, device)
+
+
+def _make_model(shape: str, like: Path, made: Path, device: str) -> Path:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
     from transformers import AutoModel, AutoTokenizer
 
     config, pooling = _config(shape)
+    raw = made.with_name(f"{shape}-transformer")
     untyped: Any = AutoModel
     with torch.device(device):
         torch.manual_seed(0)
-        untyped.from_config(config).to(config.dtype).save_pretrained(folder / "transformer")
+        untyped.from_config(config).to(config.dtype).save_pretrained(raw)
     tokenizer = AutoTokenizer.from_pretrained(like)
     tokenizer.model_max_length = 512
     tokenizer.padding_side = "left" if pooling == "lasttoken" else "right"
-    tokenizer.save_pretrained(folder / "transformer")
-    transformer = Transformer(str(folder / "transformer"))
+    tokenizer.save_pretrained(raw)
+    transformer = Transformer(str(raw))
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder / shape), create_model_card=False)
-    return folder / shape
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(made), create_model_card=False)
+    return made
 
 
 def _config(shape: str) -> tuple[Any, str]:
@@ -136,6 +144,9 @@ def _config(shape: str) -> tuple[Any, str]:
 
     if shape == "bert-base":
         return BertConfig(dtype=torch.float32), "mean"
+    if shape == "minilm":
+        small = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+        return BertConfig(**small, dtype=torch.float32), "mean"
     # Qwen/Qwen3-Embedding-0.6B; its checkpoint is in bfloat16.
     config = Qwen3Config(
         vocab_size=151669,

@@ -23,6 +23,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertConfig, BertModel
 
+from labelkit.pooling import packing
 from trainer.config.fit_config import FitConfig
 from trainer.data.collate import Collator
 from trainer.data.training_sets import inert, share_of
@@ -168,12 +169,23 @@ class Encoder(nn.Module):
             add_pooling_layer=False,
         )
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute `sentence_embedding` [B, 32] from token ids [B, L]."""
+    def forward(self, features: dict[str, Any]) -> dict[str, Tensor]:
+        """Compute `sentence_embedding` [B, 32] from token ids [B, L], or from those of `Packing` [1, T]."""
+        if "cu_seq_lens_q" in features:
+            return {"sentence_embedding": self._packed(features).to(self.dtype)}
         shown = features["attention_mask"].unsqueeze(-1)
         hidden = self.bert(input_ids=features["input_ids"], attention_mask=features["attention_mask"])[0]
         pooled = (hidden * shown).sum(dim=1) / shown.sum(dim=1)
         return {"sentence_embedding": pooled.to(self.dtype)}
+
+    def _packed(self, features: dict[str, Any]) -> Tensor:
+        self.bert.set_attn_implementation(packing.NAME)
+        names = ("input_ids", "position_ids", *packing.KEYS)
+        hidden: Tensor = self.bert(**{name: features[name] for name in names})[0][0]
+        lengths = features["cu_seq_lens_q"].diff()
+        row = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
+        sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, row, hidden)
+        return sums / lengths.unsqueeze(-1)
 
 
 def settings(objective: str, **changed: Any) -> FitConfig:
@@ -192,6 +204,7 @@ def compute(
     dtype: torch.dtype = torch.float64,
     *,
     dropout: float = 0.0,
+    padded: bool = True,
     process: int = 0,
     processes: int = 1,
 ) -> CheckResult:
@@ -211,6 +224,7 @@ def compute(
         passage_prompt=None,
         max_query_length=None,
         max_passage_length=None,
+        packing=None if padded else packing.Packing(0),
     )
     batch = collate(share)
     features = [
@@ -272,6 +286,17 @@ def check_mini_batches(groups: Sequence[Group], device: torch.device) -> tuple[f
     """Compare mini-batches of few tokens with one batch."""
     found = _largest(lambda name: (settings(name, mini_batch_tokens=9), settings(name)), groups, groups, device=device)
     return found, EXACT, "mini-batches of 9 tokens = one batch"
+
+
+def check_packing(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
+    """Compare texts without padding with padded texts, with and without the gradient cache."""
+    packing.register()
+    found = []
+    for name in OBJECTIVES:
+        expected = compute(groups, settings(name), device)
+        for changed in ({}, {"gradient_cache": True, "mini_batch_tokens": 30}):
+            found.append(compute(groups, settings(name, **changed), device, padded=False).differs(expected))
+    return max(found), EXACT, "texts without padding = padded, with and without cache"
 
 
 def check_cache(groups: Sequence[Group], device: torch.device) -> tuple[float, float, str]:
@@ -359,6 +384,7 @@ def check_processes(
 CHECKS: dict[str, Callable[[Sequence[Group], torch.device], tuple[float, float, str]]] = {
     "tiles": check_tiles,
     "mini-batches": check_mini_batches,
+    "packing": check_packing,
     "gradient cache": check_cache,
     "order": check_order,
     "masks": check_masks,

@@ -89,7 +89,7 @@ def _switch(encoder: Any) -> tuple[Packing | None, str | None]:
     before = getattr(first.model.config, "_attn_implementation", None)
     if before not in ("sdpa", NAME) or first.query_expansion is not None:
         return None, None
-    _register()
+    register()
     first.model.set_attn_implementation(NAME)
     if first.model.config._attn_implementation != NAME:
         return None, None
@@ -98,7 +98,8 @@ def _switch(encoder: Any) -> tuple[Packing | None, str | None]:
     return Packing(first._infer_flatten_position_offset()), before
 
 
-def _register() -> None:
+def register() -> None:
+    """Make the attention of this module known to transformers."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, attention)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from labelkit.errors import UsageError
+from labelkit.pooling.packing import Packing, unpadded
 from trainer.config.fit_config import FitConfig
 from trainer.data.collate import Collator
 from trainer.data.store import open_store
@@ -38,10 +39,12 @@ def run(model: Path, dataset: Path, settings: FitConfig, scale: float = 1.0) -> 
     return loss.item(), {name: p.grad for name, p in loss_module.named_parameters() if p.grad is not None}
 
 
-def make_batch(encoder: SentenceTransformer, dataset: Path, settings: FitConfig) -> tuple[list[Any], Any]:
+def make_batch(
+    encoder: SentenceTransformer, dataset: Path, settings: FitConfig, packing: Packing | None = None
+) -> tuple[list[Any], Any]:
     """Features and labels as the trainer hands them to the loss."""
     training_set = TrainingSet(open_store(dataset), settings)
-    collate = Collator(encoder.preprocess, training_set.passages, None, None, None, None)
+    collate = Collator(encoder.preprocess, training_set.passages, None, None, None, None, packing=packing)
     batch = collate([training_set[0, row] for row in range(6)])
     columns = [
         {key.removeprefix(column): value for key, value in batch.items() if key.startswith(column)}
@@ -94,6 +97,29 @@ def test_the_cache_embeds_twice_and_holds_one_mini_batch_at_a_time(tiny_model: P
     assert sum(small) == sum(whole)
     assert max(small) <= 16
     assert sorted(passes(config(mini_batch_tokens=16, gradient_cache=True))) == sorted(small * 2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_cache": True}, {"gradient_checkpointing": True}])
+def test_texts_without_padding_give_the_same_loss_and_gradient(
+    tiny_model: Path, toy_dataset: Path, settings: dict[str, Any]
+) -> None:
+    encoder = SentenceTransformer(str(tiny_model), device="cpu").eval()
+    chosen = config(mini_batch_tokens=16, **settings)
+
+    def compute(packing: Packing | None) -> tuple[float, dict[str, Tensor]]:
+        encoder.zero_grad()
+        module = MultiPositiveLoss(encoder, chosen)
+        loss = module(*make_batch(encoder, toy_dataset, chosen, packing))
+        loss.backward()
+        found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+        assert int(module.tokens) == tokens
+        return loss.item(), found
+
+    tokens = sum(int(column["attention_mask"].sum()) for column in make_batch(encoder, toy_dataset, chosen)[0])
+    padded = compute(None)
+    with unpadded(encoder) as packing:
+        assert packing is not None
+        assert_same(compute(packing), padded)
 
 
 @pytest.mark.parametrize("cache", [False, True])
