@@ -145,8 +145,7 @@ def _config(shape: str) -> tuple[Any, str]:
     if shape == "bert-base":
         return BertConfig(dtype=torch.float32), "mean"
     if shape == "minilm":
-        small = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
-        return BertConfig(**small, dtype=torch.float32), "mean"
+        return BertConfig(hidden_size=384, num_hidden_layers=6, intermediate_size=1536, dtype=torch.float32), "mean"
     # Qwen/Qwen3-Embedding-0.6B; its checkpoint is in bfloat16.
     config = Qwen3Config(
         vocab_size=151669,

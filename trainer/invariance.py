@@ -185,7 +185,8 @@ class Encoder(nn.Module):
         lengths = features["cu_seq_lens_q"].diff()
         row = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
         sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, row, hidden)
-        return sums / lengths.unsqueeze(-1)
+        means: Tensor = sums / lengths.unsqueeze(-1)
+        return means
 
 
 def settings(objective: str, **changed: Any) -> FitConfig:

@@ -34,16 +34,18 @@ def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> ND
     cached for local folders only: the files of a Hub id can change, and a model without a name (None) has no key.
     Raises `ArtifactError` if an embedding is not finite.
     """
+    from labelkit.pooling.sharing import is_first, of_first
+
     if model is None or not Path(model).is_dir():
         return _encode(encoder, model, texts)
     # Cached in sorted order, so that the order of the corpus does not matter.
     order = sorted(range(len(texts)), key=texts.__getitem__)
     ordered = [texts[row] for row in order]
     path = cache_folder() / "embeddings" / f"{_key(model, encoder, ordered)}.npy"
-    kept = _load(path, len(texts))
+    kept = of_first(_load(path, len(texts)) if is_first() else None)
     if kept is None:
         kept = _encode(encoder, model, ordered)
-        if kept.nbytes <= LARGEST_CACHED:
+        if kept.nbytes <= LARGEST_CACHED and is_first():
             _save(path, kept)
     vectors: NDArray[np.float32] = np.empty(kept.shape, dtype=np.float32)
     vectors[order] = kept
@@ -52,24 +54,22 @@ def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> ND
 
 def encode_queries(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
     """Return embeddings of queries: [texts, dimensions], float32. Raises `ArtifactError` if one is not finite."""
+    return _encode(encoder, model, texts, task="query")
+
+
+def _encode(encoder: Any, model: str | None, texts: Sequence[str], task: str = "document") -> NDArray[np.float32]:
     from labelkit.pooling.encoding import encode
+    from labelkit.pooling.sharing import encode_shared
 
-    read = _reach(encoder, texts)
-    vectors = encode(encoder, read, "query")
-    if vectors is None:
-        vectors = encoder.encode_query(read, batch_size=BATCH, convert_to_numpy=True, show_progress_bar=False)
-    return finite(np.asarray(vectors, dtype=np.float32), model, texts)
+    def compute(read: Sequence[str]) -> NDArray[np.float32]:
+        shown = len(read) > FEW and sys.stderr.isatty()
+        vectors = encode(encoder, read, task, shown=shown)
+        if vectors is None:
+            own = encoder.encode_query if task == "query" else encoder.encode_document
+            vectors = own(read, batch_size=BATCH, convert_to_numpy=True, show_progress_bar=shown)
+        return np.asarray(vectors, dtype=np.float32)
 
-
-def _encode(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
-    from labelkit.pooling.encoding import encode
-
-    shown = len(texts) > FEW and sys.stderr.isatty()
-    read = _reach(encoder, texts)
-    vectors = encode(encoder, read, "document", shown=shown)
-    if vectors is None:
-        vectors = encoder.encode_document(read, batch_size=BATCH, convert_to_numpy=True, show_progress_bar=shown)
-    return finite(np.asarray(vectors, dtype=np.float32), model, texts)
+    return finite(encode_shared(_reach(encoder, texts), compute), model, texts)
 
 
 def _reach(encoder: Any, texts: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +27,29 @@ AGREEMENT = {torch.float32: 0.01, torch.float64: 0.01, torch.float16: 0.05, torc
 layers: in bfloat16, gradients at the token embeddings of a random model with 28 layers differ by several percent.
 """
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool, float, float | None], Tensor]
-"""Queries [T, H, D], keys and values [T, K, D], ends [N + 1], longest text, causal, dropout, scale -> [T, H, D]."""
+
+class Rows(NamedTuple):
+    """Queries, keys and values of all tokens of some texts, and how they attend to each other."""
+
+    query: Tensor
+    """[T, H, D]."""
+    key: Tensor
+    """[T, K, D]: several heads of the queries may share one of the keys and values."""
+    value: Tensor
+    """[T, K, D]."""
+    ends: Tensor
+    """[N + 1] int32: 0, and the number of tokens up to the end of each text."""
+    longest: int
+    """Tokens of the longest text."""
+    causal: bool
+    dropout: float
+    scale: float | None
+
+    def with_all_heads(self) -> "Rows":
+        """Repeat keys and values for the heads of the queries that share them."""
+        times = self.query.shape[1] // self.key.shape[1]
+        key, value = (tensor.repeat_interleave(times, dim=1) for tensor in (self.key, self.value))
+        return self._replace(key=key, value=value)
 
 
 @dataclass(frozen=True)
@@ -49,11 +70,13 @@ class Packing:
         shown = features["attention_mask"].bool()
         lengths = shown.sum(dim=1)
         ends = functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-        starts = ends[:-1].repeat_interleave(lengths)
+        text_of_token = torch.arange(len(lengths), device=shown.device).repeat_interleave(lengths)
+        starts = ends[text_of_token]
         longest = int(lengths.max()) if len(lengths) else 0
         packed = {key: features[key][shown].unsqueeze(0) for key in tensors - {"attention_mask"}}
         positions = torch.arange(int(ends[-1]), device=shown.device) - starts + self.first_position
-        packed |= {"position_ids": positions.unsqueeze(0)} | dict(
+        # Where tokens belong is said here and not computed by the pooling, which would wait for a GPU.
+        packed |= {"position_ids": positions.unsqueeze(0), "seq_idx": text_of_token.unsqueeze(0)} | dict(
             zip(KEYS, (ends, ends, longest, longest), strict=True)
         )
         return {key: value for key, value in features.items() if key not in tensors} | packed
@@ -94,7 +117,7 @@ def _switch(encoder: Any) -> tuple[Packing | None, str | None]:
     if first.model.config._attn_implementation != NAME:
         return None, None
     if first.model_forward_params is not None:
-        first.model_forward_params |= {*KEYS, "position_ids"}
+        first.model_forward_params |= {*KEYS, "position_ids", "seq_idx"}
     return Packing(first._infer_flatten_position_offset()), before
 
 
@@ -143,75 +166,45 @@ def attention(
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
     q, k, v = (tensor.squeeze(0).transpose(0, 1).to(dtype) for tensor in (query, key, value))
-    out = _kernel(kind, dtype)(q, k, v, ends, more["max_length_q"], causal, dropout, scaling)
+    rows = Rows(q, k, v, ends, longest=more["max_length_q"], causal=causal, dropout=dropout, scale=scaling)
+    out = _kernel(kind, dtype)(rows)
     return out.unsqueeze(0), None
 
 
-def _kernel(kind: str, dtype: torch.dtype) -> Kernel:
+def _kernel(kind: str, dtype: torch.dtype) -> Callable[[Rows], Tensor]:
+    """Return a function that computes the attention [T, H, D] on a type of device."""
     if kind != "cuda" or dtype == torch.float64:
         return _one_by_one
     return _efficient if dtype == torch.float32 else _flash
 
 
-def _flash(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    ends: Tensor,
-    longest: int,
-    causal: bool,
-    dropout: float,
-    scale: float | None,
-) -> Tensor:
+def _flash(rows: Rows) -> Tensor:
     """Compute FlashAttention in half precision, as in `torch.nn.attention.varlen`, which does not support dropout."""
+    query, key, value, ends, longest, causal, dropout, scale = rows
     forward: Any = torch.ops.aten._flash_attention_forward
     out: Tensor = forward(query, key, value, ends, ends, longest, longest, dropout, causal, False, scale=scale)[0]
     return out
 
 
-def _efficient(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    ends: Tensor,
-    longest: int,
-    causal: bool,
-    dropout: float,
-    scale: float | None,
-) -> Tensor:
+def _efficient(rows: Rows) -> Tensor:
     """Compute memory-efficient attention in float32, as in PyTorch's nested tensors."""
-    key, value = _for_each_head(query, key), _for_each_head(query, value)
+    query, key, value, ends, longest, causal, dropout, scale = rows.with_all_heads()
     forward: Any = torch.ops.aten._efficient_attention_forward
-    rows = [tensor.unsqueeze(0) for tensor in (query, key, value)]
-    out: Tensor = forward(*rows, None, ends, ends, longest, longest, dropout, int(causal), True, scale=scale)[0]
+    each = [tensor.unsqueeze(0) for tensor in (query, key, value)]
+    out: Tensor = forward(*each, None, ends, ends, longest, longest, dropout, int(causal), True, scale=scale)[0]
     return out.squeeze(0)
 
 
-def _one_by_one(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    ends: Tensor,
-    longest: int,
-    causal: bool,
-    dropout: float,
-    scale: float | None,
-) -> Tensor:
+def _one_by_one(rows: Rows) -> Tensor:
     """Compute attention text by text, if no kernel supports several texts."""
-    key, value = _for_each_head(query, key), _for_each_head(query, value)
+    query, key, value, ends, _, causal, dropout, scale = rows.with_all_heads()
     lengths: list[int] = ends.diff().tolist()
     parts = (torch.split(tensor.transpose(0, 1), lengths, dim=1) for tensor in (query, key, value))
-    texts = zip(*parts, strict=True)
     found = [
         functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale)
-        for q, k, v in texts
+        for q, k, v in zip(*parts, strict=True)
     ]
     return torch.cat(found, dim=1).transpose(0, 1)
-
-
-def _for_each_head(query: Tensor, shared: Tensor) -> Tensor:
-    """Return keys or values [T, K, D] repeated for the heads of the queries [T, H, D]."""
-    return shared.repeat_interleave(query.shape[1] // shared.shape[1], dim=1)
 
 
 def _agrees(encoder: Any, packing: Packing, precision: torch.dtype | None) -> bool:

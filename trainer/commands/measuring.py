@@ -1,5 +1,6 @@
 """The commands that measure: eval, verify."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,8 @@ def evaluate(
     options = trainer.EvaluateOptions(**given)
     several = (1 + len(options.compare)) * len(data) > 1
     result = trainer.evaluate(model, data, options, progress=console.say if several else lambda words: None)
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first process of torchrun reports for all
     if as_json:
         console.result_json(result.to_json(), indent=2)
     else:

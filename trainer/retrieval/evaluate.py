@@ -21,6 +21,7 @@ from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
 from labelkit.corpora.words import share, words
 from labelkit.pooling.dense_search import Lengths
+from labelkit.pooling.sharing import sharing
 from labelkit.statistics.intervals import UNIT, Estimate, mean_of_means
 from labelkit.statistics.paired import PairedTest, compare
 from labelkit.storage.names import inside
@@ -144,8 +145,11 @@ def evaluate(
     # All data and models are read first, so that a wrong name is reported before any long computation.
     collections = read_collections(data, options.split)
     trusted = options.trust_remote_code
-    contenders = [load_contender(str(name), trust_remote_code=trusted) for name in (model, *options.compare)]
-    return compare_contenders(contenders, collections, options, progress=progress)
+    with sharing() as first:
+        contenders = [load_contender(str(name), trust_remote_code=trusted) for name in (model, *options.compare)]
+        if not first:
+            options, progress = options.model_copy(update={"runs": None}), lambda words: None
+        return compare_contenders(contenders, collections, options, progress=progress)
 
 
 def compare_contenders(

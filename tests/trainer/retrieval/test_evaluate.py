@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -352,3 +355,20 @@ def test_models_and_data_that_cannot_be_used(tmp_path: Path, bag: str, data: Pat
         load_contender(manhattan)
     with pytest.raises(DataError, match=r"splits of .*: test"):
         read_collection(data, "dev")
+
+
+def test_two_processes_share_the_encoding_and_one_reports(tiny_model: Path, beir: Path, tmp_path: Path) -> None:
+    """`torchrun trainer eval` on the real command line; the second time from the cache that the first one filled."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    results = []
+    for name, start in (("one", [sys.executable, "-m"]), ("two", torchrun), ("two", torchrun)):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "LABELKIT_CACHE": str(tmp_path / name)}
+        command = [*start, "trainer", "eval", str(tiny_model), str(beir), "--json", "--runs", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+    one, two, again = results
+    assert one == two == again
+    runs = [next((tmp_path / name).glob("*.run")).read_text().split() for name in ("one", "two")]
+    assert [words for words in runs[0] if "." not in words] == [words for words in runs[1] if "." not in words]
+    assert len(list((tmp_path / "two").rglob("*.npy"))) == 1
