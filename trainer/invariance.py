@@ -39,6 +39,8 @@ PROCESSES = {torch.float64: 1e-12, torch.float32: 1e-6}
 HALF = 1e-5
 """Largest allowed relative error of a log-sum-exp of bfloat16 embeddings with scores in float32."""
 WORDS = 50
+SAME_TOWER: dict[str, Any] = {"same_tower_negatives": True, "false_negative_margin": None}
+"""Settings with negatives of the same tower, which exclude a false-negative margin."""
 """Number of words in the random texts."""
 
 
@@ -372,7 +374,9 @@ def check_processes(
     # The terms of the temperature's gradient cancel; in float32 their rounding alone exceeds the allowed difference.
     learn = dtype == torch.float64
     configs = [
-        settings(name, gradient_cache=cache, learn_temperature=learn) for name in OBJECTIVES for cache in (False, True)
+        settings(name, gradient_cache=cache, learn_temperature=learn, **rules)
+        for name, rules in (*((name, {}) for name in OBJECTIVES), ("lsepair", SAME_TOWER))
+        for cache in (False, True)
     ]
     shared = _on_processes(batches, configs, dtype, processes=processes, backend=backend)
     place = torch.device("cuda:0" if backend == "nccl" else "cpu")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from labelkit.errors import UnknownNameError, UsageError
 from labelkit.options import Options
-from trainer.config.fit_config import IN_A_FILE, OBJECTIVE_NAMES, FitConfig, make_config, read_toml
+from trainer.config.fit_config import IN_A_FILE, OBJECTIVE_NAMES, ONE_POSITIVE, FitConfig, make_config, read_toml
 
 PAPER = ("singlelh", "rand1lh", "jointlh", "summarglh", "lsepair")
 """The five objectives of arXiv 2602.12727."""
@@ -53,9 +53,12 @@ class BakeoffConfig(Options):
         return self
 
     def fit_config(self, regime: str, objective: str, seed: int) -> FitConfig:
-        """Build the settings of one run."""
+        """Build the settings of one run; objectives that choose their positive themselves ignore `positives`."""
         settings = {"objective": objective, "stages": self.regimes[regime], "seed": seed}
-        return make_config(self.fit | settings, {}, f"regime {regime}: ")
+        shared = {
+            name: value for name, value in self.fit.items() if not (name == "positives" and objective in ONE_POSITIVE)
+        }
+        return make_config(shared | settings, {}, f"regime {regime}: ")
 
 
 def read_bakeoff(source: str | None, flags: Mapping[str, Any], fit_flags: Mapping[str, Any]) -> BakeoffConfig:

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from labelkit.pooling.dense_search import SIMILARITIES
 from trainer.objectives.batch import Batch
+from trainer.objectives.masked import joint_lse
 from trainer.objectives.processes import gather_passages
 from trainer.objectives.same_tower import Towers, same_tower_lse
 from trainer.objectives.streaming import Against, hardest, streamed_lse, streamed_softplus
@@ -100,14 +101,15 @@ def contrast(
             ceiling = ceiling + bias.detach()
         mask = _mask(batch, key, against)._replace(ceiling=ceiling, in_batch=rules.in_batch)
         tile = tile or tile_size(queries, len(passages))
-        sharpness = 1 + rules.hardness * torch.as_tensor(temperature).detach() if rules.hardness else 1.0
+        fixed = temperature.detach() if isinstance(temperature, Tensor) else temperature
+        sharpness = 1 + rules.hardness * fixed if rules.hardness else 1.0
         near, far = (queries, passages) if bias is None else _biased(queries, passages, bias)
         found = _AGAINST[against](near, far, mask, tile=tile, sharpness=sharpness)
         neg_lse = found.values
         if rules.same_tower:
             towers = Towers(directions, passages, place, key=key)
             known = _mask(batch, key, "all")._replace(in_batch=rules.in_batch)
-            neg_lse = torch.logaddexp(neg_lse, same_tower_lse(towers, batch, known, temperature=temperature, tile=tile))
+            neg_lse = joint_lse(neg_lse, same_tower_lse(towers, batch, known, temperature=temperature, tile=tile))
         own = (batch.group_mask if against in OUTSIDE else batch.pos_mask).sum()
         others = (len(queries) * len(passages) - own).clamp(min=1)
         return Scores(

@@ -24,7 +24,7 @@ the group, LSE_all = log(exp(A) + sum over G of exp(s)).
 import torch
 from torch import Tensor
 
-from trainer.objectives.masked import masked_lse, softplus
+from trainer.objectives.masked import joint_lse, masked_lse, softplus
 
 
 def lsepair_graded(
@@ -50,8 +50,7 @@ def lsepair_graded(
     gaps = group.scores.unsqueeze(-2) - group.scores.unsqueeze(-1) + log_weight.unsqueeze(-1)
     inside = masked_lse(gaps.flatten(start_dim=1), pairs.flatten(start_dim=1))
     outside = neg_lse + masked_lse(log_weight - group.scores, group.positive)
-    both = torch.stack([inside, outside], dim=-1)
-    return group.where_positive(softplus(masked_lse(both, both > -torch.inf)))
+    return group.where_positive(softplus(joint_lse(inside, outside)))
 
 
 def jointlh_gain(

@@ -14,6 +14,12 @@ def masked_lse(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(some, shown.logsumexp(dim=-1), -torch.inf)
 
 
+def joint_lse(*values: Tensor) -> Tensor:
+    """Combine log-sum-exps over separate sets into one; terms of -inf, also if all are, have a zero gradient."""
+    terms = torch.stack(values, dim=-1)
+    return masked_lse(terms, terms > -torch.inf)
+
+
 def softplus(values: Tensor) -> Tensor:
     """Compute log(1 + exp(x)) of each value; torch's own function turns linear above 20 and is then off by 2e-9."""
     return torch.logaddexp(values, torch.zeros_like(values))

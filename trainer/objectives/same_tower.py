@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.objectives.batch import Batch
-from trainer.objectives.masked import masked_lse
+from trainer.objectives.masked import joint_lse, masked_lse
 from trainer.objectives.processes import gather_passages, gather_rows, process
 from trainer.objectives.streaming import streamed_lse
 from trainer.objectives.tiles import Mask, PositivePairs
@@ -36,7 +36,7 @@ def same_tower_lse(towers: Towers, batch: Batch, mask: Mask, *, temperature: flo
     are the positives of q, d' the passages that are negatives of q; the exponentials are averaged over d.
     """
     of_queries = _query_lse(towers.queries, batch, temperature=temperature, tile=tile)
-    return torch.logaddexp(of_queries, _passage_lse(towers, batch, mask, temperature=temperature, tile=tile))
+    return joint_lse(of_queries, _passage_lse(towers, batch, mask, temperature=temperature, tile=tile))
 
 
 def _query_lse(queries: Tensor, batch: Batch, *, temperature: float | Tensor, tile: int) -> Tensor:
@@ -59,7 +59,8 @@ def _passage_lse(towers: Towers, batch: Batch, mask: Mask, *, temperature: float
     each = Mask(_repeated(mask.excluded, most), _repeated(mask.judged, most), None, mask.in_batch)
     lse = streamed_lse(positives, towers.passages, each, tile=tile, sharpness=1.0).values
     count = batch.pos_mask.sum(dim=-1).clamp(min=1)
-    return masked_lse(lse.reshape(batch.pos_mask.shape), batch.pos_mask) - count.log()
+    lse = lse.reshape(batch.pos_mask.shape)
+    return masked_lse(lse, batch.pos_mask & (lse > -torch.inf)) - count.to(lse.dtype).log()
 
 
 def joined(row: Tensor, key: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:

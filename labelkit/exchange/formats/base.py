@@ -8,6 +8,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -32,13 +33,23 @@ class Written(NamedTuple):
     """Kind of item that the format could not store -> number of items in this dataset."""
 
 
+class ExportedLabel(NamedTuple):
+    """A label as the writers read it."""
+
+    passage_id: str
+    grade: int | None
+    probability: float | None
+    score: float | None
+    """On the scale of the judge."""
+
+
 class LabelledQuery(NamedTuple):
-    """A query with its labels as (passage id, grade, probability), in the dataset's order."""
+    """A query with its labels as (passage id, grade, probability, score), in the dataset's order."""
 
     query_id: str
     query: str
-    positives: list[tuple[str, int | None, float | None]]
-    negatives: list[tuple[str, int | None, float | None]]
+    positives: list[ExportedLabel]
+    negatives: list[ExportedLabel]
     ignored: int
     """Number of ignored passages."""
 
@@ -78,19 +89,37 @@ class View:
 
     def groups(self) -> Iterator[LabelledQuery]:
         """Yield every query with its labels."""
-        suffixes = ("ids", "grades", "probabilities")
+        suffixes = ("ids", "grades", "probabilities", "scores")
         names = [f"{role}_{suffix}" for role in ("positive", "negative") for suffix in suffixes]
-        for batch in self.batches("train", ["query_id", "query", *names, "ignored_ids"]):
-            columns = {name: batch.column(name).to_pylist() for name in ("query_id", "query", *names)}
+        there = set(self._columns("train"))  # datasets of earlier versions have no scores
+        for batch in self.batches(
+            "train", [name for name in ("query_id", "query", *names, "ignored_ids") if name in there]
+        ):
+            columns = {name: batch.column(name).to_pylist() for name in ("query_id", "query", *names) if name in there}
             ignored = batch.column("ignored_ids").value_lengths().to_pylist()
             for row in range(batch.num_rows):
                 sides = [
-                    list(zip(*(columns[f"{role}_{suffix}"][row] for suffix in suffixes), strict=True))
+                    [
+                        ExportedLabel(*values)
+                        for values in zip(
+                            *(columns[f"{role}_{suffix}"][row] for suffix in suffixes[:3]),
+                            columns[f"{role}_scores"][row] if f"{role}_scores" in there else repeat(None),
+                            strict=f"{role}_scores" in there,
+                        )
+                    ]
                     for role in ("positive", "negative")
                 ]
                 yield LabelledQuery(
                     columns["query_id"][row], columns["query"][row], sides[0], negatives=sides[1], ignored=ignored[row]
                 )
+
+    def _columns(self, table: str) -> list[str]:
+        path = self.folder / f"{table}.parquet"
+        try:
+            names: list[str] = pq.read_schema(path.absolute()).names
+        except (OSError, pa.ArrowException) as error:
+            raise ArtifactError(f"{path} cannot be read: {error}") from None
+        return names
 
     def passages(self) -> Iterator[tuple[str, str, str]]:
         """Yield (id, title, text) of every passage of the corpus."""
@@ -143,13 +172,15 @@ class Gathered(NamedTuple):
         """The grade of the pair; without one, 2 for a positive, 0 for a negative, and None for a pair on both sides."""
         return self.grade if self.grade is not None else {"positive": 2, "negative": 0}.get(self.side)
 
-    def as_label(self, passage_id: str, judge: Judge) -> Label:
+    def as_label(self, passage_id: str, judge: Judge, *, probable: bool) -> Label:
+        """Make the label of a pair; `probable` says that the scores of the file are probabilities."""
         return Label(
             passage_id=passage_id,
             grade=self.known_grade,
             source=judge.kind,
             judge_id=judge.judge_id,
-            probability=self.score if self.score is not None and 0 <= self.score <= 1 else None,
+            probability=self.score if probable else None,
+            score=self.score,
         )
 
     def as_judgement(self, query_id: str, passage_id: str, judge: Judge) -> Judgement:
@@ -217,6 +248,9 @@ class Collector:
         """
         if not self._labels:
             raise DataError(f"{where} has no labels")
+        scores = [label.score for labels in self._labels.values() for label in labels.values()]
+        # One score outside 0 to 1 shows that the others are no probabilities either, such as logits of a reranker.
+        probable = all(score is None or 0 <= score <= 1 for score in scores)
         examples, judgements = [], []
         for query_id, text in sorted((self.queries | dict.fromkeys(self._labels.keys() - self.queries.keys())).items()):
             if text is None:
@@ -225,7 +259,7 @@ class Collector:
             for passage_id, label in self._labels.get(query_id, {}).items():
                 if passage_id not in self.passages:
                     raise DataError(f"{where}: passage {passage_id!r} (query {query_id!r}) has no text")
-                sides[label.side].append(label.as_label(passage_id, judge))
+                sides[label.side].append(label.as_label(passage_id, judge, probable=probable))
                 judgements.append(label.as_judgement(query_id, passage_id, judge))
             examples.append(
                 Example(

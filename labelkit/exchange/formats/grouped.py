@@ -60,13 +60,13 @@ def classic_passage(view: View, passage_id: str) -> dict[str, str]:
 
 
 def write_flag_embedding(view: View, folder: Path) -> Written:
-    """Write `train.jsonl` with the texts. If every label has a probability, they become `pos_scores`
-    and `neg_scores`.
+    """Write `train.jsonl` with the texts. If every label has a probability, the probabilities become `pos_scores` and
+    `neg_scores`; else, if every label has a score of its judge, the scores as they are.
     """
     left_out = {"queries without positives": 0, "ignored passages": 0}
-    known = all(p is not None for group in view.groups() for _, _, p in group.positives + group.negatives)
-    if not known:
-        left_out["probabilities, because some labels have none"] = 1
+    written = _written_scores(view)
+    if not written:
+        left_out["probabilities and scores, because some labels have none"] = 1
 
     def row(group: LabelledQuery) -> dict[str, Any]:
         texts = {
@@ -74,14 +74,20 @@ def write_flag_embedding(view: View, folder: Path) -> Written:
             "pos": [view.passage(label[0]).full_text for label in group.positives],
             "neg": [view.passage(label[0]).full_text for label in group.negatives],
         }
-        scores = {
-            "pos_scores": [label[2] for label in group.positives],
-            "neg_scores": [label[2] for label in group.negatives],
-        }
-        return texts | scores if known else texts
+        sides = (("pos_scores", group.positives), ("neg_scores", group.negatives)) if written else ()
+        return texts | {name: [getattr(label, written or "") for label in labels] for name, labels in sides}
 
     rows = map(row, with_positives(view, left_out))
     return Written({"train.jsonl": write_json_lines(folder / "train.jsonl", rows)}, left_out)
+
+
+def _written_scores(view: View) -> str | None:
+    """Choose the field that every label has: probability, else score; None if there is neither."""
+    lacking = {"probability": False, "score": False}
+    for label in (label for group in view.groups() for label in (*group.positives, *group.negatives)):
+        for name in lacking:
+            lacking[name] |= getattr(label, name) is None
+    return next((name for name, some in lacking.items() if not some), None)
 
 
 def with_positives(view: View, left_out: dict[str, int]) -> Iterator[LabelledQuery]:
@@ -127,8 +133,8 @@ def read_tevatron_classic(path: Path, name: str, positive_grade: int) -> Found:
 
 
 def read_flag_embedding(path: Path, name: str, positive_grade: int) -> Found:
-    """Read a JSONL file, or a folder of JSONL files. Scores between 0 and 1 become probabilities; others
-    stay scores.
+    """Read a JSONL file, or a folder of JSONL files. If all scores of the files lie between 0 and
+    1 they are probabilities too; otherwise, such as with the logits of a reranker, they are only kept as scores.
     """
     collector = Collector()
     files = data_files(path)

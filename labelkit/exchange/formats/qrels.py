@@ -41,7 +41,7 @@ def qrels_lines(view: View, style: str, left_out: dict[str, int]) -> Iterator[st
     for group in view.groups():
         query_id = plain(group.query_id)
         left_out["ignored passages"] += group.ignored
-        for passage_id, grade, _ in group.positives + group.negatives:
+        for passage_id, grade, *_ in group.positives + group.negatives:
             if grade is None:
                 left_out["labels without a grade"] += 1
             else:

@@ -74,7 +74,7 @@ def write_lists(view: View, folder: Path) -> Written:
         for group in view.groups():
             left_out["ignored passages"] += group.ignored
             labels = group.positives + group.negatives
-            graded = [(view.passage(name).full_text, float(grade)) for name, grade, _ in labels if grade is not None]
+            graded = [(view.passage(name).full_text, float(grade)) for name, grade, *_ in labels if grade is not None]
             left_out["labels without a grade"] += len(labels) - len(graded)
             if graded:
                 yield {"query": group.query, "docs": [text for text, _ in graded], "labels": [g for _, g in graded]}

@@ -173,7 +173,29 @@ def test_flag_embedding_has_no_scores_where_a_label_has_no_probability(tmp_path)
     examples = [EXAMPLES[0].model_copy(update={"negatives": (label("c", 0, None),)})]
     made = export(make(tmp_path / "dataset", examples), tmp_path / "out", ExportOptions(to="flag-embedding"))
     assert "pos_scores" not in (tmp_path / "out" / "train.jsonl").read_text()
-    assert any(what.startswith("probabilities") for what in made.left_out)
+    assert any(what.startswith("probabilities and scores") for what in made.left_out)
+
+
+def test_raw_scores_of_a_reranker_survive_import_and_export(tmp_path):
+    rows = [
+        {"query": "one", "pos": ["a", "b"], "neg": ["c"], "pos_scores": [5.31, 0.5], "neg_scores": [-11.25]},
+        {"query": "two", "pos": ["b"], "neg": ["a", "c"], "pos_scores": [2.0], "neg_scores": [0.25, 1]},
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_dataset(
+        tmp_path / "train.jsonl", tmp_path / "dataset", ImportOptions(judge="reranker", format="flag-embedding")
+    )
+    first, second = read_dataset(tmp_path / "dataset").examples
+    every = [label for one in (first, second) for label in (*one.positives, *one.negatives)]
+    assert sorted(label.score for label in every) == [-11.25, 0.25, 0.5, 1.0, 2.0, 5.31]
+    assert {label.probability for label in every} == {None}, "0.5 beside 5.31 is a logit and no probability"
+    export(tmp_path / "dataset", tmp_path / "out", ExportOptions(to="flag-embedding"))
+    back = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    scores = {(row["query"], text): score for row in back for side in ("pos", "neg")
+              for text, score in zip(row[side], row[f"{side}_scores"], strict=True)}  # fmt: skip
+    assert scores["one", "a"] == 5.31
+    assert scores["one", "c"] == -11.25
+    assert scores["two", "c"] == 1
 
 
 def test_labelled_lists_carry_the_grades(dataset, tmp_path):

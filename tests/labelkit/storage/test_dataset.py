@@ -31,7 +31,7 @@ def test_examples_survive_the_table(examples):
 
 
 def test_the_columns_are_the_documented_ones():
-    suffixes = ["ids", "grades", "sources", "judges", "weights", "probabilities"]
+    suffixes = ["ids", "grades", "sources", "judges", "weights", "probabilities", "scores"]
     columns = [f"{role}_{suffix}" for role in ("positive", "negative", "ignored") for suffix in suffixes]
     assert examples_to_table([]).column_names == ["query_id", "query", *columns]
 

@@ -120,8 +120,12 @@ def test_the_papers_configurations_run_end_to_end_on_a_stand_in(
 def test_the_papers_settings() -> None:
     nq, marco = (read_bakeoff(name, {}, {}) for name in ("paper-nq.toml", "paper-msmarco.toml"))
     assert len(list(grid(nq))) == 5 * 4 * 3
-    first, second = nq.fit_config("curriculum", "jointlh", 2).stage_configs()
-    assert (first.labels, first.objective, first.epochs, first.batch_size) == ("llm", "jointlh", 40, 64)
+    assert nq.objectives == marco.objectives == ("singlelh", "rand1lh", "jointlh-sum", "summarglh", "lsepair")
+    first, second = nq.fit_config("curriculum", "jointlh-sum", 2).stage_configs()
+    assert (first.labels, first.objective, first.epochs, first.batch_size) == ("llm", "jointlh-sum", 40, 64)
+    assert (first.positives, first.max_query_length) == ("best", 32)
+    assert nq.fit_config("llm", "rand1lh", 0).positives is None
+    assert marco.fit_config("llm", "lsepair", 0).max_query_length == 16
     assert (second.labels, second.epochs, second.seed) == ("human", 1, 2)
     assert (first.learning_rate, first.group_size, first.max_positives) == (1e-5, 8, 4)
     (merged,) = marco.fit_config("merged-20", "lsepair", 0).stage_configs()
