@@ -91,10 +91,10 @@ def run_grid(
 
 
 def refuse_foreign(place: Place, output: Path) -> None:
-    """Raise `ArtifactError` where a folder holds something, but no bake-off: its report would overwrite files there."""
+    """Raise `ArtifactError` if a folder contains files but no bake-off; the report would overwrite files there."""
     results, content = place.path / "results", place.content()
     if content not in ([], [results]) and not (results / f"{UNTRAINED}.json").is_file():
-        raise ArtifactError(f"{output} exists and is no folder of a bake-off; choose another output folder")
+        raise ArtifactError(f"{output} exists and is not the folder of a bake-off; choose another output folder")
 
 
 def grid(config: BakeoffConfig) -> Iterator[BakeoffRun]:
