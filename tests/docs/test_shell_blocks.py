@@ -36,9 +36,16 @@ NOT_EXECUTED = 42
 LANGUAGES = {"sh", "console", "toml", "text", "python"}
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
+
+
+def group_of(app: typer.Typer) -> Any:
+    """The group of an app's commands, which typer types as a single command."""
+    return typer.main.get_command(app)
+
+
 PROGRAMS: dict[str, dict[str, Any]] = {
-    "labelkit": typer.main.get_command(labelkit.commands.app.app).commands,
-    "trainer": typer.main.get_command(trainer.commands.app.app).commands,
+    "labelkit": group_of(labelkit.commands.app.app).commands,
+    "trainer": group_of(trainer.commands.app.app).commands,
 }
 """Program -> command -> the command as typer keeps it."""
 OTHERS = {"export", "pre-commit", "twine"}

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from present import present
 
 REPOSITORY = Path(__file__).parents[2]
 ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -15,8 +16,8 @@ ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf
 def draw_rooms():
     path = REPOSITORY / "docs" / "tools" / "draw_rooms.py"
     spec = importlib.util.spec_from_file_location("draw_rooms", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.util.module_from_spec(present(spec))
+    present(present(spec).loader).exec_module(module)
     return module
 
 
@@ -86,7 +87,7 @@ def test_the_files_to_open_hold_what_the_table_says():
     changes = rows("Ten changes and the file to open")
     assert len(changes) == 10
     for change, file, where in changes:
-        path = re.search(r"`([\w/.]+)`", file)[1]
+        path = present(re.search(r"`([\w/.]+)`", file))[1]
         named = [name for name in re.findall(r"`(\w+)[`(]", where) if not name.islower() or "_" in name]
         text = (REPOSITORY / path).read_text(encoding="utf-8")
         others = [REPOSITORY / name for name in re.findall(r"`([\w/]+\.\w+)`", where)]

@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import powerloss
 import rig
@@ -263,13 +264,18 @@ def budget(work: Path, full: bool) -> Outcome:
     return Outcome(runs, wrong, f"{stopped} runs ended at their cap; at most {most:.0%} of one was billed")
 
 
+def drifting(at: int) -> Callable[[int, dict[str, Any]], str | None]:
+    """The script of a server whose model changes at one of its requests."""
+    return lambda arrived, body: "drift" if arrived >= at else None
+
+
 def drift(work: Path, full: bool) -> Outcome:
     """A model that changes in the middle of a run."""
     times, wrong, most = 20 if full else 2, [], 0
     pool = rig.make_pairs(work, 1000)
     for number in range(times):
         at = random.Random(number).randint(1, 800)
-        server = rig.Server(lambda arrived, body, at=at: "drift" if arrived >= at else None)
+        server = rig.Server(drifting(at))
         try:
             rig.judge(pool, work / f"labels-{number}", server.url)
             wrong.append(f"run {number}: it went on")
@@ -399,7 +405,24 @@ def retry_after(work: Path, full: bool) -> Outcome:
     return Outcome(len(sent), wrong, f"{pairs} pairs in {seconds:.0f} s: our own backoff sends {own} requests, {sent}")
 
 
-COUNTS = (0, 1, -1, -1e6, -(2**63), 1e30, 2**63, 10**400, 0.5, "x", "40", None, float("nan"), float("inf"), [40], {})
+COUNTS: tuple[Any, ...] = (
+    0,
+    1,
+    -1,
+    -1e6,
+    -(2**63),
+    1e30,
+    2**63,
+    10**400,
+    0.5,
+    "x",
+    "40",
+    None,
+    float("nan"),
+    float("inf"),
+    [40],
+    {},
+)
 """Tokens as lying servers state them."""
 
 
@@ -410,7 +433,7 @@ def lying_counts(work: Path, full: bool) -> Outcome:
     for number in range(runs):
         chance = random.Random(f"26 {number}")
 
-        def lie(arrived: int, body: dict, chance: random.Random = chance) -> rig.Sent:
+        def lie(arrived: int, body: dict[str, Any], chance: random.Random = chance) -> rig.Sent:
             usage = {name: chance.choice(COUNTS) for name in ("prompt_tokens", "completion_tokens")}
             whole = rig.completion(body, usage=chance.choice([usage, usage, usage, None, [], "many"]))
             return rig.Sent(json.dumps(whole).encode())
@@ -431,11 +454,28 @@ def lying_counts(work: Path, full: bool) -> Outcome:
     return Outcome(runs, wrong, f"all runs ended at their cap; at most {most:.0%} of one was billed")
 
 
-ODD = (None, True, 0, -1, 7, 1e30, "", "x", "-1", "\ud800", [], [None], {}, {"text": "3"}, [{"type": "thinking"}], [51])
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    7,
+    1e30,
+    "",
+    "x",
+    "-1",
+    "\ud800",
+    [],
+    [None],
+    {},
+    {"text": "3"},
+    [{"type": "thinking"}],
+    [51],
+)
 """Values of a type or form that does not belong there."""
 
 
-def odd_answer(body: dict, chance: random.Random) -> tuple[dict, bool]:
+def odd_answer(body: dict[str, Any], chance: random.Random) -> tuple[dict[str, Any], bool]:
     """The right answer with up to three odd details, and whether its text and its end are as they were."""
     entry = {"token": rig.grade_of(body["messages"]), "logprob": -0.1}
     whole = rig.completion(body, id=chance.random())
@@ -463,7 +503,7 @@ def odd_shapes(work: Path, full: bool) -> Outcome:
     pairs, sent, wrong = 10_000 if full else 500, {}, []
     pool, chance, lock = rig.make_pairs(work, pairs), random.Random(30), threading.Lock()
 
-    def odd(arrived: int, body: dict) -> rig.Sent:
+    def odd(arrived: int, body: dict[str, Any]) -> rig.Sent:
         with lock:
             whole, intact = odd_answer(body, chance)
         content = json.dumps(whole)

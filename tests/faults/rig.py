@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit.engines import client
+from labelkit.engines import Reply, client
 from labelkit.errors import LabelkitError
 from labelkit.judging import annotate as annotation
 from labelkit.judging.budget import Caps
@@ -219,9 +219,10 @@ def run_job(job: Job) -> None:
     handle = os.open(job.acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     append = Journal.append
 
-    def told(self: Journal, replies: Any, charges: Any = ()) -> None:
-        append(self, replies, charges)
+    def told(self: Journal, replies: Any, charges: Any = ()) -> list[Reply]:
+        kept = append(self, replies, charges)
         os.write(handle, "".join(f"{reply.key}\n" for reply in replies).encode())
+        return kept
 
     Journal.append = told  # type: ignore[method-assign]
     sys.stderr = io.StringIO()

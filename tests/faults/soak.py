@@ -10,8 +10,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import promises
+from checks import Outcome
 
 BUILD = Path(__file__).parents[2] / "build"
 
@@ -37,14 +39,14 @@ def main() -> int:
     return int(any(row["violations"] or not row["trials"] for row in rows))
 
 
-def row_of(promise: promises.Promise, *, full: bool) -> dict:
+def row_of(promise: promises.Promise, *, full: bool) -> dict[str, Any]:
     """One promise: its check, then its tests."""
     start = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix=f"soak-{promise.number}-"))
     try:
-        found = promise.check(work, full) if promise.check else promises.Outcome(0, [])
+        found = promise.check(work, full) if promise.check else Outcome(0, [])
     except Exception as error:
-        found = promises.Outcome(1, [f"the check itself failed: {type(error).__name__}: {error}"])
+        found = Outcome(1, [f"the check itself failed: {type(error).__name__}: {error}"])
     tested = promises.run_tests(promise, full)
     shutil.rmtree(work, ignore_errors=True)
     notes = [found.note] + ([f"{tested.trials} tests"] if tested.trials else [])
@@ -58,7 +60,7 @@ def row_of(promise: promises.Promise, *, full: bool) -> dict:
     }
 
 
-def line_of(row: dict) -> str:
+def line_of(row: dict[str, Any]) -> str:
     """A row of the table."""
     cells = (row["promise"], row["what"], row["trials"], len(row["violations"]), row["seconds"], row["note"])
     return "| " + " | ".join(map(str, cells)) + " |"

@@ -95,7 +95,8 @@ def open_page(page: Any, path: Path) -> None:
 def traces(page: Any, trap: Trap) -> list[str]:
     """What a payload left that was run."""
     title = ["title"] if page.run("document.title") == "broken" else []
-    return title + page.dialogs + trap.asked
+    found: list[str] = title + page.dialogs + trap.asked
+    return found
 
 
 def as_page(markdown: str, path: Path) -> Path:
@@ -112,7 +113,9 @@ def front_matter(card: str) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_payload_that_is_taken_for_markup_leaves_a_trace(page, trap, texts, tmp_path, number):
+def test_a_payload_that_is_taken_for_markup_leaves_a_trace(
+    page: Any, trap: Trap, texts: list[str], tmp_path: Path, number: int
+) -> None:
     """Else the tests below would show nothing."""
     open_page(page, as_page(f"{texts[number]}\n\n<b>x</b>", tmp_path / "page.html"))
     found = traces(page, trap) + page.run(FOREIGN.replace("facts", "false"))
@@ -155,7 +158,9 @@ def hostile_dataset(folder: Path, texts: list[str], number: int) -> Path:
             judges=[person, model],
         )
         draft.inputs = {text: "0" * 64}
-        draft.facts = DatasetFacts(**{text: 1, "note": text}, source=Source(licence=text, revision=text))
+        draft.facts = DatasetFacts.model_validate(
+            {text: 1, "note": text, "source": Source(licence=text, revision=text)}
+        )
     finding = {"name": text, "severity": text, "found": 1, "what": text, "cure": text}
     audit = {
         "dataset": file_sha256(folder / "manifest.json"),
@@ -173,7 +178,9 @@ def folder_name(text: str) -> str:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_data_card_is_inert_and_its_metadata_is_what_was_given(inert, texts, tmp_path, number):
+def test_a_data_card_is_inert_and_its_metadata_is_what_was_given(
+    inert: Callable[[Path], None], texts: list[str], tmp_path: Path, number: int
+) -> None:
     text = texts[number]
     dataset = hostile_dataset(tmp_path / folder_name(text), texts, number)
     given = PublishOptions(
@@ -202,7 +209,7 @@ ESTIMATE = {"value": 0.5, "low": 0.1, "high": 0.9}
 
 
 @pytest.mark.parametrize("number", NUMBERS[::4])
-def test_the_report_is_inert(inert, texts, tmp_path, number):
+def test_the_report_is_inert(inert: Callable[[Path], None], texts: list[str], tmp_path: Path, number: int) -> None:
     text = " ".join(texts[number:] + texts[:number])
     dataset = hostile_dataset(tmp_path / folder_name(text), [*texts, text], len(texts))
     where = {"prompt": text, "defence": text}
@@ -227,7 +234,9 @@ def test_the_report_is_inert(inert, texts, tmp_path, number):
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_the_report_of_a_bakeoff_is_inert(inert, texts, tmp_path, number):
+def test_the_report_of_a_bakeoff_is_inert(
+    inert: Callable[[Path], None], texts: list[str], tmp_path: Path, number: int
+) -> None:
     from trainer.bakeoffs.report import write_report
     from trainer.bakeoffs.runner import UNTRAINED, RunResult
 
@@ -251,7 +260,9 @@ def test_the_report_of_a_bakeoff_is_inert(inert, texts, tmp_path, number):
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_the_cards_of_a_model_and_of_an_export_are_inert(inert, texts, tmp_path, number):
+def test_the_cards_of_a_model_and_of_an_export_are_inert(
+    inert: Callable[[Path], None], texts: list[str], tmp_path: Path, number: int
+) -> None:
     from labelkit.statistics.intervals import Estimate
     from labelkit.statistics.paired import PairedTest
     from trainer.config.fit_config import FitConfig
@@ -299,15 +310,15 @@ def reviewed(texts: list[str], tmp_path: Path) -> Iterator[str]:
         draft.write_table("judgements", records_to_table(judged, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
     command = ["review", tmp_path / "labels", "-o", tmp_path / "anna", "--name", texts[0], "--texts", data]
-    command = [sys.executable, "-m", "labelkit", *map(str, command), "--no-browser"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    arguments = [sys.executable, "-m", "labelkit", *map(str, command), "--no-browser"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
         words = process.stderr.readline() if process.stderr else ""
         assert words.startswith("open "), words
         yield words.split()[1]
         process.kill()
 
 
-def test_the_review_page_is_inert(page, trap, texts, reviewed):
+def test_the_review_page_is_inert(page: Any, trap: Trap, texts: list[str], reviewed: str) -> None:
     page.goto(reviewed)
     seen = []
     for _ in texts:

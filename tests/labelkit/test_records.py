@@ -1,12 +1,14 @@
 """The records hold what they promise, and their Arrow schemas hold the records."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from labelkit import records
 from labelkit.records import Judge, Judgement, Label, Passage
 
-PAIR = {"query_id": "q", "passage_id": "p", "judge_id": "j"}
+PAIR: dict[str, Any] = {"query_id": "q", "passage_id": "p", "judge_id": "j"}
 
 
 @pytest.mark.parametrize("fields", [{}, {"grade": 2, "failure": "no label"}])
@@ -32,7 +34,7 @@ def test_records_are_frozen_and_closed():
     with pytest.raises(ValidationError):
         one.text = "y"
     with pytest.raises(ValidationError):
-        Passage(passage_id="p", title="", text="x", colour="red")
+        Passage.model_validate({"passage_id": "p", "title": "", "text": "x", "colour": "red"})
 
 
 @pytest.mark.parametrize(("title", "text", "full"), [("A", "b", "A b"), ("", "b", "b"), ("A", "", "A"), ("", "", "")])
@@ -61,4 +63,4 @@ def test_the_columns_of_a_label_are_its_fields():
 
 def test_a_judge_is_of_a_known_kind():
     with pytest.raises(ValidationError):
-        Judge(judge_id="j", kind="robot", name="r")
+        Judge.model_validate({"judge_id": "j", "kind": "robot", "name": "r"})

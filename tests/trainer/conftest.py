@@ -9,7 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -49,7 +49,9 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     return 0
 
 
-def label(passage_id: str, grade: int | None = 1, source: str = "llm", **fields: Any) -> Label:
+def label(
+    passage_id: str, grade: int | None = 1, source: Literal["human", "llm", "imported"] = "llm", **fields: Any
+) -> Label:
     return Label(passage_id=passage_id, grade=grade, source=source, judge_id="judge", **fields)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from trainer import invariance
 from trainer.objectives import contrast, loss, processes
@@ -108,7 +108,7 @@ def fall_into(rank: int, folder: Path) -> None:
 
 def test_traps_of_gathering_across_processes_are_caught(tmp_path: Path) -> None:
     """1/W, W, local blocks only, wrong ids on padding: each makes two processes differ from one."""
-    multiprocessing.spawn(fall_into, (tmp_path,), nprocs=2)
+    spawn(fall_into, (tmp_path,), nprocs=2)
     found = {name: invariance.CheckResult(*one) for name, one in torch.load(tmp_path / "found.pt").items()}
     alone = invariance.compute(invariance.random_groups(5, 20), invariance.settings("lsepair"), CPU)
     allowed = invariance.PROCESSES[torch.float64]

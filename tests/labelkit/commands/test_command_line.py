@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from present import present
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -262,7 +263,7 @@ def test_ctrl_c_says_how_to_resume(beir, tmp_path):
         text=True,
         env=os.environ,
     )
-    child.stdout.readline()
+    present(child.stdout).readline()
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (130, "stopped; run the same command again to resume\n")

@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from present import present
 
 from labelkit.errors import UsageError
 from labelkit.storage import tables
@@ -79,7 +80,7 @@ def test_a_pattern_reads_no_other_labels(labelkit, beir, pool, tmp_path, monkeyp
     for folder, model in (("lab1", "garbage"), ("lab[1]", "overlap")):
         assert labelkit("annotate", "pool", "-o", folder, "--engine", "scripted", "--model", model).code == 0
     assert labelkit("mix", "--data", "beir", "--llm", "lab[1]", "-o", "made").code == 0
-    ((judge,),) = duckdb.sql("SELECT DISTINCT judge_id FROM 'made/judgements.parquet'").fetchall()
+    ((judge,),) = present(duckdb.sql("SELECT DISTINCT judge_id FROM 'made/judgements.parquet'")).fetchall()
     assert "overlap" in judge
 
 

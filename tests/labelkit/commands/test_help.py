@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -19,7 +20,8 @@ NAMES = ("openai-batch: ", "ray: ", "sentence-transformers ", "vllm: ")
 
 
 def commands(app: typer.Typer) -> list[str]:
-    return sorted(typer.main.get_command(app).commands)
+    group: Any = typer.main.get_command(app)
+    return sorted(group.commands)
 
 
 COMMANDS = [(program, name) for program, app in APPS.items() for name in commands(app)]

@@ -1,6 +1,7 @@
 """Every number that a command takes is checked: NaN, infinity and negative or absurd values are one line."""
 
 import sys
+from typing import Any
 
 import pytest
 import typer
@@ -16,7 +17,8 @@ NEGATIVE = {"--false-negative-margin"}
 def numbers():
     """(program, command, option, kind) of every option that takes a number."""
     for program, module in APPS.items():
-        for name, command in typer.main.get_command(module.app).commands.items():
+        group: Any = typer.main.get_command(module.app)
+        for name, command in group.commands.items():
             for parameter in command.params:
                 kind = {"integer": "int"}.get(found := parameter.type.name.split()[0], found)
                 if kind in ("float", "int"):
@@ -33,7 +35,8 @@ def refused(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def call(program, name, option, value):
-        command = typer.main.get_command(APPS[program].app).commands[name]
+        group: Any = typer.main.get_command(APPS[program].app)
+        command = group.commands[name]
         needed = [f"{max(p.opts, key=len)}=1" for p in command.params if p.required and p.opts[0].startswith("-")]
         given = [one for one in needed if not one.startswith(f"{option}=")]
         arguments = ["x" for p in command.params if p.required and not p.opts[0].startswith("-")]

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from present import present
 
 from labelkit.commands.progress import ProgressBar
 from labelkit.judging.progress import Progress, clock
@@ -85,7 +86,6 @@ def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(labelkit, wide, tmp_path, 
     Slow.answers = 0
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
     server.daemon_threads = True
-    server.handle_error = lambda *arguments: None  # a client that was interrupted is no news
     threading.Thread(target=server.serve_forever, daemon=True).start()
     handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = ["annotate", tmp_path / "wide.pool", "-o", tmp_path / "labels", "--engine", "openai", "--model", "m"]
@@ -111,6 +111,6 @@ def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(labelkit, wide, tmp_path, 
     assert child.returncode == 130, err
     assert "Traceback" not in err
     first, last = err.splitlines()[-2:]
-    judged = int(re.match(r"judged (\d+)/300", first)[1])
+    judged = int(present(re.match(r"judged (\d+)/300", first))[1])
     assert 0 < judged < 300
     assert last == "stopped; run the same command again to resume"

@@ -4,10 +4,12 @@ import json
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pytest
+from present import present
 
 from labelkit.corpora.beir import read_data
 from labelkit.corpora.near_duplicates import NEAR, KnownTexts, jaccard, normalised, shingles, signatures
@@ -174,7 +176,9 @@ def big(overlap, length):
     or not, and are as many times as long.
     """
     queries = {f"q{n}": f"alpha{n} beta{n} gamma{n} delta{n}" for n in range(60)}
-    passages, human, rows = {}, {}, []
+    passages: dict[str, tuple[str, str]] = {}
+    human: dict[str, dict[str, int]] = {}
+    rows: list[Any] = []
     for n in range(60):
         rest = f"text{n} about something{n} else{n} entirely{n}"
         words = queries[f"q{n}"] if overlap else f"alpha{n} x{n} y{n} z{n}"
@@ -284,7 +288,7 @@ def test_an_audit_belongs_to_the_dataset_that_it_saw(labelkit, dataset, write_be
     assert (read_audit(folder), known_leaks(folder)) == (None, 0)
     called = labelkit("audit", folder, "--eval", evaluation, "--json")
     assert called.code == 0, called.err
-    assert json.loads(called.out) == read_audit(folder)["findings"]
+    assert json.loads(called.out) == present(read_audit(folder))["findings"]
     assert known_leaks(folder) == 1
     assert labelkit("verify", folder).code == 0
     audited = (folder / "audit.json").read_text()
@@ -359,7 +363,8 @@ def test_abstracts_are_no_attacks():
     texts = [passage.full_text for passage in read_data(SCIFACT).corpus.values()]
     known = pa.table({"text": texts})  # noqa: F841 (DuckDB finds it by name)
     for pattern in INJECTIONS.values():
-        assert duckdb.sql(f"FROM known WHERE regexp_matches(text, {tables.text(pattern)}, 'is')").fetchall() == []
+        found = duckdb.sql(f"FROM known WHERE regexp_matches(text, {tables.text(pattern)}, 'is')")
+        assert present(found).fetchall() == []
 
 
 @pytest.mark.skipif(not SCIFACT.is_dir(), reason="needs ../shared/data/scifact")

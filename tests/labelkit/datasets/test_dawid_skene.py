@@ -2,6 +2,7 @@
 
 import logging
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from labelkit.datasets.options import MixRules
 RULES = MixRules()
 
 
-def pair(truth: int | None = None, **said: int) -> list[dict]:
+def pair(truth: int | None = None, **said: int) -> list[dict[str, Any]]:
     """The votes of one pair, people first."""
     people = [] if truth is None else [{"judge_id": "people", "kind": "human", "grade": truth}]
     return people + [{"judge_id": name, "kind": "llm", "grade": grade} for name, grade in said.items()]
@@ -39,13 +40,13 @@ def test_a_judge_that_graded_nothing_with_others_tells_nothing():
     assert posterior(pair(a=2), errors, priors, RULES) == pytest.approx(0.25, abs=1e-6), "a grade that it never gave"
 
 
-def by_loops(sample: list[list[dict]], steps: int) -> list[list[float]]:
+def by_loops(sample: list[list[dict[str, Any]]], steps: int) -> list[list[float]]:
     """The same expectation maximisation, pair by pair: probabilities of the four grades of every pair."""
     judges = sorted({vote["judge_id"] for votes in sample for vote in votes if vote["kind"] != "human"})
     said = [{vote["judge_id"]: vote["grade"] for vote in votes if vote["kind"] != "human"} for votes in sample]
     known = [votes[0]["grade"] if votes[0]["kind"] == "human" else None for votes in sample]
 
-    def put(beliefs):
+    def put(beliefs: list[list[float]]) -> list[list[float]]:
         return [
             belief if grade is None else [float(grade == one) for one in range(4)]
             for belief, grade in zip(beliefs, known, strict=True)

@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from present import present
 
 from labelkit.datasets.deciding import decide
 from labelkit.datasets.inputs import register_judges
@@ -316,7 +317,7 @@ def test_slices_of_queries_change_nothing(mixed, monkeypatch):
 def test_every_policy_is_explained(labelkit):
     shown = " ".join(labelkit("mix", "--help").out.split())
     for name, policy in POLICIES.items():
-        assert f"{name}: {policy.__doc__.splitlines()[0]}" in shown
+        assert f"{name}: {present(policy.__doc__).splitlines()[0]}" in shown
 
 
 @pytest.fixture
@@ -469,7 +470,7 @@ def test_licence_and_revision_are_carried(labelkit, beir, tmp_path):
 
     def source(*options):
         assert labelkit(*command, *options).code == 0
-        return read_dataset(tmp_path / "dataset").manifest.facts.source.as_json()
+        return present(read_dataset(tmp_path / "dataset").manifest.facts.source).as_json()
 
     assert source() == {"licence": None, "revision": None}
     assert source("--license", "cc-by-4.0", "--revision", "v1") == {"licence": "cc-by-4.0", "revision": "v1"}

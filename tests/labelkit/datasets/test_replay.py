@@ -10,6 +10,7 @@ from labelkit.datasets.options import ReplayOptions
 from labelkit.datasets.replay import replay
 from labelkit.judging.reading import Reading
 from labelkit.storage import folders
+from labelkit.storage.manifest import document_sha256
 
 READINGS = {
     "graded": Reading(passage_words=4, defences=("strip", "nonce", "second-look")),
@@ -59,7 +60,7 @@ def changed(folder, table, column, change):
     pq.write_table(rows.set_column(rows.column_names.index(column), field, pa.array(cells, field.type)), path)
     document = json.loads((folder / folders.MANIFEST).read_text())
     document["files"][path.name] = folders.file_sha256(path)
-    (folder / folders.MANIFEST).write_text(json.dumps(document | {"sha256": folders.document_sha256(document)}))
+    (folder / folders.MANIFEST).write_text(json.dumps(document | {"sha256": document_sha256(document)}))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
+from present import present
 
 from labelkit.datasets.evidence import find
 from labelkit.datasets.provenance import cuts
@@ -60,7 +61,8 @@ def mixed(labelkit, beir, pool, tmp_path, sent):
 
 def test_every_label_leads_to_what_was_sent_and_what_came_back(mixed, sent, tmp_path):
     asked = dict(sent)
-    replies, checked = {}, set()
+    replies: dict[str, tuple[str, str]] = {}
+    checked: set[str] = set()
     for method in METHODS:
         with Journal(tmp_path / method) as journal:
             replies |= {key: (reply, at) for key, _, reply, _, _, at in journal.records()}
@@ -73,8 +75,8 @@ def test_every_label_leads_to_what_was_sent_and_what_came_back(mixed, sent, tmp_
                 if found.judge.kind == "human":
                     assert (found.prompt, found.exchanges) == (None, [])
                     continue
-                assert found.prompt.encode() == load_prompt(found.judge.prompt_name).content
-                assert found.judgement.cost > 0
+                assert present(found.prompt).encode() == load_prompt(present(found.judge.prompt_name)).content
+                assert present(found.judgement.cost) > 0
                 assert len(found.exchanges) >= (3 if found.judge.method == "binary" else 1)
                 for exchange in found.exchanges:
                     key = exchange.record["key"]

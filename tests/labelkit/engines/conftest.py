@@ -250,7 +250,7 @@ def vllm_server(model: Path, max_model_len: int, log: Path) -> Iterator[str]:
 def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
-            return response.status == 200
+            return bool(response.status == 200)
     except OSError:
         return False
 

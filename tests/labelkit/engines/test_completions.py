@@ -3,10 +3,12 @@
 import json
 import math
 import string
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from present import present
 
 from labelkit.engines import LOWEST, Message, Reply, Request
 from labelkit.engines.completions import EARLY, read_again, read_answer
@@ -24,7 +26,7 @@ def good():
         {"token": str(grade), "logprob": value, "bytes": [48 + grade]} for grade, value in enumerate((-5, -2, -0.2, -3))
     ]
     first = {"token": "2", "logprob": -0.2, "bytes": [50], "top_logprobs": listed}
-    message = {"role": "assistant", "content": "2", "refusal": None, "tool_calls": []}
+    message: dict[str, Any] = {"role": "assistant", "content": "2", "refusal": None, "tool_calls": []}
     choice = {
         "index": 0,
         "message": message,
@@ -54,7 +56,7 @@ def changed(path, value):
 CHOICE = ("choices", 0)
 MESSAGE = (*CHOICE, "message")
 FIRST = (*CHOICE, "logprobs", "content", 0)
-COSTS_A_DETAIL = {
+COSTS_A_DETAIL: dict[str, tuple[tuple[Any, ...], Any, dict[str, Any]]] = {
     "a lone surrogate in the model": (("model",), "served\ud800", {}),
     "a number as model": (("model",), 5, {"model": None}),
     "an empty model": (("model",), "", {"model": None}),
@@ -205,7 +207,8 @@ def test_a_list_of_the_answer_alone_is_no_uniform_distribution():
     assert sum(probs[1:]) <= 1.01e-4
     assert mass == pytest.approx(1)
     entry = whole["choices"][0]["logprobs"]["content"][0]
-    for alternatives in (None, []):
+    nothing: tuple[Any, ...] = (None, [])
+    for alternatives in nothing:
         entry["top_logprobs"] = alternatives
         assert label_probabilities(read(whole).label_logprobs, LABELS)[0] == pytest.approx(probs)
     del entry["top_logprobs"]
@@ -289,19 +292,24 @@ def test_only_cut_withheld_and_broken_answers_are_failures(reason):
     half = read(changed((*CHOICE, "finish_reason"), reason) | {})
     half = half.model_copy(update={"text": "the grade is"})
     assert isinstance(read_label(whole, LABELS), Failure) == (reason in (*WITHHELD, *BROKEN))
-    assert ("cut off" in read_label(half, LABELS).reason) == (reason not in FINISHED)
+    failed = read_label(half, LABELS)
+    assert isinstance(failed, Failure)
+    assert ("cut off" in failed.reason) == (reason not in FINISHED)
 
 
 def test_an_error_in_place_of_an_answer_is_an_error_in_a_batch_too():
-    row = {"custom_id": "k", "response": {"status_code": 200, "body": {"error": {"code": 400, "message": "too long"}}}}
-    assert read_reply(row, REQUEST).error == 'BadRequestError: status 400: {"code": 400, "message": "too long"}'
-    row["response"]["body"]["error"]["code"] = "503"
+    error: dict[str, Any] = {"code": 400, "message": "too long"}
+    row: dict[str, Any] = {"custom_id": "k", "response": {"status_code": 200, "body": {"error": error}}}
+    assert (
+        present(read_reply(row, REQUEST)).error == 'BadRequestError: status 400: {"code": 400, "message": "too long"}'
+    )
+    error["code"] = "503"
     assert read_reply(row, REQUEST) is None
     for status in (0, None, "0", "many", [200]):
         row["response"] = {"status_code": status, "body": good()}
         assert read_reply(row, REQUEST) is None
     row["response"] = {"status_code": "200", "body": good()}
-    assert read_reply(row, REQUEST).text == "2"
+    assert present(read_reply(row, REQUEST)).text == "2"
 
 
 # Any change of a good answer.

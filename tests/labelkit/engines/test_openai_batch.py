@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,10 @@ class BatchServer:
     """Files and batches: every batch ends `polls` looks after it was made; every order and row is in the ledger."""
 
     def __init__(self, completion):
-        self.files, self.batches, self.orders, self.rows = {}, {}, [], []
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, Any] = {}
+        self.orders: list[Any] = []
+        self.rows: list[Any] = []
         self.polls = 1
         self.room = 10**9
         """Requests that may be enqueued."""
@@ -41,9 +45,10 @@ class BatchServer:
                 content = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path == "/v1/files":
                     head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-                    parts = {
+                    parts: dict[Any, Any] = {
                         part.get_param("name", header="Content-Disposition"): part.get_payload(decode=True)
-                        for part in email.message_from_bytes(head + content).get_payload()
+                        for part in email.message_from_bytes(head + content).walk()
+                        if not part.is_multipart()
                     }
                     assert parts["purpose"].strip() == b"batch"
                     self.send({"id": server.keep(parts["file"])})
@@ -223,7 +228,8 @@ def test_lines_that_are_lost_damaged_strange_or_doubled_cost_nobody_else(run, ba
         strange = [b"<html>", b"[1]", b'{"custom_id": 3}', b'{"custom_id": "elsewhere"}', b"[" * 100_000]
         batches.files[batch["output_file_id"]] = b"\n".join([*strange, lines[0], *lines[:-2], lines[-1][:-40]])
 
-    look, damaged = batches.look, []
+    look = batches.look
+    damaged: list[Any] = []
 
     def look_once(batch):
         shown = look(batch)

@@ -3,15 +3,17 @@
 import json
 import math
 import sqlite3
+from typing import Any
 
 import pytest
+from present import present
 
 from labelkit.engines import Message
 from labelkit.engines.tokenizers import FileTokens, most_prompt_tokens
 from labelkit.judging.journal import Journal, reply_of
 from labelkit.storage.labels import read_labels
 
-LIES = {
+LIES: dict[str, Any] = {
     "zeros": {"prompt_tokens": 0, "completion_tokens": 0},
     "ones": {"prompt_tokens": 1, "completion_tokens": 1},
     "a negative prompt": {"prompt_tokens": -1e6, "completion_tokens": 1},
@@ -84,7 +86,7 @@ def test_a_cap_in_dollars_holds_and_every_pair_has_its_cost(annotate, server, An
     outcome = json.loads(called.out)
     judgements, _, _ = read_labels(tmp_path / "labels")
     assert 5 < outcome["usd"] <= 12
-    assert sum(row.cost for row in judgements) == pytest.approx(outcome["usd"])
+    assert sum(present(row.cost) for row in judgements) == pytest.approx(outcome["usd"])
     assert {row.tokens for row in judgements} <= {None, *range(1, 10**6)}
 
 
@@ -116,7 +118,7 @@ def test_counts_that_an_earlier_release_kept_are_no_counts(tmp_path):
     assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("2", None, None)
 
 
-ODD = {
+ODD: dict[str, Any] = {
     "a surrogate in the model": {"model": "served\ud800"},
     "a number as model": {"model": 7},
     "a list as fingerprint": {"system_fingerprint": [1]},

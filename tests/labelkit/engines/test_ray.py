@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def big_pool(tmp_path_factory, write_beir):
     return folder / "pool"
 
 
-def journalled(folder: Path) -> Counter:
+def journalled(folder: Path) -> Counter[str]:
     """Key of a request -> replies to it."""
     try:
         with sqlite3.connect(f"file:{folder / 'journal.sqlite'}?mode=ro", uri=True) as database:
@@ -120,7 +121,7 @@ def test_a_block_that_trips_an_engine_is_judged_row_by_row(ask):
                     raise ZeroDivisionError("a row of no length")
                 yield Reply(key=request.key, text="1")
 
-    engine = Tripping()
+    engine: Any = Tripping()
     replies = {r.key: r for r in answer(engine, [ask("q", name) for name in ("a", "bad", "c")])}
     assert [replies[f"q | {name}"].text for name in ("a", "c")] == ["1", "1"]
     assert replies["q | bad"].error == "ZeroDivisionError: a row of no length"
@@ -133,13 +134,15 @@ class Broken:
 
 
 def test_an_engine_that_cannot_run_is_no_fault_of_a_row(ask):
+    broken: Any = Broken()
     with pytest.raises(EngineError, match="no memory"):
-        answer(Broken(), [ask("q", "a"), ask("q", "b")])
+        answer(broken, [ask("q", "a"), ask("q", "b")])
 
 
 def test_what_stops_an_engine_reaches_the_run_through_a_worker(ask):
     worker = Worker("scripted", Settings("overlap"))
-    worker._engine = Broken()
+    broken: Any = Broken()
+    worker._engine = broken
     assert worker({"request": [pickle.dumps(ask("q", "a"))]}) == {"reply": [""], "stop": ["no memory for the weights"]}
 
 

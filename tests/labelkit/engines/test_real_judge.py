@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+from present import present
 
 from labelkit.pooling.options import PoolOptions
 from labelkit.pooling.pool import make_pool
@@ -88,6 +89,6 @@ def test_vllm_offline_says_what_engine_local_says(local, pool, annotated):
 @pytest.mark.vllm
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_the_vllm_server_says_what_engine_local_says(local, pool, annotated, vllm_server):
-    with vllm_server(Path(JUDGE), MAX_LEN, pool.with_name("server.log")) as url:
+    with vllm_server(Path(present(JUDGE)), MAX_LEN, pool.with_name("server.log")) as url:
         served = annotated(pool, pool.with_name("served"), "--engine", "openai", "--model", JUDGE, "--base-url", url)
     assert_same(local, served)

@@ -12,9 +12,10 @@ import sys
 import time
 from contextlib import closing
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 import pytest
+from present import present
 
 from labelkit.engines import Message, Request, Settings, open_engine
 from labelkit.errors import EngineError, UsageError
@@ -142,7 +143,7 @@ def test_a_crash_of_the_engine_loses_no_reply_and_the_next_run_goes_on(pool, tin
     command = [sys.executable, "-m", "labelkit", "annotate", pool, "-o", folder, *options]
     child = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
     while journalled(folder) < 10:
-        assert child.poll() is None, child.stderr.read()
+        assert child.poll() is None, present(child.stderr).read()
         time.sleep(0.05)
     (engine,) = (one for one in psutil.Process(child.pid).children() if "EngineCore" in one.name())
     engine.kill()
@@ -189,6 +190,6 @@ def test_the_manifest_of_a_judge_names_vllm(offline, pool):
 
     (judge,) = read_labels(pool.with_name("offline"))[1]
     assert judge.engine == "vllm"
-    assert judge.engine_version.startswith("vllm 0.")
+    assert present(judge.engine_version).startswith("vllm 0.")
     assert judge.dtype == "float32"
-    assert json.loads(judge.decoding)["temperature"] == 0
+    assert json.loads(present(judge.decoding))["temperature"] == 0

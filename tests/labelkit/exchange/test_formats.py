@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 import pytest
+from present import present
 
 from labelkit.commands.exchange import FORMAT_NAMES
 from labelkit.errors import DataError, UsageError
@@ -166,7 +167,7 @@ def test_flag_embedding_scores_are_the_probabilities(dataset, tmp_path):
     assert rows[0]["pos_scores"] == [0.5, 0.75]
     assert rows[0]["neg_scores"] == [0.125, 0.25]
     back = read(tmp_path / "out")
-    assert sorted(each.probability for one in back.examples for each in one.positives) == [0.5, 0.5, 0.5, 0.75]
+    assert sorted(present(each.probability) for one in back.examples for each in one.positives) == [0.5, 0.5, 0.5, 0.75]
 
 
 def test_flag_embedding_has_no_scores_where_a_label_has_no_probability(tmp_path):

@@ -1,6 +1,7 @@
 """Grades made elsewhere become judgements of a named judge."""
 
 import pytest
+from present import present
 
 from labelkit.errors import DataError
 from labelkit.exchange.importing import KINDS, import_grades
@@ -12,7 +13,7 @@ def imported(path, target, kind="human", name="somebody"):
     count = import_grades(path, target, ImportOptions(judge=name, kind=kind))
     judgements, (judge,), manifest = read_labels(target)
     assert count == len(judgements) == manifest.rows["judgements"]
-    assert manifest.inputs == {str(path): judge.revision.removeprefix("sha256:")}
+    assert manifest.inputs == {str(path): present(judge.revision).removeprefix("sha256:")}
     return judgements, judge
 
 

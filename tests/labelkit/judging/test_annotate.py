@@ -3,6 +3,7 @@
 import sqlite3
 
 import pytest
+from present import present
 
 from labelkit.engines import EngineFacts
 from labelkit.errors import DataError, UsageError
@@ -31,12 +32,13 @@ def test_grades_scores_and_probabilities_agree(judge, candidates, tmp_path):
     judgements, judges, _ = read_labels(tmp_path / "labels")
     assert judges[0].label_grades == (0, 1, 2, 3)
     for row in judgements:
-        assert sum(row.probs) == pytest.approx(1)
-        assert row.score == pytest.approx(sum(p * grade for p, grade in zip(row.probs, range(4), strict=True)))
-        assert row.probs[row.grade] == max(row.probs)
+        probs = present(row.probs)
+        assert sum(probs) == pytest.approx(1)
+        assert row.score == pytest.approx(sum(p * grade for p, grade in zip(probs, range(4), strict=True)))
+        assert probs[present(row.grade)] == max(probs)
         assert row.label_mass == pytest.approx(1)
-        assert row.tokens > 1
-    by_pair = {(row.query_id, row.passage_id): row.score for row in judgements}
+        assert present(row.tokens) > 1
+    by_pair = {(row.query_id, row.passage_id): present(row.score) for row in judgements}
     assert by_pair["q3", "p2"] > by_pair["q3", "p6"]
 
 
@@ -44,7 +46,7 @@ def test_binary_gives_yes_grade_2_and_no_grade_0(judge, candidates, tmp_path):
     judge(candidates, tmp_path / "labels", method="binary")
     judgements, _, _ = read_labels(tmp_path / "labels")
     assert {row.grade for row in judgements} == {0, 2}
-    assert all((row.score > 0) == (row.grade == 2) for row in judgements)
+    assert all((present(row.score) > 0) == (row.grade == 2) for row in judgements)
 
 
 def test_failures_carry_their_reason_and_are_never_grades(judge, wide, tmp_path):
@@ -53,7 +55,7 @@ def test_failures_carry_their_reason_and_are_never_grades(judge, wide, tmp_path)
     failed = [row for row in judgements if row.failure is not None]
     assert 0 < len(failed) < len(judgements) == outcome.pairs == 300
     assert {row.failure for row in failed} == {"no label in 'I would say 3/10'"}
-    assert all(row.grade is row.score is row.probs is None for row in failed)
+    assert all((row.grade, row.score, row.probs) == (None, None, None) for row in failed)
     assert outcome.failures == {"no label": len(failed)} == manifest.facts.failures
 
 
@@ -109,7 +111,7 @@ def test_long_passages_are_cut_and_counted(judge, write_beir, tmp_path):
     assert judge(pool, tmp_path / "labels").cut_passages == 1
     judgements, _, manifest = read_labels(tmp_path / "labels")
     assert manifest.facts.cut_passages == 1
-    tokens = {row.passage_id: row.tokens for row in judgements}
+    tokens = {row.passage_id: present(row.tokens) for row in judgements}
     assert 400 < tokens["long"] < 420
 
 

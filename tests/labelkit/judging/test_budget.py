@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from present import present
 
 from labelkit.engines import Message, Reply, Request, traits_of
 from labelkit.engines.tokenizers import Words
@@ -107,7 +108,7 @@ def test_a_capped_run_goes_on_with_a_higher_cap_to_the_same_labels(judge, wide, 
     whole = judge(wide, tmp_path / "whole", method=method, prices=tmp_path / "prices.toml")
     assert whole.usd > 0
     judgements, _, _ = read_labels(tmp_path / "whole")
-    assert sum(row.cost for row in judgements) == pytest.approx(whole.usd)
+    assert sum(present(row.cost) for row in judgements) == pytest.approx(whole.usd)
     spent = []
     for share in (0.3, 0.6, 50):
         caps = Caps(tokens=int(share * whole.tokens))
@@ -147,7 +148,8 @@ KILLS = 3
 def test_a_cap_holds_under_faults_and_kills(labelkit, wide, tmp_path):
     """The server bills every request that reaches it at its largest, also those that it fails or drops."""
     chance, lock = random.Random(5), threading.Lock()
-    billed, arrived, child = [0], [0], [None]
+    billed, arrived = [0], [0]
+    child: list[subprocess.Popen[bytes]] = []
     cap, kill_at = 60_000, [25, 60, 10**9]
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -162,7 +164,7 @@ def test_a_cap_holds_under_faults_and_kills(labelkit, wide, tmp_path):
                 arrived[0] += 1
                 if arrived[0] == kill_at[0]:
                     kill_at.pop(0)
-                    child[0].send_signal(signal.SIGKILL)
+                    child[-1].send_signal(signal.SIGKILL)
             if draw < 0.1:
                 self.close_connection = True
                 return
@@ -200,9 +202,9 @@ def test_a_cap_holds_under_faults_and_kills(labelkit, wide, tmp_path):
     command += ["--max-tokens", str(cap), "--concurrency", "4"]
     codes = []
     for _ in range(KILLS):
-        child[0] = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ, stderr=subprocess.PIPE)
-        child[0].communicate(timeout=60)
-        codes.append(child[0].returncode)
+        child.append(subprocess.Popen(command, cwd=REPOSITORY, env=os.environ, stderr=subprocess.PIPE))
+        child[-1].communicate(timeout=60)
+        codes.append(child[-1].returncode)
     listener.shutdown()
     assert codes[:2] == [-signal.SIGKILL] * 2
     assert codes[2] == 1

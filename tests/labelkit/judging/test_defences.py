@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from present import present
 
 from labelkit.engines import Message
 from labelkit.engines.tokenizers import Words
@@ -153,7 +154,7 @@ def test_the_defences_of_a_run_are_in_its_provenance(labelkit, beir, pool, tmp_p
     for name, option, value in (("voted", "--votes", "2"), ("listed", "--method", "relsel")):
         assert labelkit(*command, "-o", tmp_path / name, option, value).code == 0
     decoding = {
-        name: json.loads(read_labels(tmp_path / name)[1][0].decoding)
+        name: json.loads(present(read_labels(tmp_path / name)[1][0].decoding))
         for name in ("default", "bare", "full", "voted", "listed")
     }
     assert decoding["default"]["defences"] == ["strip", "second-look"]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from present import present
 
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
@@ -40,7 +41,7 @@ with Journal(Path(sys.argv[1])):
 """
 
 
-def start(script: str, *arguments: object) -> subprocess.Popen:
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
@@ -69,17 +70,17 @@ def test_a_killed_writer_loses_no_acknowledged_reply(tmp_path):
     printed: set[str] = set()
     for run in range(6):
         child = start(APPENDER, tmp_path, run)
-        seen = [child.stdout.readline().strip() for _ in range(chance.randint(1, 200))]
+        seen = [present(child.stdout).readline().strip() for _ in range(chance.randint(1, 200))]
         time.sleep(chance.random() / 50)
         child.send_signal(signal.SIGKILL)
-        seen += child.stdout.read().split()
+        seen += present(child.stdout).read().split()
         assert child.wait() == -signal.SIGKILL
         printed |= set(seen)
     with Journal(tmp_path) as journal:
         kept = {key: journal.reply(key) for key in journal.answered()}
     assert printed <= set(kept)
     assert len(kept) <= len(printed) + 6
-    assert all(reply.text == f"answer to {key}" for key, reply in kept.items())
+    assert all(present(reply).text == f"answer to {key}" for key, reply in kept.items())
 
 
 def test_what_was_appended_is_read_again(tmp_path):
@@ -95,7 +96,7 @@ def test_the_last_reply_of_a_key_counts_and_the_first_is_kept(tmp_path):
     append(tmp_path, "k", text="1")
     append(tmp_path, "k", text="3")
     with Journal(tmp_path) as journal:
-        assert journal.reply("k").text == "3"
+        assert present(journal.reply("k")).text == "3"
     rows = sqlite3.connect(tmp_path / FILE).execute("SELECT attempt FROM replies ORDER BY attempt").fetchall()
     assert rows == [(1,), (2,)]
 
@@ -177,7 +178,7 @@ def test_a_journal_with_destroyed_pages_is_refused_in_one_line(tmp_path):
 def test_a_second_process_is_refused_fast_and_learns_who_holds(tmp_path):
     child = start(HOLDER, tmp_path)
     try:
-        assert child.stdout.readline() == "held\n"
+        assert present(child.stdout).readline() == "held\n"
         # The holder holds on for a minute: whoever waited for it would get the lock.
         with pytest.raises(JournalError, match=rf"process {child.pid}\b"):
             keys(tmp_path)
@@ -188,7 +189,7 @@ def test_a_second_process_is_refused_fast_and_learns_who_holds(tmp_path):
 
 def test_the_lock_of_a_killed_holder_is_free(tmp_path):
     child = start(HOLDER, tmp_path)
-    assert child.stdout.readline() == "held\n"
+    assert present(child.stdout).readline() == "held\n"
     child.kill()
     child.wait()
     assert keys(tmp_path) == set()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from present import present
 
 from labelkit.engines import Reply
 from labelkit.errors import UsageError
@@ -160,7 +161,7 @@ def test_permutations_keep_a_ballot_an_order(judge, wide, tmp_path):
     more = judge(wide, labels, method="relsel", reading=Reading(permutations=3))
     assert (one.asked, more.asked) == (10, 20)  # the first order is known
     judgements, judges, _ = read_labels(labels)
-    (joined,) = [found.judge_id for found in judges if '"permutations":3' in found.decoding]
+    (joined,) = [found.judge_id for found in judges if '"permutations":3' in present(found.decoding)]
     ballots = [Judgement(**row) for row in folders.read_table(labels, "ballots").to_pylist()]
     assert len(ballots) == 900
     assert {row.judge_id for row in ballots} == {joined}
@@ -169,8 +170,8 @@ def test_permutations_keep_a_ballot_an_order(judge, wide, tmp_path):
         if row.judge_id == joined:
             mine = [vote for vote in ballots if (vote.query_id, vote.passage_id) == (row.query_id, row.passage_id)]
             assert [vote.permutation_seed for vote in mine] == [0, 1, 2]
-            assert row.grade == sorted(vote.grade for vote in mine)[1]
-            assert row.score == pytest.approx(sum(vote.grade for vote in mine) / 3)
+            assert row.grade == sorted(present(vote.grade) for vote in mine)[1]
+            assert row.score == pytest.approx(sum(present(vote.grade) for vote in mine) / 3)
             assert row.position is None
 
 
@@ -179,7 +180,7 @@ def test_votes_are_drawn_and_shared_out(judge, wide, tmp_path):
     judgements, (found,), _ = read_labels(tmp_path / "labels")
     ballots = folders.read_table(tmp_path / "labels", "ballots").to_pylist()
     assert (outcome.pairs, outcome.asked, len(ballots), len(judgements)) == (40, 200, 200, 40)
-    assert '"temperature":1.0,"votes":5' in found.decoding
+    assert '"temperature":1.0,"votes":5' in present(found.decoding)
     assert len({row["grade"] for row in ballots}) > 1
     again = judge(wide, tmp_path / "labels", method="graded", limit=40, reading=Reading(votes=5))
     assert (again.asked, again.known) == (0, 40)
@@ -201,7 +202,7 @@ def test_a_pool_larger_than_the_context_is_judged_in_windows(judge, wide, tmp_pa
     mine = [row for row in judgements if row.query_id == "q0"]
     assert len(mine) == 30
     assert len({row.reply_ref for row in mine}) == windows_a_query
-    assert max(row.position for row in mine) <= 30 // windows_a_query + 1
+    assert max(present(row.position) for row in mine) <= 30 // windows_a_query + 1
 
 
 def test_windows_are_as_few_as_fit_and_nearly_equal():

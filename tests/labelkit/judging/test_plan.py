@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from present import present
 
 from labelkit.errors import DataError, UsageError
 from labelkit.judging.options import PlanOptions
@@ -24,7 +25,7 @@ def test_calls_and_tokens_are_those_of_the_run(judge, wide, tmp_path, method):
     assert (made.pairs, made.calls, made.most_calls) == (300, 300, 300) == (outcome.pairs, outcome.asked, outcome.asked)
     judgements, _, _ = read_labels(tmp_path / "labels")
     # The scripted judge counts the words of the last turn alone.
-    system = made.prompt_tokens - (sum(row.tokens for row in judgements) - 300)
+    system = made.prompt_tokens - (sum(present(row.tokens) for row in judgements) - 300)
     assert system % 300 == 0
     assert made.prompt_tokens == made.most_prompt_tokens
 
@@ -139,8 +140,8 @@ def test_the_command_says_what_is_unknown(labelkit, pool):
 def test_the_batch_api_has_its_share(tmp_path):
     file = tmp_path / "prices.toml"
     file.write_text('["m/x"]\nprompt = 2\ncompletion = 8\nbatch = 0.5\n')
-    assert price_of("m/x", file, batch=False).usd(1_000_000, 500_000) == 6
-    assert price_of("m/x", file, batch=True).usd(1_000_000, 500_000) == 3
+    assert present(price_of("m/x", file, batch=False)).usd(1_000_000, 500_000) == 6
+    assert present(price_of("m/x", file, batch=True)).usd(1_000_000, 500_000) == 3
     assert price_of("other", file, batch=False) is None
     assert price_of("gpt-4o-mini", None, batch=False) is not None
 

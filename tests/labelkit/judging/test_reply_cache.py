@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_whatever_decides_a_reply_is_part_of_its_key(judge, candidates, tmp_path
     prompt.write_text(shipped_prompts()["graded"].read_text() + "# a comment\n")
     cache = tmp_path / "cache"
     pairs = judge(candidates, tmp_path / "labels0", cache=cache).asked
-    changed = [
+    changed: list[dict[str, Any]] = [
         {"model": "garbage"},
         {"method": "binary"},
         {"prompt": str(prompt)},

@@ -88,7 +88,7 @@ def test_with_the_flag_the_code_of_a_model_runs(tmp_path, proof):
 def test_safetensors_beside_a_pickle_are_read_instead(tmp_path, proof):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
     base = tmp_path / "base"
     base.mkdir()

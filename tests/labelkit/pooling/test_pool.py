@@ -1,6 +1,7 @@
 """Pools: every source with its ranks, fusion as by hand, people's positives always kept."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ def encoder(tmp_path_factory):
 
 def pooled(beir, tmp_path, split=None, **recipe):
     made = make_pool(beir, tmp_path / "made", PoolOptions(split=split, **{"bm25": 0, **recipe}))
-    by_query = {}
+    by_query: dict[str, dict[str, Any]] = {}
     for candidate in made.candidates:
         by_query.setdefault(candidate.query_id, {})[candidate.passage_id] = candidate.sources
     return by_query

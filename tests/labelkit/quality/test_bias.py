@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from present import present
 
 from labelkit.corpora.beir import Data
 from labelkit.errors import UsageError
@@ -36,9 +37,9 @@ def world(rule, authors=None):
 
 def slope(name, rule, authors=None):
     rater, material = world(rule, authors)
-    found = effect(rater, name, material)
+    found = present(effect(rater, name, material))
     deviation = np.std([row.score for row in rater.judgements.values()])
-    return found.slope.value * deviation, found
+    return present(found.slope.value) * deviation, found
 
 
 def test_a_judge_that_sees_relevance_alone_has_no_bias():
@@ -66,8 +67,10 @@ def test_a_property_of_good_passages_is_no_bias_between_equals():
         for pid, passage in material.data.corpus.items()
     }
     data = material.data._replace(corpus=longer)
-    assert abs(effect(rater, "length", material._replace(data=data)).slope.value) < 0.1
-    assert effect(rater, "length", material._replace(data=data, grades={})).slope.value > 0.3
+    same = present(effect(rater, "length", material._replace(data=data)))
+    ungraded = present(effect(rater, "length", material._replace(data=data, grades={})))
+    assert abs(present(same.slope.value)) < 0.1
+    assert present(ungraded.slope.value) > 0.3
 
 
 def test_self_preference_needs_known_authors():
@@ -104,19 +107,19 @@ def ballots(rule, orders=3):
 
 def test_a_judge_that_takes_the_first_places_is_seen():
     rater, rows = ballots(lambda pid, place: place <= 3)
-    found = effect_of_place(rater, rows, {})
-    assert found.slope.high < -1
-    shares = [one["relevant"] for one in consistency(rater, rows).by_place]
+    found, agreed = present(effect_of_place(rater, rows, {})), present(consistency(rater, rows))
+    assert present(found.slope.high) < -1
+    shares = [one["relevant"] for one in agreed.by_place]
     assert (shares[0], shares[-1]) == (1, 0)
-    assert consistency(rater, rows).same.value < 0.75
+    assert present(agreed.same.value) < 0.75
 
 
 def test_a_judge_that_does_not_look_at_places_is_consistent():
     rater, rows = ballots(lambda pid, place: pid < 4)
-    same = consistency(rater, rows).same
+    same = present(consistency(rater, rows)).same
     assert (same.value, same.high) == (1, 1)
-    assert 0 < same.low < 1, "Clopper and Pearson's interval"
-    assert effect_of_place(rater, rows, {}).slope.value == pytest.approx(0, abs=1e-9)
+    assert 0 < present(same.low) < 1, "Clopper and Pearson's interval"
+    assert present(effect_of_place(rater, rows, {})).slope.value == pytest.approx(0, abs=1e-9)
     assert consistency(rater, []) is None
 
 

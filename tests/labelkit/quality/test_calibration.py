@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from present import present
 from sklearn.metrics import brier_score_loss, log_loss
 
 from labelkit.errors import DataError
@@ -198,7 +199,7 @@ def test_the_command_writes_reads_and_applies(labelkit, judged, tmp_path):
     judgements, (judge,), _ = read_labels(tmp_path / "new")
     assert len(judgements) == 144
     assert judge.label_grades == (0, 1, 2, 3)
-    assert all(math.isclose(sum(row.probs), 1, abs_tol=1e-9) for row in judgements)
+    assert all(math.isclose(sum(present(row.probs)), 1, abs_tol=1e-9) for row in judgements)
     agreed = json.loads(labelkit("agree", tmp_path / "new", "--human", human, "--json").out)
     raw = json.loads(labelkit("agree", labels, "--human", human, "--json").out)
     kappas = [found["comparisons"][0]["figures"]["kappa"]["value"] for found in (raw, agreed)]
@@ -294,7 +295,7 @@ def test_a_selection_is_a_pool_that_another_judge_grades(labelkit, judged, write
     again = ("annotate", tmp_path / "chosen", "-o", tmp_path / "more", "--engine", "scripted", "--model", "overlap")
     assert labelkit(*again, "--method", "binary").code == 0
     assert {row.query_id for row in read_labels(tmp_path / "more")[0]}.isdisjoint({"q0"})
-    command = ("calibrate", labels, "--human", human, "--data", beir, "-o", tmp_path / "c.json")
-    assert labelkit(*command, "--selection", tmp_path / "chosen").code == 0
+    calibrate = ("calibrate", labels, "--human", human, "--data", beir, "-o", tmp_path / "c.json")
+    assert labelkit(*calibrate, "--selection", tmp_path / "chosen").code == 0
     assert read_calibration(tmp_path / "c.json").report["estimate"]["labelled"] == 20
     assert labelkit(*command, "--selection", pool).code == 1

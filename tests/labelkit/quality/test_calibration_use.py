@@ -35,7 +35,8 @@ def graded(labelkit, write_qrels, tmp_path):
         grades = write_qrels(tmp_path / f"{folder}.tsv", {query: noisy[query] for query in queries})
         called = labelkit("import", grades, "-o", tmp_path / folder, "--judge", judge, "--kind", kind)
         assert called.code == 0, called.err
-        return tmp_path / folder
+        made: Path = tmp_path / folder
+        return made
 
     return write_qrels(tmp_path / "human.tsv", human), imported
 
@@ -145,8 +146,8 @@ def test_a_real_judge_is_not_harmed_on_queries_that_nobody_labelled(labelkit, tm
     file = tmp_path / "c.json"
     assert labelkit("calibrate", tmp_path / "seen", "--human", tmp_path / "human.seen.tsv", "-o", file).code == 0
     assert labelkit("calibrate", tmp_path / "new", "--apply", file, "-o", tmp_path / "done").code == 0
-    command = ("agree", tmp_path / "new", tmp_path / "done", "--human", tmp_path / "human.new.tsv", "--json")
-    before, after = json.loads(labelkit(*command).out)["comparisons"][:2]
+    agree = ("agree", tmp_path / "new", tmp_path / "done", "--human", tmp_path / "human.new.tsv", "--json")
+    before, after = json.loads(labelkit(*agree).out)["comparisons"][:2]
     assert after["judge"] == "llama"
     assert after["figures"]["kappa"]["value"] >= before["figures"]["kappa"]["value"] - 1e-9
     assert all(sum(row[grade] for row in after["confusion"]) > 0 for grade in range(4))

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from present import present
 
 from labelkit.errors import UsageError
 from labelkit.judging.journal import Journal
@@ -12,7 +13,7 @@ from labelkit.quality.cascade import cascade
 from labelkit.quality.options import CascadeOptions
 from labelkit.storage.labels import read_labels
 
-CHEAP = AnnotateOptions(model="overlap", engine="scripted", method="binary", defence="none")
+CHEAP = AnnotateOptions(model="overlap", engine="scripted", method="binary", defence=("none",))
 """The scripted judge with yes and no."""
 STRONG = CascadeOptions(model="overlap", method="graded")
 """The same with four grades."""
@@ -28,8 +29,8 @@ def test_every_pair_has_one_judgement_and_the_unsure_ones_are_the_strong_judge_s
     assert len(by_strong) == found.strong_pairs == round(0.2 * found.pairs)
     assert found.saved == pytest.approx(0.8, abs=0.01)
     cheap = {(row.query_id, row.passage_id): row for row in read_labels(tmp_path / "labels.cheap")[0]}
-    sure = [abs(row.probs[1] - 0.5) for pair, row in cheap.items() if pair not in by_strong]
-    unsure = sorted(abs(cheap[pair].probs[1] - 0.5) for pair in by_strong)
+    sure = [abs(present(row.probs)[1] - 0.5) for pair, row in cheap.items() if pair not in by_strong]
+    unsure = sorted(abs(present(cheap[pair].probs)[1] - 0.5) for pair in by_strong)
     # Three quarters of the strong judge's share are the least sure pairs, the rest is random.
     assert unsure[len(unsure) * 3 // 4 - 1] <= min(sure) + 1e-9
     assert found.compared == round(0.25 * found.strong_pairs)

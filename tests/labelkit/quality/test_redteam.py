@@ -2,6 +2,7 @@
 
 import base64
 import json
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ def test_a_listwise_window_differs_in_the_attacked_passage_alone(labelkit, grade
     human = ("--human", graded / "qrels" / "test.tsv", "--pairs", "12")
     called = labelkit("redteam", graded, *human, "-o", tmp_path / "out", *options, *attacks)
     assert called.code == 0, called.err
-    shown = {}
+    shown: dict[str, Any] = {}
     for row in read_labels(tmp_path / "out" / "relsel.none")[0]:
         shown.setdefault(row.query_id, {})[row.position] = row.passage_id
     places = set()

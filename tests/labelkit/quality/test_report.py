@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from present import present
 
 from labelkit.statistics.charts import Interval, bars, curve, grid, intervals
 
@@ -16,12 +17,15 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.open, self.ids, self.links, self.words = [], set(), [], []
+        self.open: list[str] = []
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.words: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
-        self.ids.add(given.get("id"))
+        self.ids |= {value for name, value in given.items() if name == "id" and value}
         self.links += [value for name, value in given.items() if name in ("href", "src", "srcset", "action")]
         if tag not in VOID:
             self.open.append(tag)
@@ -133,10 +137,10 @@ def test_charts_draw_what_they_are_given():
     assert heights[1] == pytest.approx(4 * heights[0], abs=0.1)
     assert "a &lt; b" in drawn
     whiskers = intervals([Interval("x", 0.5, 0.0, 1.0), Interval("y", None, None, None)], 0, 1, "t")
-    start, end = map(float, re.search(r'class="whisker" x1="([\d.]+)".*? x2="([\d.]+)"', whiskers).groups())
-    middle = float(re.search(r'class="dot s0" cx="([\d.]+)"', whiskers)[1])
+    start, end = map(float, present(re.search(r'class="whisker" x1="([\d.]+)".*? x2="([\d.]+)"', whiskers)).groups())
+    middle = float(present(re.search(r'class="dot s0" cx="([\d.]+)"', whiskers))[1])
     assert middle == pytest.approx((start + end) / 2, abs=0.1)
     assert "undefined" in whiskers
     assert grid(["a"], ["b", "c"], [[1, None]], "t", "share").count("<rect") == 1
     line = curve({"one": [(0, 0), (1, 1)]}, "x", "y", "t", diagonal=True)
-    assert len(re.search(r'points="([^"]+)"', line)[1].split()) == 2
+    assert len(present(re.search(r'points="([^"]+)"', line))[1].split()) == 2

@@ -11,6 +11,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from present import present
 
 from labelkit.exchange.importing import import_grades
 from labelkit.exchange.options import ImportOptions
@@ -65,12 +66,12 @@ class Session:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.words = ""
         while not self.words.startswith("open "):
-            self.words = self.process.stderr.readline()
+            self.words = present(self.process.stderr).readline()
             assert self.words, "it ended"
         self.url = self.words.split()[1]
 
     def end(self) -> str:
-        words = self.process.stderr.read()
+        words = present(self.process.stderr).read()
         assert self.process.wait(30) == 0, words
         return words
 
@@ -101,7 +102,7 @@ def start(data: Path, labels: Path, tmp_path: Path) -> Iterator[Callable[..., Se
     for session in running:
         session.process.kill()
         session.process.wait()
-        session.process.stderr.close()
+        present(session.process.stderr).close()
 
 
 def grades(folder: Path) -> dict[tuple[str, str], int | None]:
@@ -131,9 +132,9 @@ def test_pairs_are_graded_by_keyboard_and_become_human_judgements(start, page, t
     page.wait("document.body.innerText.includes('4 graded pairs are saved')")
     assert "4 pairs graded by anna" in session.end()
     judgements, (judge,), manifest = read_labels(tmp_path / "anna")
-    assert sorted(row.grade for row in judgements) == [0, 1, 2, 3]
+    assert sorted(present(row.grade) for row in judgements) == [0, 1, 2, 3]
     assert (judge.kind, judge.name, judge.prompt_name) == ("human", "anna", "graded")
-    assert manifest.facts.review.as_json() == {"by": "random", "seed": 0, "pairs": 4, "of": 8}
+    assert present(manifest.facts.review).as_json() == {"by": "random", "seed": 0, "pairs": 4, "of": 8}
     assert all(url.startswith(session.url) for url in page.requests)
     assert len(page.requests) > 5
 
@@ -214,7 +215,7 @@ def test_a_killed_session_goes_on_with_every_grade(start, tmp_path):
     again.ask("pair/0/grade", {"grade": "3"})
     again.ask("finish", {})
     again.end()
-    assert sorted(grades(tmp_path / "anna").values()) == [1, 2, 3]
+    assert sorted(map(present, grades(tmp_path / "anna").values())) == [1, 2, 3]
 
 
 def test_strangers_are_not_answered(start):

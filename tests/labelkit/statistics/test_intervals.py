@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from present import present
 from scipy import stats
 
 from labelkit.statistics.intervals import (
@@ -64,15 +65,16 @@ def test_groups_of_unequal_size_are_weighted_by_busing():
     """150 queries in 100 groups: without correction the pairs of queries would count as single ones."""
     source = np.random.default_rng(5)
     errors = [standard_error(mean_under(source.normal(size=150)), 150) for _ in range(200)]
-    assert np.mean(np.square(errors)) == pytest.approx(1 / 150, rel=0.05)
+    assert np.mean(np.square(list(map(present, errors)))) == pytest.approx(1 / 150, rel=0.05)
 
 
 def test_an_interval_stays_within_the_bounds_of_its_figure():
     values = np.array([1.0] * 7 + [0.6])
     plain, bounded = estimate(mean_under(values), 8), estimate(mean_under(values), 8, UNIT)
-    assert plain.high > 1 > bounded.high > bounded.value > bounded.low > 0
+    assert present(plain.high) > 1 > present(bounded.high)
+    assert present(bounded.high) > present(bounded.value) > present(bounded.low) > 0
     positive = estimate(mean_under(np.array([0.0, 0.0, 0.1, 2.0])), 4, POSITIVE)
-    assert 0 < positive.low < positive.value < positive.high
+    assert 0 < present(positive.low) < present(positive.value) < present(positive.high)
 
 
 def test_a_bounded_interval_by_hand():
@@ -85,7 +87,7 @@ def test_a_bounded_interval_by_hand():
     half = stats.t.ppf(0.975, 9) * 0.1 / 2
     assert t_interval(2.0, 0.1, 9, POSITIVE)[1:] == pytest.approx([2 * math.exp(-half), 2 * math.exp(half)])
     assert t_interval(1.0, 0.1, 9, UNIT)[1:] == pytest.approx([1 - stats.t.ppf(0.975, 9) * 0.1, 1.0])
-    assert t_interval(1e-300, 1e-5, 9, UNIT).low >= 0
+    assert present(t_interval(1e-300, 1e-5, 9, UNIT).low) >= 0
 
 
 def test_no_interval_where_the_data_do_not_say_how_much_a_figure_varies():
@@ -107,7 +109,8 @@ def test_a_share_of_nothing_or_everything_has_an_interval_over_queries():
     assert share([], []) == (None, None, None)
     found = share(["a", "b", "a", "c"], [True, False, False, True])
     assert found == rate([1, 0, 1], [2, 1, 1])
-    assert found.low < found.value == 0.5 < found.high
+    assert found.value == 0.5
+    assert present(found.low) < 0.5 < present(found.high)
 
 
 def test_an_average_of_two_collections_has_the_interval_of_a_mean_of_means():
@@ -116,7 +119,7 @@ def test_an_average_of_two_collections_has_the_interval_of_a_mean_of_means():
     error = math.sqrt(large.var(ddof=1) / 400 + small.var(ddof=1) / 100) / 2
     assert found.value == 0.5
     # Welch and Satterthwaite: mostly the small collection's 99 degrees of freedom.
-    assert found.high - found.low == pytest.approx(2 * stats.t.ppf(0.975, 153) * error, rel=0.002)
+    assert present(found.high) - present(found.low) == pytest.approx(2 * stats.t.ppf(0.975, 153) * error, rel=0.002)
 
 
 def test_welch_s_degrees_of_freedom_are_scipy_s():
@@ -129,8 +132,8 @@ def test_welch_s_degrees_of_freedom_are_scipy_s():
 def test_few_queries_are_said():
     assert few_queries(0) is None
     assert few_queries(FEW_QUERIES) is None
-    assert few_queries(1).startswith("1 query has no interval")
-    assert few_queries(5).startswith("5 queries are few: figures over fewer than 10 queries say little")
+    assert present(few_queries(1)).startswith("1 query has no interval")
+    assert present(few_queries(5)).startswith("5 queries are few: figures over fewer than 10 queries say little")
 
 
 def test_an_estimate_is_written_with_its_interval():

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from present import present
 from scipy import stats
 
 from labelkit.statistics import simultaneous
@@ -49,17 +50,19 @@ def test_seeds_that_differ_widen_the_interval():
     source = np.random.default_rng(4)
     calm, lucky = (differences(world(np.random.default_rng(4), of_seeds=s), all_pairs(6)) for s in (0.0, 0.05))
     assert sum(one.p <= 0.05 for one in lucky) == 0
-    widths = [np.mean([one.estimate.high - one.estimate.low for one in found]) for found in (calm, lucky)]
+    widths = [
+        np.mean([present(one.estimate.high) - present(one.estimate.low) for one in found]) for found in (calm, lucky)
+    ]
     assert widths[1] > 1.8 * widths[0]
     (found, *_) = differences(world(source, effects=[0.1, 0, 0, 0, 0, 0], queries=200), all_pairs(6))
     assert found.p <= 0.001
-    assert found.estimate.low < 0.1 < found.estimate.high
+    assert present(found.estimate.low) < 0.1 < present(found.estimate.high)
 
 
 def test_p_values_and_intervals_say_the_same():
     found = differences(world(np.random.default_rng(8), effects=np.linspace(0, 0.08, 6)), all_pairs(6))
     sure = [one.p <= 0.05 for one in found]
-    assert sure == [not one.estimate.low <= 0 <= one.estimate.high for one in found]
+    assert sure == [not present(one.estimate.low) <= 0 <= present(one.estimate.high) for one in found]
     assert any(sure)
     assert not all(sure)
 

@@ -11,7 +11,6 @@ import pytest
 
 from labelkit.errors import ArtifactError
 from labelkit.storage.folders import (
-    document_sha256,
     file_sha256,
     known_sha256,
     manifest_kind,
@@ -19,7 +18,7 @@ from labelkit.storage.folders import (
     read_table,
     writing,
 )
-from labelkit.storage.manifest import Facts
+from labelkit.storage.manifest import Facts, document_sha256
 
 REPOSITORY = Path(__file__).parents[3]
 TABLE = pa.table({"id": ["a", "b"], "n": [1, 2]})

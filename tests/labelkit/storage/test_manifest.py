@@ -105,7 +105,7 @@ def test_facts_keep_their_order_and_what_was_not_given_stays_away():
     assert json.dumps(facts.as_json()) == '{"weights": {"b": 2.0, "a": 1.0}, "calibrated_judges": ["j"], "queries": 3}'
     assert Facts.model_validate({"z": 1, "a": None}).as_json() == {"z": 1, "a": None}
     with pytest.raises(ValueError, match="frozen"):
-        facts.queries = 4  # type: ignore[misc]
+        facts.queries = 4
 
 
 def test_a_manifest_of_the_release_before_is_read(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from disks import bound, disk
 
 from labelkit.errors import ArtifactError, DiskError, HeldError
-from labelkit.storage import folders, outputs
+from labelkit.storage import folders
 from labelkit.storage.manifest import Facts
 from labelkit.storage.outputs import claimed, place_of
 
@@ -33,7 +33,8 @@ def writing_rows(target: Path) -> Iterator[folders.Draft]:
 
 def rows_in(target: Path) -> int:
     folders.read_manifest(target, "thing")
-    return folders.read_table(target, "rows").num_rows
+    rows: int = folders.read_table(target, "rows").num_rows
+    return rows
 
 
 def names(folder: Path) -> list[str]:
@@ -232,7 +233,7 @@ def test_a_folder_whose_parent_may_not_be_written_is_written_in_place(tmp_path, 
     home = tmp_path / "parent" / "home"
     home.mkdir(parents=True)
     if os.geteuid() == 0:  # nothing is forbidden to root: what the system would answer others
-        monkeypatch.setattr(outputs.os, "access", lambda path, mode: Path(path) != home.parent)
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != home.parent)
     else:
         home.parent.chmod(0o500)
     write(home)

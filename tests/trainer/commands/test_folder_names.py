@@ -31,10 +31,11 @@ def test_every_command_reads_and_writes_the_folder_that_is_named(
             shutil.copytree(source, folder / copy)
         settings = folder / "fit.toml"
         settings.write_text("checkpoint_minutes = 0\n")
-        flags = ("--model", folder / "start", "--objective", "singlelh", "--max-steps", 2, "--config", settings)
+        flags: list[str | Path] = ["--model", folder / "start", "--objective", "singlelh", "--max-steps", "2"]
+        flags += ["--config", settings]
         measured = ("--dev", f"{folder / 'beir'}:test", "--eval", folder / "beir")
         assert call(monkeypatch, "fit", folder / "data", "-o", folder / "model", *flags, *measured) == 0, name
-        flags = ("--model", folder / "start", "--objective", "lsepair", "--max-steps", 1, "--folds", 2)
+        flags = ["--model", folder / "start", "--objective", "lsepair", "--max-steps", "1", "--folds", "2"]
         assert call(monkeypatch, "suspects", folder / "data", "-o", folder / "doubted", *flags) == 0, name
         capsys.readouterr()
         compared = ("--compare", folder / "start", "--runs", folder / "runs", "--json")

@@ -11,6 +11,7 @@ from labelkit.datasets.mix import mix
 from labelkit.datasets.options import MixOptions
 from labelkit.errors import DataError, UsageError
 from labelkit.pooling import pool
+from labelkit.pooling.options import PoolOptions
 from labelkit.records import Candidate, Origin, Query
 from labelkit.storage import folders
 from trainer.config.fit_config import FitConfig
@@ -85,7 +86,7 @@ def test_a_pool_of_other_data_is_refused(judged: Path, tmp_path: Path, pooled: d
 
 def test_human_labels_train_with_the_negatives_of_bm25(beir: Path, tiny_model: Path, tmp_path: Path) -> None:
     mix(tmp_path / "dataset", MixOptions(data=beir, human=beir / "qrels" / "test.tsv"))
-    pool.make_pool(beir, tmp_path / "pool", pool.PoolOptions(bm25=3))
+    pool.make_pool(beir, tmp_path / "pool", PoolOptions(bm25=3))
     assert drawn(tmp_path / "dataset", tmp_path / "pool") == ["p5"]
     config = FitConfig(model=str(tiny_model), objective="lsepair", max_steps=2, pool=tmp_path / "pool")
     fit(tmp_path / "dataset", tmp_path / "model", config)

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.compute as pc
 import pytest
@@ -21,7 +21,9 @@ from trainer.data.training_sets import BatchOrder, TrainingSet, draw_group
 from trainer.objectives.batch import Group, Negative, Positive, key_of, passages_of
 
 
-def label(passage_id: str, grade: int | None = 1, source: str = "llm", **fields: Any) -> Label:
+def label(
+    passage_id: str, grade: int | None = 1, source: Literal["human", "llm", "imported"] = "llm", **fields: Any
+) -> Label:
     return Label(passage_id=passage_id, grade=grade, source=source, judge_id="judge", **fields)
 
 

@@ -89,7 +89,7 @@ def slow_loss(objective: str, groups: Sequence[Group], rules: ContrastRules, tem
 
         def similarity(name: str, query: str = one.query_id) -> float:
             q, p = vector(query).tolist(), vector(name).tolist()
-            dot = sum(x * y for x, y in zip(q, p, strict=True))
+            dot: float = sum(x * y for x, y in zip(q, p, strict=True))
             return dot if rules.similarity == "dot" else dot / (math.hypot(*q) * math.hypot(*p))
 
         best = max(similarity(positive.passage_id) for positive in one.positives)
@@ -116,7 +116,7 @@ def slow_row(objective: str, good: list[float], weight: list[float], bad: float)
     total, pairs = sum(good) + bad, list(zip(weight, good, strict=True))
     kept = sorted(pairs, key=lambda pair: pair[1])[int(0.25 * len(pairs)) :]
     belief = [(w, max(g / (g + bad), 0.01) ** 0.7) for w, g in pairs]
-    return {
+    losses: dict[str, float] = {
         "singlelh": math.log((good[0] + bad) / good[0]),
         "rand1lh": math.log((good[0] + bad) / good[0]),
         "jointlh-sum": sum(w * math.log(total / g) for w, g in pairs),
@@ -128,7 +128,8 @@ def slow_row(objective: str, good: list[float], weight: list[float], bad: float)
         "lsepair-maxpos": math.log1p(bad / max(good)),
         "lsepair-trimmed": math.log1p(sum(w * bad / g for w, g in kept)),
         "gce": sum(w * (1 - f) / 0.7 for w, f in belief) / sum(weight),
-    }[objective]
+    }
+    return losses[objective]
 
 
 NAMES = [f"p{number}" for number in range(12)]
@@ -288,8 +289,8 @@ def random_batch(queries: int, passages: int) -> tuple[Tensor, Tensor, Batch]:
         return [names[row] for row in torch.randperm(passages, generator=generator)[:count].tolist()]
 
     groups = [group(f"q{number}", some(4), some(3), some(20), some(20)) for number in range(queries)]
-    draw = {"generator": generator, "dtype": torch.float64}
-    return torch.randn(queries, 16, **draw), torch.randn(passages, 16, **draw), lay_out(groups, names)
+    embeddings = [torch.randn(rows, 16, generator=generator, dtype=torch.float64) for rows in (queries, passages)]
+    return embeddings[0], embeddings[1], lay_out(groups, names)
 
 
 @pytest.mark.parametrize(
@@ -301,9 +302,9 @@ def test_identity_8_tiles_change_neither_loss_nor_gradient(rules: ContrastRules,
     """Against the plain matrix of all pairs, to 1e-10 in float64."""
     queries, passages, batch = random_batch(23, 190)
     found = [tensor.clone().requires_grad_() for tensor in (queries, passages)]
-    scores = contrast(*found, batch, rules, 0.05, tile=tile)
+    scores = contrast(found[0], found[1], batch, rules, 0.05, tile=tile)
     expected = [tensor.clone().requires_grad_() for tensor in (queries, passages)]
-    plain = plain_scores(*expected, batch, rules, 0.05)
+    plain = plain_scores(expected[0], expected[1], batch, rules, 0.05)
     assert torch.equal(scores.neg_lse == -torch.inf, plain == -torch.inf)
     torch.testing.assert_close(scores.neg_lse, plain, rtol=1e-12, atol=1e-12)
     for neg_lse in (scores.neg_lse, plain):

@@ -1,6 +1,5 @@
 """The loss module on a real encoder: mini-batches, the gradient cache, the temperature."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from trainer.data.store import open_store
 from trainer.data.training_sets import TrainingSet
 from trainer.objectives.loss import MultiPositiveLoss
 from trainer.objectives.objectives import OBJECTIVES
-from trainer.training.fit import freeze_unused
+from trainer.training.encoder import freeze_unused
 
 
 def config(objective: str = "lsepair", **settings: Any) -> FitConfig:
@@ -73,13 +72,13 @@ def test_trap_a_gradient_cache_that_drops_the_temperature_or_sums(
 
 def test_the_cache_hands_on_what_scales_the_loss(tiny_model: Path, toy_dataset: Path) -> None:
     """Gradient accumulation and a scaler for half precision multiply the loss before its backward pass."""
-    settings = {"learn_temperature": True}
+    settings: dict[str, Any] = {"learn_temperature": True}
     plain = run(tiny_model, toy_dataset, config(**settings), scale=0.25)
     assert_same(run(tiny_model, toy_dataset, config(gradient_cache=True, **settings), scale=0.25), plain)
 
 
 def test_the_cache_embeds_twice_and_holds_one_mini_batch_at_a_time(tiny_model: Path, toy_dataset: Path) -> None:
-    def passes(settings: FitConfig) -> Sequence[int]:
+    def passes(settings: FitConfig) -> list[int]:
         calls: list[int] = []
         original = SentenceTransformer.forward
 
@@ -128,7 +127,8 @@ def test_gradients_are_reduced_once_a_step_whatever_the_mini_batches(
 ) -> None:
     reduced: list[int] = []
 
-    def count(state: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    # DistributedDataParallel insists on this annotation, which is defined in C++.
+    def count(state: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         reduced.append(bucket.index())
         future: Any = torch.futures.Future()
         future.set_result(bucket.buffer())

@@ -15,6 +15,7 @@ import pytrec_eval
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from present import present
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
@@ -258,7 +259,7 @@ def test_the_difference_is_the_first_model_minus_the_other(tmp_path: Path, bag: 
         deltas = [mine.per_query[name][query] - other.per_query[name][query] for query in ("q1", "q2")]
         assert test.difference.value == pytest.approx(sum(deltas) / 2)
         assert test.p == 1.0, "the second query does not differ"
-    assert gap.tests["RR@10"].difference.value > 0, "p3 `a` is no longer found by q1"
+    assert present(gap.tests["RR@10"].difference.value) > 0, "p3 `a` is no longer found by q1"
 
 
 def test_all_differences_of_the_table_are_one_family(tmp_path: Path, bag: str) -> None:
@@ -288,12 +289,13 @@ def test_few_queries_and_the_range_of_the_power_note_are_said(tmp_path: Path, ba
 
 def test_several_collections_their_average_and_their_runs(tmp_path: Path, bag: str, data: Path) -> None:
     other = write_beir(tmp_path / "other", PASSAGES, QUERIES, {"q1": {"p1": 1}})
-    result = evaluate(bag, [data, other], EvaluateOptions(compare=bag, runs=tmp_path / "runs"))
+    result = evaluate(bag, [data, other], EvaluateOptions(compare=(bag,), runs=tmp_path / "runs"))
     first, second, average = result.measured[:3]
     assert [entry.data for entry in result.measured[:3]] == ["data", "other", "average"]
     assert second.means["nDCG@10"].value == 1.0
     for label, estimate in average.means.items():
-        assert estimate.value == pytest.approx((first.means[label].value + second.means[label].value) / 2)
+        both = [present(entry.means[label].value) for entry in (first, second)]
+        assert estimate.value == pytest.approx(sum(both) / 2)
         assert estimate.low is None, "one query of the second collection says nothing of how they vary"
     assert [gap.data for gap in result.compared] == ["data", "other", "average"]
     (path,) = (tmp_path / "runs").glob("other.*.run")

@@ -23,7 +23,13 @@ from ..conftest import WORDS, Trap
 
 
 def train(model: Path, dataset: Path, output: Path, **settings: Any) -> FitReport:
-    quick = {"objective": "lsepair", "max_steps": 12, "batch_size": 6, "learning_rate": 5e-3, "temperature": 0.2}
+    quick: dict[str, Any] = {
+        "objective": "lsepair",
+        "max_steps": 12,
+        "batch_size": 6,
+        "learning_rate": 5e-3,
+        "temperature": 0.2,
+    }
     return fit(dataset, output, FitConfig(model=str(model), **(quick | settings)))
 
 
@@ -45,7 +51,12 @@ def decoder(tmp_path: Path) -> Path:
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=64, **special).save_pretrained(folder)
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    size: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     untyped: Any = LlamaModel
     untyped(LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **size)).save_pretrained(folder)
     return folder
@@ -64,7 +75,8 @@ def test_a_plain_encoder_with_cls_pooling(tiny_model: Path, toy_dataset: Path, t
     """`bert-base-uncased` as it comes: no modules.json, no pooling."""
     bert = tiny_model.parent / "bert"
     plain = tmp_path / "plain"
-    load_model(str(bert))[0].auto_model.save_pretrained(plain)
+    transformer: Any = load_model(str(bert))[0]
+    transformer.auto_model.save_pretrained(plain)
     load_model(str(bert)).tokenizer.save_pretrained(plain)
     model = assert_learnt(train(plain, toy_dataset, tmp_path / "m", pooling="cls"), tmp_path / "m")
     assert model[1].pooling_mode == "cls"

@@ -201,8 +201,8 @@ def test_two_processes_train_what_one_does(tiny_model: Path, two_sources: Path, 
     )
     arguments = ["fit", str(two_sources), "--config", str(settings), "-o"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    for name, start in (("one", [sys.executable, "-m"]), ("two", torchrun)):
-        command = [*start, "trainer", *arguments, str(tmp_path / name)]
+    for name, launcher in (("one", [sys.executable, "-m"]), ("two", torchrun)):
+        command = [*launcher, "trainer", *arguments, str(tmp_path / name)]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=180, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )

@@ -1,10 +1,10 @@
 """A run that is killed and goes on computes what it would have computed."""
 
 import json
-import multiprocessing
 import random
 import threading
 import time
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ KILLS = 20
 
 
 def curriculum(model: Path, **settings: Any) -> FitConfig:
-    plan = {
+    plan: dict[str, Any] = {
         "stages": ["llm", {"labels": "human", "objective": "singlelh", "max_steps": 12}],
         "max_steps": 18,
         "batch_size": 5,
@@ -44,9 +44,9 @@ def run_of(folder: Path) -> tuple[str, list[Any], list[Any]]:
     return manifest.files["model.safetensors"], [s["losses"] for s in stages], [s["dev"] for s in stages]
 
 
-def start(dataset: Path, output: Path, config: FitConfig) -> multiprocessing.Process:
+def start(dataset: Path, output: Path, config: FitConfig) -> ForkProcess:
     """A fork of this process, which has everything loaded, as `trainer fit` would be."""
-    process = multiprocessing.get_context("fork").Process(target=fit_alone, args=(dataset, output, config))
+    process = ForkProcess(target=fit_alone, args=(dataset, output, config))
     process.start()
     return process
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from present import present
 
 TOKEN = "hf_standin"
 REPO = r"(?P<repo>[^/]+/[^/]+)"
@@ -404,7 +405,7 @@ def waiting(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", WAITING]
     with subprocess.Popen(command, env=environment, stdin=PIPE, stdout=PIPE, text=True) as process:
         yield process
-        process.stdin.close()
+        present(process.stdin).close()
 
 
 @pytest.fixture
@@ -416,9 +417,10 @@ def labelkit(
     def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
         outputs = [tmp_path / name for name in ("stdout.txt", "stderr.txt")]
         asked = {"arguments": list(map(str, arguments)), "environment": more, "outputs": list(map(str, outputs))}
-        waiting.stdin.write(json.dumps(asked) + "\n")
-        waiting.stdin.flush()
-        code = int(waiting.stdout.readline())
+        questions, answers = present(waiting.stdin), present(waiting.stdout)
+        questions.write(json.dumps(asked) + "\n")
+        questions.flush()
+        code = int(answers.readline())
         return subprocess.CompletedProcess([], code, *(path.read_text(encoding="utf-8") for path in outputs))
 
     return run
