@@ -28,7 +28,7 @@ from openai_overhead import Instant
 
 from labelkit.engines import Reply
 from labelkit.judging.annotate import annotate
-from labelkit.judging.journal import Answer, Asked, Charge, Journal, Spent
+from labelkit.judging.journal import Answer, Arrival, Asked, Charge, Journal, Spent
 from labelkit.judging.options import AnnotateOptions
 from labelkit.pooling.pool import Pool
 from labelkit.records import Candidate, Judge, Passage, Query
@@ -71,7 +71,7 @@ def fill(folder: Path, count: int, group: int) -> None:
         answered = (pair for number, pair in enumerate(pairs(count)) if number % LEFT_OUT)
         done, tenth, begun = 0, max(1, count // 10), time.perf_counter()
         while replies := [reply_to(pair) for pair in islice(answered, group)]:
-            journal.append(replies, [Charge(301, 1e-6)] * len(replies))
+            journal.append([Arrival(reply, Charge(301, 1e-6)) for reply in replies])
             done += len(replies)
             if done // tenth > (done - len(replies)) // tenth:
                 rate = tenth / (time.perf_counter() - begun)
@@ -110,9 +110,10 @@ class Memory(Journal):
         self._judges.append((judge, prompt))
         self._pairs = sorted(asked)
 
-    def append(self, replies: Sequence[Reply], charges: Sequence[Charge | None] = ()) -> list[Reply]:
+    def append(self, arrivals: Sequence[Arrival]) -> list[Reply]:
+        replies = [arrival.reply for arrival in arrivals]
         self._kept.update({reply.key: reply for reply in replies})
-        return list(replies)
+        return replies
 
     def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
         return {key: Answer(self._kept[key], None) for key in keys if key in self._kept}

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from itertools import groupby, repeat
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +54,14 @@ class Charge(NamedTuple):
     tokens: int
     usd: float | None
     """US dollars; None if the price is not known."""
+
+
+class Arrival(NamedTuple):
+    """A reply that has arrived, and its cost."""
+
+    reply: Reply
+    charge: Charge | None = None
+    """Replaces the reservation for the reply; None for a reply without a cost, such as one from a cache."""
 
 
 class Spent(NamedTuple):
@@ -150,12 +158,12 @@ class Journal(SqliteFile):
             found.append((Judge.model_validate_json(judge), prompt))
         return found
 
-    def append(self, replies: Sequence[Reply], charges: Sequence[Charge | None] = ()) -> list[Reply]:
+    def append(self, arrivals: Sequence[Arrival]) -> list[Reply]:
         """Commit replies that arrived together; when this returns, they survive a crash and a power loss.
 
-        Each charge is the cost of a reply and replaces the reservation for it; replies from a cache have no charge.
         Returns the replies as they are stored, without secrets.
         """
+        replies = [arrival.reply for arrival in arrivals]
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         bodies = [body_of(reply) for reply in replies]
         safe = [blot(body, self._secrets) for body in bodies]
@@ -164,7 +172,7 @@ class Journal(SqliteFile):
         with self._commit():
             attempts = Counter(dict(self._db.execute(f"SELECT key, max(attempt) {KEYS} GROUP BY key", (keys,))))
             rows = []
-            for reply, body, charge in zip(replies, safe, charges or repeat(None, len(replies)), strict=True):
+            for (reply, charge), body in zip(arrivals, safe, strict=True):
                 attempts[reply.key] += 1
                 failed, cost = int(reply.error is not None), charge or (None, None)
                 row = (reply.key, attempts[reply.key], body, failed, *cost, now)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from labelkit.engines import Engine, Reply, Request, traits_of
 from labelkit.errors import EngineError, JournalError
 from labelkit.judging.budget import Budget
-from labelkit.judging.journal import Charge, Journal
+from labelkit.judging.journal import Arrival, Journal
 from labelkit.judging.methods import Judging
 from labelkit.judging.model_change import ModelChange
 from labelkit.judging.options import AnnotateOptions
@@ -57,9 +57,9 @@ class RunReplies:
         yield
         del self._came[reply.key]
 
-    def append(self, replies: Sequence[Reply], charges: Sequence[Charge] = ()) -> list[Reply]:
+    def append(self, arrivals: Sequence[Arrival]) -> list[Reply]:
         """Journal replies and return them as they are stored; when this returns, they survive a crash."""
-        return self._journal.append(replies, charges)
+        return self._journal.append(arrivals)
 
     def forget_failed(self, tasks: Iterable[Task], judging: Judging) -> None:
         """Drop the replies of every task with a failure, so that it is repeated from its first step."""
@@ -176,7 +176,8 @@ class Scheduler:
         limit = min(UNREACHABLE, len(batch))
         for replies in engine.together(drift.until(self._affordable(batch))):
             charges = [self.budget.charge(reply) for reply in replies]
-            for reply, charge in zip(self._replies.append(replies, charges), charges, strict=True):
+            stored = self._replies.append(list(map(Arrival, replies, charges)))
+            for reply, charge in zip(stored, charges, strict=True):
                 drift.see(reply)
                 self.asked += 1
                 if reply.error is None:
@@ -200,7 +201,7 @@ class Scheduler:
     def _recall(self, cache: Cache) -> int:
         """Take waiting replies from the cache if they are in it; return their number."""
         found = cache.find(self._waiting)
-        for reply in self._replies.append(found) if found else ():
+        for reply in self._replies.append(list(map(Arrival, found))) if found else ():
             self._take(reply, self._waiting.pop(reply.key), cached=True)
         self.cached += len(found)
         return len(found)

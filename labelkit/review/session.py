@@ -17,7 +17,7 @@ from labelkit.corpora.beir import read_data
 from labelkit.engines import Reply
 from labelkit.errors import DataError, MissingPackageError, UnknownNameError, UsageError
 from labelkit.judging.annotate import output_of
-from labelkit.judging.journal import Asked, Journal
+from labelkit.judging.journal import Arrival, Asked, Journal
 from labelkit.judging.label_tables import finalise
 from labelkit.judging.prompts import Prompt, load_prompt
 from labelkit.pooling.pool import pool_behind, read_pool
@@ -122,7 +122,7 @@ class Review:
         key = self.items[index].key
         if key in self._shown:
             raise UsageError("the grade can no longer be changed, because the judges' grades were shown")
-        self._journal.append([Reply(key=key, text=grade, finish_reason="stop")])
+        self._journal.append([Arrival(Reply(key=key, text=grade, finish_reason="stop"))])
         self.grades[key] = grade
 
     def show(self, index: int) -> list[dict[str, Any]]:

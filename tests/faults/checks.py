@@ -25,7 +25,7 @@ from labelkit.engines import Message, Reply, Request, Settings, client, open_eng
 from labelkit.errors import LabelkitError
 from labelkit.exchange.hub import holds
 from labelkit.judging.annotate import annotate, reparse
-from labelkit.judging.journal import FILE, Journal
+from labelkit.judging.journal import FILE, Arrival, Journal
 from labelkit.judging.options import AnnotateOptions
 from labelkit.storage import dataset
 from labelkit.storage.credentials import BLOT
@@ -78,14 +78,14 @@ WRITER = """
 import os, sys
 from pathlib import Path
 from labelkit.engines import Reply
-from labelkit.judging.journal import Charge, Journal
+from labelkit.judging.journal import Arrival, Charge, Journal
 handle = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
 with Journal(Path(sys.argv[1])) as journal:
     for group in range(int(sys.argv[3])):
         keys = [f"{group:04d}-{number}" for number in range(1 + group % 7)]
         journal.reserve(keys[0], Charge(5, None))
         replies = [Reply(key=key, text=f"answer to {key} " + "x" * 300) for key in keys]
-        journal.append(replies, [Charge(1, 0.5)] * len(keys))
+        journal.append([Arrival(reply, Charge(1, 0.5)) for reply in replies])
         os.write(handle, "".join(f"{key}\\n" for key in keys).encode())
 """
 
@@ -214,7 +214,7 @@ def torn_tail(work: Path, full: bool) -> Outcome:
         try:
             with Journal(state) as journal:
                 found = journal.answered()
-                journal.append([Reply(key="next", text="2")])
+                journal.append([Arrival(Reply(key="next", text="2"))])
             with Journal(state) as journal:
                 after = journal.answered()
             # What is there is the beginning of what was written, whole groups of it.

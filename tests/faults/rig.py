@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from labelkit.engines import Reply, client
 from labelkit.errors import LabelkitError
 from labelkit.judging import annotate as annotation
 from labelkit.judging.budget import Caps
-from labelkit.judging.journal import Journal
+from labelkit.judging.journal import Arrival, Journal
 from labelkit.judging.options import AnnotateOptions
 from labelkit.pooling.options import PoolOptions
 from labelkit.pooling.pool import Pool, make_pool, read_pool
@@ -219,9 +219,9 @@ def run_job(job: Job) -> None:
     handle = os.open(job.acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     append = Journal.append
 
-    def told(self: Journal, replies: Any, charges: Any = ()) -> list[Reply]:
-        kept = append(self, replies, charges)
-        os.write(handle, "".join(f"{reply.key}\n" for reply in replies).encode())
+    def told(self: Journal, arrivals: Sequence[Arrival]) -> list[Reply]:
+        kept = append(self, arrivals)
+        os.write(handle, "".join(f"{reply.key}\n" for reply in kept).encode())
         return kept
 
     Journal.append = told  # type: ignore[method-assign]

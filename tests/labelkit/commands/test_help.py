@@ -58,7 +58,8 @@ def test_the_list_of_commands_shows_whole_sentences(program):
 
 @pytest.mark.parametrize(("program", "command"), COMMANDS)
 def test_every_parameter_is_explained_without_values_of_python(program, command):
-    for parameter in typer.main.get_command(APPS[program]).commands[command].params:
+    group: Any = typer.main.get_command(APPS[program])
+    for parameter in group.commands[command].params:
         words = getattr(parameter, "help", None) or ""
         assert re.match("[A-Z]", words) or words.startswith(NAMES), parameter.name
         assert words.endswith((".", "…")), parameter.name

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labelkit.engines import Reply
-from labelkit.judging.journal import Asked, Charge, Journal
+from labelkit.judging.journal import Arrival, Asked, Charge, Journal
 from labelkit.records import JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
 from labelkit.storage.dataset import RowWriter
@@ -54,7 +54,7 @@ def test_every_reply_comes_back_from_the_journal(groups):
     with tempfile.TemporaryDirectory() as folder:
         with Journal(Path(folder)) as journal:
             for group in groups:
-                journal.append([reply for reply, _ in group], [charge for _, charge in group])
+                journal.append([Arrival(*each) for each in group])
         last = {reply.key: reply for group in groups for reply, _ in group}
         charges = [charge for group in groups for _, charge in group if charge is not None]
         with Journal(Path(folder)) as journal:

@@ -18,7 +18,7 @@ from labelkit.engines import Message, Reply, Request, traits_of
 from labelkit.engines.tokenizers import Words
 from labelkit.errors import JournalError, UsageError
 from labelkit.judging.budget import Budget, Caps
-from labelkit.judging.journal import Journal
+from labelkit.judging.journal import Arrival, Journal
 from labelkit.judging.prices import Price
 from labelkit.storage.labels import read_labels
 
@@ -44,11 +44,11 @@ def test_the_worst_case_is_set_aside_and_gives_way_to_what_was_counted(tmp_path)
         assert not budget.reserve(request("c"))
         assert (budget.tokens, budget.usd) == (30, 30)
         reply = Reply(key="a", text="x", prompt_tokens=10, completion_tokens=1)
-        journal.append([reply], [budget.charge(reply)])
+        journal.append([Arrival(reply, budget.charge(reply))])
         assert (budget.tokens, budget.usd) == (26, 26)
         assert not budget.reserve(request("c"))
         lost = Reply(key="b", error="timed out")
-        journal.append([lost], [budget.charge(lost)])
+        journal.append([Arrival(lost, budget.charge(lost))])
         assert budget.tokens == 26  # a timeout counts as spent
     with Journal(tmp_path) as journal:
         assert Budget(journal, Caps(), price=None, tokens=Words(), traits=traits_of("scripted")).tokens == 26
@@ -64,7 +64,7 @@ def test_what_a_killed_run_set_aside_stays_spent(tmp_path):
         assert again.reserve(request("a"))
         assert again.tokens == 30
         reply = Reply(key="a", text="x", prompt_tokens=10, completion_tokens=1)
-        journal.append([reply], [again.charge(reply)])
+        journal.append([Arrival(reply, again.charge(reply))])
         assert again.tokens == 26
 
 

@@ -14,7 +14,7 @@ from present import present
 
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
-from labelkit.judging.journal import FILE, Asked, Journal
+from labelkit.judging.journal import FILE, Arrival, Asked, Journal
 from labelkit.records import Judge
 
 REPOSITORY = Path(__file__).parents[3]
@@ -23,11 +23,11 @@ APPENDER = """
 import sys
 from pathlib import Path
 from labelkit.engines import Reply
-from labelkit.judging.journal import Journal
+from labelkit.judging.journal import Arrival, Journal
 with Journal(Path(sys.argv[1])) as journal:
     for number in range(10_000):
         key = f"{sys.argv[2]}-{number}"
-        journal.append([Reply(key=key, text=f"answer to {key}")])
+        journal.append([Arrival(Reply(key=key, text=f"answer to {key}"))])
         print(key, flush=True)
 """
 
@@ -57,7 +57,7 @@ def asked(query_id: str, passage_id: str, key: str, *, variant: int = 0) -> Aske
 def append(folder: Path, *keys: str, text: str = "2") -> None:
     with Journal(folder) as journal:
         for key in keys:
-            journal.append([Reply(key=key, text=text)])
+            journal.append([Arrival(Reply(key=key, text=text))])
 
 
 def keys(folder: Path) -> set[str]:
@@ -86,7 +86,7 @@ def test_a_killed_writer_loses_no_acknowledged_reply(tmp_path):
 def test_what_was_appended_is_read_again(tmp_path):
     reply = Reply(key="k", text="x\u2028\0é", label_logprobs={"0": -0.1, "1": -9999.0}, finish_reason="stop", model="m")
     with Journal(tmp_path) as journal:
-        journal.append([reply])
+        journal.append([Arrival(reply)])
     with Journal(tmp_path) as journal:
         assert journal.answered() == {"k"}
         assert journal.reply("k") == reply

@@ -96,9 +96,9 @@ from labelkit.judging import journal
 from labelkit.judging.annotate import annotate
 from labelkit.judging.options import AnnotateOptions
 append, left = journal.Journal.append, 40
-def counted(self, replies, *charges):
+def counted(self, arrivals):
     global left
-    kept = append(self, replies, *charges)
+    kept = append(self, arrivals)
     left -= 1
     if left == 0:
         raise KeyboardInterrupt

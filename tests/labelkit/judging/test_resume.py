@@ -57,9 +57,9 @@ from labelkit.judging import journal
 from labelkit.judging.annotate import annotate
 from labelkit.judging.options import AnnotateOptions
 append, left = journal.Journal.append, int(sys.argv[3])
-def counted(self, replies, *charges):
+def counted(self, arrivals):
     global left
-    kept = append(self, replies, *charges)
+    kept = append(self, arrivals)
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
