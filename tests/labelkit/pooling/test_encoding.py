@@ -1,6 +1,7 @@
 """Encoding many texts: the embeddings that sentence-transformers' own `encode` gives."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_embeddings_are_truncated_as_the_encoder_says(model: SentenceTransformer
 
 
 def test_packed_batches_give_the_same_embeddings(model: SentenceTransformer) -> None:
-    def preprocess(texts: list[str]) -> dict[str, object]:
+    def preprocess(texts: list[str]) -> dict[str, Any]:
         return dict(model.preprocess(texts, prompt="word9 ", task="query"))
 
     model.eval()
@@ -75,7 +76,7 @@ def test_word_vectors_have_no_tokens_to_batch(model: SentenceTransformer) -> Non
 
 
 def test_rows_of_the_fast_tokenizer_are_those_of_the_preprocessing(model: SentenceTransformer) -> None:
-    def preprocess(texts: list[str]) -> dict[str, object]:
+    def preprocess(texts: list[str]) -> dict[str, Any]:
         return dict(model.preprocess(texts, prompt="word9 ", task="query"))
 
     rows = row_maker(preprocess, model.tokenizer, prompt="word9 ", length=24)
@@ -85,7 +86,7 @@ def test_rows_of_the_fast_tokenizer_are_those_of_the_preprocessing(model: Senten
 
 
 def test_a_preprocessing_of_its_own_is_used_instead_of_the_tokenizer(model: SentenceTransformer) -> None:
-    def shouting(texts: list[str]) -> dict[str, object]:
+    def shouting(texts: list[str]) -> dict[str, Any]:
         return dict(model.preprocess([text[::-1] for text in texts]))
 
     assert "slow" in row_maker(shouting, model.tokenizer, prompt=None, length=24).__qualname__

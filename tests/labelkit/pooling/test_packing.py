@@ -15,7 +15,7 @@ from labelkit.pooling.packing import NAME, Packing, unpadded
 
 WORDS = tuple(f"word{number}" for number in range(60))
 TEXTS = [" ".join(WORDS[:length]) for length in (3, 17, 1, 9, 30)]
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,13 @@ def build(bert: Path, tmp_path: Path) -> Callable[..., SentenceTransformer]:
     return make
 
 
+def attention_of(model: SentenceTransformer) -> str:
+    """The name of the attention that the encoder uses."""
+    transformer: Any = model[0]
+    name: str = transformer.model.config._attn_implementation
+    return name
+
+
 def embed(model: SentenceTransformer, features: dict[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Embeddings, and the gradient of a sum of their squares on all weights."""
     model.zero_grad()
@@ -62,7 +69,7 @@ def assert_packed_equals_padded(model: SentenceTransformer) -> None:
     for one, other in zip(found_gradients, gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     assert torch.equal(padded, expected), "padded features are read as before"
-    assert model[0].model.config._attn_implementation == "sdpa"
+    assert attention_of(model) == "sdpa"
 
 
 def test_bert(bert: Path) -> None:
@@ -83,10 +90,10 @@ def test_models_that_cannot_read_packed_texts_stay_as_they_are(
     build: Callable[..., SentenceTransformer], config: Any
 ) -> None:
     model = build(config)
-    before = model[0].model.config._attn_implementation
+    before = attention_of(model)
     with unpadded(model) as packing:
         assert packing is None
-    assert model[0].model.config._attn_implementation == before != NAME
+    assert attention_of(model) == before != NAME
 
 
 def test_a_model_whose_embeddings_would_change_is_padded(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,4 +298,4 @@ def test_a_selection_is_a_pool_that_another_judge_grades(labelkit, judged, write
     calibrate = ("calibrate", labels, "--human", human, "--data", beir, "-o", tmp_path / "c.json")
     assert labelkit(*calibrate, "--selection", tmp_path / "chosen").code == 0
     assert read_calibration(tmp_path / "c.json").report["estimate"]["labelled"] == 20
-    assert labelkit(*command, "--selection", pool).code == 1
+    assert labelkit(*calibrate, "--selection", pool).code == 1

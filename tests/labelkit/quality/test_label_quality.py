@@ -8,6 +8,7 @@ import pytest
 
 from labelkit.corpora.qrels import read_qrels
 from labelkit.quality.calibration.label_quality import in_words, label_quality
+from labelkit.statistics.intervals import Estimate
 from labelkit.storage.labels import read_labels
 
 VALIDATION = Path(__file__).parents[3] / ".." / "shared" / "data" / "llmjudge-val"
@@ -58,7 +59,7 @@ def test_with_every_pair_labelled_the_estimate_is_the_truth():
 
 def said_of(found):
     return in_words(
-        {name: one._asdict() if isinstance(one, tuple) else one for name, one in found.items()} | {"line": 0.6}
+        {name: one._asdict() if isinstance(one, Estimate) else one for name, one in found.items()} | {"line": 0.6}
     )
 
 
@@ -69,7 +70,7 @@ def test_there_is_no_interval_where_nothing_is_estimated():
     for name in ("precision", "recall"):
         assert (found[name].low, found[name].high) == (None, None)
     words = in_words(
-        {name: one._asdict() if isinstance(one, tuple) else one for name, one in found.items()} | {"line": 0.6}
+        {name: one._asdict() if isinstance(one, Estimate) else one for name, one in found.items()} | {"line": 0.6}
     )
     assert words.endswith("exact, because every judged pair has a human label")
 

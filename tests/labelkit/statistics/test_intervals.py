@@ -162,10 +162,12 @@ def test_the_interval_of_a_variance_covers_with_few_queries_and_heavy_tails():
     """The jackknife of the variance itself covers 0.88 of these."""
     source = np.random.default_rng(0)
     found = [variance(source.standard_t(8, 10)) for _ in range(600)]
-    assert 0.94 <= np.mean([one.low <= 8 / 6 <= one.high for one in found]) <= 0.99
+    assert 0.94 <= np.mean([present(one.low) <= 8 / 6 <= present(one.high) for one in found]) <= 0.99
 
 
 def test_a_variance_without_an_interval():
     assert variance(np.array([0.3])) == variance(np.full(9, 0.1)) == Estimate(None)
-    assert variance(np.array([0.0, 0.0, 0.0, 0.5])) == Estimate(pytest.approx(0.0625)), "one query alone differs"
+    value, low, high = variance(np.array([0.0, 0.0, 0.0, 0.5]))
+    assert value == pytest.approx(0.0625)
+    assert (low, high) == (None, None), "one query alone differs"
     assert variance(np.array([0.1, 0.4])).low is None

@@ -84,7 +84,8 @@ def test_the_report_overwrites_no_other_folder(
     (project / "results").mkdir(parents=True)
     (project / "README.md").write_text("about my project")
     for output in (project, toy_dataset):
-        command = ["bakeoff", toy_dataset, "--model", tiny_model, "--max-steps", "1", "--seeds", "1", "--eval", beir]
+        command: list[str | Path] = ["bakeoff", toy_dataset, "--model", tiny_model, "--max-steps", "1"]
+        command += ["--seeds", "1", "--eval", beir]
         assert call(monkeypatch, *command, "--objectives", "lsepair", "-o", output) == 1
         assert f"{output} exists and is not the folder of a bake-off; choose another" in capsys.readouterr().err
     assert (project / "README.md").read_text() == "about my project"
