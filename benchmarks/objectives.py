@@ -33,7 +33,7 @@ from trainer.retrieval.search import Collection, load_model, read_collection, se
 from trainer.training.fit import fit
 
 MEASURES = {"nDCG@10": ir_measures.nDCG @ 10, "R@100": ir_measures.R @ 100, "AP@100": ir_measures.AP @ 100}
-CONTRASTIVE = [name for name, objective in OBJECTIVES.items() if objective.against != "group"]
+CONTRASTIVE = [name for name, objective in OBJECTIVES.items() if objective.reads != "teacher"]
 """Names of the objectives without distillation, which needs scores that human labels lack."""
 NEGATIVES = 30
 """Number of BM25 negatives per query, from which groups are drawn."""

@@ -108,7 +108,7 @@ class TrainingSet(TorchDataset[Group]):
         place = self.rows[row]
         known, selected = (sources_of(each, self.places[place]) for each in (self.known, self.selected))
         examples = self.store.examples(int(place), known, selected)
-        view = View(known, selected, self.teacher, self.store.pool(int(place)))
+        view = View(known, selected, self.teacher, pool=self.store.pool(int(place)))
         return label_query(examples, view, self.store.same, config=self.config)
 
     def __len__(self) -> int:
@@ -242,7 +242,7 @@ def label_query(examples: Sequence[Example], view: View, same: Mapping[str, str]
             continue
         excluded.add(name)
         if label.source in view.selected and _reaches(label, config):
-            positives.setdefault(name, _positive(name, label, view, config))
+            positives.setdefault(name, _positive(name, label, view, config=config))
         elif label.grade == BETWEEN:
             between.setdefault(name, _negative(name, label, view))
     for label in (label for one in examples for label in one.ignored):

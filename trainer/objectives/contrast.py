@@ -109,7 +109,9 @@ def contrast(
         if rules.same_tower:
             towers = Towers(directions, passages, place, key=key)
             known = _mask(batch, key, "all")._replace(in_batch=rules.in_batch)
-            neg_lse = joint_lse(neg_lse, same_tower_lse(towers, batch, known, temperature=temperature, tile=tile))
+            same = same_tower_lse(towers, batch, known, temperature=temperature, tile=tile)
+            neg_lse = joint_lse(neg_lse, same.lse)
+            pos_scores, group_scores = pos_scores + same.zero, group_scores + same.zero
         own = (batch.group_mask if against in OUTSIDE else batch.pos_mask).sum()
         others = (len(queries) * len(passages) - own).clamp(min=1)
         return Scores(

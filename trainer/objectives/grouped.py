@@ -35,12 +35,14 @@ def lsepair_graded(
     group_mask: Tensor,
     neg_lse: Tensor,
 ) -> Tensor:
-    """LSEPair over every pair of grades: log(1 + sum_{g_i > g_j} w_i exp(s_j - s_i) + sum_{i in P} w_i exp(A - s_i)).
+    """Compute LSEPair over all pairs of grades.
+
+    The loss is log(1 + sum_{g_i > g_j} w_i exp(s_j - s_i) + sum_{i in P} w_i exp(A - s_i)).
 
     Gradient: every pair of the sum is pushed apart in proportion to its share in 1 + sum. Passages of grade 1 stand
     between negatives and positives instead of being ignored. With two grades, positives of one and the rest of the
-    group 0, it is LSEPair. Choose it where grades are trusted beyond relevant or not. Source: the pairwise log-sum-exp
-    of arXiv 2602.12727 with the pairs of RankNet (doi 10.1145/1102351.1102363).
+    group 0, it is LSEPair. Source: the pairwise log-sum-exp of arXiv 2602.12727 with the pairs of RankNet (doi
+    10.1145/1102351.1102363).
     """
     group = _Group(group_scores, group_mask, group_positive)
     if group.empty:
@@ -61,11 +63,12 @@ def jointlh_gain(
     group_mask: Tensor,
     neg_lse: Tensor,
 ) -> Tensor:
-    """Gain-weighted JointLH, or soft InfoNCE: sum_i q_i (LSE_all - s_i), q in proportion to w (2^g - 1), over G.
+    """Compute gain-weighted JointLH, or soft InfoNCE.
+
+    The loss is sum_i q_i (LSE_all - s_i), q in proportion to w (2^g - 1), over G.
 
     Gradient: pi - q. Each passage is pulled toward its share of the gain that nDCG gives it; negatives have gain 0.
-    With two grades it is JointLH, mean form. Choose it where the best passages should get more of the probability
-    than the merely relevant ones. Source: the gains of nDCG as the target of a softmax, as in ListNet (doi
+    With two grades it is JointLH, mean form. Source: the gains of nDCG as the target of a softmax, as in ListNet (doi
     10.1145/1273496.1273513).
     """
     group = _Group(group_scores, group_mask, group_positive)
@@ -86,12 +89,13 @@ def lambda_ndcg(
     group_mask: Tensor,
     neg_lse: Tensor,
 ) -> Tensor:
-    """Listwise surrogate of nDCG: sum_{g_i > g_j} |change of nDCG when i and j swap ranks| softplus(s_j - s_i), over G.
+    """Compute a listwise surrogate of nDCG.
 
-    Ranks are those of the current scores in the group, and the change is a constant for the gradient: of each pair
-    -sigmoid(s_j - s_i) times the change on i, the opposite on j. Negatives outside the group and weights play no part.
-    Choose it where nDCG within the judged passages is what counts, on a model that already ranks. Source: LambdaLoss
-    (doi 10.1145/3269206.3271784), LambdaRank's weights.
+    The loss is sum_{g_i > g_j} |change of nDCG when i and j swap ranks| softplus(s_j - s_i), over G.
+
+    Ranks are by the current scores within the group, and the change is a constant for the gradient: of each pair
+    -sigmoid(s_j - s_i) times the change on i, the opposite on j. Negatives outside the group and weights have no
+    effect. Source: LambdaLoss (doi 10.1145/3269206.3271784), LambdaRank's weights.
     """
     group = _Group(group_scores, group_mask, group_positive)
     if group.empty:
@@ -110,13 +114,16 @@ def lambda_ndcg(
 
 
 def bixse(group_scores: Tensor, group_probability: Tensor, group_mask: Tensor, neg_lse: Tensor) -> Tensor:
-    """BiXSE: sum over G of p softplus(-s - b) + (1 - p) softplus(s + b), plus softplus(s + b) of all other negatives.
+    """Compute BiXSE, binary cross-entropy with the probabilities of the labels.
+
+    The loss is the sum over G of p softplus(-s - b) + (1 - p) softplus(s + b), plus softplus(s + b) of all other
+    negatives.
 
     The scores contain the bias b, which is learnt and starts at `trainer.objectives.loss.BIAS`. Gradient: sigmoid(s +
-    b) - p on the group, sigmoid(s + b) on the other negatives; each passage is by itself, and weights play no part.
-    Labels without a probability have 1 as positives and 0 as negatives. Choose it where the judge's probabilities are
-    calibrated. A row without passages has loss 0; a query without positives does not count in the mean. Source: BiXSE,
-    arXiv 2508.06781; the bias as in SigLIP, arXiv 2303.15343.
+    b) - p on the group, sigmoid(s + b) on the other negatives; each passage is by itself, and weights have no effect.
+    Labels without a probability have 1 as positives and 0 as negatives. A row without passages has loss 0; a query
+    without positives does not count in the mean. Source: BiXSE, arXiv 2508.06781; the bias as in SigLIP, arXiv
+    2303.15343.
     """
     if group_mask.shape[1] == 0:
         return group_scores.sum(dim=-1)

@@ -111,13 +111,15 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         if with_backward:
             numbers = {name: value.detach().requires_grad_(value.requires_grad) for name, value in numbers.items()}
         batch = Batch(**labels)
-        loss, shares, contrasted = self._loss(queries, passages, batch, numbers, distil_weight=self.distil_weight)
+        loss, shares, contrasted = self._loss(
+            queries, passages, batch, numbers=numbers, distil_weight=self.distil_weight
+        )
         self.contrasted = self.contrasted + contrasted.detach()
         self.logged.append(torch.stack([*shares, self.log_temperature.exp()]).detach())
         if self.watched:
             fixed = {name: value.detach() for name, value in numbers.items()}
             self.figures = by_source(
-                lambda q, p, b: self._loss(q, p, b, fixed, distil_weight=0.0)[0],
+                lambda q, p, b: self._loss(q, p, b, numbers=fixed, distil_weight=0.0)[0],
                 queries,
                 passages,
                 batch=batch,
@@ -131,7 +133,7 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         return loss.detach()
 
     def _loss(
-        self, queries: Tensor, passages: Tensor, batch: Batch, numbers: dict[str, Tensor], *, distil_weight: float
+        self, queries: Tensor, passages: Tensor, batch: Batch, *, numbers: dict[str, Tensor], distil_weight: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """Compute this process's part of the loss, averaged over the Matryoshka dimensions.
 

@@ -22,41 +22,57 @@ class Towers(NamedTuple):
     queries: Tensor
     """[Q, D]."""
     passages: Tensor
-    """[U, D]: those of all processes."""
+    """[U, D]: the unique passages of all processes."""
     place: Tensor
     """[P]: row of each passage of this process in `passages`."""
     key: Tensor
     """[U]."""
 
 
-def same_tower_lse(towers: Towers, batch: Batch, mask: Mask, *, temperature: float | Tensor, tile: int) -> Tensor:
-    """Compute LSE(q q') + LSE(d d'), added as log-sum-exps, for each query: `[Q]`.
+class SameTower(NamedTuple):
+    """Negatives of the same tower."""
 
-    q' are the other queries of all processes, without those that have a known positive of q among their positives. d
-    are the positives of q, d' the passages that are negatives of q; the exponentials are averaged over d.
+    lse: Tensor
+    """[Q]."""
+    zero: Tensor
+    """[]: 0, computed from the queries of all processes. Added to a loss, it makes every process take part in their
+    backward pass.
     """
-    of_queries = _query_lse(towers.queries, batch, temperature=temperature, tile=tile)
-    return joint_lse(of_queries, _passage_lse(towers, batch, mask, temperature=temperature, tile=tile))
 
 
-def _query_lse(queries: Tensor, batch: Batch, *, temperature: float | Tensor, tile: int) -> Tensor:
-    device = queries.device
-    own_key = process() * 2**40 + torch.arange(len(queries), device=device)
-    everyone, place, key = gather_passages(queries, own_key)
+def same_tower_lse(towers: Towers, batch: Batch, mask: Mask, *, temperature: float | Tensor, tile: int) -> SameTower:
+    """Compute LSE(q q') + LSE(d d'), added as log-sum-exps, for each query.
+
+    q' are the other queries of all processes that have positives, except queries with a known positive of q among
+    their positives. d are the positives of q, d' the passages that are negatives of q; the exponentials are averaged
+    over d.
+    """
+    queries = towers.queries
+    own = torch.arange(len(queries), device=queries.device)
+    own_key = process() * 2**40 + own
+    everyone, _, key = gather_passages(queries, own_key)
     row, column = batch.pos_mask.nonzero(as_tuple=True)
     asked = gather_rows(own_key[row])
     positive = gather_rows(batch.passage_key[batch.pos_index[row, column]])
+    # Queries without positives include the stand-ins of processes that a small batch leaves without a query.
+    present = torch.isin(key, asked)
+    everyone, key = everyone[present], key[present]
     rows, entries = joined(batch.excluded_row, batch.excluded_key, positive)
-    own = torch.arange(len(queries), device=device)
-    hidden = _sorted(torch.cat([own, rows]), torch.cat([place, torch.searchsorted(key, asked[entries])]))
-    mask = Mask(hidden, _sorted(own[:0], own[:0]))
-    return streamed_lse(queries / temperature, everyone, mask, tile=tile, sharpness=1.0).values
+    shared = torch.searchsorted(key, asked[entries])
+    with_positives = batch.pos_mask.any(dim=-1)
+    hidden = _sorted(
+        torch.cat([own[with_positives], rows]), torch.cat([torch.searchsorted(key, own_key[with_positives]), shared])
+    )
+    others = Mask(hidden, _sorted(own[:0], own[:0]))
+    of_queries = streamed_lse(queries / temperature, everyone, others, tile=tile, sharpness=1.0).values
+    of_passages = _passage_lse(towers, batch, mask, temperature=temperature, tile=tile)
+    return SameTower(joint_lse(of_queries, of_passages), 0.0 * everyone.sum())
 
 
 def _passage_lse(towers: Towers, batch: Batch, mask: Mask, *, temperature: float | Tensor, tile: int) -> Tensor:
     most = batch.pos_mask.shape[1]
     positives = towers.passages[towers.place[batch.pos_index]].flatten(end_dim=1) / temperature
-    each = Mask(_repeated(mask.excluded, most), _repeated(mask.judged, most), None, mask.in_batch)
+    each = Mask(_repeated(mask.excluded, most), _repeated(mask.judged, most), in_batch=mask.in_batch)
     lse = streamed_lse(positives, towers.passages, each, tile=tile, sharpness=1.0).values
     count = batch.pos_mask.sum(dim=-1).clamp(min=1)
     lse = lse.reshape(batch.pos_mask.shape)

@@ -49,7 +49,7 @@ class _StreamedSum(torch.autograd.Function):
         hidden, suspected = torch.zeros(2, dtype=torch.int64, device=queries.device).unbind()
         kept = []
         for start in range(0, len(passages), tile):
-            part = scored(queries, passages, start, tile)
+            part = scored(queries, passages, start, size=tile)
             counts = mask.hide(part)
             hidden, suspected = hidden + counts[0], suspected + counts[1]
             if sharpness is None:
@@ -86,7 +86,7 @@ def _times(scores: Tensor, sharpness: Sharpness) -> Tensor:
 
 
 def _masked(queries: Tensor, passages: Tensor, mask: Mask, *, start: int, size: int) -> Tensor:
-    part = scored(queries, passages, start, size)
+    part = scored(queries, passages, start, size=size)
     mask.hide(part)
     return part.scores
 
@@ -116,7 +116,7 @@ def hardest(queries: Tensor, passages: Tensor, mask: Mask, *, tile: int, sharpne
     hidden, suspected = torch.zeros(2, dtype=torch.int64, device=queries.device).unbind()
     with torch.no_grad():
         for start in range(0, len(passages), tile):
-            part = scored(queries, passages, start, tile)
+            part = scored(queries, passages, start, size=tile)
             counts = mask.hide(part)
             hidden, suspected = hidden + counts[0], suspected + counts[1]
             top, at = part.scores.max(dim=-1)

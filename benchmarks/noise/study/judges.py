@@ -181,7 +181,7 @@ def auc(scores: Floats, relevant: NDArray[np.bool_]) -> float:
 def fit(human: NDArray[np.int64], graded: Sequence[NDArray[np.int64]], z: Floats) -> tuple[Floats, list[Floats]]:
     """Fit the near misses and each judge: (a, b) of near misses; near miss, relevance, similarity of each judge.
 
-    `human` `[pairs]` are grades of people, `graded` `[pairs]` those of each judge, `z` `[pairs]` similarities. A judge
+    `human` `[pairs]` are grades of people, `graded` `[pairs]` grades of each judge, `z` `[pairs]` similarities. A judge
     follows a proportional-odds model of four grades.
     """
     near, relevant = (human == 1).astype(float), (human >= 2).astype(float)

@@ -1,7 +1,7 @@
 """One run of the study: the parts of `trainer fit` in one loop, without files, so that a run takes seconds.
 
-Groups, batches, loss and schedule are the product's; `tests/benchmarks/test_study.py` compares the weights with those
-of `trainer fit`.
+Groups, batches, loss and schedule are the product's; `tests/benchmarks/test_study.py` checks that the weights are
+the same as after `trainer fit`.
 """
 
 import time
@@ -45,7 +45,7 @@ class Session:
     collections: Mapping[str, Collection]
     steps: int
     weights: dict[str, Tensor] = field(default_factory=dict)
-    """Those of the start model."""
+    """Weights of the start model."""
     labels: dict[Any, Drawn] = field(default_factory=dict)
     start: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Embeddings of the queries and passages by the start model."""
@@ -65,7 +65,7 @@ class StudySet:
     def __init__(
         self, examples: Mapping[str, Sequence[Example]], view: View, collection: Collection, config: FitConfig
     ) -> None:
-        """`view` lacks the pools, which are those of the collection."""
+        """`view` lacks the pools, which come from the collection."""
         self.view, self.collection, self.config = view, collection, config
         self.examples = [list(each) for _, each in sorted(examples.items()) if self._positives(each)]
         self.keys = np.array([key_of(each[0].query_id) for each in self.examples], dtype=np.int64)
@@ -130,7 +130,7 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def reset_weights(session: Session, run: Run) -> None:
-    """Put the start model's weights back; those of the reset model's last layers are drawn with the seed."""
+    """Restore the start model's weights; the weights of the reset model's last layers are drawn with the seed."""
     session.model.load_state_dict(session.weights)
     if run.cell.start == "reset":
         encoder: Any = session.model[0].auto_model

@@ -121,7 +121,7 @@ def test_negatives_of_the_same_tower_equal_the_loop(groups: list[Group], tile: i
         terms = [cosine(one.query_id, name) / TEMPERATURE for name in negatives]
         for other in groups:
             shared = {positive.passage_id for positive in other.positives} & one.excluded
-            if other is not one and not shared:
+            if other is not one and other.positives and not shared:
                 terms.append(cosine(one.query_id, other.query_id) / TEMPERATURE)
         for positive in one.positives:
             share = -math.log(len(one.positives))
