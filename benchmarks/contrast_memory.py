@@ -1,4 +1,4 @@
-"""Compares peak memory and time of the contrast engine with the matrix of all pairs.
+"""Compare peak memory and time of the contrast engine with the matrix of all pairs.
 
     python benchmarks/contrast_memory.py [--queries 8192] [--passages 65536] [--dimensions 384] [--rounds 3]
         [--device cpu]

@@ -1,4 +1,4 @@
-"""Compares encoding for evaluation and dense pooling with sentence-transformers' `encode`: texts per second.
+"""Compare encoding for evaluation and dense pooling with sentence-transformers' `encode`: texts per second.
 
     python benchmarks/encode_speed.py MINILM GROUPS.jsonl [--shape minilm bert-base qwen3-0.6b] [--texts 2000]
         [--device cuda] [--precision bf16] [--rounds 3] [--length 256]

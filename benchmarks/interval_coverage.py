@@ -1,4 +1,4 @@
-"""Simulates the coverage of 95% confidence intervals and the error rate of bake-offs.
+"""Simulate the coverage of 95% confidence intervals and the error rate of bake-offs.
 
     python benchmarks/interval_coverage.py intervals [--worlds 1000]
     python benchmarks/interval_coverage.py bakeoff [--worlds 1000]

@@ -1,4 +1,4 @@
-"""Measures the journal: appends per second, time and memory of resuming from it, and its share of the time of a run.
+"""Measure the journal: appends per second, time and memory of resuming from it, and its share of the time of a run.
 
     python benchmarks/journal.py size [--records 10000000] [--group 64] [--work build/journal]
     python benchmarks/journal.py overhead [--pairs 1500] [--latency 0.3] [--concurrency 64] [--rounds 5]

@@ -1,4 +1,4 @@
-"""Compares engine `local` with a plain padded forward pass, on the same prompts and model, interleaved in one process.
+"""Compare engine `local` with a plain padded forward pass, on the same prompts and model, interleaved in one process.
 
     python benchmarks/local_prefix.py MODEL DATA [--queries 4] [--passages 8]
 

@@ -1,4 +1,4 @@
-"""Compares all annotation methods with human grades, on the same pools.
+"""Compare all annotation methods with human grades, on the same pools.
 
     python benchmarks/methods.py DATA -o DIR [--split test] [--pools 10] [--passages 8] -- --engine vllm --model MODEL
 

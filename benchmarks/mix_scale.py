@@ -1,4 +1,4 @@
-"""Measures time and memory of mix, audit and export on a dataset of the size of MS MARCO.
+"""Measure time and memory of mix, audit and export on a dataset of the size of MS MARCO.
 
     python benchmarks/mix_scale.py --work build/scale [--queries 50300 503000] [--format tevatron]
 

@@ -1,4 +1,4 @@
-"""Compares objectives by cross-validation over queries, on a BEIR folder with complete human labels.
+"""Compare objectives by cross-validation over queries, on a BEIR folder with complete human labels.
 
     python benchmarks/objectives.py MODEL DATA -o DIR [--objectives lsepair …] [--folds 5] [--seeds 1]
 

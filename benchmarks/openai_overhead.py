@@ -1,4 +1,4 @@
-"""Compares engine `openai` with a plain `AsyncOpenAI` gather loop, on a server that answers immediately.
+"""Compare engine `openai` with a plain `AsyncOpenAI` gather loop, on a server that answers immediately.
 
     python benchmarks/openai_overhead.py [--requests 2000] [--concurrency 64] [--rounds 5]
 

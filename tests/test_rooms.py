@@ -38,7 +38,7 @@ TRAINER = [
     "retrieval",
     "training",
     "bakeoffs",
-    "doubts",
+    "label_errors",
     "invariance",
     "packages",
     "__init__",

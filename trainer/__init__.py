@@ -1,4 +1,4 @@
-"""Trains dense retrievers on multi-positive datasets, and measures them.
+"""Train dense retrievers on multi-positive datasets, and measure them.
 
 dataset -data-> groups of an epoch -batch-> unique passages, ragged positives
         -contrast-> scores -objectives-> loss     (fit runs all of this)     -evaluate-> measures
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trainer.bakeoffs.config import BakeoffConfig
     from trainer.bakeoffs.runner import RunResult
     from trainer.config.fit_config import FitConfig, read_config
-    from trainer.doubts import Suspect, suspects
+    from trainer.label_errors import Suspect, suspects
     from trainer.invariance import SelfCheck, self_check
     from trainer.retrieval.evaluate import EvalResult, evaluate
     from trainer.retrieval.options import EvaluateOptions
@@ -40,13 +40,13 @@ HOMES = {
     "RunResult": "trainer.bakeoffs.runner",
     "SelfCheck": "trainer.invariance",
     "StageReport": "trainer.training.fit",
-    "Suspect": "trainer.doubts",
+    "Suspect": "trainer.label_errors",
     "bakeoff": "trainer.bakeoffs.bakeoff",
     "evaluate": "trainer.retrieval.evaluate",
     "fit": "trainer.training.fit",
     "read_config": "trainer.config.fit_config",
     "self_check": "trainer.invariance",
-    "suspects": "trainer.doubts",
+    "suspects": "trainer.label_errors",
 }
 """Name -> its module. Type checkers read the imports above instead."""
 LIGHT = ("BakeoffConfig", "EvaluateOptions", "FitConfig", "read_config")

@@ -1,4 +1,4 @@
-"""Runs the command `trainer` as `python -m trainer`."""
+"""Run the command `trainer` as `python -m trainer`."""
 
 from trainer.commands.app import main
 

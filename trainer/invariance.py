@@ -1,4 +1,4 @@
-"""Checks on the user's machine that implementation choices do not change the loss and its gradient: `trainer verify`.
+"""Check on the user's machine that implementation choices do not change the loss and its gradient: `trainer verify`.
 
 A small transformer with random weights embeds ragged random groups in float64. The loss is then computed as in
 training, with each of these choices: tiles, mini-batches, gradient cache, another order, additional masked passages,

@@ -1,4 +1,4 @@
-"""Imports the packages that training needs, when a function first needs them."""
+"""Import the packages that training needs, when a function first needs them."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""Draws the rooms from the code: imports in docs/rooms.svg, tables of rooms and records in docs/architecture.md.
+"""Draw the rooms from the code: imports in docs/rooms.svg, tables of rooms and records in docs/architecture.md.
 
     python docs/tools/draw_rooms.py
 

@@ -1,4 +1,4 @@
-"""Adds pages to the site that are not files in docs/: other documents of the repository, and the API reference.
+"""Add pages to the site that are not files in docs/: other documents of the repository, and the API reference.
 
 mkdocs loads this module as a hook (`hooks` in mkdocs.yml). It also makes the links of a document work in both places:
 in the repository they are paths; on the site they become links to the page of that document, or plain text for a file

@@ -1,4 +1,4 @@
-"""Writes the docstrings of the standard library as a collection with graded queries.
+"""Write the docstrings of the standard library as a collection with graded queries.
 
 `python examples/pydocs/corpus.py -o build/pydocs` writes a folder in the BEIR layout (`corpus.jsonl`, `queries.jsonl`,
 `qrels/train.tsv`, `qrels/test.tsv`). The passages are read from the running interpreter. Nothing is downloaded, and

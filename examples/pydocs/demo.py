@@ -1,4 +1,4 @@
-"""Labels, mixes, trains and measures on real text; `make demo` runs this script.
+"""Label, mix, train and measure on real text; `make demo` runs this script.
 
 The corpus is the documentation of Python's standard library. Thirty training queries have one human positive each, as
 in most collections. A real language model judges eight passages per query, and its labels are added to the human

@@ -50,6 +50,7 @@ def declared(record: str) -> dict[str, Declared]:
     return dict(fields_of(classes[name], classes, known_names(module, tree)))
 
 
+@cache
 def parsed(module: str) -> ast.Module:
     """Parse the source of a module."""
     spec = find_spec(module)

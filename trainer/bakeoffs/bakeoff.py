@@ -1,4 +1,4 @@
-"""Runs a grid of trainings and writes the report on it: `trainer bakeoff`."""
+"""Run a grid of trainings and write the report on it: `trainer bakeoff`."""
 
 from collections.abc import Sequence
 from pathlib import Path

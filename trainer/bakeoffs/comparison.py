@@ -1,4 +1,4 @@
-"""Compares the runs of a bake-off: means of cells, simultaneous confidence intervals of differences, a recommendation.
+"""Compare the runs of a bake-off: means of cells, simultaneous confidence intervals of differences, a recommendation.
 
 A cell is an objective on a regime of labels; the value of a query is its mean over seeds. All pairs of cells and all
 pairs of regimes form one family of simultaneous intervals and p-values, which include the variance of queries and of

@@ -1,4 +1,4 @@
-"""Writes the report of a bake-off: `README.md`, a self-contained `report.html`, `table.json`, and charts as SVG."""
+"""Write the report of a bake-off: `README.md`, a self-contained `report.html`, `table.json`, and charts as SVG."""
 
 import json
 import math

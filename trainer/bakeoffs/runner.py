@@ -1,4 +1,4 @@
-"""Trains and measures the grid of a bake-off: objectives x regimes of labels x seeds, from one dataset.
+"""Train and measure the grid of a bake-off: objectives x regimes of labels x seeds, from one dataset.
 
 Every finished run has a file of results, so that the same command resumes an interrupted grid; an interrupted run
 resumes from its checkpoints. Weights are selected on the dev set only, never on the evaluation data.

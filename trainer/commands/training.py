@@ -136,7 +136,7 @@ def suspects(
     with held(output, "suspects"):
         found = trainer.suspects(dataset, output, settings, folds=folds, command=console.command_line("trainer"))
     print_suspects(found[:show])
-    from trainer.doubts import by_source
+    from trainer.label_errors import by_source
 
     for name, (every, doubted) in by_source(found, 0.5).items():
         console.say(f"{name}: {doubted:,} of {every:,} labels with a doubt above 0.5")

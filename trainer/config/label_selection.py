@@ -1,4 +1,4 @@
-"""Parses the sources of labels that a stage uses: `human`, `llm`, `human + llm`, `20% human + llm`, `all`.
+"""Parse the sources of labels that a stage uses: `human`, `llm`, `human + llm`, `20% human + llm`, `all`.
 
 "20% human" means the human labels of 20% of the queries. The selection of queries depends only on the seed and the
 query ids, and a smaller share is a subset of a larger one. A stage "20% human" after a stage "llm" therefore uses the

@@ -1,4 +1,4 @@
-"""Converts groups to the encoder's inputs: tokens of the queries and passages, and the `Batch` that relates them."""
+"""Convert groups to the encoder's inputs: tokens of the queries and passages, and the `Batch` that relates them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

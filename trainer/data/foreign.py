@@ -1,4 +1,4 @@
-"""Opens datasets in other formats, such as Tevatron or sentence-transformers files, by importing them automatically."""
+"""Open datasets in other formats, such as Tevatron or sentence-transformers files, by importing them automatically."""
 
 import hashlib
 from pathlib import Path

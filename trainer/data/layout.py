@@ -1,4 +1,4 @@
-"""Converts a dataset to the layout of the cache: memory-mapped Arrow tables, and arrays that map ids to rows.
+"""Convert a dataset to the layout of the cache: memory-mapped Arrow tables, and arrays that map ids to rows.
 
 Parquet files are efficient only when read from start to end, but an epoch reads queries and passages in random order.
 """

@@ -1,4 +1,4 @@
-"""Draws the groups of an epoch from a dataset; `trainer.data.collate` converts them to the encoder's inputs.
+"""Draw the groups of an epoch from a dataset; `trainer.data.collate` converts them to the encoder's inputs.
 
 The passages drawn for a query are a pure function of the seed, the epoch and the query id. They are independent of the
 order of files, of the batch and of the process. An index into `TrainingSet` is the pair (epoch, row), so that the

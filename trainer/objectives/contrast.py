@@ -1,4 +1,4 @@
-"""Computes the inputs of an objective, scores and log-sum-exp, from the embeddings of a batch.
+"""Compute the inputs of an objective, scores and log-sum-exp, from the embeddings of a batch.
 
 The scores of the positives are computed separately from the negatives. The log-sum-exp over the negatives is computed
 in tiles of passages, and recomputed in the backward pass: memory grows with queries plus passages, not with their

@@ -1,4 +1,4 @@
-"""Measures the loss and the gradient of each source of labels, and the cosine between the gradients of two sources."""
+"""Measure the loss and the gradient of each source of labels, and the cosine between the gradients of two sources."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

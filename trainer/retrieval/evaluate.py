@@ -1,4 +1,4 @@
-"""Measures retrievers on BEIR folders, with confidence intervals and tests of differences.
+"""Measure retrievers on BEIR folders, with confidence intervals and tests of differences.
 
 All measures use the same ranking. Ties of similarity are broken by passage id, the higher id first, as in trec_eval.
 Queries without a relevant passage in the qrels count as 0, as in trec_eval. The average over several collections is

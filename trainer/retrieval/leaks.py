@@ -1,4 +1,4 @@
-"""Refuses evaluation queries among the training queries, which would measure memory instead of generalisation."""
+"""Refuse evaluation queries among the training queries, which would measure memory instead of generalisation."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reads the collections that models are measured on, and searches them.
+"""Read the collections that models are measured on, and search them.
 
 A passage with the same id as the query is kept in the ranking. BEIR removes it in ArguAna and Quora; compare figures on
 these collections only with figures that were computed in the same way.

@@ -1,4 +1,4 @@
-"""Loads the encoder of a run, sets its pooling, prompts and adapters, and checks it against the settings."""
+"""Load the encoder of a run, set its pooling, prompts and adapters, and check it against the settings."""
 
 from typing import Any
 

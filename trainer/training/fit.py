@@ -1,4 +1,4 @@
-"""Trains a model folder from a dataset and a `FitConfig`.
+"""Train a model folder from a dataset and a `FitConfig`.
 
 Each stage runs sentence-transformers' trainer (`trainer.training.group_trainer`) on the model of the previous stage. A
 run that was killed resumes from its checkpoints when the same command is given again, with the same result as an

@@ -1,4 +1,4 @@
-"""Runs sentence-transformers' trainer for one stage, on groups instead of columns of text."""
+"""Run sentence-transformers' trainer for one stage, on groups instead of columns of text."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Writes README.md of a trained model: description, training data, evaluation, and the command to train it again."""
+"""Write README.md of a trained model: description, training data, evaluation, and the command to train it again."""
 
 from collections.abc import Sequence
 from pathlib import Path

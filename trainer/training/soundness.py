@@ -1,4 +1,4 @@
-"""Checks that a trained model is usable: its weights and embeddings are finite, and training changed them."""
+"""Check that a trained model is usable: its weights and embeddings are finite, and training changed them."""
 
 import logging
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from labelkit.errors import LabelkitError
 from labelkit.storage import folders
 from trainer.config.fit_config import FitConfig
-from trainer.doubts import suspects
+from trainer.label_errors import suspects
 from trainer.training.checkpoints import Checkpoints, write_weights
 from trainer.training.encoder import build_model
 from trainer.training.fit import fit

@@ -20,7 +20,7 @@ from trainer.commands.app import main
 from trainer.config.fit_config import FitConfig
 from trainer.data.store import open_store
 from trainer.data.training_sets import TrainingSet, fold_of
-from trainer.doubts import by_source, suspects
+from trainer.label_errors import by_source, suspects
 
 from .conftest import WORDS, WriteDataset, example, label, passage
 

@@ -1,4 +1,4 @@
-"""Finds probable label errors: labels that models trained on other queries disagree with.
+"""Find probable label errors: labels that models trained on other queries disagree with.
 
 The queries are split into folds. The labelled passages of each fold are scored by a model trained on the other folds,
 so that no model scores its own training queries. The doubt of a positive is high if other passages score above it, and
