@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from trainer.bakeoffs.config import BakeoffConfig
     from trainer.bakeoffs.runner import RunResult
     from trainer.config.fit_config import FitConfig, read_config
-    from trainer.label_errors import Suspect, suspects
     from trainer.invariance import SelfCheck, self_check
+    from trainer.label_errors import Suspect, suspects
     from trainer.retrieval.evaluate import EvalResult, evaluate
     from trainer.retrieval.options import EvaluateOptions
     from trainer.training.fit import FitReport, StageReport, fit
