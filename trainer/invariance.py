@@ -172,7 +172,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, features: dict[str, Any]) -> dict[str, Tensor]:
-        """Compute `sentence_embedding` [B, 32] from token ids [B, L], or from those of `Packing` [1, T]."""
+        """Compute `sentence_embedding` [B, 32] from token ids [B, L], or from the token ids of `Packing` [1, T]."""
         if "cu_seq_lens_q" in features:
             return {"sentence_embedding": self._packed(features).to(self.dtype)}
         shown = features["attention_mask"].unsqueeze(-1)
