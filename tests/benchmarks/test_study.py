@@ -16,6 +16,7 @@ from study import collections, grid, judges, tables, training, workers
 from study.report import write_report
 from tiny_encoder import write_encoder
 
+from labelkit.pooling.packing import unpadded
 from labelkit.records import Passage, Query
 from labelkit.storage import folders
 from labelkit.storage.dataset import write_tables
@@ -203,13 +204,17 @@ def test_the_loop_leaves_the_weights_that_trainer_fit_leaves(
     before = {name: value.clone() for name, value in found.state_dict().items()}
     view = View({"human"}, {"human"}, None, {})
     labelled = training.StudySet({name: [one] for name, one in examples.items()}, view, collection, config)
-    losses = training.train(found, labelled, config, collection)
+    losses = training.train(found, labelled, config)
     assert len(losses) == 5
     moved = 0.0
     for name, value in found.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6, msg=name)
         moved = max(moved, float((value - before[name]).abs().max()))
     assert moved > 1e-3
+    packed = SentenceTransformer(str(model), device="cpu")
+    with unpadded(packed) as packing:
+        assert packing is not None
+        assert training.train(packed, labelled, config, packing=packing) == pytest.approx(losses, rel=1e-4)
 
 
 def test_every_regime_trains_and_the_program_resumes(

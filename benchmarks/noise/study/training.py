@@ -6,7 +6,7 @@ the same as after `trainer fit`.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from labelkit.pooling.dense_search import Exact
+from labelkit.pooling.packing import Packing
 from labelkit.records import Example
 from study.collections import FEW, Collection, Part, Tokens
 from study.grid import RATES, Run
@@ -49,6 +50,8 @@ class Session:
     labels: dict[Any, Drawn] = field(default_factory=dict)
     start: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Embeddings of the queries and passages by the start model."""
+    packing: Packing | None = None
+    """Removes the padding of a batch; None for padded batches."""
 
     def __post_init__(self) -> None:
         self.weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -99,7 +102,7 @@ def perform(session: Session, run: Run) -> dict[str, Any]:
         stages, facts = make_stages(session, run, collection, part)
         for number, (examples, view, config) in enumerate(stages):
             labelled = StudySet(examples, view, collection, config)
-            losses += train(session.model, labelled, config, collection, first_epoch=1000 * number)
+            losses += train(session.model, labelled, config, first_epoch=1000 * number, packing=session.packing)
     trained = time.perf_counter() - started
     queries, passages = before if untrained else embed(session.model, collection)
     rows = [list(collection.query_tokens).index(name) for name in measured]
@@ -219,8 +222,9 @@ def train(
     model: SentenceTransformer,
     training_set: StudySet,
     config: FitConfig,
-    collection: Collection,
+    *,
     first_epoch: int = 0,
+    packing: Packing | None = None,
 ) -> list[float]:
     """Train a model in place, as `trainer fit` does; the loss of every step."""
     device = model.device
@@ -232,7 +236,7 @@ def train(
     torch.manual_seed(config.seed)
     module.train()
     losses: list[Tensor] = []
-    collate = make_collator(model, collection)
+    collate = replace(make_collator(model, training_set.collection), packing=packing)
     for groups in _batches(training_set, config, steps, first_epoch):
         batch = batch_to_device(collate(groups), device)
         columns = [

@@ -6,6 +6,7 @@ import multiprocessing
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from labelkit.pooling.packing import unpadded
 from study.collections import Collection, read
 from study.grid import BLOCKS, STEPS, Run, chosen_rate
 from study.training import Session, perform
@@ -155,8 +157,10 @@ def _load(model: str) -> Any:
 
 def _serve(session: Session, device: str, pipe: Connection) -> None:
     session.model.to(device)
-    while (run := pipe.recv()) is not None:
-        try:
-            pipe.send(perform(session, run))
-        except Exception:  # reported, and the next run is done
-            pipe.send({"key": run.key, "error": traceback.format_exc()})
+    packed = unpadded(session.model, torch.bfloat16) if device == "cuda" else nullcontext()
+    with packed as session.packing:
+        while (run := pipe.recv()) is not None:
+            try:
+                pipe.send(perform(session, run))
+            except Exception:  # reported, and the next run is done
+                pipe.send({"key": run.key, "error": traceback.format_exc()})
