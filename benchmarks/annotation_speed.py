@@ -1,15 +1,15 @@
-"""`annotate --engine vllm` against `LLM.chat` in its own defaults: pairs per second, and hits of the prefix cache.
+"""Compare `annotate --engine vllm` with `LLM.chat` and its defaults: pairs per second, and hits of the prefix cache.
 
     python benchmarks/annotation_speed.py TOKENIZER POOL [--device cuda] [--shape 1.5b 7b] [--rounds 2] [--pairs 6750]
 
 TOKENIZER is a model folder that gives its tokenizer and chat template; POOL is a folder of `labelkit pool`. The shapes
-are the sizes of Qwen2.5 with dummy weights: the answers mean nothing, but cost what they cost with the real model.
-`tiny` is a model of two layers, where every cost except the model's shows most; `real` is the model in TOKENIZER.
+are the sizes of Qwen2.5 with dummy weights, which give meaningless answers at the real cost. `tiny` is a model of two
+layers, with which the time of labelkit is a larger share; `real` is the model in TOKENIZER.
 
-The two take turns in processes of their own. Seconds begin when the weights are loaded and one prompt went through, and
-end with the labels folder, or with the last text of the bare call, which judges the texts that annotate cuts to the
-same length. The prefix cache is emptied before each round. With --shuffled, one more round of annotate takes the pairs
-in random order, to compare the hits of the prefix cache by vLLM's own counters.
+Each side runs in its own process. The time starts after the weights are loaded and one prompt was run, and ends with
+the labels folder, or with the last text of the bare call, which judges the same shortened texts. The prefix cache is
+emptied before each round. With --shuffled, one more round of annotate takes the pairs in random order, to compare the
+hits of the prefix cache in vLLM's counters.
 """
 
 import argparse
@@ -59,11 +59,11 @@ SHAPES = {
 }
 """Sizes of Qwen2.5, in the order of `SIZES`."""
 Round = tuple[str, int, float, float | None]
-"""Who, tokens of the prompts, seconds, and share of the tokens found in the prefix cache."""
+"""Side, tokens of the prompts, seconds, and share of the tokens found in the prefix cache."""
 
 
 def main() -> None:
-    """Time both, shape by shape."""
+    """Time both sides for each shape."""
     given = parse()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if given.device == "cpu":
@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("model", type=Path)
     parser.add_argument("pool", type=Path)
     parser.add_argument("--shape", nargs="+", default=["tiny"], choices=[*SHAPES, "real"])
-    parser.add_argument("--pairs", type=int, help="the first pairs of the pool; default all")
+    parser.add_argument("--pairs", type=int, help="number of first pairs of the pool; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shuffled", action="store_true", help="one more round of annotate in random order")
     add_options(parser)
@@ -91,7 +91,7 @@ def parse() -> argparse.Namespace:
 
 
 def dummy(shape: str, tokenizer: Path, folder: Path) -> Path:
-    """A model folder of a shape: a configuration and a tokenizer."""
+    """Write a model folder of a shape: a configuration and a tokenizer."""
     folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (tokenizer / name).is_file():
@@ -102,20 +102,20 @@ def dummy(shape: str, tokenizer: Path, folder: Path) -> Path:
 
 
 def arguments(model: str, given: argparse.Namespace) -> dict[str, Any]:
-    """What both sides are told: the weights, their precision, and what the CPU build needs."""
+    """Make the arguments of vLLM that both sides share: weights, statistics, and settings of the CPU build."""
     weights = {} if model == str(given.model) else {"load_format": "dummy"}
     cpu = {} if given.device == "cuda" else {"enforce_eager": True}
     return {**weights, **cpu, "disable_log_stats": not given.shuffled}
 
 
 def pool_of(given: argparse.Namespace) -> Pool:
-    """The pool, or its first pairs."""
+    """Read the pool, or its first pairs."""
     pool = read_pool(given.pool)
     return pool._replace(candidates=pool.candidates[: given.pairs])
 
 
 def ours(model: str, given: argparse.Namespace, folder: Path) -> Iterable[Round]:
-    """Rounds of an annotation whose engine is warm."""
+    """Time rounds of an annotation with a loaded engine."""
     pool = pool_of(given)
     told = tuple(f"{name}={json.dumps(value)}" for name, value in arguments(model, given).items())
     dtype = "bfloat16" if given.device == "cuda" else "float32"
@@ -130,7 +130,7 @@ def ours(model: str, given: argparse.Namespace, folder: Path) -> Iterable[Round]
         before = prefix_hits()
         shown = pool if name == "annotate" else shuffled(pool)
         start = time.perf_counter()
-        # The bare call does not pay for the end of the engine within its seconds either.
+        # The time of the bare call does not include closing the engine either.
         with patch.object(annotation, "open_engine", return_value=engine), patch.object(engine, "close"):
             outcome = annotation.annotate(shown, folder / f"labels-{number}", options, command="benchmark")
         seconds = time.perf_counter() - start
@@ -141,7 +141,7 @@ def ours(model: str, given: argparse.Namespace, folder: Path) -> Iterable[Round]
 
 
 def bare(model: str, given: argparse.Namespace, folder: Path) -> Iterable[Round]:
-    """Rounds of one call with all prompts, as vLLM's documentation writes it."""
+    """Time rounds of one `LLM.chat` call with all prompts, as in vLLM's documentation."""
     from vllm import LLM, SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
@@ -166,13 +166,13 @@ def bare(model: str, given: argparse.Namespace, folder: Path) -> Iterable[Round]
 
 
 def warm() -> Request:
-    """A request that both sides answer before the clock runs."""
+    """Make a request that both sides answer before the time starts."""
     prompt = load_prompt("graded")
     return Request("warm", "query", prompt.render("judge", "query", ["passage"]), prompt.label_texts)
 
 
 def requests_of(pool: Pool, given: argparse.Namespace) -> Iterable[Request]:
-    """The requests of an annotation with these passages, cut to the same length."""
+    """Yield the requests of an annotation, with passages cut to the same length."""
     from labelkit.engines import Settings
     from labelkit.engines.tokenizers import model_tokens
     from labelkit.judging.reading import Reading, read_texts
@@ -185,12 +185,12 @@ def requests_of(pool: Pool, given: argparse.Namespace) -> Iterable[Request]:
 
 
 def shuffled(pool: Pool) -> Pool:
-    """The same pairs in random order."""
+    """Shuffle the pairs of a pool."""
     return pool._replace(candidates=random.Random(0).sample(pool.candidates, len(pool.candidates)))
 
 
 def prefix_hits() -> tuple[float, float]:
-    """Tokens that vLLM found in its prefix cache and tokens that it looked for, by its own counters."""
+    """Read vLLM's counters of tokens found in the prefix cache, and of tokens looked up."""
     from prometheus_client import REGISTRY
 
     names = ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total")
@@ -203,7 +203,7 @@ def prefix_hits() -> tuple[float, float]:
 
 
 def share(before: tuple[float, float], after: tuple[float, float]) -> float | None:
-    """Share of the tokens found between two readings; None where vLLM counted none."""
+    """Compute the share of tokens found between two readings; None if vLLM counted none."""
     hits, queries = (late - early for early, late in zip(before, after, strict=True))
     return hits / queries if queries else None
 
@@ -214,7 +214,7 @@ def in_a_process(
     given: argparse.Namespace,
     scratch: Path,
 ) -> list[Round]:
-    """The rounds of a function that runs in a process of its own."""
+    """Run a function in its own process, and return its rounds."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     child = context.Process(target=send_all, args=(there, judge, model, given, scratch))
@@ -233,14 +233,14 @@ def in_a_process(
 
 
 def send_all(pipe: Any, judge: Callable[..., Iterable[Round]], *given: Any) -> None:
-    """Send each round as it is there, None at the end."""
+    """Send each round through a pipe when it is finished, and None at the end."""
     for one in judge(*given):
         pipe.send(one)
     pipe.send(None)
 
 
 def report(shape: str, rounds: list[Round], given: argparse.Namespace) -> None:
-    """Print and keep the medians of both sides."""
+    """Print and store the medians of both sides."""
     pairs = len(pool_of(given).candidates)
     base = statistics.median(seconds for name, _, seconds, _ in rounds if name == "LLM.chat")
     rows = []

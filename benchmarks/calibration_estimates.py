@@ -1,27 +1,27 @@
-"""Two choices of `labelkit calibrate`, made by simulation: how label quality is estimated, and when not to apply.
+"""Simulate two choices of `labelkit calibrate`: how label quality is estimated, and when a calibration is refused.
 
     python benchmarks/calibration_estimates.py [estimates] [verdicts] [--trials 40] [--seed 0]
 
-A world has queries with 30 judged pairs each. Relevance has a part of the query and a part of the pair; people's grades
-and the judge's scores are noisy views of it, and the judge has a bias of its own on each query. The real functions of
-`labelkit.quality.calibration` fit it, from the labels of some of the queries.
+A world has queries with 30 judged pairs each. The relevance of a pair is the sum of an effect of the query and an
+effect of the pair. Human grades and the judge's scores are noisy measurements of it, and the judge has a bias on each
+query. The functions of `labelkit.quality.calibration` fit a calibration to the labels of some of the queries.
 
-`estimates`: of 100 judged queries some have labels, for a share of their pairs. The truth is the precision and recall,
-over all 3,000 pairs, of the pairs that the fit takes as positive. From 20 labelled queries on, the most flexible model
-(isotonic, scores within queries) is fitted, which has the most to lose on labels that it has seen. Root mean square
-errors of these rules:
+`estimates`: some of 100 judged queries are labelled, for a share of their pairs. The true values are precision and
+recall, over all 3,000 pairs, of the pairs that the fit calls positive. With 20 or more labelled queries, the most
+flexible model (isotonic, scores within queries) is fitted, which overfits most. Prints root mean square errors of these
+rules:
 
-- count: counted among the labelled pairs
-- cross: prediction-powered inference; all pairs of a labelled query have the probabilities of the fold that the query
-  is held out of (the rule of the product)
-- mixed: the probabilities of the full fit for all pairs, corrected by the labelled pairs with the probabilities of
-  their fold, which also decides whether a labelled pair is taken
+- count: count among the labelled pairs
+- cross: prediction-powered inference, the rule of the product; pairs of a labelled query have the probabilities of a
+  fit without that query
+- mixed: probabilities of the full fit for all pairs, corrected by the labelled pairs; the correction uses probabilities
+  and decisions of fits without the query
 
-`covers`: share of the intervals that hold the truth, and share of the trials without an interval.
+`covers`: share of the intervals that contain the true value, and share of the trials without an interval.
 
-`verdicts`: the change of Cohen's kappa on 200 new queries that a calibration brings, and whether a rule on its held-out
-gain refuses it. A good rule refuses calibrations that harm, and few others. `change`: mean change under the rule, 0
-where it refuses. The rule of the product is "value below 0".
+`verdicts`: the change of Cohen's kappa on 200 new queries by a calibration, and whether a rule on its held-out gain
+refuses the calibration. A good rule refuses the calibrations that lower kappa and few others. `change`: mean change
+under the rule, 0 for refused calibrations. The rule of the product is "value below 0".
 """
 
 import argparse
@@ -54,19 +54,19 @@ from labelkit.statistics.intervals import Estimate, estimate, ratio
 FLEXIBLE: Choice = ("isotonic", True)
 FEATURES = (Feature("judge", "simulated"),)
 PAIRS = 30
-"""Judged pairs of a query."""
+"""Judged pairs per query."""
 JUDGED, NEW = 100, 200
-"""Queries that the estimates are about, and those that a calibration is applied to."""
+"""Number of queries of `estimates`, and of new queries of `verdicts`."""
 LABELLED = (100, 20, 10, 5)
-"""Labelled queries of `estimates`."""
+"""Numbers of labelled queries in `estimates`."""
 FITTED = (5, 10, 20)
-"""Labelled queries of `verdicts`."""
+"""Numbers of labelled queries in `verdicts`."""
 SHARES = (0.3, 1.0)
 HUMAN_CUTS = np.array([0.2, 1.0, 1.7])
 QUALITY = {"weak": 1.6, "strong": 0.5}
-"""Standard deviation of a judge's noise; that of relevance within a query is 1."""
+"""Standard deviation of a judge's noise; relevance within a query has standard deviation 1."""
 LENIENT = {"fair": 0.0, "lenient": 0.8, "coarse": 0.0}
-"""How far a judge moves its grades up; a coarse judge gives no score besides its grade."""
+"""Shift of a judge's grades upward; a coarse judge gives no score besides its grade."""
 LINE = 0.5
 FIGURE_NAMES = ("precision", "recall")
 
@@ -83,19 +83,19 @@ class World(NamedTuple):
     """`[2, n, 1]` scores, absolute and within queries."""
 
     def part(self, rows: Ints) -> LabelledPairs:
-        """Some of the pairs as labelled ones."""
+        """Select some of the pairs as labelled pairs."""
         names, query = np.unique(self.query[rows], return_inverse=True)
         pairs = [self.pairs[row] for row in rows]
         return LabelledPairs(pairs, self.views[:, rows], self.human[rows], query, len(names))
 
 
 def world(draw: np.random.Generator, queries: int, quality: str, style: str) -> World:
-    """Simulate people and a judge on so many queries."""
+    """Simulate people and a judge on a number of queries."""
     query = np.repeat(np.arange(queries), PAIRS)
     relevant = 0.7 * draw.normal(size=queries)[query] + draw.normal(size=len(query))
     human = (relevant + 0.5 * draw.normal(size=len(query)))[:, None] > HUMAN_CUTS
     noise = QUALITY[quality] * draw.normal(size=len(query)) + 0.4 * draw.normal(size=queries)[query]
-    # The judge's own scale: its noise does not make it use the ends of the scale more.
+    # The scale of the judge is normalised, so that noise does not lead to more extreme grades.
     seen = (relevant + noise) / np.sqrt(1 + QUALITY[quality] ** 2 / 1.5) + LENIENT[style]
     grades = (seen[:, None] > HUMAN_CUTS).sum(1)
     scores = grades.astype(float) if style == "coarse" else 3 / (1 + np.exp(1 - 1.5 * seen))
@@ -105,12 +105,12 @@ def world(draw: np.random.Generator, queries: int, quality: str, style: str) -> 
 
 
 def model(labelled: int) -> list[Choice]:
-    """The model that `estimates` fits with so many labelled queries."""
+    """Choose the model that `estimates` fits to a number of labelled queries."""
     return [FIXED if labelled < ENOUGH_QUERIES else FLEXIBLE]
 
 
 def counted(found: World, taken: Floats, rows: Ints) -> dict[str, Estimate]:
-    """Precision and recall among the labelled pairs, with intervals over their queries."""
+    """Estimate precision and recall by counting among the labelled pairs, with intervals over their queries."""
     relevant = (found.human[rows] >= RELEVANT).astype(float)
     names, query = np.unique(found.query[rows], return_inverse=True)
     parts = (relevant * taken[rows], taken[rows], relevant)
@@ -124,7 +124,7 @@ def counted(found: World, taken: Floats, rows: Ints) -> dict[str, Estimate]:
 def estimates_once(
     draw: np.random.Generator, labelled: int, share: float, quality: str
 ) -> dict[str, tuple[float, ...]]:
-    """One trial: precision and recall by each rule, and the truth; `covered` has 1 where the interval holds it."""
+    """Run one trial: true precision and recall, estimates by each rule, and whether intervals contain the truth."""
     found = world(draw, JUDGED, quality, "fair")
     some = np.isin(found.query, draw.choice(JUDGED, labelled, replace=False))
     rows = np.flatnonzero(some & (draw.random(len(found.query)) < share))
@@ -156,7 +156,7 @@ def number(found: Estimate) -> float:
 
 
 def holds(found: Estimate, value: float) -> float:
-    """1 where the interval contains a value, 0 where it does not, nan where there is none."""
+    """Return 1 if an interval contains a value, 0 if it does not, and nan for no interval."""
     return np.nan if found.low is None or found.high is None else float(found.low <= value <= found.high)
 
 
@@ -178,7 +178,7 @@ def estimates(trials: int, seed: int) -> None:
 
 
 def share_of(covered: Floats) -> str:
-    """The share of the intervals that contain the truth, and that of trials without an interval where there are any."""
+    """Format the share of intervals that contain the truth, and the share of trials without an interval, if any."""
     none = np.isnan(covered)
     share = "-" if none.all() else f"{covered[~none].mean():.2f}"
     return share + (f", none {none.mean():.2f}" if none.any() else "")
@@ -191,7 +191,7 @@ RULES: dict[str, Rule] = {
     "value below 0": lambda found: found.value is not None and found.value < 0,
     "interval not above 0": lambda found: found.low is None or found.low <= 0,
 }
-"""When a calibration is refused, from its held-out gain in kappa."""
+"""Rule -> function from the held-out gain in kappa to whether a calibration is refused."""
 
 
 def graded(labelled: LabelledPairs, grades: Ints, scores: Floats) -> Graded:
@@ -205,7 +205,7 @@ def kappa(world: World, grades: Ints) -> float:
 
 
 def verdict_once(draw: np.random.Generator, labelled: int, quality: str, style: str) -> tuple[Estimate, float]:
-    """One trial: the held-out gain in kappa, and the change on new queries."""
+    """Run one trial: the held-out gain in kappa, and the change of kappa on new queries."""
     seen, new = world(draw, labelled, quality, style), world(draw, NEW, quality, style)
     pairs = seen.part(np.arange(len(seen.query)))
     held: HeldOut = held_out(pairs, FEATURES, choices(labelled))

@@ -1,4 +1,4 @@
-"""How busy a GPU is: by nvidia-smi's samples, and by the kernel times of PyTorch's profiler."""
+"""Measure the utilisation of a GPU by samples of nvidia-smi, and by kernel times of PyTorch's profiler."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ from unittest.mock import patch
 import torch
 
 SKIPPED = 0.5
-"""Seconds at the beginning of a loop that are left out of the kernel times: workers start, kernels are loaded."""
+"""Seconds at the start of a loop that are left out of the kernel times, because workers and kernels are loaded."""
 
 
 class Utilisation:
-    """Mean utilisation of the first GPU by nvidia-smi, a sample every 100 ms; nothing without one."""
+    """Sampler of the utilisation of the first GPU by nvidia-smi, every 100 ms; takes no samples without a GPU."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -46,21 +46,21 @@ class Utilisation:
         self.samples = [float(line) for line in written.splitlines() if line.strip().isdigit()]
 
     def mean(self) -> float | None:
-        """Share of the time in which the GPU was busy; None without samples."""
-        # The first and last samples lie partly before and after the loop.
+        """Compute the share of the time in which the GPU was busy; None without samples."""
+        # The first and last samples are partly before and after the loop.
         inner = self.samples[2:-1]
         return sum(inner) / len(inner) / 100 if inner else None
 
 
 class KernelShare:
-    """Share of a loop in which a kernel or a copy ran."""
+    """The share of a loop in which a kernel or a copy ran."""
 
     share = 0.0
 
 
 @contextmanager
 def kernel_share(trainer: Any) -> Iterator[KernelShare]:
-    """Measure the next call of `train` of a trainer class with PyTorch's profiler, which records the GPU alone."""
+    """Measure the next call of `train` of a trainer class with PyTorch's profiler, which records only the GPU."""
     plain: Callable[..., Any] = trainer.train
     found = KernelShare()
 
@@ -79,12 +79,12 @@ def kernel_share(trainer: Any) -> Iterator[KernelShare]:
 
 
 def on_gpu(event: Any) -> bool:
-    """Whether an event of the profiler ran on the GPU."""
+    """Check that an event of the profiler ran on the GPU."""
     return "CUDA" in str(event.device_type()) and event.duration_ns() > 0
 
 
 def busy_share(spans: list[tuple[int, int]]) -> float:
-    """Share of the time between the first and the last of some sorted spans that at least one of them covers."""
+    """Compute the share of the time between the first and the last of some sorted spans that any span covers."""
     if not spans:
         return 0.0
     first = spans[0][0] + int(SKIPPED * 1e9)

@@ -1,12 +1,12 @@
-"""The whole command `trainer fit` against a sentence-transformers script: the same model, groups, lengths and steps.
+"""Compare `trainer fit` with a sentence-transformers script, on the same model, groups, lengths and steps.
 
     python benchmarks/training_data.py SCIFACT CRANFIELD CISI CACM LLMJUDGE -o groups.jsonl
     python benchmarks/fit_speed.py MINILM groups.jsonl [--shape minilm bert-base qwen3-0.6b] [--case real equal]
         [--device cuda] [--precision bf16] [--batch 64] [--steps 60] [--rounds 3] [--length 256] [--gradient-cache]
 
-Two cases: in `real`, groups have passages that queries share and lengths that vary; in `equal`, all passages differ and
-all are cut to the same length, so that nothing can be saved. Each run is the whole work, from loading the model and the
-dataset until the trained model is saved, with an empty cache; tokens are prepared as each side does by default. The
+There are two cases. In `real`, queries share passages and lengths vary; in `equal`, all passages are different and
+have the same length, so that neither duplicates nor padding can be saved. A run includes everything from loading the
+model and the dataset to saving the trained model, with an empty cache; each side prepares tokens with its defaults. The
 peer is the script of sentence-transformers' documentation for MultipleNegativesRankingLoss, with its default options
 except for those in the table. After a first round that only warms up, the two take turns. Prints medians and their
 ratio. On a GPU it also prints how busy the GPU was during the training loop, by nvidia-smi and, with --profile, by the
@@ -52,24 +52,24 @@ WARMUP_STEPS = 3
 
 
 class Run(NamedTuple):
-    """What one run took."""
+    """The measurement of one run."""
 
     seconds: float
-    """From loading the model until it is saved."""
+    """Seconds from loading the model to saving it."""
     cpu: float
-    """Seconds of all threads in this time, which other work on the machine changes less."""
+    """Processor seconds of all threads in that time, which depend less on other programs."""
     loop: float
-    """Of them in the training loop."""
+    """Seconds in the training loop."""
     loss: float
-    """Mean over the steps."""
+    """Mean loss over the steps."""
     busy: float | None
     """Share of the loop in which the GPU was busy, by nvidia-smi; None on a CPU."""
     operations: float
-    """Floating-point operations that the tokens need; 0 where it is not known."""
+    """Floating-point operations of the tokens; 0 if unknown."""
 
 
 class Work(NamedTuple):
-    """What both sides train on."""
+    """Model and data that both sides train with."""
 
     model: Path
     shape: str

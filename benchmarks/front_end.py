@@ -1,11 +1,11 @@
-"""Pairs per second that `annotate --engine vllm` prepares, settles and keeps on one core, without the model.
+"""Measure the pairs per second that `annotate --engine vllm` processes on one core, without the model.
 
     python benchmarks/front_end.py MODEL POOL [--rounds 3] [--profile]
 
-MODEL is a folder with a tokenizer; POOL is a folder of `labelkit pool`. vLLM's engine is replaced by one that answers
-every request at once with the same label, so that the time left is labelkit's own: texts, chat template, tokens,
-sampling parameters, journal commits, and the tables at the end. Prints processor seconds of the whole call, which
-other programs on the machine do not change much, and pairs per second.
+MODEL is a folder with a tokenizer; POOL is a folder of `labelkit pool`. vLLM's engine is replaced by a substitute that
+answers every request immediately with the same label. The measured time is therefore labelkit's: texts, chat template,
+tokens, sampling parameters, journal commits, and the tables at the end. Prints processor seconds of the whole call,
+which hardly depend on other programs, and pairs per second.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from labelkit.pooling.pool import Pool, read_pool
 
 
 class Instant:
-    """vLLM's engine as labelkit calls it: every answer is the first label, there at once."""
+    """Substitute of vLLM's engine that answers every request immediately with the first label."""
 
     def __init__(self, label_tokens: list[int]) -> None:
         logprobs = {token: SimpleNamespace(logprob=-1.0 - place) for place, token in enumerate(label_tokens)}
@@ -43,21 +43,21 @@ class Instant:
 
     async def generate(self, prompt: Any, sampling: Any, request_id: str) -> AsyncIterator[Any]:
         if not self._loaded:
-            gc.freeze()  # as the engine does when the weights are there
+            gc.freeze()  # as the engine does after loading the weights
         self._loaded = True
         yield self._answer
 
     def shutdown(self) -> None:
-        """Nothing to stop."""
+        """Stop nothing."""
 
 
 def main() -> None:
     """Time the whole call."""
-    parser = argparse.ArgumentParser(description="The front end of annotate --engine vllm alone.")
+    parser = argparse.ArgumentParser(description="Measure annotate --engine vllm without the model.")
     parser.add_argument("model")
     parser.add_argument("pool", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--profile", action="store_true", help="print where the time of one more round goes")
+    parser.add_argument("--profile", action="store_true", help="profile one more round")
     given = parser.parse_args()
     pool = read_pool(given.pool)
     with tempfile.TemporaryDirectory() as scratch:
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def annotate(model: str, pool: Pool, folder: Path, profile: cProfile.Profile | None = None) -> float:
-    """Processor seconds of one annotation of a pool."""
+    """Measure the processor seconds of one annotation of a pool."""
     prompt = load_prompt("graded")
     options = AnnotateOptions(model=model, engine="vllm", dtype="float32")
     engine = VllmEngine(options.settings)

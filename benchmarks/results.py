@@ -1,11 +1,11 @@
-"""Where benchmarks leave what they measured: `RESULTS.md`, with the machine, the versions and the date.
+"""Append the results of benchmarks to `RESULTS.md`, with the machine, the versions and the date.
 
     parser = argparse.ArgumentParser(...)
     add_options(parser)                      # --device and --results
     given = parser.parse_args()
     record("Training steps", ("case", "ratio"), [("equal", 1.02)], given)
 
-A table is printed and appended at once, so that a benchmark that is ended halfway leaves what it has measured.
+A table is printed and appended immediately, so that an interrupted benchmark keeps its finished measurements.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "vllm", "flash-attn", "peft", "numpy")
-"""Packages whose versions are named, where they are installed."""
+"""Packages whose versions are recorded if they are installed."""
 
 
 def add_options(parser: argparse.ArgumentParser, device: str = "cpu") -> None:
@@ -58,7 +58,7 @@ def record(
 
 
 def machine(device: str) -> str:
-    """The date, the processor or GPU, and the versions of what computes, in one line."""
+    """Describe the date, the processor or GPU, and the versions of packages, in one line."""
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     commit = _first_line("git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD")
     parts = [date, _device_name(device), f"Python {platform.python_version()}", *_versions()]
@@ -66,7 +66,7 @@ def machine(device: str) -> str:
 
 
 def command() -> str:
-    """The command line that runs now, with the names of files and folders instead of their paths."""
+    """Return the current command line, with the names of files and folders instead of their paths."""
     words = [Path(word).name if "/" in word else word for word in sys.argv]
     return " ".join(["python", f"benchmarks/{words[0]}", *words[1:]])
 

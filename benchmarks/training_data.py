@@ -1,10 +1,10 @@
-"""Groups and models for the benchmarks of training and encoding.
+"""Make groups and models for the benchmarks of training and encoding.
 
     python benchmarks/training_data.py FOLDER... -o GROUPS.jsonl [--queries 4096]
 
-FOLDERs are BEIR folders. A query is the title of a passage, its positive is that passage, and seven passages that BM25
-ranks high are its negatives. The file holds everything, so that a machine without BM25 and without the folders can run
-the benchmarks.
+FOLDERs are BEIR folders. A query is the title of a passage, its positive is that passage, and its negatives are seven
+high-ranked passages of BM25. The file contains all texts, so that the benchmarks run on a machine without BM25 and
+without the folders.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from labelkit.storage.dataset import KIND, write_tables
 
 NEGATIVES = 7
 SHAPES = ("minilm", "bert-base", "qwen3-0.6b")
-"""Models that `model_folder` knows."""
+"""Names of the models that `model_folder` makes."""
 
 
 class Groups(NamedTuple):

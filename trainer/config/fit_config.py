@@ -126,15 +126,15 @@ class FitConfig(Options):
     objective_settings: dict[str, float] = Field(default={})
     """Settings of the objective, such as `trim`; the docstring of the objective explains them."""
     distil_weight: float = Field(default=0.0, ge=0)
-    """Weight of distillation beside the objective: this times KL(softmax(teacher) || softmax(model)), over the passages
-    of a query's group that have a score of the teacher, is added to the loss.
+    """Weight of distillation in addition to the objective. The loss is increased by this weight times
+    KL(softmax(teacher) || softmax(model)) over the passages of a query's group that the teacher scored.
     """
     teacher: Literal["score", "probability"] | None = None
     """Target of distillation: the raw scores of the labels, or the log-odds of their probabilities; by default the
     probabilities if every used label has one, else the scores.
     """
     teacher_temperature: float = Field(default=1.0, gt=0)
-    """Temperature of the teacher: its scores are divided by this."""
+    """Divisor of the teacher's scores."""
     matryoshka_dims: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Sizes of embedding prefixes, as in `[128, 768]`; the loss is the mean of the losses of these prefixes."""
     epochs: int | None = Field(default=None, ge=1)
@@ -178,7 +178,7 @@ class FitConfig(Options):
     the similarity of the query's best positive; 0.95 in arXiv 2407.15831.
     """
     hardness: float = Field(default=0.0, ge=0)
-    """Weight every negative by exp(this times its cosine similarity), so that harder ones get a greater share of the
+    """Factor h in the weight exp(h * cosine) of each negative, which gives hard negatives a greater share of the
     gradient; 5 in arXiv 2509.20354, 9 in arXiv 2503.04812.
     """
     same_tower_negatives: bool = False
@@ -323,7 +323,7 @@ def _contradictions(config: FitConfig) -> list[tuple[bool, str]]:
         ),
         (
             bool(rules) and config.same_tower_negatives,
-            "a false_negative rule does not look at similarities within a tower; remove it or same_tower_negatives",
+            "false_negative_margin and false_negative_ratio do not apply to same_tower_negatives; remove one of them",
         ),
         (
             config.distil_weight == 0 and config.objective not in TAUGHT and config.teacher is not None,

@@ -90,7 +90,7 @@ class TrainingSet(TorchDataset[Group]):
                 "there is nothing to train on"
             )
         self.teacher = self._teacher()
-        """What of the labels teaches; None where nothing is distilled."""
+        """Target of distillation: probabilities or scores; None if nothing is distilled."""
         self.passages: Mapping[str, str] = store.passages
         self.counts = {
             "queries": len(store),
@@ -410,7 +410,7 @@ def _target(label: Label, teacher: Teacher | None) -> float | None:
 
 
 def _rank(view: View, scope: DrawScope) -> Callable[[Label], tuple[Any, ...]]:
-    """The key that sorts positives, the best first."""
+    """Make the key that sorts positives, best first."""
     lot = lots(scope)
 
     def lower(value: float | None) -> float:

@@ -90,7 +90,7 @@ class Batch:
     group_mask: Tensor
     """[Q, G] bool: True where a group has a passage."""
     group_target: Tensor
-    """[Q, G] float32: scores of the teacher; 0 where there is none."""
+    """[Q, G] float32: scores of the teacher; 0 for passages that it did not score."""
     group_taught: Tensor
     """[Q, G] bool: True where the teacher gave a score."""
     group_positive: Tensor
@@ -151,7 +151,7 @@ def lay_out(groups: Sequence[Group], passage_ids: Sequence[str]) -> Batch:
 
 
 def _padded(rows: Sequence[Sequence[Any]], value_of: Callable[[Any], float], filler: float) -> Tensor:
-    """[rows, longest row]: a value of each entry, `filler` after the last entry of a row."""
+    """Pad ragged rows to a tensor `[rows, longest row]` with a value of each entry and `filler` after the last one."""
     longest = max(map(len, rows), default=0)
     values = [[*map(value_of, row), *[filler] * (longest - len(row))] for row in rows]
     return torch.tensor(values, dtype=TYPES[type(filler)]).reshape(len(rows), longest)

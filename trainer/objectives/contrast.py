@@ -127,7 +127,7 @@ def _mask(batch: Batch, key: Tensor, against: Against) -> Mask:
     """Collect the masked pairs; if the objective scores the group separately, also the pairs of the group."""
     row, excluded = batch.excluded_row, batch.excluded_key
     if against in OUTSIDE:
-        # The others of the group are excluded already.
+        # The other passages of the group are already excluded.
         negative = batch.group_mask & ~batch.group_positive & (batch.group_grade == 0)
         member = torch.where(negative, batch.passage_key[batch.group_index], -1)  # -1 is the key of no passage
         rows = torch.arange(len(member), device=member.device).unsqueeze(-1).expand_as(member)

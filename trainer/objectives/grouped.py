@@ -1,6 +1,7 @@
-"""Objectives that read what the labels of a query's group say: scores of a teacher, grades, probabilities.
+"""Objectives that read scores of a teacher, grades or probabilities from the labels of a query's group.
 
-They are called with the drawn passages of each query, its group of at most G, by the kind of label that they read.
+They are called with the group of each query, which is at most G drawn passages. The arguments depend on the kind of
+label:
 
     reads teacher        (group_scores, group_target, group_mask)
     reads grades         (group_scores, group_grade, group_weight, group_positive, group_mask, neg_lse)
@@ -9,16 +10,16 @@ They are called with the drawn passages of each query, its group of at most G, b
     group_scores       [Q, G]  float  similarity / temperature of each query with the passages of its group
     group_target       [Q, G]  float  scores of the teacher over its temperature
     group_grade        [Q, G]  float  grades: negatives have 0, passages between negatives and positives 1
-    group_weight       [Q, G]  float  weight of each positive, above 0; 1 for the others
+    group_weight       [Q, G]  float  weight of each positive, above 0; 1 for all other passages
     group_positive     [Q, G]  bool   True for the positives
     group_probability  [Q, G]  float  probability of relevance, 0 to 1
-    group_mask         [Q, G]  bool   True where there is a passage (for a teacher: one that it scored)
-    neg_lse            [Q]     float  what stands for the negatives outside the group: A, their log-sum-exp, -inf where
-                                      there are none; for BiXSE the sum of their softplus
+    group_mask         [Q, G]  bool   True where the group has a passage (for a teacher: a passage that it scored)
+    neg_lse            [Q]     float  A, the log-sum-exp over the negatives outside the group, -inf for none; for BiXSE
+                                      the sum of their softplus
 
-and return the loss of each query, `[Q]`; 0, with gradient 0, for a row without positives (for a teacher: without
-passages). Values under the mask reach neither loss nor gradient. In the docstrings g are grades, P the positives, G
-the group, LSE_all = log(exp(A) + sum over G of exp(s)).
+They return the loss of each query, `[Q]`. A row without positives (for a teacher: without passages) has loss 0 and
+gradient 0. Masked values affect neither the loss nor the gradient. Notation of the docstrings: g are grades, P is the
+set of positives, G the group, LSE_all = log(exp(A) + sum over G of exp(s)).
 """
 
 import torch
@@ -164,7 +165,7 @@ def margin_mse(group_scores: Tensor, group_target: Tensor, group_mask: Tensor) -
 
 
 class _Group:
-    """The group of each query with what is masked replaced by finite numbers."""
+    """The group of each query, with masked values replaced by finite numbers."""
 
     def __init__(self, scores: Tensor, mask: Tensor, positive: Tensor) -> None:
         self.mask = mask
@@ -172,22 +173,22 @@ class _Group:
         self.scores = torch.where(mask, scores, 0.0)
         self.empty = mask.shape[1] == 0
         self.nothing = self.scores.sum(dim=-1)
-        """The loss of rows without passages, which is 0."""
+        """[Q]: loss of rows without passages, which is 0."""
 
     def fill(self, values: Tensor, filler: float = 0.0) -> Tensor:
-        """Values of the labels, `filler` where masked."""
+        """Replace masked values of the labels by `filler`."""
         return torch.where(self.mask, values.to(self.scores.dtype), filler)
 
     def where_positive(self, loss: Tensor) -> Tensor:
-        """The loss of rows with positives, 0 for the others."""
+        """Set the loss of rows without positives to 0."""
         return torch.where(self.positive.any(dim=-1), loss, 0.0)
 
 
 def _differences(values: Tensor) -> Tensor:
-    """[Q, G] -> [Q, G, G]: value i minus value j."""
+    """Compute value i minus value j for all pairs of a group. [Q, G] -> [Q, G, G]."""
     return values.unsqueeze(-1) - values.unsqueeze(-2)
 
 
 def _both(mask: Tensor) -> Tensor:
-    """[Q, G] -> [Q, G, G]: True where both passages are there."""
+    """Mark the pairs of a group of which no passage is masked. [Q, G] -> [Q, G, G]."""
     return mask.unsqueeze(-1) & mask.unsqueeze(-2)

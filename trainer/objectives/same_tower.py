@@ -1,7 +1,6 @@
 """Negatives of the same tower: queries against queries, and passages against passages.
 
-Legend of shapes: Q queries of this process, R of all processes, U unique passages, M positives of a query at most, D
-dimensions.
+Legend of shapes: Q queries and P passages of this process, U unique passages of all processes, D dimensions.
 """
 
 from typing import NamedTuple
@@ -17,26 +16,26 @@ from trainer.objectives.tiles import Mask, PositivePairs
 
 
 class Towers(NamedTuple):
-    """Embeddings as they are compared, before the temperature."""
+    """Embeddings whose dot products are the similarities, not divided by the temperature."""
 
     queries: Tensor
-    """[Q, D]."""
+    """[Q, D]: the queries of this process."""
     passages: Tensor
     """[U, D]: the unique passages of all processes."""
     place: Tensor
     """[P]: row of each passage of this process in `passages`."""
     key: Tensor
-    """[U]."""
+    """[U]: key of each passage."""
 
 
 class SameTower(NamedTuple):
-    """Negatives of the same tower."""
+    """Log-sum-exp over the negatives of the same tower."""
 
     lse: Tensor
-    """[Q]."""
+    """[Q]: log-sum-exp per query."""
     zero: Tensor
-    """[]: 0, computed from the queries of all processes. Added to a loss, it makes every process take part in their
-    backward pass.
+    """[]: 0, computed from the queries of all processes. If it is added to a loss, every process takes part in the
+    backward pass of these queries.
     """
 
 
@@ -80,8 +79,9 @@ def _passage_lse(towers: Towers, batch: Batch, mask: Mask, *, temperature: float
 
 
 def joined(row: Tensor, key: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """Every pair of an entry of `key` `[E]` and an equal entry of `among` `[K]`: the row of the first, the place of the
-    second.
+    """Join the entries of `key` `[E]` with equal entries of `among` `[K]`.
+
+    Returns, for each pair, the `row` of the first entry and the place of the second.
     """
     ordered, order = among.sort()
     first = torch.searchsorted(ordered, key)
@@ -92,11 +92,12 @@ def joined(row: Tensor, key: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _repeated(pairs: PositivePairs, times: int) -> PositivePairs:
-    """The pairs for each of the `times` rows that stand for a query."""
+    """Repeat the pairs of each query for the `times` rows of its positives."""
     rows = pairs.row.unsqueeze(-1) * times + torch.arange(times, device=pairs.row.device)
     return PositivePairs(rows.flatten(), pairs.column.repeat_interleave(times))
 
 
 def _sorted(row: Tensor, column: Tensor) -> PositivePairs:
+    """Sort pairs by passage."""
     column, order = column.sort()
     return PositivePairs(row[order], column)

@@ -1,6 +1,6 @@
 """Log-sum-exps and sums over the negatives of each query, computed in tiles of passages.
 
-Only one tile of scores is in memory; the backward pass computes it again, unless all passages are one tile.
+Only one tile of scores is in memory. The backward pass computes it again, unless one tile has all passages.
 
 Legend of shapes: Q queries, U passages, D dimensions, T passages per tile, E known pairs.
 """
@@ -24,14 +24,14 @@ Sharpness = float | Tensor
 
 
 class Streamed(NamedTuple):
-    """Result of a pass over the passages."""
+    """The result of a pass over the passages."""
 
     values: Tensor
-    """[Q]."""
+    """[Q]: log-sum-exp, sum of softplus or highest score per query."""
     hidden: Tensor
     """[]: number of masked pairs."""
     suspected: Tensor
-    """[]: number of them that `Mask.ceiling` masked."""
+    """[]: number of pairs masked by `Mask.ceiling`."""
 
 
 class _StreamedSum(torch.autograd.Function):
@@ -72,7 +72,7 @@ class _StreamedSum(torch.autograd.Function):
         for start in range(0, len(passages), ctx.tile):
             stop = start + ctx.tile
             scores = kept[0] if kept else _masked(queries, passages, ctx.mask, start=start, size=ctx.tile)
-            # The sharpened part of a score is a constant, so the gradient is that of the score alone.
+            # The sharpened part of a score is a constant and has no gradient.
             sharp = ctx.sharpness
             share = scores.sigmoid() if sharp is None else _times(scores, sharp).sub(total).exp_()
             share.mul_(gradient.unsqueeze(-1))
@@ -92,10 +92,10 @@ def _masked(queries: Tensor, passages: Tensor, mask: Mask, *, start: int, size: 
 
 
 def streamed_lse(queries: Tensor, passages: Tensor, mask: Mask, *, tile: int, sharpness: Sharpness) -> Streamed:
-    """Compute the log-sum-exp of each query's scores over its unmasked passages: A of the objectives.
+    """Compute the log-sum-exp of each query's scores over its unmasked passages, A in the docstrings of objectives.
 
-    With `sharpness` k above 1 the value is LSE(k s), and its gradient is softmax(k s): harder negatives count
-    more.
+    With `sharpness` k above 1 the value is LSE(k s) and its gradient softmax(k s), so that hard negatives have a
+    greater share.
     """
     apply: Any = _StreamedSum.apply
     return Streamed(*apply(queries, passages, mask, tile, sharpness))

@@ -1,6 +1,6 @@
-"""Scores of all pairs of a batch, a tile at a time, and what is masked in a tile.
+"""Scores of all pairs of a batch, computed in tiles, and the masked pairs of a tile.
 
-On a GPU a tile is as large as its memory allows, and nothing here waits for the GPU while all pairs are one tile.
+On a GPU a tile is as large as its memory allows, and if one tile has all pairs, this module never waits for the GPU.
 
 Legend of shapes: Q queries, U passages, D dimensions, T passages per tile, E known pairs.
 """
@@ -15,8 +15,8 @@ TILE_PAIRS = 2**22
 GPU_TILE_PAIRS = 2**26
 """Pairs in a tile on a GPU, if the scores of all pairs do not fit into its memory."""
 SCORES_KEPT = 4
-"""How often the scores of all pairs must fit into a GPU's free memory before all are computed at once: they are kept,
-and there are two copies of them at a time.
+"""All pairs are scored at once if this many copies of their scores fit into the free memory of a GPU. The scores are
+kept, and two temporary copies exist at a time.
 """
 
 
@@ -42,7 +42,7 @@ class PositivePairs(NamedTuple):
 def known_pairs(row: Tensor, key: Tensor, passage_key: Tensor) -> PositivePairs:
     """Find the passages of the pairs (row `[E]`, key `[E]`) among `passage_key` `[U]`.
 
-    Nothing here depends on how many pairs are found, so that a GPU need not be waited for.
+    The shapes do not depend on the number of pairs found, so that the CPU does not wait for the GPU.
     """
     passages = len(passage_key)
     if not passages:
@@ -57,13 +57,13 @@ class Tile(NamedTuple):
     """Scores of the queries and some neighbouring passages."""
 
     flat: Tensor
-    """[Q * T + 1]; the last number stands for every pair that is not in the tile."""
+    """[Q * T + 1]: scores; the last entry is a placeholder for all pairs outside of the tile."""
     scores: Tensor
-    """[Q, T]: a view of all but the last of them."""
+    """[Q, T]: view of `flat` without the last entry."""
     start: int
     """Row of the first passage."""
     whole: bool
-    """True if these are all passages."""
+    """True if the tile has all passages."""
 
 
 def scored(queries: Tensor, passages: Tensor, start: int, size: int) -> Tile:
@@ -108,7 +108,7 @@ class Mask(NamedTuple):
 
 
 def tile_size(queries: Tensor, passages: int) -> int:
-    """Choose how many passages are scored at a time: all of them where the scores fit into memory beside a copy."""
+    """Choose the number of passages per tile: all passages if their scores fit into the memory of the GPU."""
     rows = max(1, len(queries))
     if queries.device.type != "cuda":
         return max(1, TILE_PAIRS // rows)

@@ -1,4 +1,4 @@
-"""How much arithmetic a training run does, and which share of a GPU's peak that is."""
+"""Count the floating-point operations of a training, and compare them with the peak of a GPU."""
 
 import torch
 from torch import nn

@@ -188,7 +188,7 @@ def test_raw_scores_of_a_reranker_survive_import_and_export(tmp_path):
     )
     first, second = read_dataset(tmp_path / "dataset").examples
     every = [label for one in (first, second) for label in (*one.positives, *one.negatives)]
-    assert sorted(label.score for label in every) == [-11.25, 0.25, 0.5, 1.0, 2.0, 5.31]
+    assert sorted(present(label.score) for label in every) == [-11.25, 0.25, 0.5, 1.0, 2.0, 5.31]
     assert {label.probability for label in every} == {None}, "0.5 beside 5.31 is a logit and no probability"
     export(tmp_path / "dataset", tmp_path / "out", ExportOptions(to="flag-embedding"))
     back = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]

@@ -37,7 +37,7 @@ def found(groups: Sequence[Group], rules: ContrastRules, tile: int | None = None
     """A of each query, and its gradient on queries and passages."""
     names = passages_of(groups)
     inputs = [stacked(each).requires_grad_() for each in ([one.query_id for one in groups], names)]
-    scores = contrast(*inputs, lay_out(groups, names), rules, TEMPERATURE, tile=tile)
+    scores = contrast(inputs[0], inputs[1], lay_out(groups, names), rules, TEMPERATURE, tile=tile)
     finite = torch.where(scores.neg_lse > -math.inf, scores.neg_lse, 0.0)
     torch.autograd.backward(finite.sum())
     return scores.neg_lse.tolist(), [torch.zeros_like(one) if one.grad is None else one.grad for one in inputs]
@@ -157,8 +157,8 @@ def test_rules_that_an_objective_cannot_apply_are_refused() -> None:
     for objective in ("lsepair-hardneg", "bixse", "listwise-kl", "lambda"):
         for rule in ({"hardness": 5.0}, {"same_tower_negatives": True}):
             with pytest.raises(UsageError, match=f"objective {objective} has no log-sum-exp over negatives: remove"):
-                MultiPositiveLoss(encoder, FitConfig(model="m", objective=objective, **rule))  # type: ignore[arg-type]
+                MultiPositiveLoss(encoder, FitConfig(model="m", objective=objective, **rule))
     with pytest.raises(UsageError, match="hardness weights negatives by their cosine"):
         FitConfig(model="m", objective="lsepair", hardness=5.0, similarity="dot")
-    with pytest.raises(UsageError, match="does not look at similarities within a tower"):
+    with pytest.raises(UsageError, match="do not apply to same_tower_negatives"):
         FitConfig(model="m", objective="lsepair", same_tower_negatives=True, false_negative_margin=0.1)
