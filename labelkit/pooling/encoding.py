@@ -81,7 +81,8 @@ def encode(encoder: Any, texts: Sequence[str], task: str, *, shown: bool = False
     encoder.eval()
     with unpadded(encoder) if gpu and len(texts) > FEW else nullcontext() as packing:
         ordered = [texts[row] for row in order]
-        work = Texts(ordered, rows, layout, packing, TOKENS.get(encoder.device.type, GPU_TOKENS))
+        tokens = TOKENS.get(encoder.device.type, GPU_TOKENS)
+        work = Texts(ordered, rows, layout, packing=packing, tokens=tokens)
         found = _encode(encoder, work, task=task, shown=shown)
     vectors: NDArray[np.float32] = np.empty_like(found.vectors)
     vectors[np.array(order)[found.places]] = found.vectors

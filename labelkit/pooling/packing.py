@@ -166,7 +166,7 @@ def attention(
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
     q, k, v = (tensor.squeeze(0).transpose(0, 1).to(dtype) for tensor in (query, key, value))
-    rows = Rows(q, k, v, ends, longest=more["max_length_q"], causal=causal, dropout=dropout, scale=scaling)
+    rows = Rows(q, k, v, ends=ends, longest=more["max_length_q"], causal=causal, dropout=dropout, scale=scaling)
     out = _kernel(kind, dtype)(rows)
     return out.unsqueeze(0), None
 
@@ -181,17 +181,17 @@ def _kernel(kind: str, dtype: torch.dtype) -> Callable[[Rows], Tensor]:
 def _flash(rows: Rows) -> Tensor:
     """Compute FlashAttention in half precision, as in `torch.nn.attention.varlen`, which does not support dropout."""
     query, key, value, ends, longest, causal, dropout, scale = rows
-    forward: Any = torch.ops.aten._flash_attention_forward
-    out: Tensor = forward(query, key, value, ends, ends, longest, longest, dropout, causal, False, scale=scale)[0]
+    kernel: Any = torch.ops.aten._flash_attention_forward
+    out: Tensor = kernel(query, key, value, ends, ends, longest, longest, dropout, causal, False, scale=scale)[0]
     return out
 
 
 def _efficient(rows: Rows) -> Tensor:
     """Compute memory-efficient attention in float32, as in PyTorch's nested tensors."""
     query, key, value, ends, longest, causal, dropout, scale = rows.with_all_heads()
-    forward: Any = torch.ops.aten._efficient_attention_forward
+    kernel: Any = torch.ops.aten._efficient_attention_forward
     each = [tensor.unsqueeze(0) for tensor in (query, key, value)]
-    out: Tensor = forward(*each, None, ends, ends, longest, longest, dropout, int(causal), True, scale=scale)[0]
+    out: Tensor = kernel(*each, None, ends, ends, longest, longest, dropout, int(causal), True, scale=scale)[0]
     return out.squeeze(0)
 
 

@@ -342,8 +342,8 @@ def make_collator(model: SentenceTransformer, training_set: TrainingSet, packing
         return plain
     named = f"{sorted(store.keys.values())} {model.max_seq_length}"
     limits = (config.max_query_length or model.max_seq_length, config.max_passage_length or model.max_seq_length)
-    queries = Reading(plain.query_text_tokens, model.tokenizer, plain.query_prompt, limits[0])
-    passages = Reading(plain.passage_text_tokens, model.tokenizer, plain.passage_prompt, limits[1])
+    queries = Reading(plain.query_text_tokens, model.tokenizer, plain.query_prompt, length=limits[0])
+    passages = Reading(plain.passage_text_tokens, model.tokenizer, plain.passage_prompt, length=limits[1])
     return replace(
         plain,
         cached_queries=token_cache(query_texts(store), queries, key=f"queries {named} {queries[2:]}"),
