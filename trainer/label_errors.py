@@ -90,7 +90,7 @@ def suspects(
     with claimed(output, KIND) as place:
         store = open_store(our_dataset(dataset), config.pool)
         settings = config.model_dump(mode="json", exclude=set(HARMLESS)) | {"folds": folds}
-        refuse_other_run(output, KIND, settings, store.keys)
+        refuse_other_run(output, KIND, settings, keys=store.keys)
         models = place.beside(".folds")
         found: list[Suspect] = []
         for fold in range(folds):
@@ -185,7 +185,7 @@ def _is_made(folder: Path, settings: FitConfig, store: Store) -> bool:
     if not (folder / folders.MANIFEST).is_file():
         return False
     folders.read_manifest(folder, MODEL)
-    return difference_to(folder, MODEL, settings.model_dump(mode="json"), store.keys) is None
+    return difference_to(folder, MODEL, settings.model_dump(mode="json"), keys=store.keys) is None
 
 
 def _write(folder: Path, found: list[Suspect]) -> None:

@@ -101,7 +101,7 @@ class Checkpoints:
         shutil.rmtree(self.stage(number), ignore_errors=True)
 
 
-def difference_to(folder: Path, kind: Kind[F], settings: Mapping[str, Any], keys: Mapping[str, str]) -> str | None:
+def difference_to(folder: Path, kind: Kind[F], settings: Mapping[str, Any], *, keys: Mapping[str, str]) -> str | None:
     """Describe how the run that made a finished folder differs from another run; None where it does not.
 
     `settings` decide the result of the other run, as plain JSON; `keys` are the sha256 of the manifests that it reads.
@@ -116,9 +116,9 @@ def difference_to(folder: Path, kind: Kind[F], settings: Mapping[str, Any], keys
     return None if same_data else "another dataset"
 
 
-def refuse_other_run(folder: Path, kind: Kind[F], settings: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+def refuse_other_run(folder: Path, kind: Kind[F], settings: Mapping[str, Any], *, keys: Mapping[str, str]) -> None:
     """Raise `UsageError` if a folder contains what another run made: the training for it may have taken days."""
-    if (folder / folders.MANIFEST).is_file() and (wrong := difference_to(folder, kind, settings, keys)):
+    if (folder / folders.MANIFEST).is_file() and (wrong := difference_to(folder, kind, settings, keys=keys)):
         raise UsageError(
             f"{folder} contains the {kind} of another run, with {wrong}; choose another output, or remove the folder"
         )

@@ -193,7 +193,7 @@ def _train(
     _check_loggers(config)
     folder = our_dataset(dataset)
     store = open_store(folder, config.pool)
-    refuse_other_run(output, KIND, config.model_dump(mode="json", exclude=set(HARMLESS)), store.keys)
+    refuse_other_run(output, KIND, config.model_dump(mode="json", exclude=set(HARMLESS)), keys=store.keys)
     dev = make_dev(config)
     if not config.allow_leaks:
         refuse_leaks(folder, store, [*collections, *([dev.collection] if dev else [])])
