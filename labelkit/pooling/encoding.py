@@ -22,7 +22,7 @@ from labelkit.pooling.tokens import SAMPLE, Row, RowMaker, TokenLayout, row_make
 
 BLOCK = 1024
 """Number of texts that are tokenised together."""
-TOKENS = {"cpu": 2048}
+TOKENS = {"cpu": 1024}
 """Type of device -> tokens per batch that fit its caches; any other type has `GPU_TOKENS`."""
 GPU_TOKENS = 32768
 AHEAD = 4
