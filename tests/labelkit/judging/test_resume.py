@@ -146,7 +146,7 @@ def test_reparse_reads_the_stored_replies_and_sends_nothing(judge, wide, labelki
         (labels / f"{name}.parquet").unlink()
     called = labelkit("annotate", tmp_path / "wide.pool", "-o", labels, "--reparse")
     assert called.code == 0, called.err
-    assert "read again" in called.err
+    assert "parsed again" in called.err
     assert (judgement_bytes(labels), replies(labels)) == (before, journal)
     assert read_labels(labels)[2].facts == facts
 
