@@ -219,13 +219,14 @@ def passage_of() -> Callable[[dict[str, Any]], str]:
 
 
 @contextmanager
-def vllm_server(model: Path, max_model_len: int, log: Path) -> Iterator[str]:
-    """vLLM's own OpenAI server in float32 on a free port of loopback; yields its address."""
+def vllm_server(model: Path, max_model_len: int, log: Path, *, dtype: str = "float32") -> Iterator[str]:
+    """vLLM's own OpenAI server on a free port of loopback; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--dtype", "float32"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--dtype", dtype]
     command += ["--enforce-eager", "--max-model-len", max_model_len, "--host", "127.0.0.1", "--port", port]
+    command += ["--max-num-batched-tokens", 2048, "--max-num-seqs", 16]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **os.environ}
     with log.open("wb") as output:
         child = subprocess.Popen(

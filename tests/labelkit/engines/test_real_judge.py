@@ -1,7 +1,7 @@
 """The real judge: engine local, vLLM offline and vLLM's server say the same of 12 passages.
 
 Run with LABELKIT_JUDGE pointing to the folder of an instruct model of one or two billion parameters. All three run in
-float32, one after the other, each in a process of its own.
+bfloat16, one after the other, each in a process of its own.
 """
 
 import importlib.util
@@ -66,11 +66,16 @@ def local(pool, annotated):
     return judgements
 
 
+# Logits of this judge lie between 16 and 32, where numbers in bfloat16 are 0.125 apart; each engine rounds them by up
+# to half of that, in its own order of sums.
+ROUNDING = 0.1
+
+
 def assert_same(one, other):
     assert set(one) == set(other) == set(PASSAGES)
     assert sum(one[name].grade == other[name].grade for name in PASSAGES) >= 11
     for name in PASSAGES:
-        assert one[name].score == pytest.approx(other[name].score, abs=0.05), name
+        assert one[name].score == pytest.approx(other[name].score, abs=ROUNDING), name
 
 
 def test_the_judge_prefers_answers_to_passages_on_other_subjects(local):
@@ -89,6 +94,6 @@ def test_vllm_offline_says_what_engine_local_says(local, pool, annotated):
 @pytest.mark.vllm
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_the_vllm_server_says_what_engine_local_says(local, pool, annotated, vllm_server):
-    with vllm_server(Path(present(JUDGE)), MAX_LEN, pool.with_name("server.log")) as url:
+    with vllm_server(Path(present(JUDGE)), MAX_LEN, pool.with_name("server.log"), dtype="bfloat16") as url:
         served = annotated(pool, pool.with_name("served"), "--engine", "openai", "--model", JUDGE, "--base-url", url)
     assert_same(local, served)
