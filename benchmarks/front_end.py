@@ -77,7 +77,7 @@ def annotate(model: str, pool: Pool, folder: Path, profile: cProfile.Profile | N
     engine = VllmEngine(options.settings)
     engine.__dict__["_llm"] = Instant(list(engine._label_tokens(prompt.label_texts).values()))
     warm = Request("warm", "query", prompt.render("judge", "query", ["passage"]), prompt.label_texts)
-    engine._sampling(warm[3:])  # imports vLLM
+    engine._sampling(warm)  # imports vLLM
     with patch.object(annotation, "open_engine", return_value=engine), profile or nullcontext():
         start, wall = time.process_time(), time.perf_counter()
         outcome = annotation.annotate(pool, folder, options, command="benchmark")

@@ -66,7 +66,7 @@ class VllmEngine(Engine):
         self._limit = context_of(settings)
         self._label_tokens = lru_cache(partial(first_label_tokens, self._tokenizer))
         self._longest_label = lru_cache(partial(longest_label, self._tokenizer))
-        self._sampling = lru_cache(self._sampling_of)
+        self._samplings: dict[tuple[Any, ...], Any] = {}
         self._encoder = load_encoder(settings)
         self._under_way = [0] * settings.data_parallel
         """Number of requests in progress for each copy of the model."""
@@ -83,6 +83,7 @@ class VllmEngine(Engine):
 
     def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
         for first in islice(requests := iter(requests), 1):
+            import_vllm()
             rows = self._llm.vllm_config.scheduler_config.max_num_seqs * self._settings.data_parallel
             yield from flow(self._runner, self._answer, chain([first], requests), most=AHEAD * rows)
 
@@ -150,7 +151,7 @@ class VllmEngine(Engine):
         if isinstance(ids, Reply):
             return ids
         prompt = {"type": "token", "prompt_token_ids": ids}
-        sampling = self._sampling(request[3:])
+        sampling = self._sampling(request)
         try:
             with self._copy_for(request.group) as copy:
                 outputs = [output async for output in self._llm.generate(prompt, sampling, request.key, **copy)]
@@ -188,12 +189,16 @@ class VllmEngine(Engine):
         answer = self._longest_label(request.labels) if request.labels else request.max_tokens
         return answer + (THINKING_TOKENS if self._reasoning else 0)
 
-    def _sampling_of(self, answers: tuple[Any, ...]) -> Any:
-        """Return vLLM's parameters for requests with these `answers`: the fields of a request after its messages."""
+    def _sampling(self, request: Request) -> Any:
+        """Return vLLM's parameters for a request; requests whose fields after the messages are equal share them."""
+        if (alike := request[3:]) not in self._samplings:
+            self._samplings[alike] = self._new_sampling(request)
+        return self._samplings[alike]
+
+    def _new_sampling(self, request: Request) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        request = Request("", "", (), *answers)
         labels, answer = request.labels, self._answer_tokens(request)
         given: dict[str, Any] = {"temperature": request.temperature, "seed": request.seed, "max_tokens": answer}
         if labels and answer == 1 and "logprob_token_ids" in SamplingParams.__struct_fields__:
@@ -238,6 +243,19 @@ class VllmEngine(Engine):
             label: max(LOWEST, first[token].logprob) if token in first else LOWEST
             for label, token in self._label_tokens(request.labels).items()
         }
+
+
+def import_vllm() -> None:
+    """Import vLLM's engine. Raises `EngineError` if that fails.
+
+    Some of its modules keep the frames that were active when they were imported. The engine is not made in such a
+    frame, since it would then live until Python ends, and complain there if it is dead.
+    """
+    try:
+        import vllm.v1.engine.async_llm
+    except (ImportError, OSError, RuntimeError) as error:
+        raise EngineError(f"vLLM cannot be imported: {first_line(error)}") from error
+    _ = vllm.AsyncEngineArgs, vllm.SamplingParams
 
 
 def longest_label(tokenizer: Any, labels: tuple[str, ...]) -> int:

@@ -68,9 +68,11 @@ def permutation_p(samples: Samples) -> float:
     differences = differences[differences != 0]  # a difference of 0 has no sign to flip
     if len(differences) < 2:
         return 1.0
+    differences /= np.abs(differences).sum()
     found = permutation_test(
         (differences,),
-        lambda values, axis: values.sum(axis=axis),
+        # Equal sums must compare as equal, whatever the order in which their terms were rounded.
+        lambda values, axis: values.sum(axis=axis).round(12),
         permutation_type="samples",
         vectorized=True,
         n_resamples=FLIPS,

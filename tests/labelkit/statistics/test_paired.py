@@ -18,6 +18,7 @@ def test_the_permutation_test_counts_sign_patterns():
     assert permutation_p([np.zeros(5)]) == permutation_p([np.array([0.0, 0.0, 0.4])]) == 1.0
     assert permutation_p([np.full(100, 0.1)]) == pytest.approx(2 / 10_000)
     assert permutation_p([np.full(3, 0.3), np.full(3, 0.3)]) == 2 / 64
+    assert permutation_p([np.array([0.0, 1.0, 2.0, -1.0, -2.0])]) == 1.0, "the sum is 0 but for rounding"
 
 
 @settings(max_examples=25, deadline=None)

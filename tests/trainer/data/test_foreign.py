@@ -45,13 +45,13 @@ def test_a_file_of_another_tool_trains(tiny_model: Path, tmp_path: Path, rows: l
 def test_a_file_without_a_row_is_no_dataset(tmp_path: Path) -> None:
     columns = ("anchor", "positive", "negative")
     pq.write_table(pa.table({name: pa.array([], pa.string()) for name in columns}), tmp_path / "train.parquet")
-    with pytest.raises(UsageError, match="is no dataset that can be read"):
+    with pytest.raises(UsageError, match="neither a labelkit dataset nor in a format that can be read"):
         our_dataset(tmp_path / "train.parquet")
 
 
 def test_what_is_no_dataset(tmp_path: Path, toy_dataset: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing\n")
-    with pytest.raises(UsageError, match="is no dataset that can be read"):
+    with pytest.raises(UsageError, match="neither a labelkit dataset nor in a format that can be read"):
         our_dataset(tmp_path / "notes.txt")
     assert our_dataset(toy_dataset) == toy_dataset
     (toy_dataset / folders.MANIFEST).unlink()

@@ -96,7 +96,8 @@ def test_a_fold_whose_similarities_overflow_gives_no_list(tiny_model: Path, toy_
 def without_negatives(write_dataset: WriteDataset) -> Path:
     """Six queries with a positive each and nothing else."""
     passages = [passage(f"p{n}", WORDS[n]) for n in range(6)]
-    return write_dataset([example(f"q{n}", [label(f"p{n}")], query=WORDS[n + 10]) for n in range(6)], passages)
+    labels = [label(f"p{n}", score=0.9) for n in range(6)]
+    return write_dataset([example(f"q{n}", [labels[n]], query=WORDS[n + 10]) for n in range(6)], passages)
 
 
 @pytest.mark.parametrize("objective", ["singlelh", "jointlh", "summarglh", "lsepair", "lsepair-hardneg", "listwise-kl"])
