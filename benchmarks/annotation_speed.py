@@ -28,11 +28,13 @@ from unittest.mock import patch
 
 from results import add_options, record
 
-from labelkit.engines import Request
+from labelkit.engines import Request, Settings
+from labelkit.engines.tokenizers import model_tokens
 from labelkit.engines.vllm import VllmEngine
 from labelkit.judging import annotate as annotation
 from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.prompts import load_prompt
+from labelkit.judging.reading import PASSAGE_TOKENS, Reading, read_texts
 from labelkit.pooling.pool import Pool, read_pool
 
 MAX_MODEL_LEN = 4096
@@ -173,11 +175,7 @@ def warm() -> Request:
 
 def requests_of(pool: Pool, given: argparse.Namespace) -> Iterable[Request]:
     """Yield the requests of an annotation, with passages cut to the same length."""
-    from labelkit.engines import Settings
-    from labelkit.engines.tokenizers import model_tokens
-    from labelkit.judging.reading import Reading, read_texts
-
-    texts = read_texts(pool, Reading(passage_tokens=400), model_tokens(Settings(str(given.model)), None))
+    texts = read_texts(pool, Reading(passage_tokens=PASSAGE_TOKENS), model_tokens(Settings(str(given.model)), None))
     prompt = load_prompt("graded")
     for query_id, passage_id in texts.pairs:
         shown = prompt.render("judge", texts.queries[query_id], [texts.passages[passage_id]])

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from results import add_options, record
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import semantic_search
-from training_data import SHAPES, model_folder, read_groups
+from training_data import add_model_options, model_folder, read_groups
 
 from labelkit.pooling.dense_search import Exact
 from labelkit.pooling.encoding import encode
@@ -34,17 +34,8 @@ DEPTH = 100
 def main() -> None:
     """Compare both for every shape."""
     parser = argparse.ArgumentParser(description="Encoding against sentence-transformers' encode.")
-    parser.add_argument(
-        "model",
-        type=Path,
-        help="folder of all-MiniLM-L6-v2, or of its tokenizer alone: then its weights are random too",
-    )
-    parser.add_argument("groups", type=Path)
-    parser.add_argument("--shape", nargs="+", default=["minilm"], choices=SHAPES)
+    add_model_options(parser)
     parser.add_argument("--texts", type=int, default=2000)
-    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--length", type=int, default=256)
     add_options(parser)
     given = parser.parse_args()
     texts = list(read_groups(given.groups, None).passages.values())

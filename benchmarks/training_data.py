@@ -26,6 +26,20 @@ SHAPES = ("minilm", "bert-base", "qwen3-0.6b")
 """Names of the models that `model_folder` makes."""
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of all benchmarks that run an encoder on groups."""
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="folder of all-MiniLM-L6-v2, or of its tokenizer alone: then its weights are random too",
+    )
+    parser.add_argument("groups", type=Path)
+    parser.add_argument("--shape", nargs="+", default=["minilm"], choices=SHAPES)
+    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--length", type=int, default=256, help="tokens of a passage")
+
+
 class Groups(NamedTuple):
     """Queries with their passages, the positive first."""
 

@@ -114,12 +114,9 @@ class VllmEngine(Engine):
             from vllm.v1.engine.async_llm import AsyncLLM
 
             arguments: Any = AsyncEngineArgs
-            gpu = torch.cuda.is_available()
-            given = {"enforce_eager": not gpu, **self._own_arguments(), **self._arguments}
-            # The context selects the sizes of batches: on a GPU the sizes that vLLM has measured for offline work. On a
-            # CPU large batches take gigabytes and save no time.
-            context = UsageContext.LLM_CLASS if gpu else UsageContext.ENGINE_CONTEXT
-            engine: Any = AsyncLLM.from_engine_args(arguments(**given), usage_context=context)
+            given = {"enforce_eager": not torch.cuda.is_available(), **self._own_arguments(), **self._arguments}
+            # Without this context vLLM takes the small batches of a server.
+            engine: Any = AsyncLLM.from_engine_args(arguments(**given), usage_context=UsageContext.LLM_CLASS)
         except (ImportError, OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vLLM cannot run {self._settings.model!r}: {first_line(error)}") from error
         # The garbage collector would scan the permanent objects of vLLM and torch, half a second each time.

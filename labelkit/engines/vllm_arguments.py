@@ -22,14 +22,20 @@ OPTIONS = {
 """Arguments that labelkit sets -> the option that sets them."""
 SAME_REPLIES = frozenset(
     {
-        *("block_size", "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_batched_tokens", "num_gpu_blocks"),
+        *(
+            "block_size",
+            "gpu_memory_utilization",
+            "kv_cache_memory_bytes",
+            "max_num_batched_tokens",
+            "num_gpu_blocks_override",
+        ),
         *("cpu_offload_gb", "enable_prefix_caching", "enable_chunked_prefill", "async_scheduling", "enforce_eager"),
         *("pipeline_parallel_size", "distributed_executor_backend", "data_parallel_backend", "download_dir"),
         *("speculative_config", "disable_log_stats", "max_parallel_loading_workers", "safetensors_load_strategy"),
     }
 )
 """Arguments of memory, speed and placement. All others, such as quantization, are part of a judge's identity."""
-SAFE_FORMATS = frozenset({"safetensors", "dummy", "fastsafetensors", "gguf", "runai_streamer", "sharded_state"})
+SAFE_FORMATS = frozenset({"safetensors", "dummy", "fastsafetensors", "runai_streamer", "sharded_state"})
 """Values of `load_format` that read numbers alone, no pickled objects."""
 
 

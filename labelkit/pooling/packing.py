@@ -149,7 +149,8 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Compute attention as an `AttentionInterface` of transformers: [1, H, T, D] -> [1, T, H, D] for packed features.
 
-    Raises `NotImplementedError` for packed features of a layer with a sliding window.
+    Raises `NotImplementedError` for packed features of a layer with a sliding window or a position bias, which the
+    kernels do not support; `unpadded` then keeps the padding.
     """
     ends = more.get("cu_seq_lens_q")
     if ends is None:

@@ -70,7 +70,7 @@ def train() -> Qrels:
 
 
 @pytest.fixture(scope="module")
-def test() -> Qrels:
+def held_out() -> Qrels:
     return read_qrels(EXAMPLE / "qrels" / "test.tsv")
 
 
@@ -139,11 +139,11 @@ def test_what_is_dropped_is_counted(
     run: tuple[Path, subprocess.CompletedProcess[str]],
     corpus: dict[str, dict[str, str]],
     train: Qrels,
-    test: Qrels,
+    held_out: Qrels,
 ) -> None:
     data, done = run
     assert done.stdout == ""
-    for name, grades in (("train.tsv", train), ("test.tsv", test)):
+    for name, grades in (("train.tsv", train), ("test.tsv", held_out)):
         kept = read_qrels(data / "qrels" / name)
         known = {q: {p: g for p, g in row.items() if p in corpus} for q, row in grades.items()}
         assert kept == known
@@ -153,48 +153,48 @@ def test_what_is_dropped_is_counted(
             assert missing == 0
 
 
-def test_sixty_queries_half_of_them_in_each_split(queries: dict[str, str], train: Qrels, test: Qrels) -> None:
+def test_sixty_queries_half_of_them_in_each_split(queries: dict[str, str], train: Qrels, held_out: Qrels) -> None:
     assert len(queries) == 60 == len(set(queries.values()))
-    assert len(train) == len(test) == 30
-    assert set(train) | set(test) == set(queries)
+    assert len(train) == len(held_out) == 30
+    assert set(train) | set(held_out) == set(queries)
 
 
-def test_grades_run_from_0_to_3(train: Qrels, test: Qrels) -> None:
-    used = Counter(grade for row in [*train.values(), *test.values()] for grade in row.values())
+def test_grades_run_from_0_to_3(train: Qrels, held_out: Qrels) -> None:
+    used = Counter(grade for row in [*train.values(), *held_out.values()] for grade in row.values())
     assert set(used) == {0, 1, 2, 3}
 
 
-def test_every_query_has_an_exact_answer_and_most_have_several(train: Qrels, test: Qrels) -> None:
-    grades = train | test
+def test_every_query_has_an_exact_answer_and_most_have_several(train: Qrels, held_out: Qrels) -> None:
+    grades = train | held_out
     assert [query for query, row in grades.items() if 3 not in row.values()] == []
     several = [query for query, found in positives(grades).items() if len(found) >= 2]
     assert len(several) >= 0.8 * len(grades)
 
 
-def test_every_query_is_graded_broadly(train: Qrels, test: Qrels) -> None:
-    thin = [query for query, row in (train | test).items() if len(row) < 10 or 0 not in row.values()]
+def test_every_query_is_graded_broadly(train: Qrels, held_out: Qrels) -> None:
+    thin = [query for query, row in (train | held_out).items() if len(row) < 10 or 0 not in row.values()]
     assert thin == []
 
 
-def test_no_answer_is_shared_between_the_splits(train: Qrels, test: Qrels) -> None:
-    learned, asked = (set().union(*positives(grades).values()) for grades in (train, test))
+def test_no_answer_is_shared_between_the_splits(train: Qrels, held_out: Qrels) -> None:
+    learned, asked = (set().union(*positives(grades).values()) for grades in (train, held_out))
     assert learned & asked == set()
 
 
-def test_no_query_is_nearly_one_of_the_other_split(queries: dict[str, str], train: Qrels, test: Qrels) -> None:
+def test_no_query_is_nearly_one_of_the_other_split(queries: dict[str, str], train: Qrels, held_out: Qrels) -> None:
     tokens = {query: set(re.findall(r"\w+", text.lower())) for query, text in queries.items()}
     near = [
         (one, other)
-        for one, other in product(train, test)
+        for one, other in product(train, held_out)
         if len(tokens[one] & tokens[other]) / len(tokens[one] | tokens[other]) >= 0.6
     ]
     assert near == []
 
 
-def test_queries_do_not_name_their_answer(queries: dict[str, str], train: Qrels, test: Qrels) -> None:
+def test_queries_do_not_name_their_answer(queries: dict[str, str], train: Qrels, held_out: Qrels) -> None:
     told = [
         (query, passage)
-        for query, row in (train | test).items()
+        for query, row in (train | held_out).items()
         for passage, grade in row.items()
         if grade == 3 and re.search(rf"\b{re.escape(passage.split('#')[0].split('.')[-1])}\b", queries[query])
     ]

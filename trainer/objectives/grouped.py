@@ -158,8 +158,8 @@ def margin_mse(group_scores: Tensor, group_target: Tensor, group_mask: Tensor) -
     """
     scores = torch.where(group_mask, group_scores, 0.0)
     target = torch.where(group_mask, group_target.to(scores.dtype), 0.0)
-    margin, wanted = (x.unsqueeze(-1) - x.unsqueeze(-2) for x in (scores, target))
-    pairs = group_mask.unsqueeze(-1) & group_mask.unsqueeze(-2) & (wanted > 0)
+    margin, wanted = _differences(scores), _differences(target)
+    pairs = _both(group_mask) & (wanted > 0)
     errors = torch.where(pairs, margin - wanted, 0.0).square()
     return errors.sum(dim=(-2, -1)) / pairs.sum(dim=(-2, -1)).clamp(min=1)
 

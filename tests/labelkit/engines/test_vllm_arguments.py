@@ -3,7 +3,7 @@
 import pytest
 
 from labelkit.engines import Settings, open_engine
-from labelkit.engines.vllm_arguments import OPTIONS, changing, known_arguments, parsed_arguments
+from labelkit.engines.vllm_arguments import OPTIONS, SAME_REPLIES, changing, known_arguments, parsed_arguments
 from labelkit.errors import UsageError
 from labelkit.judging.annotate import make_judge
 from labelkit.judging.options import AnnotateOptions
@@ -43,8 +43,8 @@ def test_a_trusted_model_may_load_any_format():
     assert parsed_arguments(["load_format=pt"], trusted=True) == {"load_format": "pt"}
 
 
-def test_every_argument_that_labelkit_sets_is_one_of_vllm():
-    assert set(OPTIONS) <= known_arguments()
+def test_every_argument_that_labelkit_names_is_one_of_vllm():
+    assert set(OPTIONS) | SAME_REPLIES <= known_arguments()
 
 
 def test_arguments_of_memory_and_speed_leave_the_judge_the_same():
