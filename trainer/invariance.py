@@ -25,8 +25,9 @@ from transformers import BertConfig, BertModel
 
 from labelkit.pooling import packing
 from trainer.config.fit_config import FitConfig
+from trainer.data.batch_order import share_of
 from trainer.data.collate import Collator
-from trainer.data.training_sets import inert, share_of
+from trainer.data.training_sets import inert
 from trainer.objectives.batch import Batch, Group, Negative, Positive, lay_out, passages_of
 from trainer.objectives.contrast import ContrastRules, contrast
 from trainer.objectives.loss import SCALARS, MultiPositiveLoss

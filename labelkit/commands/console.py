@@ -21,7 +21,7 @@ from typing import Any
 from typer import BadParameter, Typer
 
 from labelkit.errors import LabelkitError, NotYetError, UsageError
-from labelkit.storage.credentials import blot
+from labelkit.storage.credentials import blot, secret_forms
 from labelkit.storage.foreign_text import escaped_controls, without_controls
 
 WRONG_CALL: Any = next(kind for kind in BadParameter.mro() if kind.__name__ == "ClickException")
@@ -170,4 +170,5 @@ def shown(text: str) -> str:
 
 def command_line(program: str) -> str:
     """Return the command as it was typed, without secrets, for manifests."""
-    return shlex.join(blot(word) for word in [program, *sys.argv[1:]])
+    forms = secret_forms()
+    return shlex.join(blot(word, forms) for word in [program, *sys.argv[1:]])

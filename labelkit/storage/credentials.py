@@ -118,8 +118,8 @@ def secrets() -> dict[str, str]:
 
 
 def login_files() -> dict[Path, re.Pattern[str]]:
-    """Files in which other programs keep what they log in with -> what matches a secret in them: the Hub's, AWS's and
-    Google's, and .netrc. The libraries that read them are not loaded for this.
+    """Return the files in which other programs store logins -> pattern of a secret in each: the files of the Hub, AWS
+    and Google, and .netrc. The libraries that read them are not loaded for this.
     """
     environment, home = os.environ, home_folder() or Path("/nowhere")
     cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
@@ -135,7 +135,7 @@ def login_files() -> dict[Path, re.Pattern[str]]:
 
 
 def content_of(path: Path) -> str:
-    """The text of a file; empty where it cannot be read."""
+    """Return the text of a file; empty if it cannot be read."""
     try:
         return path.expanduser().read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     except (OSError, RuntimeError):

@@ -6,7 +6,7 @@ dataset needs no state for the current epoch.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -16,21 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import Sampler
 
 from labelkit.errors import DataError
 from labelkit.records import Example, Label
 from trainer.config.fit_config import FitConfig
 from trainer.config.label_selection import Selection, parse_labels, sources_of
+from trainer.data.batch_order import EpochRow
 from trainer.data.draws import DrawScope, draw, draw_weighted, lots, mixed
 from trainer.data.store import Store
 from trainer.objectives.batch import Group, Negative, Positive
 from trainer.objectives.objectives import OBJECTIVES
 
-EpochRow = tuple[int, int]
-"""Epoch (from 0) and row of the training set. Row -1 - r means row r with its passages and without positives, which
-contributes nothing to the loss.
-"""
 DOUBT = 0.02
 """Lowest probability of relevance in distillation targets; it keeps log-odds finite. 1 - DOUBT is the highest."""
 BETWEEN = 1
@@ -301,11 +297,6 @@ def inert(group: Group) -> Group:
     return replace(group, positives=(), negatives=passages)
 
 
-def share_of(items: Sequence[Any], process: int, processes: int) -> Sequence[Any]:
-    """Return the slice of a batch for one process; slices have equal size up to one item, and may be empty."""
-    return items[process * len(items) // processes : (process + 1) * len(items) // processes]
-
-
 def _best(query: LabelledQuery, count: int, scope: DrawScope) -> Collection[str]:
     return [positive.passage_id for positive in query.positives[:count]]
 
@@ -327,49 +318,6 @@ POSITIVE_CHOICES: dict[str, Callable[[LabelledQuery, int, DrawScope], Collection
     "grade": _by_grade,
 }
 """`FitConfig.positives`, or `Objective.positives` if unset -> function (query, max_positives, scope) -> ids."""
-
-
-class BatchOrder(Sampler[list[EpochRow]]):
-    """The batches of an epoch: every query once, in an order determined by the seed and the epoch.
-
-    Each process gets its own slice of every batch, so that batches are the same for any number of processes.
-    """
-
-    drop_last = False
-
-    def __init__(
-        self,
-        keys: NDArray[np.int64],
-        batch_size: int,
-        seed: int,
-        first_epoch: int = 0,
-        process: int = 0,
-        processes: int = 1,
-    ) -> None:
-        """Prepare the order of `TrainingSet.keys` `[queries]`; `first_epoch` is the number of the first epoch."""
-        self.keys = keys
-        self.batch_size = batch_size
-        self.seed = seed
-        self.process = process
-        self.processes = processes
-        self.first_epoch = first_epoch
-        self.epoch = first_epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, counted from 0 within the stage; the trainer calls this before each epoch."""
-        self.epoch = self.first_epoch + epoch
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.keys) / self.batch_size)
-
-    def __iter__(self) -> Iterator[list[EpochRow]]:
-        # Ties of the random number are broken by key, so that the order of the file has no effect.
-        order = np.lexsort((self.keys, mixed(self.keys, (self.seed, self.epoch, "order"))))
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size].tolist()
-            # A process without a query in a small batch must take part too, because the others wait for it.
-            share = share_of(rows, self.process, self.processes) or [-1 - rows[0]]
-            yield [(self.epoch, row) for row in share]
 
 
 def _reaches(label: Label, config: FitConfig) -> bool:

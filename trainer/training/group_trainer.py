@@ -28,8 +28,9 @@ from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.manifest import CHECKPOINT, Facts
 from trainer.config.fit_config import TEMPERATURE_RATE, FitConfig
+from trainer.data.batch_order import BatchOrder
 from trainer.data.collate import Collator
-from trainer.data.training_sets import BatchOrder, TrainingSet
+from trainer.data.training_sets import TrainingSet
 from trainer.objectives import loss
 from trainer.training import checkpoints as kept
 from trainer.training.dev import Dev

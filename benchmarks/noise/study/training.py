@@ -23,9 +23,10 @@ from study.collections import FEW, Collection, Part, Tokens
 from study.grid import RATES, Run
 from study.judges import Drawn, Setting, draw_labels, human_example, single_example
 from trainer.config.fit_config import TEMPERATURE_RATE, FitConfig
+from trainer.data.batch_order import BatchOrder
 from trainer.data.collate import Collator
 from trainer.data.draws import draw
-from trainer.data.training_sets import BatchOrder, LabelledQuery, Teacher, View, draw_group, label_query
+from trainer.data.training_sets import LabelledQuery, Teacher, View, draw_group, label_query
 from trainer.objectives.batch import Group, key_of
 from trainer.objectives.loss import SCALARS, MultiPositiveLoss
 from trainer.retrieval.evaluate import measure

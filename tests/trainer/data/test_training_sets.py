@@ -14,10 +14,11 @@ from labelkit.errors import DataError
 from labelkit.records import PASSAGE_SCHEMA, Example, Label, Passage
 from labelkit.storage.dataset import examples_to_table, records_to_table
 from trainer.config.fit_config import FitConfig
+from trainer.data.batch_order import BatchOrder
 from trainer.data.collate import Collator
 from trainer.data.draws import draw
 from trainer.data.store import Store, make_store
-from trainer.data.training_sets import BatchOrder, TrainingSet, draw_group
+from trainer.data.training_sets import TrainingSet, draw_group
 from trainer.objectives.batch import Group, Negative, Positive, key_of, passages_of
 
 

@@ -120,8 +120,9 @@ def write_without_dropout(model: Path, target: Path) -> Path:
 
 
 def first_loss_by_loops(model: Path, dataset: Path, settings: FitConfig) -> float:
+    from trainer.data.batch_order import BatchOrder
     from trainer.data.store import open_store
-    from trainer.data.training_sets import BatchOrder, TrainingSet
+    from trainer.data.training_sets import TrainingSet
 
     training_set = TrainingSet(open_store(dataset), settings)
     first = next(iter(BatchOrder(training_set.keys, settings.batch_size, settings.seed)))
