@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import shlex
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -16,11 +17,27 @@ from labelkit.engines.openai import OPENAI_URL
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 from labelkit.storage.names import inside
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 TRANSFER_SECONDS = 3600.0
 """Deadline of an upload or a download in seconds."""
 OUTPUT_BYTES = 1 << 30
-UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
+FINAL = {
+    **dict.fromkeys(("completed", "complete", "success", "succeeded", "partially_succeeded", "ended"), "completed"),
+    **dict.fromkeys(("failed", "failure", "error", "errored"), "failed"),
+    **dict.fromkeys(("expired", "timeout_exceeded"), "expired"),
+    **dict.fromkeys(("cancelled", "canceled"), "cancelled"),
+}
+"""Final status of a batch in the words of several vendors -> OpenAI's word. Every other status means that the batch is
+in progress, because a batch that is submitted again is paid for again.
+"""
+UNDER_WAY = (
+    *("validating", "queued", "pending", "created", "scheduled", "submitted", "in_queue", "not_started", "started"),
+    *("in_progress", "running", "processing", "active", "finalizing", "finalising", "paused"),
+    *("cancelling", "canceling", "cancellation_requested"),
+)
+"""Known statuses of a batch in progress; a status that is in neither table is logged once."""
 SKEW_SECONDS = 3600.0
 """Largest lag of the server's clock behind ours in seconds."""
 
@@ -69,6 +86,8 @@ class Api:
         self.version = f"aiohttp {aiohttp.__version__}"
         self._client = Client(settings.base_urls or (OPENAI_URL,), ceiling=1, insecure=settings.insecure)
         self._runner: asyncio.Runner | None = None
+        self._odd: set[str] = set()
+        """Unknown statuses that were logged."""
 
     def submit(self, name: str, at: float, content: bytes) -> str:
         return self._do(self._submit(name, at, content))
@@ -140,15 +159,31 @@ class Api:
         try:
             batch = json.loads(await self._client.call("GET", f"/batches/{part_of_address(batch_id)}"))
         except NotFoundError:
+            # A server that has the list of batches has lost this one; without the list, the address is wrong.
+            await self._client.call("GET", "/batches?limit=1")
             return Ended("gone", reason="the server no longer knows this batch")
-        if batch["status"] in UNDER_WAY:
+        status = self._final(batch_id, batch["status"])
+        if status is None:
             return None
         lines: list[bytes] = []
-        for field in ("output_file_id", "error_file_id"):
-            if batch.get(field):
-                lines += await self._lines(f"/files/{part_of_address(batch[field])}/content")
+        files = [batch[field] for field in ("output_file_id", "error_file_id") if batch.get(field)]
+        for file in files:
+            lines += await self._lines(f"/files/{part_of_address(file)}/content")
+        if status == "completed" and not files:
+            raise EngineError(
+                f"batch {batch_id} is completed, but the server names no file of its replies; nothing is submitted "
+                "again: run the same command later, or ask the provider"
+            )
         errors = (batch.get("errors") or {}).get("data") or [{}]
-        return Ended(text(batch["status"]), lines, *(word(errors[0].get(name)) for name in ("code", "message")))
+        return Ended(status, lines, *(word(errors[0].get(name)) for name in ("code", "message")))
+
+    def _final(self, batch_id: str, status: Any) -> str | None:
+        """Return the final status of a batch in OpenAI's words; None while it is in progress."""
+        plain = plain_status(status)
+        if plain not in FINAL and plain not in UNDER_WAY and plain not in self._odd:
+            self._odd.add(plain)
+            log.info(f"batch {batch_id} has the unknown status {status!r}: labelkit takes it as still in progress")
+        return FINAL.get(plain)
 
     async def _lines(self, path: str) -> list[bytes]:
         content = await self._client.call("GET", path, most=OUTPUT_BYTES, seconds=TRANSFER_SECONDS)
@@ -199,6 +234,12 @@ class Files:
 
     def close(self) -> None:
         """Do nothing: there are no connections."""
+
+
+def plain_status(status: Any) -> str:
+    """Return a status in lower case, with underscores, and without a prefix such as `JOB_STATE_`."""
+    plain = "_".join(str(status).lower().replace("-", " ").replace("_", " ").split())
+    return plain.removeprefix("job_state_").removeprefix("batch_state_")
 
 
 def part_of_address(name: Any) -> str:

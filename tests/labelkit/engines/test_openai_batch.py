@@ -323,6 +323,70 @@ def test_a_batch_that_the_server_forgot_is_sent_again(run, batches):
     assert len(batches.orders) == 2
 
 
+def test_a_404_of_a_server_without_batches_submits_nothing(run, batches, monkeypatch):
+    batches.polls = 5
+    with pytest.raises(NotYetError):
+        run(3, wait=False)
+    monkeypatch.setattr(batches._http.RequestHandlerClass, "do_GET", lambda self: self.send(b"<html>", 404))
+    with pytest.raises(EngineError, match="the batch API failed: NotFoundError: status 404"):
+        run(3)
+    assert len(batches.orders) == 1
+
+
+UNDER_WAY = [
+    "queued",
+    "QUEUED",
+    "In Progress",
+    "RUNNING",
+    "JOB_STATE_PENDING",
+    "cancellation-requested",
+    "baking",
+    None,
+    3,
+]
+FINAL = ["COMPLETED", "Completed", "SUCCESS", "JOB_STATE_SUCCEEDED"]
+
+
+@pytest.mark.parametrize("status", [*UNDER_WAY, "baking", None, 3])
+def test_only_a_known_final_word_ends_a_batch(run, batches, status, capsys):
+    batches.status = lambda batch: status
+    for _ in range(3):
+        with pytest.raises(NotYetError):
+            run(4, wait=False)
+    assert len(batches.orders) == 1, "nothing is submitted again"
+    assert ("unknown status" in capsys.readouterr().err) == (status in ("baking", None, 3))
+    batches.batches["batch_0"]["status"] = "completed"
+    assert {reply.text for reply in run(4).values()} == {"1"}
+    assert len(batches.orders) == 1
+
+
+@pytest.mark.parametrize("status", FINAL)
+def test_a_final_word_in_any_case_and_of_any_vendor_ends_a_batch(run, batches, status):
+    batches.status = lambda batch: status
+    assert {reply.text for reply in run(4).values()} == {"1"}
+    assert len(batches.orders) == 1
+
+
+@pytest.mark.parametrize("status", ["FAILED", "error", "JOB_STATE_FAILED"])
+def test_a_failed_batch_in_any_spelling_stops_the_run(run, batches, status):
+    batches.status = lambda batch: status
+    with pytest.raises(EngineError, match="the server refuses the batch"):
+        run(3)
+    assert len(batches.orders) == 1
+
+
+@pytest.mark.parametrize("files", [{"output_file_id": None}, {"output_file_id": "", "error_file_id": ""}])
+def test_a_completed_batch_without_files_is_not_submitted_again(run, batches, files):
+    look = batches.look
+    batches.look = lambda batch: look(batch) | files
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"batch_0 is completed, but .* nothing is submitted again"):
+            run(3)
+    assert len(batches.orders) == 1
+    batches.look = look
+    assert len(run(3)) == 3
+
+
 def test_a_refused_batch_stops_the_run_with_the_reason(run, batches):
     def refuse(batch):
         batch["errors"] = {"data": [{"code": "invalid_model", "message": "no model m"}]}
