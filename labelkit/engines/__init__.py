@@ -125,7 +125,7 @@ class Reply(Record):
 
 
 class Settings(NamedTuple):
-    """Settings of an engine. An engine refuses settings that do not apply to it."""
+    """Settings of an engine. `option_use.USED_BY` names the engines that use a setting; the others ignore it."""
 
     model: str
     revision: str | None = None
@@ -140,7 +140,9 @@ class Settings(NamedTuple):
     trust_remote_code: bool = False
     """Code that comes with the model may run (local, vllm, ray)."""
     tensor_parallel: int = 1
-    """Number of GPUs that share one copy of the model (vllm)."""
+    """Number of GPUs that share each layer of a copy of the model (vllm)."""
+    pipeline_parallel: int = 1
+    """Number of groups of GPUs that have a part of the layers each (vllm)."""
     data_parallel: int = 1
     """Copies of the model that share the requests (vllm)."""
     reasoning_parser: str | None = None
@@ -148,7 +150,7 @@ class Settings(NamedTuple):
     engine_args: tuple[str, ...] = ()
     """Arguments of vLLM itself, as NAME=VALUE (vllm)."""
     worker_engine: str | None = None
-    """The engine of each worker (ray)."""
+    """The engine of each worker; None means `DEFAULT_WORKER` (ray)."""
     workers: int | None = None
     """Number of workers (ray)."""
     wait: bool = False

@@ -46,8 +46,6 @@ TRAITS = Traits(model_tokens, context_of)
 
 def open_engine(settings: Settings) -> "LocalEngine":
     """Load a model from a local folder or the Hub."""
-    if settings.base_urls:
-        raise UsageError("engine local runs in process: it takes no --base-url (use --engine openai)")
     return LocalEngine(settings)
 
 

@@ -16,7 +16,7 @@ from labelkit.engines.completions import ScoreWatch, read_answer
 from labelkit.engines.http import AuthenticationError, BadRequestError, CallError, RetriedError, spoken
 from labelkit.engines.in_flight import flow
 from labelkit.engines.tokenizers import file_tokens, stated_context
-from labelkit.errors import EngineError, MissingPackageError, UsageError
+from labelkit.errors import EngineError, MissingPackageError
 from labelkit.storage.credentials import PLACES
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,6 @@ class OpenAIEngine(Engine):
             import aiohttp
         except ImportError:
             raise MissingPackageError("aiohttp", "openai") from None
-        if settings.dtype:
-            raise UsageError("the server decides dtype: engine openai takes none")
         self._settings = settings
         self._concurrency = settings.concurrency or CONCURRENCY
         self._client = Client(

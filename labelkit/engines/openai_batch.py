@@ -43,8 +43,6 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, at REAL NOT
 
 def open_engine(settings: Settings) -> "BatchEngine":
     """Prepare the folder of the run; nothing is sent before the first request."""
-    if settings.dtype or settings.concurrency:
-        raise UsageError("the server decides dtype and concurrency: engine openai-batch takes none")
     if settings.folder is None:
         raise UsageError("engine openai-batch needs the folder of the run, in which it records its batches")
     return BatchEngine(settings, settings.folder)

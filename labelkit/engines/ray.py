@@ -15,14 +15,12 @@ from contextlib import ExitStack, redirect_stdout
 from itertools import islice
 from typing import Any
 
-from labelkit.engines import Engine, Reply, Request, Settings, Traits, traits_of
+from labelkit.engines import DEFAULT_WORKER, Engine, Reply, Request, Settings, Traits, traits_of
 from labelkit.engines import open_engine as open_named
 from labelkit.engines.tokenizers import Tokens
 from labelkit.errors import EngineError, LabelkitError, MissingPackageError, UnknownNameError, first_line
 
 WORKER_ENGINES = ("local", "scripted", "vllm")
-WORKER_ENGINE = "vllm"
-"""Engine of the workers if the settings name none."""
 BLOCK = 256
 """Requests per block if the settings name no number; when a worker dies, its whole block is judged again."""
 PORTION = 200_000
@@ -41,9 +39,17 @@ def context_of(settings: Settings) -> int | None:
     return worker_traits(settings).context(settings)
 
 
+def worker_of(settings: Settings) -> str:
+    """Return the name of the workers' engine. Raises `UnknownNameError`."""
+    name = settings.worker_engine or DEFAULT_WORKER
+    if name not in WORKER_ENGINES:
+        raise UnknownNameError("engine of Ray workers", name, WORKER_ENGINES)
+    return name
+
+
 def worker_traits(settings: Settings) -> Traits:
     """Return the traits of the workers' engine."""
-    return traits_of(settings.worker_engine or WORKER_ENGINE)
+    return traits_of(worker_of(settings))
 
 
 TRAITS = Traits(tokens_of, context_of)
@@ -51,8 +57,6 @@ TRAITS = Traits(tokens_of, context_of)
 
 def open_engine(settings: Settings) -> "RayEngine":
     """Open the workers' engine on this machine for its provenance; Ray starts at the first request."""
-    if settings.worker_engine not in WORKER_ENGINES:
-        raise UnknownNameError("engine of Ray workers", str(settings.worker_engine), WORKER_ENGINES)
     return RayEngine(settings)
 
 
@@ -64,7 +68,7 @@ class RayEngine(Engine):
             import ray
         except ImportError:
             raise MissingPackageError("ray", "ray") from None
-        self._name = settings.worker_engine or ""
+        self._name = worker_of(settings)
         self._quiet = ExitStack()
         self._inner = open_named(self._name, settings)
         facts = self._inner.facts
@@ -148,7 +152,8 @@ class RayEngine(Engine):
         found = int(cluster.cluster_resources().get("GPU", 0))
         if not found or traits_of(self._name).words:
             return 0, self._settings.workers or 1
-        each = self._settings.tensor_parallel * self._settings.data_parallel
+        parts = self._settings.tensor_parallel * self._settings.pipeline_parallel
+        each = parts * self._settings.data_parallel
         return each, self._settings.workers or max(1, found // each)
 
 

@@ -15,7 +15,7 @@ from labelkit.corpora.words import share
 from labelkit.corpora.words import words as words_of
 from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Traits, choose
 from labelkit.engines.tokenizers import stated_context, words
-from labelkit.errors import UnknownNameError, UsageError
+from labelkit.errors import UnknownNameError
 
 TRAITS = Traits(words, stated_context, words=True)
 SCRIPTS = ("overlap", "garbage")
@@ -25,8 +25,6 @@ def open_engine(settings: Settings) -> "ScriptedEngine":
     """Open a script by its name. Raises `UnknownNameError`."""
     if settings.model not in SCRIPTS:
         raise UnknownNameError("script", settings.model, SCRIPTS)
-    if settings.base_urls:
-        raise UsageError("engine scripted takes no --base-url")
     return ScriptedEngine(settings.model)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from labelkit.engines import Message, Settings
 from labelkit.engines.chat_encoding import ChatEncoder
 from labelkit.engines.text_encoding import TextEncoder
-from labelkit.errors import EngineError, MissingPackageError, UsageError, first_line
+from labelkit.errors import EngineError, MissingPackageError, first_line
 
 TURN_TOKENS = 8
 """Tokens assumed for the marks around a chat turn if no chat template is available."""
@@ -88,9 +88,7 @@ def file_tokens(settings: Settings, tokenizer: str | None) -> Tokens | None:
 
 
 def model_tokens(settings: Settings, tokenizer: str | None) -> Tokens:
-    """Return the tokenizer of a model that runs here. Raises `UsageError` if the user names another."""
-    if tokenizer:
-        raise UsageError("a model that runs here has its own tokenizer: leave out --tokenizer")
+    """Return the model's own tokenizer, for a model that runs here."""
     from labelkit.engines.local import load_encoder
 
     return ChatTokens(load_encoder(settings))

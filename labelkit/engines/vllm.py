@@ -43,8 +43,6 @@ TRAITS = Traits(model_tokens, context_of)
 
 def open_engine(settings: Settings) -> "VllmEngine":
     """Prepare the model of a local folder or Hub id; the weights are loaded at the first request."""
-    if settings.base_urls:
-        raise UsageError("engine vllm runs in process: it takes no --base-url (use --engine openai for a server)")
     return VllmEngine(settings)
 
 
@@ -135,6 +133,7 @@ class VllmEngine(Engine):
             "max_model_len": self._limit,
             "max_num_seqs": settings.concurrency,
             "tensor_parallel_size": settings.tensor_parallel,
+            "pipeline_parallel_size": settings.pipeline_parallel,
             "data_parallel_size": settings.data_parallel,
             "reasoning_parser": settings.reasoning_parser or "",
             "disable_log_stats": True,

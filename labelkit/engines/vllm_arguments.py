@@ -15,6 +15,7 @@ OPTIONS = {
     "max_model_len": "--max-model-len",
     "max_num_seqs": "--concurrency",
     "tensor_parallel_size": "--tensor-parallel",
+    "pipeline_parallel_size": "--pipeline-parallel",
     "data_parallel_size": "--data-parallel",
     "reasoning_parser": "--reasoning-parser",
     "trust_remote_code": "--trust-remote-code",
@@ -30,7 +31,7 @@ SAME_REPLIES = frozenset(
             "num_gpu_blocks_override",
         ),
         *("cpu_offload_gb", "enable_prefix_caching", "enable_chunked_prefill", "async_scheduling", "enforce_eager"),
-        *("pipeline_parallel_size", "distributed_executor_backend", "data_parallel_backend", "download_dir"),
+        *("distributed_executor_backend", "data_parallel_backend", "download_dir"),
         *("speculative_config", "disable_log_stats", "max_parallel_loading_workers", "safetensors_load_strategy"),
     }
 )

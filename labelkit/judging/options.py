@@ -5,7 +5,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from labelkit.engines import DEFAULT, DEFAULT_WORKER, Settings
+from labelkit.engines import DEFAULT, Settings
+from labelkit.engines.option_use import refuse_unused
 from labelkit.judging.budget import Caps
 from labelkit.judging.defences import defences_of
 from labelkit.judging.methods import method_named
@@ -54,6 +55,12 @@ class JudgeOptions(Options):
     @model_validator(mode="after")
     def _known_method_and_defences(self) -> Self:
         _ = self.reading
+        return self
+
+    @model_validator(mode="after")
+    def _options_with_an_effect(self) -> Self:
+        fields = {name: (getattr(self, name), field.default) for name, field in type(self).model_fields.items()}
+        refuse_unused(self.engine, {name: value for name, (value, default) in fields.items() if value != default})
         return self
 
     @property
@@ -115,16 +122,18 @@ class AnnotateOptions(JudgeOptions):
     """Ask again about pairs that have no grade."""
     tensor_parallel: int = Field(default=1, ge=1)
     """vllm: number of GPUs that share one copy of the model."""
+    pipeline_parallel: int = Field(default=1, ge=1)
+    """vllm: number of groups of GPUs, each with a part of the model's layers, through which the requests pass."""
     data_parallel: int = Field(default=1, ge=1)
     """vllm: number of copies of the model that share the work."""
     reasoning_parser: str | None = None
     """vllm: name of the parser of the model's reasoning, such as deepseek_r1 or qwen3."""
     engine_arg: tuple[str, ...] = ()
-    """vllm: argument of vLLM itself as NAME=VALUE, such as gpu_memory_utilization=0.8, kv_cache_dtype=fp8 or
-    pipeline_parallel_size=2. May be repeated.
+    """vllm: argument of vLLM itself as NAME=VALUE, such as gpu_memory_utilization=0.8 or kv_cache_dtype=fp8. May be
+    repeated.
     """
-    worker_engine: str = DEFAULT_WORKER
-    """ray: engine of each worker: vllm, local or scripted."""
+    worker_engine: str | None = None
+    """ray: engine of each worker: vllm, local or scripted. Default: vllm."""
     workers: int | None = Field(default=None, ge=1)
     """ray: number of workers. Default: one per GPU."""
     wait: bool = False

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from labelkit.engines import DEFAULT
+from labelkit.engines.option_use import unused_options
 from labelkit.errors import UsageError
 from labelkit.judging.defences import defences_of
 from labelkit.judging.options import AnnotateOptions
@@ -178,12 +179,16 @@ class CascadeOptions(Options):
     def judge(self, cheap: AnnotateOptions) -> AnnotateOptions:
         """Return the options of `annotate` for the strong judge; it judges all pairs of its pool."""
         same = self.method in (None, cheap.method)
-        return cheap.but(
+        engine = self.engine or cheap.engine
+        # The cheap judge's options that the strong judge's engine does not use stay with the cheap judge.
+        fields = type(cheap).model_fields
+        unused = unused_options(engine, fields, worker=cheap.worker_engine)
+        kept = cheap.but(engine=engine, **{name: fields[name].default for name in unused})
+        return kept.but(
             model=self.model,
             revision=None,
             limit=None,
-            engine=self.engine or cheap.engine,
-            base_url=self.base_url or cheap.base_url,
+            base_url=self.base_url or kept.base_url,
             method=self.method or cheap.method,
             prompt=self.prompt or (cheap.prompt if same else None),
         )

@@ -187,7 +187,10 @@ def test_somebody_elses_folder_is_left_alone(labelkit, beir, pool, tmp_path):
         (("--engine", "scripted", "--prompt", "nope"), ["unknown prompt 'nope'", "binary, graded"]),
         (("--engine", "scripted", "--model", "nope"), ["unknown script 'nope'", "garbage, overlap"]),
         (("--engine", "scripted", "--prompt", "binary"), ["prompt 'binary' is for method 'binary'"]),
-        (("--engine", "scripted", "--base-url", "http://localhost:1"), ["takes no --base-url"]),
+        (
+            ("--engine", "scripted", "--base-url", "http://localhost:1"),
+            ["--base-url (only for engine openai or openai-batch) has no effect"],
+        ),
     ],
 )
 def test_a_wrong_name_lists_the_choices(labelkit, pool, tmp_path, options, parts):

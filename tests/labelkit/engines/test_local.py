@@ -202,9 +202,7 @@ def test_the_command_line_names_an_unknown_model(labelkit, pool, tmp_path):
     assert not (tmp_path / "labels").exists()
 
 
-def test_settings_that_do_not_apply_are_refused(tiny_qwen):
-    with pytest.raises(UsageError, match="takes no --base-url"):
-        engine_for(tiny_qwen, base_urls=("http://127.0.0.1/v1",))
+def test_an_unknown_dtype_is_refused(tiny_qwen):
     with pytest.raises(UnknownNameError, match="choose one of: bfloat16, float16, float32"):
         engine_for(tiny_qwen, dtype="int8")
 

@@ -483,7 +483,6 @@ def test_files_for_vllm_run_batch_go_and_come(tmp_path, pool, labelkit, completi
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"concurrency": 3}, "takes none"),
         ({"base_urls": ("http://127.0.0.1:1", "http://127.0.0.1:2")}, "give --base-url once"),
         ({"base_urls": ("http://example.com",)}, "unencrypted"),
         ({"folder": None}, "needs the folder"),

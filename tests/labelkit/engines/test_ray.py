@@ -147,7 +147,7 @@ def test_what_stops_an_engine_reaches_the_run_through_a_worker(ask):
 
 
 def test_workers_run_an_engine_of_their_own():
-    for wrong in ("openai", "ray", None):
+    for wrong in ("openai", "ray"):
         with pytest.raises(UnknownNameError, match="choose one of: local, scripted, vllm"):
             open_engine("ray", Settings("m", worker_engine=wrong))
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from labelkit.engines import Settings, open_engine
-from labelkit.errors import UnknownNameError, UsageError
+from labelkit.errors import UnknownNameError
 from labelkit.judging.reply_parser import Failure, read_label
 
 LABELS = ("0", "1", "2", "3")
@@ -45,11 +45,9 @@ def test_requests_are_taken_lazily(ask):
     assert next(iter(engine.run(endless))).text == "0"
 
 
-def test_unknown_scripts_and_foreign_settings_are_refused():
+def test_an_unknown_script_is_refused():
     with pytest.raises(UnknownNameError, match="unknown script 'x'; choose one of: garbage, overlap"):
         open_engine("scripted", Settings("x"))
-    with pytest.raises(UsageError, match="takes no --base-url"):
-        open_engine("scripted", Settings("overlap", base_urls=("http://127.0.0.1",)))
 
 
 def test_an_unknown_engine_lists_the_choices():

@@ -30,6 +30,7 @@ def test_values_are_json_or_text():
         ("quantization", "write NAME=VALUE"),
         ("=1", "write NAME=VALUE"),
         ("tensor_parallel_size=2", "use --tensor-parallel"),
+        ("pipeline_parallel_size=2", "use --pipeline-parallel"),
         ("load_format=pt", "add --trust-remote-code"),
         ("load_format=auto", "add --trust-remote-code"),
     ],

@@ -90,9 +90,9 @@ def test_a_changed_model_or_method_asks_again(judge, candidates, tmp_path):
     assert len(read_labels(labels)[1]) == 3
 
 
-def test_a_changed_concurrency_asks_nothing(judge, candidates, tmp_path):
-    judge(candidates, tmp_path / "labels", concurrency=1)
-    assert judge(candidates, tmp_path / "labels", concurrency=7).asked == 0
+def test_a_changed_context_asks_nothing(judge, candidates, tmp_path):
+    judge(candidates, tmp_path / "labels", max_model_len=1024)
+    assert judge(candidates, tmp_path / "labels", max_model_len=2048).asked == 0
 
 
 def test_a_changed_passage_asks_for_its_pairs_alone(judge, write_beir, tmp_path):

@@ -26,7 +26,7 @@ def judged(folder):
 @pytest.mark.parametrize("method", ["graded", "utilsel"])
 def test_another_folder_buys_nothing_and_says_the_same(judge, wide, tmp_path, method):
     cache, one, other = tmp_path / "cache", tmp_path / "one", tmp_path / "other"
-    first = judge(wide, one, method=method, cache=cache, concurrency=3)
+    first = judge(wide, one, method=method, cache=cache)
     second = judge(wide, other, method=method, cache=cache)
     assert (first.asked > 0, first.cached) == (True, 0)
     assert (second.asked, second.cached) == (0, first.asked)
@@ -63,7 +63,7 @@ def test_whatever_decides_a_reply_is_part_of_its_key(judge, candidates, tmp_path
     for number, options in enumerate(changed, 1):
         outcome = judge(candidates, tmp_path / f"labels{number}", cache=cache, **options)
         assert (outcome.cached, outcome.asked >= pairs) == (0, True), options
-    same = judge(candidates, tmp_path / "same", cache=cache, concurrency=9, max_model_len=4096)
+    same = judge(candidates, tmp_path / "same", cache=cache, max_model_len=4096)
     assert (same.asked, same.cached) == (0, pairs)
 
 
