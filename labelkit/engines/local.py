@@ -74,7 +74,7 @@ class LocalEngine(Engine):
     def check_labels(self, labels: tuple[str, ...]) -> None:
         first_label_tokens(self._tokenizer, labels)
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
+    def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
         for _, group in groupby(requests, key=lambda request: request.group):
             yield from self._run_group(list(group))
 
@@ -94,25 +94,26 @@ class LocalEngine(Engine):
     def _limit(self) -> int:
         return self._settings.max_model_len or self._model.config.max_position_embeddings
 
-    def _run_group(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """Answer requests with a common prefix, whose tokens are computed once."""
-        rows = []
+    def _run_group(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
+        """Answer requests with a common prefix, whose tokens are computed once, in lists of one forward pass each."""
+        rows, refused = [], []
         for request in requests:
             answer = 0 if request.labels else request.max_tokens
             ids = self._encoder.prompt_tokens(request, answer, limit=self._limit)
             if isinstance(ids, Reply):
-                yield ids
+                refused.append(ids)
             elif request.labels:
                 rows.append((request, ids))
             else:
-                yield self._write(request, ids)
+                yield [self._write(request, ids)]
+        if refused:
+            yield refused
         rows.sort(key=lambda row: len(row[1]))
         shared = common_prefix([ids[:-1] for _, ids in rows])
         for start in range(0, len(rows), self._rows):
             batch = rows[start : start + self._rows]
             logprobs = self._last_logprobs(shared, [ids[len(shared) :] for _, ids in batch])
-            for (request, ids), row in zip(batch, logprobs, strict=True):
-                yield self._reply(request, len(ids), row)
+            yield [self._reply(request, len(ids), row) for (request, ids), row in zip(batch, logprobs, strict=True)]
 
     def _last_logprobs(self, shared: list[int], suffixes: Sequence[list[int]]) -> Any:
         """Return the log-probabilities over the vocabulary after each suffix: [rows, vocabulary], float32.

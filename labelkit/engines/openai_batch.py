@@ -33,6 +33,8 @@ REQUESTS, FILE_BYTES = 50_000, 200_000_000
 POLL_SECONDS = 30.0
 LATE_SECONDS = 20.0
 """Longest time in seconds until a batch whose submission was interrupted appears in the list of batches."""
+TOGETHER = 1000
+"""Replies of a batch that are returned together."""
 ROUNDS = 3
 """Number of batches per run without an answer to a request after which the request fails."""
 FULL = "token_limit_exceeded"
@@ -75,7 +77,7 @@ class BatchEngine(Engine):
     def check_labels(self, labels: tuple[str, ...]) -> None:
         """Do nothing: the server has the tokenizer, and labels are looked up in its list of most probable tokens."""
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
+    def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
         pending = {request.key: request for request in requests}
         rounds: Counter[str] = Counter()
         largest, refused = REQUESTS, 0
@@ -88,9 +90,10 @@ class BatchEngine(Engine):
                     yield from self._collect(record, batch, ended, pending=pending)
                     refused = len(batch.keys) if ended.code == FULL else 0
                     rounds.update(() if refused else batch.keys & pending.keys())
-                for key in [key for key in pending if rounds[key] >= ROUNDS]:
-                    yield Reply(key=key, error=f"no answer in {ROUNDS} batches")
-                    del pending[key]
+                if failed := [key for key in pending if rounds[key] >= ROUNDS]:
+                    yield [Reply(key=key, error=f"no answer in {ROUNDS} batches") for key in failed]
+                    for key in failed:
+                        del pending[key]
                 if refused and not record.open(pending):
                     # No other batch of this run is in the queue, so this file alone was too large for it.
                     largest, refused = self._half(refused), 0
@@ -146,23 +149,29 @@ class BatchEngine(Engine):
 
     def _collect(
         self, record: "BatchRecord", batch: SubmittedBatch, ended: Ended, pending: dict[str, Request]
-    ) -> Iterator[Reply]:
+    ) -> Iterator[list[Reply]]:
         """Yield the replies of an ended batch, and remove it from the record once they are journalled.
 
         Requests of other runs stay in the record for those runs.
         """
         mine = batch.keys & pending.keys()
         strange = 0
+        part: list[Reply] = []
         for line in ended.lines:
             key, row = read_row(line)
             if key in mine and key in pending:
                 reply = read_reply(row, pending[key])
                 if reply is not None:
                     self._scores.see(reply, pending[key])
-                    yield reply
+                    part.append(reply)
                     del pending[key]
+                if len(part) == TOGETHER:
+                    yield part
+                    part = []
             elif key not in batch.keys:
                 strange += 1
+        if part:
+            yield part
         record.left(batch.name, batch.keys - mine)
         said = [f"batch {batch.name}: {ended.status}", f"{len(mine - pending.keys())} of {len(mine)} answered"]
         said += [f"{strange} lines of no request in it"] if strange else []

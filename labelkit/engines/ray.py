@@ -80,7 +80,7 @@ class RayEngine(Engine):
     def check_labels(self, labels: tuple[str, ...]) -> None:
         self._inner.check_labels(labels)
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
+    def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
         source = iter(requests)
         while portion := list(islice(source, PORTION)):
             self._connect()
@@ -110,7 +110,7 @@ class RayEngine(Engine):
             # Ray's own tasks would wait forever if the workers occupied all logical CPUs.
             ray.init(num_cpus=(self._settings.workers or 1) + (os.cpu_count() or 1), include_dashboard=False, **quiet)
 
-    def _judge(self, portion: Sequence[Request]) -> Iterator[Reply]:
+    def _judge(self, portion: Sequence[Request]) -> Iterator[list[Reply]]:
         import ray
 
         context = ray.data.DataContext.get_current()
@@ -122,7 +122,7 @@ class RayEngine(Engine):
         block = self._settings.concurrency or BLOCK
         rows = [{"request": pickle.dumps(request)} for request in portion]
         gpus, workers = self._places()
-        replies = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block)).map_batches(
+        replies: Any = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block)).map_batches(
             Worker,
             fn_constructor_args=(self._name, self._settings),
             batch_size=block,
@@ -132,17 +132,18 @@ class RayEngine(Engine):
         )
         left = {request.key for request in portion}
         try:
-            for row in replies.iter_rows():
-                if row["stop"]:
-                    raise EngineError(row["stop"])
-                reply = Reply.model_validate_json(row["reply"])
-                if reply.key in left:
-                    left.remove(reply.key)
-                    yield reply
+            # One batch per block, which a worker returned as a whole.
+            for judged in replies.iter_batches(batch_size=None, batch_format="numpy"):
+                if stopped := [reason for reason in judged["stop"] if reason]:
+                    raise EngineError(stopped[0])
+                found = {reply.key: reply for reply in map(Reply.model_validate_json, judged["reply"])}
+                if new := [reply for key, reply in found.items() if key in left]:
+                    left.difference_update(found)
+                    yield new
         except ray.exceptions.RayError as error:
             raise EngineError(f"the Ray workers stopped: {first_line(error)}; run the same command again") from None
-        for key in sorted(left):
-            yield Reply(key=key, error="the Ray workers gave no reply to this request")
+        if left:
+            yield [Reply(key=key, error="the Ray workers gave no reply to this request") for key in sorted(left)]
 
     def _places(self) -> tuple[int, int]:
         """Return the GPUs per worker and the number of workers: one per GPU, or group of GPUs, of the cluster."""

@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from labelkit.corpora.words import share
 from labelkit.corpora.words import words as words_of
@@ -19,6 +20,8 @@ from labelkit.errors import UnknownNameError
 
 TRAITS = Traits(words, stated_context, words=True)
 SCRIPTS = ("overlap", "garbage")
+BLOCK = 512
+"""Replies that are computed before they are returned together."""
 
 
 def open_engine(settings: Settings) -> "ScriptedEngine":
@@ -38,8 +41,10 @@ class ScriptedEngine(Engine):
     def check_labels(self, labels: tuple[str, ...]) -> None:
         """Do nothing: scripts distinguish any labels."""
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        return map(self._answer, requests)
+    def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
+        left = iter(requests)
+        while block := list(islice(left, BLOCK)):
+            yield list(map(self._answer, block))
 
     def close(self) -> None:
         """Do nothing: there are no resources."""

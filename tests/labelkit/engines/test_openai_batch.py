@@ -147,11 +147,15 @@ def run(batches, tmp_path):
     """Ask for so many pairs; replies by key."""
 
     def run(count, start=0, **settings):
+        return {reply.key: reply for part in parts(count, start, **settings) for reply in part}
+
+    def parts(count, start=0, **settings):
         base = {"base_urls": (batches.url,), "folder": tmp_path, "wait": True}
         engine = open_engine("openai-batch", Settings("m", **base | settings))
         message = (Message("user", "grade this"),)
-        requests = [Request(f"k{n}", "q", message, LABELS) for n in range(start, count)]
-        return {reply.key: reply for reply in engine.run(requests)}
+        return list(engine.together(Request(f"k{n}", "q", message, LABELS) for n in range(start, count)))
+
+    run.parts = parts
 
     return run
 
@@ -190,6 +194,12 @@ def test_files_stay_within_requests_and_bytes(run, batches, monkeypatch):
     assert [len(batch["rows"]) for batch in list(batches.batches.values())[3:]] == [3, 3, 3, 1]
     inputs = [batches.files[order["input_file_id"]] for order in batches.orders[3:]]
     assert max(map(len, inputs)) <= 3 * size + 5
+
+
+def test_the_replies_of_a_batch_are_returned_together_in_parts(run, monkeypatch):
+    monkeypatch.setattr(openai_batch, "TOGETHER", 4)
+    assert [len(part) for part in run.parts(10)] == [4, 4, 2]
+    assert [len(part) for part in run.parts(8)] == [4, 4]
 
 
 def test_a_full_queue_is_waited_for_and_no_request_is_bought_twice(run, batches, monkeypatch):

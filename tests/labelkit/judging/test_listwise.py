@@ -237,9 +237,11 @@ def test_a_new_passage_asks_for_its_window_again_and_no_other(judge, write_beir,
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from labelkit.engines import scripted
 from labelkit.judging import journal
 from labelkit.judging.annotate import annotate
 from labelkit.judging.options import AnnotateOptions
+scripted.BLOCK = 1
 append, left = journal.Journal.append, int(sys.argv[3])
 def counted(self, arrivals):
     global left

@@ -92,9 +92,11 @@ def test_an_interrupted_run_publishes_what_it_bought(wide, tmp_path):
     stopped = """
 import sys
 from pathlib import Path
+from labelkit.engines import scripted
 from labelkit.judging import journal
 from labelkit.judging.annotate import annotate
 from labelkit.judging.options import AnnotateOptions
+scripted.BLOCK = 1
 append, left = journal.Journal.append, 40
 def counted(self, arrivals):
     global left

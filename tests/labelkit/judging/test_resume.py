@@ -53,9 +53,11 @@ def test_a_limit_and_then_more_asks_only_for_the_rest(judge, wide, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from labelkit.engines import scripted
 from labelkit.judging import journal
 from labelkit.judging.annotate import annotate
 from labelkit.judging.options import AnnotateOptions
+scripted.BLOCK = 1
 append, left = journal.Journal.append, int(sys.argv[3])
 def counted(self, arrivals):
     global left
