@@ -143,11 +143,8 @@ def batches(completion, monkeypatch):
 
 
 @pytest.fixture
-def run(batches, tmp_path):
-    """Ask for so many pairs; replies by key."""
-
-    def run(count, start=0, **settings):
-        return {reply.key: reply for part in parts(count, start, **settings) for reply in part}
+def parts(batches, tmp_path):
+    """Ask for so many pairs; replies in the lists in which they are returned."""
 
     def parts(count, start=0, **settings):
         base = {"base_urls": (batches.url,), "folder": tmp_path, "wait": True}
@@ -155,7 +152,15 @@ def run(batches, tmp_path):
         message = (Message("user", "grade this"),)
         return list(engine.together(Request(f"k{n}", "q", message, LABELS) for n in range(start, count)))
 
-    run.parts = parts
+    return parts
+
+
+@pytest.fixture
+def run(parts):
+    """Ask for so many pairs; replies by key."""
+
+    def run(*pairs, **settings):
+        return {reply.key: reply for part in parts(*pairs, **settings) for reply in part}
 
     return run
 
@@ -196,10 +201,10 @@ def test_files_stay_within_requests_and_bytes(run, batches, monkeypatch):
     assert max(map(len, inputs)) <= 3 * size + 5
 
 
-def test_the_replies_of_a_batch_are_returned_together_in_parts(run, monkeypatch):
+def test_the_replies_of_a_batch_are_returned_together_in_parts(parts, monkeypatch):
     monkeypatch.setattr(openai_batch, "TOGETHER", 4)
-    assert [len(part) for part in run.parts(10)] == [4, 4, 2]
-    assert [len(part) for part in run.parts(8)] == [4, 4]
+    assert [len(part) for part in parts(10)] == [4, 4, 2]
+    assert [len(part) for part in parts(8)] == [4, 4]
 
 
 def test_a_full_queue_is_waited_for_and_no_request_is_bought_twice(run, batches, monkeypatch):
