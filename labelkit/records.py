@@ -77,6 +77,8 @@ class Judge(Record):
     prompt_sha256: str | None = None
     label_grades: tuple[int, ...] | None = None
     """Grade of each label of the prompt, in the order of a judgement's `probs`."""
+    scale: str | None = None
+    """Mapping from the judge's own grades to 0 to 3, such as `1=0,2=1,3=3`; None if its grades are 0 to 3."""
     decoding: str | None = None
     """Decoding parameters as canonical JSON."""
     seed: int | None = None
@@ -91,6 +93,8 @@ class Judgement(Record):
     passage_id: str
     judge_id: str
     grade: int | None = None
+    raw_grade: str | None = None
+    """Grade or label as the judge gave it, if its scale is not 0 to 3."""
     score: float | None = None
     """Expected grade (graded, 0 to 3) or log-odds of yes (binary, natural logarithm)."""
     probs: tuple[float, ...] | None = None
@@ -180,6 +184,7 @@ JUDGEMENT_SCHEMA = pa.schema(
         ("passage_id", pa.string()),
         ("judge_id", pa.string()),
         ("grade", pa.int8()),
+        ("raw_grade", pa.string()),
         ("score", pa.float64()),
         ("probs", pa.list_(pa.float64())),
         ("label_mass", pa.float64()),

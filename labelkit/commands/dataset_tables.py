@@ -66,6 +66,7 @@ def print_evidence(out: Terminal, passage_id: str, found: Evidence) -> None:
         "decoding": judge.decoding,
         "prompt": judge.prompt_name and f"{judge.prompt_name} {judge.prompt_version}",
         "grade": f"none: {said.failure}" if said.grade is None else said.grade,
+        "grade as given": said.raw_grade,
         "score": said.score,
         "probabilities": said.probs and ", ".join(f"{share:.3f}" for share in said.probs),
         "position in the list": said.position,

@@ -64,7 +64,7 @@ def known_names(module: str, tree: ast.Module) -> dict[str, Any]:
     constants imported from our packages.
     """
     known: dict[str, Any] = {"Path": Path, "Any": Any, "Literal": Literal, "Annotated": Annotated}
-    known |= {"ClassVar": ClassVar, "Field": FieldSettings.of, "Address": str}
+    known |= {"ClassVar": ClassVar, "Field": FieldSettings.of, "Address": str, "ScaleText": str}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == module.partition(".")[0]:
             named = {alias.name for alias in node.names if alias.name.isupper()}

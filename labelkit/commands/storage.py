@@ -40,11 +40,17 @@ def replay(
     console.say(said)
 
 
-def tidy(data: Annotated[Path, typer.Argument(help="BEIR folder that has unreadable lines.")], output: Output) -> None:
+def tidy(
+    data: Annotated[Path, typer.Argument(help="BEIR folder that has unreadable lines.")],
+    output: Output,
+    scale: Annotated[
+        str | None, typer.Option(help="Scale of the qrels' grades, if it is not 0 to 3: 0-1, 0-4, 1-5, or a mapping.")
+    ] = None,
+) -> None:
     """Copy a BEIR folder without its unreadable lines. Removed lines are listed with file, line number and reason."""
     from labelkit.corpora.tidy import ASIDE
 
-    counts = labelkit.tidy(data, output, command=console.command_line("labelkit"))
+    counts = labelkit.tidy(data, output, scale=scale, command=console.command_line("labelkit"))
     for file, count in counts.items():
         console.say(f"{file}: {count} lines removed")
     console.say(f"{output}: {sum(counts.values())} lines removed in total; {output / ASIDE} lists them with reasons")

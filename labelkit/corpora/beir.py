@@ -22,8 +22,10 @@ class Data(NamedTuple):
     qrels: Qrels
 
 
-def read_data(folder: Path, split: str | None = None) -> Data:
+def read_data(folder: Path, split: str | None = None, scale: str | None = None) -> Data:
     """Read a BEIR folder; with `split`, also read its qrels and keep only the queries in them.
+
+    `scale` is the text of the scale of the qrels' grades if they are not 0 to 3.
 
     Raises `DataError` if a file is missing, a line is malformed, an id is duplicated, the corpus is empty, or the qrels
     name an unknown query or passage.
@@ -35,7 +37,7 @@ def read_data(folder: Path, split: str | None = None) -> Data:
     if split is None:
         return Data(corpus, queries, {})
     path = qrels_path(folder, split)
-    qrels = read_qrels(path)
+    qrels = read_qrels(path, scale)
     check_ids(qrels, queries, corpus, where=str(path))
     return Data(corpus, {query_id: queries[query_id] for query_id in qrels}, qrels)
 

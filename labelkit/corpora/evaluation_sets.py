@@ -22,10 +22,13 @@ class Evaluation(NamedTuple):
     """Path of each file that was read -> sha256."""
 
 
-def read_evaluation(folder: Path, split: str) -> Evaluation:
-    """Read a split, with only the relevant passages of the corpus in memory. Raises `DataError`."""
+def read_evaluation(folder: Path, split: str, scale: str | None = None) -> Evaluation:
+    """Read a split, with only the relevant passages of the corpus in memory. Raises `DataError`.
+
+    `scale` is the text of the scale of its grades if they are not 0 to 3.
+    """
     corpus, asked, qrels = files_of(folder, split)
-    graded = read_qrels(qrels)
+    graded = read_qrels(qrels, scale)
     queries = {
         query_id: query.text for query_id, query in read_queries(folder / "queries.jsonl").items() if query_id in graded
     }

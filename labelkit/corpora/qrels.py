@@ -3,14 +3,26 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from labelkit.corpora.rows import _decoded, lines
+from labelkit.corpora.scales import expected_grades, grade_on
 from labelkit.errors import DataError
-from labelkit.records import MAX_GRADE
 from labelkit.storage.names import inside
 
 Qrels = dict[str, dict[str, int]]
 """Query id -> passage id -> grade."""
+
+
+class QrelsRow(NamedTuple):
+    """A grade of a pair."""
+
+    query_id: str
+    passage_id: str
+    grade: int
+    """Grade from 0 to 3."""
+    raw_grade: str | None
+    """Grade on the scale of the file; None without a scale."""
 
 
 def qrels_path(folder: Path, split: str) -> Path:
@@ -22,28 +34,35 @@ def qrels_path(folder: Path, split: str) -> Path:
     return path
 
 
-def read_qrels(path: Path) -> Qrels:
+def read_qrels(path: Path, scale: str | None = None) -> Qrels:
     """Read grades from a BEIR TSV (with header) or a TREC qrels file (`qid 0 docid rel`).
 
-    A negative grade (TREC's mark for spam) becomes 0. Raises `DataError` for a grade that is above 3 or not a whole
-    number, and for a duplicated pair.
+    `scale` is the text of a scale (`read_scale`) if the grades are not 0 to 3. A negative grade (TREC's mark for spam)
+    becomes 0. Raises `DataError` for a grade outside the scale, and for a duplicated pair.
     """
     qrels: Qrels = {}
-    for where, query_id, passage_id, grade in qrels_rows(path):
-        graded = qrels.setdefault(query_id, {})
-        if passage_id in graded:
-            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} is duplicated")
-        graded[passage_id] = grade
-    if not qrels:
-        raise DataError(f"{path}: there are no qrels")
+    for row in graded_pairs(path, scale):
+        qrels.setdefault(row.query_id, {})[row.passage_id] = row.grade
     return qrels
 
 
-def qrels_rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
-    """Yield `file:line`, query id, passage id and grade of each line, in file order."""
+def graded_pairs(path: Path, scale: str | None = None) -> list[QrelsRow]:
+    """Read the rows of a qrels file in file order. Raises `DataError` as `read_qrels` does."""
+    found: dict[tuple[str, str], QrelsRow] = {}
+    for where, query_id, passage_id, grade, raw_grade in qrels_rows(path, scale):
+        if (query_id, passage_id) in found:
+            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} is duplicated")
+        found[query_id, passage_id] = QrelsRow(query_id, passage_id, grade, raw_grade=raw_grade)
+    if not found:
+        raise DataError(f"{path}: there are no qrels")
+    return list(found.values())
+
+
+def qrels_rows(path: Path, scale: str | None = None) -> Iterator[tuple[str, str, str, int, str | None]]:
+    """Yield `file:line` and the fields of `QrelsRow` of each line, in file order."""
     for number, (where, raw) in enumerate(lines(path)):
         if number or not is_header(raw):
-            yield where, *qrels_row(raw, where)
+            yield where, *qrels_row(raw, where, scale)
 
 
 def is_header(raw: bytes) -> bool:
@@ -51,8 +70,8 @@ def is_header(raw: bytes) -> bool:
     return raw.split()[-1] == b"score"
 
 
-def qrels_row(raw: bytes, where: str) -> tuple[str, str, int]:
-    """Return query id, passage id and grade of a line. Raises `DataError`."""
+def qrels_row(raw: bytes, where: str, scale: str | None = None) -> QrelsRow:
+    """Return the grade in a line. Raises `DataError`."""
     line = _decoded(raw, where)
     fields = line.split("\t") if "\t" in line else line.split()
     if len(fields) == 4:
@@ -61,14 +80,19 @@ def qrels_row(raw: bytes, where: str) -> tuple[str, str, int]:
         query_id, passage_id, grade_text = fields
     else:
         raise DataError(f"{where}: expected 3 columns (BEIR) or 4 (TREC), found {len(fields)}")
-    return query_id, passage_id, _grade(grade_text, where)
+    return QrelsRow(query_id, passage_id, grade_from(grade_text, where, scale), raw_grade=scale and grade_text.strip())
 
 
-def _grade(text: str, where: str) -> int:
+def grade_from(text: str, where: str, scale: str | None = None) -> int:
+    """Return the grade from 0 to 3 for a grade as text, on the given scale. Raises `DataError` if it is none."""
+    grade = grade_on(text, scale)
+    if grade is not None:
+        return grade
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not value.is_integer() or value > MAX_GRADE:
-        raise DataError(f"{where}: the grade {text!r} is not a whole number from 0 to {MAX_GRADE}")
-    return max(0, int(value))
+    if not value.is_integer() or value >= 0:
+        wanted = "a grade" if scale else "a whole number"
+        raise DataError(f"{where}: the grade {text!r} is not {wanted} {expected_grades(scale)}")
+    return 0

@@ -32,7 +32,9 @@ class Aside(NamedTuple):
     reason: str
 
 
-def tidy(data: Path | str, output: Path | str, *, command: str = "labelkit.tidy") -> dict[str, int]:
+def tidy(
+    data: Path | str, output: Path | str, *, scale: str | None = None, command: str = "labelkit.tidy"
+) -> dict[str, int]:
     """Copy a BEIR folder without the lines that cannot be read, and list these with file, line and reason.
 
     If an id is duplicated with the same text, one line is kept; with different texts, no line is kept, because any of
@@ -41,6 +43,8 @@ def tidy(data: Path | str, output: Path | str, *, command: str = "labelkit.tidy"
     Args:
         data: BEIR folder with lines that cannot be read.
         output: the BEIR folder to write, with the list of lines in `set_aside.jsonl`.
+        scale: text of the scale of the qrels' grades if they are not 0 to 3, such as 1-5. The grades are copied as they
+            are.
         command: the command that the manifest records as the origin of the folder.
 
     Returns:
@@ -64,7 +68,7 @@ def tidy(data: Path | str, output: Path | str, *, command: str = "labelkit.tidy"
         for path in sorted((folder / "qrels").glob("*.tsv")):
             place = draft.path / "qrels" / path.name
             place.parent.mkdir(exist_ok=True)
-            pairs = PairCheck(known["queries.jsonl"], known["corpus.jsonl"])
+            pairs = PairCheck(known["queries.jsonl"], known["corpus.jsonl"], scale)
             draft.rows[f"qrels/{path.name}"] = copy(path, place, pairs, aside=aside)
             draft.inputs[str(path)] = folders.file_sha256(path)
         text = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in aside)
@@ -115,7 +119,8 @@ class Once:
 class PairCheck:
     """Checks that a line of qrels can be read, that its query and passage were kept, and that its pair is unique."""
 
-    def __init__(self, queries: set[str], passages: set[str]) -> None:
+    def __init__(self, queries: set[str], passages: set[str], scale: str | None) -> None:
+        self._scale = scale
         self._queries = queries
         self._passages = passages
         self._seen: set[tuple[str, str]] = set()
@@ -123,7 +128,7 @@ class PairCheck:
     def __call__(self, raw: bytes, where: str) -> None:
         if where.endswith(":1") and is_header(raw):
             return
-        query_id, passage_id, _ = qrels_row(raw, where)
+        query_id, passage_id, *_ = qrels_row(raw, where, self._scale)
         if query_id not in self._queries or passage_id not in self._passages:
             raise DataError(f"{where}: query {query_id!r} or passage {passage_id!r} is missing")
         if (query_id, passage_id) in self._seen:

@@ -17,6 +17,7 @@ from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.evaluation_sets import files_of
 from labelkit.corpora.qrels import qrels_rows
 from labelkit.corpora.queries import query_rows
+from labelkit.corpora.scales import read_scale
 from labelkit.datasets.options import MixOptions
 from labelkit.datasets.policies import RELEVANT
 from labelkit.datasets.provenance import save_provenance
@@ -27,7 +28,9 @@ from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import imported_judge, read_records
 from labelkit.storage.manifest import LABELS, Source, first_fault
 
-GRADE_SCHEMA = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8())])
+GRADE_SCHEMA = pa.schema(
+    [("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8()), ("raw_grade", pa.string())]
+)
 WEIGHTED_SCHEMA = pa.schema(
     [
         ("judge_id", pa.string()),
@@ -93,7 +96,7 @@ def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, options: MixOp
     db.register("nothing", JUDGEMENT_SCHEMA.empty_table())
     parts = ["FROM nothing"]
     for number, path in enumerate(options.sources):
-        found, part = judgements_of(db, path, f"grades_{number}", verify=options.verify)
+        found, part = judgements_of(db, path, f"grades_{number}", options=options)
         for judge in found:
             if judge.judge_id in judges:
                 raise UsageError(f"{path}: another source has the same judge {judge.judge_id!r}; give only one of them")
@@ -144,15 +147,16 @@ def stage_calibrated(db: DuckDBPyConnection, options: MixOptions) -> tuple[Judge
     return judge, silent
 
 
-def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, verify: bool) -> tuple[list[Judge], str]:
+def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, options: MixOptions) -> tuple[list[Judge], str]:
     """Return the judges of a source, and an SQL statement that selects its judgements. The rows of a qrels file are
     written to the table `table` first.
     """
     if path.is_dir():
-        folders.read_manifest(path, LABELS, verify=verify)
+        folders.read_manifest(path, LABELS, verify=options.verify)
         return read_records(path, "judges", Judge), f"FROM {tables.parquet(path / 'judgements.parquet')}"
-    judge = imported_judge(path, path.stem, "human")
-    stage_once(db, table, GRADE_SCHEMA, rows=lambda: qrels_rows(path), key=("query_id", "passage_id"))
+    scale = options.scale
+    judge = imported_judge(path, path.stem, "human", scale=scale and read_scale(scale).mapping)
+    stage_once(db, table, GRADE_SCHEMA, rows=lambda: qrels_rows(path, scale), key=("query_id", "passage_id"))
     if not tables.row(db, f"FROM {table}"):
         raise DataError(f"{path} has no qrels")
     return [judge], f"SELECT *, {tables.text(judge.judge_id)} AS judge_id FROM {table}"
@@ -230,7 +234,8 @@ def check_judges(db: DuckDBPyConnection, options: MixOptions) -> None:
     highest = tables.value(db, "SELECT max(grade) FROM judgements JOIN judges USING (judge_id) WHERE kind = 'human'")
     if highest is not None and highest < options.positive_grade:
         raise UsageError(
-            f"no human grade is {options.positive_grade} or higher; for binary qrels give --positive-grade 1"
+            f"no human grade is {options.positive_grade} or higher; "
+            "for binary qrels give --positive-grade 1 or --scale 0-1"
         )
     judges = tables.value(db, "SELECT count(*) FROM judges WHERE speaks")
     if options.policy == "agreement" and options.agree > judges:

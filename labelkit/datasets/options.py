@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UsageError
 from labelkit.options import SEEDS, Address, Options
 
@@ -67,6 +68,10 @@ class MixOptions(MixRules):
     """BEIR folder with the texts: corpus.jsonl and queries.jsonl."""
     human: Path | None = None
     """Human grades: a qrels file, or a labels folder written by review or import."""
+    scale: ScaleText | None = None
+    """Scale of the grades in the qrels file of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each
+    label, such as no=0,partly=1,yes=3. The original grade is kept beside the mapped one.
+    """
     llm: tuple[Path, ...] = ()
     """Labels folder with judgments of language models. May be repeated."""
     weight: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
@@ -81,6 +86,8 @@ class MixOptions(MixRules):
     """BEIR folder of an evaluation set that must not leak into training. May be repeated."""
     eval_split: str = "test"
     """Qrels split of the --eval folders."""
+    eval_scale: ScaleText | None = None
+    """Scale of the grades of the --eval folders, if it is not 0 to 3."""
     license: str | None = None
     """Licence of the texts. Default: the licence in dataset_info.json of the BEIR folder."""
     revision: str | None = None
@@ -107,6 +114,8 @@ class AuditOptions(Options):
     """BEIR folder of an evaluation set that must not leak into training. May be repeated."""
     eval_split: str = "test"
     """Qrels split of the --eval folders."""
+    eval_scale: ScaleText | None = None
+    """Scale of the grades of the --eval folders, if it is not 0 to 3."""
     model: tuple[str, ...] = ()
     """Retriever that will be trained or evaluated with the dataset, to find judges of the same model family. May be
     repeated.

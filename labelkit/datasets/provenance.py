@@ -81,8 +81,10 @@ def save_provenance(db: DuckDBPyConnection, draft: folders.Draft, folders: Seque
         schema=REPLY_SCHEMA,
     )
     columns = ", ".join(JUDGEMENT_SCHEMA.names)
-    files = (tables.parquet(folder / "ballots.parquet") for folder in journalled)
-    ballots = " UNION ALL ".join(f"SELECT {columns} FROM {file}" for file in files)
+    # Folders of earlier versions lack some columns, which the empty table names.
+    db.register("no_ballots", JUDGEMENT_SCHEMA.empty_table())
+    files = (f"FROM {tables.parquet(folder / 'ballots.parquet')}" for folder in journalled)
+    ballots = f"SELECT {columns} FROM ({' UNION ALL BY NAME '.join(('FROM no_ballots', *files))})"
     order = "query_id, passage_id, judge_id, permutation_seed, reply_ref"
     tables.save(db, draft, "ballots", statement=f"FROM ({ballots}) ORDER BY {order}", schema=JUDGEMENT_SCHEMA)
 

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from labelkit.corpora.qrels import read_qrels
+from labelkit.corpora.qrels import graded_pairs
+from labelkit.corpora.scales import read_scale
 from labelkit.datasets.card import dataset_card
 from labelkit.errors import UnknownNameError, UsageError
 from labelkit.exchange.formats import FORMATS, GRADES, found_in
-from labelkit.exchange.formats.base import queries_of
+from labelkit.exchange.formats.base import Grading, queries_of
 from labelkit.exchange.options import ImportOptions
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
@@ -56,9 +57,9 @@ def import_grades(
         raise UsageError(f"format {options.format} contains datasets, not grades: use import_dataset")
     with folders.writing(Path(output), LABELS, command) as draft:
         if options.format in GRADES:
-            judgements, judges = GRADES[options.format](path, options.judge)
+            judgements, judges = GRADES[options.format](path, options.judge, options.scale)
         else:
-            judgements, judge = imported_judgements(path, options.judge, KINDS[options.kind])
+            judgements, judge = imported_judgements(path, options.judge, KINDS[options.kind], scale=options.scale)
             judges = [judge]
         draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
@@ -91,7 +92,7 @@ def import_dataset(
         raise UsageError(f"format {options.format} contains grades, not datasets: use import_grades")
     positive_grade = options.positive_grade
     with folders.writing(target, DATASET, command) as draft:
-        found = found_in(path, options.format, options.judge, positive_grade=positive_grade)
+        found = found_in(path, options.format, options.judge, Grading(positive_grade, options.scale))
         write_tables(
             draft,
             examples=found.examples,
@@ -121,13 +122,10 @@ def inputs_of(path: Path) -> dict[str, str]:
     return {str(path / name): digest for name, digest in folders.known_sha256(path).items()}
 
 
-def imported_judgements(path: Path, judge_name: str, kind: JudgeKind) -> tuple[list[Judgement], Judge]:
+def imported_judgements(
+    path: Path, judge_name: str, kind: JudgeKind, *, scale: str | None = None
+) -> tuple[list[Judgement], Judge]:
     """Read the judgements of a qrels file, sorted by pair, and make their judge."""
-    qrels = read_qrels(path)
-    judge = imported_judge(path, judge_name, kind)
-    judgements = [
-        Judgement(query_id=query_id, passage_id=passage_id, judge_id=judge.judge_id, grade=grade)
-        for query_id, graded in sorted(qrels.items())
-        for passage_id, grade in sorted(graded.items())
-    ]
-    return judgements, judge
+    rows = graded_pairs(path, scale)
+    judge = imported_judge(path, judge_name, kind, scale=scale and read_scale(scale).mapping)
+    return [Judgement(judge_id=judge.judge_id, **row._asdict()) for row in sorted(rows, key=lambda row: row[:2])], judge

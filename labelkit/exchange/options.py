@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from labelkit.corpora.scales import ScaleText
 from labelkit.options import Options
 
 
@@ -18,6 +19,10 @@ class ImportOptions(Options):
     """
     positive_grade: int = Field(default=2, ge=1, le=3)
     """Lowest grade of a positive in an imported dataset; use 1 for binary qrels."""
+    scale: ScaleText | None = None
+    """Scale of the grades, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
+    no=0,partly=1,yes=3. The original grade is kept beside the mapped one.
+    """
 
 
 class ExportOptions(Options):

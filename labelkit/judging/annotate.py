@@ -209,6 +209,7 @@ def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, 
         "prompt_version": prompt.version,
         "prompt_sha256": prompt.sha256,
         "label_grades": method.grades or tuple(label.grade for label in prompt.labels),
+        "scale": prompt.scale,
         "decoding": canonical_json(decoding | defended | several | served | arguments),
         "seed": reading.seed if method.listwise or drawn else None,
     }

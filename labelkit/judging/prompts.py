@@ -1,7 +1,8 @@
 """Load, check and render prompts: one TOML file each, from `labelkit/shipped/prompts/` or from the user.
 
-A prompt has a method, the templates of the method's steps, the labels of a pointwise method with their grades, and a
-citation. The hash of the file is part of every judgement's provenance: changing one byte makes another prompt.
+A prompt has a method, the templates of the method's steps, the labels of a pointwise method with their grades, or the
+name of a scale that has them, and a citation. The hash of the file is part of every judgement's provenance: changing
+one byte makes another prompt.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from labelkit.corpora.scales import read_scale
 from labelkit.engines import Message
 from labelkit.errors import DataError, UnknownNameError, UsageError
 from labelkit.judging.defences import announced, between_marks
@@ -73,6 +75,13 @@ class Prompt(Record):
     def label_texts(self) -> tuple[str, ...]:
         return tuple(label.text for label in self.labels)
 
+    @property
+    def scale(self) -> str | None:
+        """The mapping from labels to grades as text; None if every label is its grade."""
+        if all(label.text == str(label.grade) for label in self.labels):
+            return None
+        return ",".join(f"{label.text}={label.grade}" for label in self.labels)
+
     def render(
         self, step: str, query: str, passages: Sequence[str], *, answer: str = "", marked: bool = False
     ) -> tuple[Message, ...]:
@@ -127,6 +136,8 @@ def parse_prompt(content: bytes, where: str) -> Prompt:
         document: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
         if reserved := {"sha256", "content"} & set(document):
             raise DataError(f"{where}: {min(reserved)} is computed from the file and cannot be set in it")
+        if "scale" in document:
+            document["labels"] = _labels_of(document, where)
         if flat := "steps" not in document:
             document["steps"] = _only_step(document, where)
         prompt = Prompt(**document, sha256=hashlib.sha256(content).hexdigest(), content=content)
@@ -135,13 +146,32 @@ def parse_prompt(content: bytes, where: str) -> Prompt:
     except ValidationError as error:
         first = error.errors()[0]
         place = first["loc"][2:] if flat and first["loc"][0] == "steps" else first["loc"]
-        raise DataError(f"{where}: {'.'.join(map(str, place))}: {first['msg']}") from None
+        raise DataError(f"{where}: {'.'.join(map(str, place))}: {first['msg']}{_cure(place)}") from None
     _check_steps(prompt, where)
     if prompt.method in POINTWISE:
         _check_labels(prompt, where)
     elif prompt.labels:
         raise DataError(f"{where}: method {prompt.method!r} asks for identifiers of passages: it takes no labels")
     return prompt
+
+
+def _labels_of(document: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return the labels of the scale that a file names instead of labels."""
+    text = document.pop("scale")
+    if "labels" in document:
+        raise DataError(f"{where}: scale: give labels or scale, not both")
+    try:
+        grades = read_scale(str(text)).grades
+    except UsageError as error:
+        raise DataError(f"{where}: scale: {error}") from None
+    return [{"text": name, "grade": grade} for name, grade in grades.items()]
+
+
+def _cure(place: Sequence[Any]) -> str:
+    """Return the cure of a wrong grade in a file, as the end of a sentence."""
+    if place[:1] != ("labels",) or place[-1] != "grade":
+        return ""
+    return f'; map labels to grades from 0 to {MAX_GRADE}, or write scale = "1-5" instead of labels'
 
 
 def _only_step(document: dict[str, Any], where: str) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UsageError
 from labelkit.options import Options
 
@@ -23,6 +24,10 @@ class PoolOptions(Options):
     """Human qrels whose positives are always in the pool."""
     positive_grade: int = Field(default=2, ge=1, le=3)
     """Lowest human grade of a positive; use 1 for binary qrels."""
+    scale: ScaleText | None = None
+    """Scale of the grades of --human and --split, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label,
+    such as no=0,partly=1,yes=3.
+    """
     depth: int | None = Field(default=None, ge=1)
     """Keep at most this many candidates per query, with the best ranks over all sources. Human positives are always
     kept.

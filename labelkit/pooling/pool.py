@@ -70,7 +70,7 @@ def make_pool(
     """
     folder = local(str(data))
     with folders.writing(Path(output), KIND, command) as draft:
-        read = read_data(folder, options.split)
+        read = read_data(folder, options.split, options.scale)
         candidates = list(candidates_of(read, options))
         write_tables(draft, candidates, queries=read.queries, passages=read.corpus)
         draft.inputs = {str(path): folders.file_sha256(path) for path in input_files(folder, options)}
@@ -83,7 +83,7 @@ def candidates_of(data: Data, options: PoolOptions) -> Iterator[Candidate]:
     ranked = list(rankings(data, options))
     if not ranked and options.human is None:
         raise UsageError("nothing to pool from: give --bm25, --dense, --run or --human")
-    human = read_positives(options.human, data, options.positive_grade) if options.human else {}
+    human = read_positives(options.human, data, options) if options.human else {}
     for query_id in data.queries:
         runs = [(name, run.get(query_id, {})) for name, run in ranked]
         yield from fuse(query_id, runs, human, depth=options.depth)
@@ -206,9 +206,10 @@ def dense_run(data: Data, model: str, depth: int, *, trusted: bool = False) -> R
     return dense_search(encoder, model, texts, passages=data.corpus.values(), depth=depth)
 
 
-def read_positives(path: Path, data: Data, positive_grade: int) -> Qrels:
-    """Read the human positives of the pooled queries. Raises `UsageError` if no grade reaches `positive_grade`."""
-    qrels = {query_id: graded for query_id, graded in read_qrels(path).items() if query_id in data.queries}
+def read_positives(path: Path, data: Data, options: PoolOptions) -> Qrels:
+    """Read the human positives of the pooled queries. Raises `UsageError` if no grade is a positive."""
+    graded_pairs, positive_grade = read_qrels(path, options.scale), options.positive_grade
+    qrels = {query_id: graded for query_id, graded in graded_pairs.items() if query_id in data.queries}
     check_ids(qrels, data.queries, data.corpus, where=str(path))
     positives = {
         query_id: {pid: grade for pid, grade in graded.items() if grade >= positive_grade}
@@ -216,7 +217,8 @@ def read_positives(path: Path, data: Data, positive_grade: int) -> Qrels:
     }
     if not any(positives.values()):
         raise UsageError(
-            f"{path}: no grade reaches {positive_grade} for these queries; binary qrels need --positive-grade 1"
+            f"{path}: no grade reaches {positive_grade} for these queries; "
+            "binary qrels need --positive-grade 1 or --scale 0-1"
         )
     return positives
 

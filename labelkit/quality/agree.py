@@ -46,8 +46,8 @@ def agree(
     """
     if unknown := set(options.by) - set(BY):
         raise UnknownNameError("breakdown", min(unknown), BY)
-    found = agreement_of(labels, options.human)
-    reference, *judges = raters_of(labels, options.human)
+    found = agreement_of(labels, options.human, options.scale)
+    reference, *judges = raters_of(labels, options.human, options.scale)
     systems = [row for judge in judges for row in compare_systems(reference, judge, options.run)] if options.run else []
     parts = [
         part

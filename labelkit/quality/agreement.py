@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from labelkit.corpora.qrels import read_qrels
+from labelkit.corpora.qrels import graded_pairs
 from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement_metrics import (
     FIGURES,
@@ -129,12 +129,12 @@ class Agreement(NamedTuple):
     """Difference of every two judges, compared with every person who shares a pair with both."""
 
 
-def agreement_of(labels: Sequence[Path], human: Sequence[Path]) -> Agreement:
+def agreement_of(labels: Sequence[Path], human: Sequence[Path], scale: str | None = None) -> Agreement:
     """Compute the agreement of all raters in labels folders and human qrels.
 
     Raises `UsageError` for fewer than two raters, and `DataError` if no pair was graded by two raters.
     """
-    raters = raters_of(labels, human)
+    raters = raters_of(labels, human, scale)
     if len(raters) < 2:
         raise UsageError("agreement needs two judges or people: give --human QRELS, or a second labels folder")
     return agree_raters(raters)
@@ -152,8 +152,11 @@ def agree_raters(raters: Sequence[Rater]) -> Agreement:
     return Agreement(found, len(raters), together, units=units, differences=judge_differences(raters))
 
 
-def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
-    """Read all raters: people from the qrels, then people from the folders, then the other judges of the folders."""
+def raters_of(labels: Iterable[Path], human: Iterable[Path], scale: str | None = None) -> list[Rater]:
+    """Read all raters: people from the qrels, then people from the folders, then the other judges of the folders.
+
+    `scale` is the text of the scale of the qrels' grades if they are not 0 to 3.
+    """
     raters = []
     for folder in labels:
         judgements, judges = judgements_in(folder)
@@ -170,7 +173,7 @@ def raters_of(labels: Iterable[Path], human: Iterable[Path]) -> list[Rater]:
                     imported=imported,
                 )
             )
-    return sorted([*map(human_rater, human), *raters], key=lambda rater: rater.kind != "human")
+    return sorted([*(human_rater(path, scale) for path in human), *raters], key=lambda rater: rater.kind != "human")
 
 
 def joined(raters: Iterable[Rater]) -> list[Rater]:
@@ -193,13 +196,9 @@ def joined(raters: Iterable[Rater]) -> list[Rater]:
     return list(found.values())
 
 
-def human_rater(path: Path) -> Rater:
+def human_rater(path: Path, scale: str | None = None) -> Rater:
     """Read a qrels file as the grades of one person."""
-    rows = {
-        (query_id, pid): Judgement(query_id=query_id, passage_id=pid, judge_id=str(path), grade=grade)
-        for query_id, graded in read_qrels(path).items()
-        for pid, grade in graded.items()
-    }
+    rows = {row[:2]: Judgement(judge_id=str(path), **row._asdict()) for row in graded_pairs(path, scale)}
     return Rater(str(path), path.name, "human", judgements=rows)
 
 

@@ -105,7 +105,7 @@ def biases(
     texts = texts_of(datasets[0] if datasets else None, options.data)
     if texts is None:
         raise UsageError("the texts are needed to measure biases: give the BEIR folder with --data")
-    people, raters = people_apart(raters_of(labels, [options.human] if options.human else []))
+    people, raters = people_apart(raters_of(labels, [options.human] if options.human else [], options.scale))
     authors = read_authors(options.authors) if options.authors else {}
     material = BiasInputs(texts, authors, grades_by(people))
     for rater in raters:

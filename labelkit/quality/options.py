@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from labelkit.corpora.scales import ScaleText
 from labelkit.engines import DEFAULT
 from labelkit.engines.option_use import unused_options
 from labelkit.errors import UsageError
@@ -21,6 +22,10 @@ class AgreeOptions(Options):
 
     human: tuple[Path, ...] = ()
     """Human qrels, one file per annotator. May be repeated."""
+    scale: ScaleText | None = None
+    """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
+    no=0,partly=1,yes=3.
+    """
     run: tuple[Path, ...] = ()
     """TREC run of a retrieval system. With at least three, the rankings of the systems by each judge are compared. May
     be repeated.
@@ -40,6 +45,10 @@ class BiasOptions(Options):
     """BEIR folder with the texts. Not needed for a dataset, which contains them."""
     human: Path | None = None
     """Human qrels. With them, only passages with the same human grade are compared."""
+    scale: ScaleText | None = None
+    """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
+    no=0,partly=1,yes=3.
+    """
     authors: Path | None = None
     """TSV file of passage ids and authors, to measure whether a judge prefers passages that it wrote."""
     again: tuple[Path, ...] = ()
@@ -51,6 +60,10 @@ class CalibrateOptions(Options):
 
     human: Path | None = None
     """Human qrels to which the scores are fitted."""
+    scale: ScaleText | None = None
+    """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
+    no=0,partly=1,yes=3.
+    """
     apply: Path | None = None
     """Calibration file to apply to the labels, instead of fitting one."""
     data: Path | None = None
@@ -96,6 +109,10 @@ class SelectOptions(Options):
     """Share of the chosen pairs that is drawn at random. Only these give unbiased estimates."""
     human: Path | None = None
     """Human qrels. Pairs that already have a human grade are not chosen."""
+    scale: ScaleText | None = None
+    """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
+    no=0,partly=1,yes=3.
+    """
     calibration: Path | None = None
     """Calibration file whose probabilities decide which pairs are unsure. Default: the mean of the judges."""
     data: Path | None = None
@@ -109,6 +126,10 @@ class ReportOptions(Options):
 
     human: tuple[Path, ...] = ()
     """Human qrels, one file per annotator. Not needed for a dataset with human grades. May be repeated."""
+    scale: ScaleText | None = None
+    """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
+    no=0,partly=1,yes=3.
+    """
     data: Path | None = None
     """BEIR folder with the texts. Not needed for a dataset, which contains them."""
     calibration: Path | None = None
@@ -126,6 +147,10 @@ class RedteamOptions(Options):
     """Model of the judge: local folder, Hub id, or model name on the server."""
     engine: str = DEFAULT
     """Engine that runs the model: local, vllm, openai, openai-batch, ray or scripted."""
+    scale: ScaleText | None = None
+    """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
+    no=0,partly=1,yes=3.
+    """
     prompt: tuple[str, ...] = ()
     """Prompt to attack: name of a shipped prompt, or a TOML file. May be repeated. Default: graded and binary."""
     defence: tuple[str, ...] = ()

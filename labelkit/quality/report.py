@@ -3,6 +3,7 @@
 All numbers on the page are also printed by the commands that it names.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,8 +64,7 @@ def report(
         ArtifactError: `output` is a file that this command did not write.
     """
     refuse_other_file(Path(output), b"<!doctype html>", "report")
-    human, data = options.human, options.data
-    subject = read_subject(folders, human, data)
+    subject = read_subject(folders, options)
     people, judging = people_apart(subject.raters)
     grades = grades_by(people)
     shared = any(grades.keys() & rater.judgements.keys() for rater in judging)
@@ -97,7 +97,7 @@ def report(
             "subtitle": f"{labelled:,} judgments by {len(judging)} judges, {len(grades):,} pairs with human grades",
             "contents": contents,
             "chart_style": STYLE,
-            "commands": commands_of(folders, human, data),
+            "commands": commands_of(folders, options),
             "command": command,
             "version": __version__,
         }
@@ -105,17 +105,17 @@ def report(
     write_text(Path(output), page)
 
 
-def read_subject(folders: Sequence[Path], human: Sequence[Path], data: Path | None) -> Subject:
+def read_subject(folders: Sequence[Path], options: ReportOptions) -> Subject:
     """Read judgements, judges and texts of the folders."""
     datasets = [folder for folder in folders if manifest_kind(folder) == DATASET]
     if datasets and len(folders) > 1:
         raise UsageError("a report is about one dataset or about labels folders; give the dataset alone")
-    raters = raters_of(folders, human)
+    raters = raters_of(folders, options.human, options.scale)
     judges = [judge for folder in folders for judge in judgements_in(folder)[1]]
     ballots = [row for folder in folders for row in ballots_of(folder)]
     manifests = {str(folder): read_manifest(folder, manifest_kind(folder), verify=False) for folder in folders}
     dataset = datasets[0] if datasets else None
-    texts = texts_of(dataset, data)
+    texts = texts_of(dataset, options.data)
     if texts:
         for rater in raters:
             check_texts(rater, texts)
@@ -159,11 +159,12 @@ def provenance(subject: Subject) -> list[dict[str, str]]:
     return manifests + judges
 
 
-def commands_of(folders: Sequence[Path], human: Sequence[Path], data: Path | None) -> Mapping[str, str]:
+def commands_of(folders: Sequence[Path], options: ReportOptions) -> Mapping[str, str]:
     """Return the commands that print the numbers of the sections."""
     labels = " ".join(map(str, folders))
-    people = "".join(f" --human {path}" for path in human)
-    texts = f" --data {data}" if data else ""
+    people = "".join(f" --human {path}" for path in options.human)
+    people += f" --scale {shlex.quote(options.scale)}" if options.scale else ""
+    texts = f" --data {options.data}" if options.data else ""
     return {"agree": f"labelkit agree {labels}{people}", "bias": f"labelkit bias {labels}{people}{texts}"}
 
 

@@ -52,10 +52,14 @@ def read_records(folder: Path, name: str, record: type[R]) -> list[R]:
 JudgeKind = Literal["human", "llm", "imported"]
 
 
-def imported_judge(path: Path, judge_name: str, kind: JudgeKind) -> Judge:
-    """Return the judge of a qrels file, with the sha256 of the file as its revision. Raises `DataError`."""
+def imported_judge(path: Path, judge_name: str, kind: JudgeKind, *, scale: str | None = None) -> Judge:
+    """Return the judge of a qrels file, with the sha256 of the file as its revision. Raises `DataError`.
+
+    `scale` is the mapping from the grades of the file to grades from 0 to 3; another mapping makes another judge.
+    """
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     revision = f"sha256:{folders.file_sha256(path)}"
-    digest = hashlib.sha256(f"{kind} {judge_name} {revision}".encode()).hexdigest()
-    return Judge(judge_id=f"{kind}-{judge_name}-{digest[:16]}", kind=kind, name=judge_name, revision=revision)
+    digest = hashlib.sha256(" ".join(filter(None, (kind, judge_name, revision, scale))).encode()).hexdigest()
+    judge_id = f"{kind}-{judge_name}-{digest[:16]}"
+    return Judge(judge_id=judge_id, kind=kind, name=judge_name, revision=revision, scale=scale)

@@ -46,7 +46,7 @@ def bakeoff(
         LabelkitError: the errors of `fit` and `evaluate`.
     """
     folder, target = Path(dataset), Path(output)
-    collections = read_collections([Path(one) for one in evaluation], split)
+    collections = read_collections([Path(one) for one in evaluation], split, config.fit.get("scale"))
     results = run_grid(folder, target, config, collections=collections, command=command)
     title = f"{folder.name}, measured on {', '.join(one.name for one in collections)}"
     return Bakeoff(results, write_report(target, results, title, command=command))

@@ -45,12 +45,13 @@ OF_FIT = (
     "max_passage_length",
     "workers",
     "dev",
+    "scale",
     "patience",
     "seed",
 )
 """Settings of a fit that have a flag; other settings can only be set in the settings file."""
 OF_SUSPECTS = ("model", "objective", "labels", "epochs", "max_steps", "batch_size", "seed")
-OF_BAKEOFF = ("model", "dev", "epochs", "max_steps", "batch_size", "allow_leaks")
+OF_BAKEOFF = ("model", "dev", "scale", "epochs", "max_steps", "batch_size", "allow_leaks")
 OF_GRID = ("objectives", "regimes", "seeds", "relevant_grade", "keep_models")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UnknownNameError, UsageError
 from labelkit.options import Options
 from trainer.config.label_selection import Selection, parse_labels
@@ -219,6 +220,10 @@ class FitConfig(Options):
 
     dev: str | None = None
     """BEIR folder (split dev) or FOLDER:SPLIT on which every epoch is measured. Each stage ends with its best weights.
+    """
+    scale: ScaleText | None = None
+    """Scale of the grades of --dev and --eval, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such
+    as no=0,partly=1,yes=3.
     """
     patience: int | None = Field(default=None, ge=1)
     """Number of consecutive epochs without improvement on the dev set after which a stage ends."""

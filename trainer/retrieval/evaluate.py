@@ -143,7 +143,7 @@ def evaluate(
         DataError: a file is malformed or contains unknown ids.
     """
     # All data and models are read first, so that a wrong name is reported before any long computation.
-    collections = read_collections(data, options.split)
+    collections = read_collections(data, options.split, options.scale)
     trusted = options.trust_remote_code
     with sharing() as first:
         contenders = [load_contender(str(name), trust_remote_code=trusted) for name in (model, *options.compare)]

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from labelkit.corpora.scales import ScaleText
 from labelkit.options import Options
 
 
@@ -13,6 +14,10 @@ class EvaluateOptions(Options):
 
     split: str = "test"
     """Split of the qrels."""
+    scale: ScaleText | None = None
+    """Scale of the grades in the qrels, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
+    no=0,partly=1,yes=3.
+    """
     compare: tuple[str, ...] = ()
     """Model to compare with, a folder or a name on the Hub; may be repeated."""
     relevant_grade: int = Field(default=1, ge=1)

@@ -44,27 +44,30 @@ class Collection(NamedTuple):
             yield Passage(passage_id=name, title=title, text=text)
 
 
-def read_collection(folder: Path, split: str) -> Collection:
-    """Read the judged queries of a split of a BEIR folder. Raises `DataError` for missing or malformed files."""
+def read_collection(folder: Path, split: str, scale: str | None = None) -> Collection:
+    """Read the judged queries of a split of a BEIR folder. Raises `DataError` for missing or malformed files.
+
+    `scale` is the text of the scale of the qrels' grades if they are not 0 to 3.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
     if not (folder / "corpus.jsonl").is_file():
         raise DataError(f"{folder / 'corpus.jsonl'} does not exist")
     path = qrels_path(folder, split)
-    qrels, queries = read_qrels(path), read_queries(folder / "queries.jsonl")
+    qrels, queries = read_qrels(path, scale), read_queries(folder / "queries.jsonl")
     for query_id in qrels:
         if query_id not in queries:
             raise DataError(f"{path}: query id {query_id!r} is not in queries.jsonl")
     return Collection(folder, split, {query_id: queries[query_id] for query_id in qrels}, qrels=qrels)
 
 
-def read_collections(folders: Sequence[Path], split: str) -> list[Collection]:
+def read_collections(folders: Sequence[Path], split: str, scale: str | None = None) -> list[Collection]:
     """Read a split of several BEIR folders. Raises `UsageError` for two folders with the same name."""
     names = [folder.name for folder in folders]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two data folders have the name {name}; rename one of them, or measure them separately")
-    return [read_collection(folder, split) for folder in folders]
+    return [read_collection(folder, split, scale) for folder in folders]
 
 
 def load_model(name: str, *, trust_remote_code: bool = False) -> SentenceTransformer:

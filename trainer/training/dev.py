@@ -32,7 +32,9 @@ def make_dev(config: FitConfig) -> Dev | None:
     if config.dev is None:
         return None
     folder, split = folder_and_split(config.dev, "dev")
-    return Dev(read_collection(folder, split), Lengths(config.max_query_length, config.max_passage_length))
+    return Dev(
+        read_collection(folder, split, config.scale), Lengths(config.max_query_length, config.max_passage_length)
+    )
 
 
 def folder_and_split(text: str, split: str) -> tuple[Path, str]:

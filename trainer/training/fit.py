@@ -138,7 +138,7 @@ def fit(
         DataError: a dataset without positives, or with queries of the evaluation or of the dev set.
         ArtifactError: an incomplete or damaged dataset, or an output path that is already in use.
     """
-    collections = read_collections([Path(folder) for folder in evaluation], "test")
+    collections = read_collections([Path(folder) for folder in evaluation], "test", config.scale)
     target = Path(output)
     measure = card_measure(config, name_of(target), collections, progress=progress) if collections else None
     return train(Path(dataset), target, config, measure=measure, collections=collections, command=command)

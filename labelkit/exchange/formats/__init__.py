@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from labelkit.errors import DataError, UsageError
 from labelkit.exchange.formats import grouped, people, qrels, tuples
-from labelkit.exchange.formats.base import Found, View, Written
+from labelkit.exchange.formats.base import Found, Grading, View, Written
 from labelkit.records import Judge, Judgement
 
 ORIGINS = "the origin of labels (judges, sources, weights)"
@@ -20,8 +20,8 @@ class Format(NamedTuple):
     """The writer and the reader of a format, and the information that is lost."""
 
     write: Callable[[View, Path], Written]
-    read: Callable[[Path, str, int], Found] | None
-    """(path, name of the judge, lowest positive grade) -> the dataset; None if only grades can be imported."""
+    read: Callable[[Path, str, Grading], Found] | None
+    """(path, name of the judge, meaning of the grades) -> the dataset; None if only grades can be imported."""
     configs: dict[str, str]
     """Configuration for `datasets.load_dataset` -> file."""
     lacks: tuple[str, ...]
@@ -109,11 +109,11 @@ FORMATS = {
 }
 """Name of a format -> its writer and reader."""
 
-GRADES: dict[str, Callable[[Path, str], tuple[list[Judgement], list[Judge]]]] = {
+GRADES: dict[str, Callable[[Path, str, str | None], tuple[list[Judgement], list[Judge]]]] = {
     "argilla": people.read_argilla,
     "label-studio": people.read_label_studio,
 }
-"""Format from which human grades can be imported -> its reader."""
+"""Format from which human grades can be imported -> its reader (path, name of the judges, scale)."""
 
 
 def recognised(path: Path) -> str:
@@ -146,11 +146,11 @@ def recognised(path: Path) -> str:
     raise UsageError(f"{path} is neither a labelkit dataset nor in a format that can be read: {known}")
 
 
-def found_in(path: Path, name: str, judge: str, *, positive_grade: int) -> Found:
+def found_in(path: Path, name: str, judge: str, grading: Grading) -> Found:
     """Read a dataset at `path` in the format `name`. Raises `UsageError` if the format contains no texts."""
     read = FORMATS[name].read
     if read is None:
         raise UsageError(f"{name} has no texts, so it cannot become a dataset; import its grades as a labels folder")
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    return read(path, judge, positive_grade)
+    return read(path, judge, grading)

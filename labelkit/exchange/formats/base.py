@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from labelkit.corpora.scales import read_scale
 from labelkit.errors import ArtifactError, DataError
 from labelkit.records import PASSAGE_SCHEMA, Example, Judge, Judgement, Label, Passage, Query
 from labelkit.storage import folders
@@ -160,12 +161,22 @@ class Found(NamedTuple):
     judge: Judge
 
 
+class Grading(NamedTuple):
+    """How a reader understands the grades of a file."""
+
+    positive_grade: int = 2
+    """Lowest grade of a positive."""
+    scale: str | None = None
+    """Text of the scale of the grades (`labelkit.corpora.scales`); None for grades from 0 to 3."""
+
+
 class Gathered(NamedTuple):
-    """The label of a pair in a file: side, grade and score."""
+    """The label of a pair in a file: side, grade, score, and grade on the scale of the file."""
 
     side: str
     grade: int | None
     score: float | None
+    raw_grade: str | None = None
 
     @property
     def known_grade(self) -> int | None:
@@ -189,6 +200,7 @@ class Gathered(NamedTuple):
             passage_id=passage_id,
             judge_id=judge.judge_id,
             grade=self.known_grade,
+            raw_grade=self.raw_grade,
             failure=None if self.known_grade is not None else "positive and negative of the same query",
             score=self.score,
         )
@@ -218,18 +230,26 @@ class Collector:
         return passage_id
 
     def label(
-        self, query_id: str, passage_id: str, side: str, *, grade: int | None = None, score: float | None = None
+        self,
+        query_id: str,
+        passage_id: str,
+        side: str,
+        *,
+        grade: int | None = None,
+        score: float | None = None,
+        raw_grade: str | None = None,
     ) -> None:
         """Add a passage to the `positive` or `negative` side of a query; a passage on both sides becomes `ignored`."""
         labels = self._labels.setdefault(query_id, {})
         before = labels.get(passage_id)
         if before is None:
-            labels[passage_id] = Gathered(side, grade, score)
+            labels[passage_id] = Gathered(side, grade, score, raw_grade=raw_grade)
         elif (before.side, before.grade, before.score) != (side, grade, score):
             labels[passage_id] = Gathered(
                 side if side == before.side else "ignored",
                 before.grade if grade is None else grade,
                 before.score if score is None else score,
+                raw_grade=before.raw_grade if grade is None else raw_grade,
             )
 
     def side(self, query_id: str, passage_id: str) -> str | None:
@@ -301,9 +321,11 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     return write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
-def judge_of(paths: Iterable[Path], name: str) -> Judge:
-    """Make the judge of imported labels: its revision is the sha256 of the files."""
+def judge_of(paths: Iterable[Path], name: str, scale: str | None = None) -> Judge:
+    """Make the judge of imported labels: its revision is the sha256 of the files. Another scale makes another judge."""
     digests = [folders.file_sha256(path) for path in sorted(paths)]
     revision = "sha256:" + hashlib.sha256(" ".join(digests).encode()).hexdigest()
-    digest = hashlib.sha256(f"imported {name} {revision}".encode()).hexdigest()
-    return Judge(judge_id=f"imported-{name}-{digest[:16]}", kind="imported", name=name, revision=revision)
+    mapping = read_scale(scale).mapping if scale else None
+    digest = hashlib.sha256(" ".join(filter(None, ("imported", name, revision, mapping))).encode()).hexdigest()
+    judge_id = f"imported-{name}-{digest[:16]}"
+    return Judge(judge_id=judge_id, kind="imported", name=name, revision=revision, scale=mapping)

@@ -11,7 +11,16 @@ from typing import Any
 
 from labelkit.corpora.rows import encodable, json_lines, text_of
 from labelkit.errors import DataError
-from labelkit.exchange.formats.base import Collector, Found, LabelledQuery, View, Written, judge_of, write_json_lines
+from labelkit.exchange.formats.base import (
+    Collector,
+    Found,
+    Grading,
+    LabelledQuery,
+    View,
+    Written,
+    judge_of,
+    write_json_lines,
+)
 
 LABELS = ("positive", "negative")
 
@@ -100,7 +109,7 @@ def with_positives(view: View, left_out: dict[str, int]) -> Iterator[LabelledQue
             left_out["queries without positives"] += 1
 
 
-def read_tevatron(path: Path, name: str, positive_grade: int) -> Found:
+def read_tevatron(path: Path, name: str, grading: Grading) -> Found:
     """Read a folder with `corpus.jsonl` and one or more other `*.jsonl` files, such as `train.jsonl`."""
     corpus, files = path / "corpus.jsonl", [file for file in data_files(path) if file.name != "corpus.jsonl"]
     collector = Collector()
@@ -116,7 +125,7 @@ def read_tevatron(path: Path, name: str, positive_grade: int) -> Found:
     return collector.found(judge_of([corpus, *files], name), path)
 
 
-def read_tevatron_classic(path: Path, name: str, positive_grade: int) -> Found:
+def read_tevatron_classic(path: Path, name: str, grading: Grading) -> Found:
     """Read a JSONL file, or a folder of JSONL files."""
     collector = Collector()
     files = data_files(path)
@@ -132,7 +141,7 @@ def read_tevatron_classic(path: Path, name: str, positive_grade: int) -> Found:
     return collector.found(judge_of(files, name), path)
 
 
-def read_flag_embedding(path: Path, name: str, positive_grade: int) -> Found:
+def read_flag_embedding(path: Path, name: str, grading: Grading) -> Found:
     """Read a JSONL file, or a folder of JSONL files. If all scores of the files lie between 0 and
     1 they are probabilities too; otherwise, such as with the logits of a reranker, they are only kept as scores.
     """

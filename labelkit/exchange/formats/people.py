@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from labelkit.corpora.rows import encodable
+from labelkit.corpora.scales import expected_grades, grade_on, read_scale
 from labelkit.errors import DataError
 from labelkit.exchange.formats.base import View, Written, write_lines
 from labelkit.records import MAX_GRADE, Judge, Judgement
@@ -138,17 +139,17 @@ def write_array(path: Path, items: Iterable[Any]) -> int:
     return count
 
 
-def read_argilla(path: Path, name: str) -> tuple[list[Judgement], list[Judge]]:
+def read_argilla(path: Path, name: str, scale: str | None = None) -> tuple[list[Judgement], list[Judge]]:
     """Read human answers from a file of Argilla's `records.to_json`, which lists the newest answer of a person last."""
     answers = []
     for where, record in records_of(path):
         pair = pair_of(record.get("metadata"), where)
         for answer in (record.get("responses") or {}).get(QUESTION) or []:
-            answers.append((*pair, str(answer.get("user_id")), grade_of(answer.get("value"), where)))
-    return human_judgements(answers, path, name)
+            answers.append((*pair, str(answer.get("user_id")), *grade_of(answer.get("value"), where, scale)))
+    return human_judgements(answers, path, name, scale=scale)
 
 
-def read_label_studio(path: Path, name: str) -> tuple[list[Judgement], list[Judge]]:
+def read_label_studio(path: Path, name: str, scale: str | None = None) -> tuple[list[Judgement], list[Judge]]:
     """Read human answers from a JSON export of Label Studio, without cancelled annotations."""
     answers = []
     for where, task in records_of(path):
@@ -159,8 +160,8 @@ def read_label_studio(path: Path, name: str) -> tuple[list[Judgement], list[Judg
             for result in [] if annotation.get("was_cancelled") else annotation.get("result") or []:
                 if result.get("from_name") == QUESTION:
                     choices = (result.get("value") or {}).get("choices") or [None]
-                    answers.append((*pair, person, grade_of(choices[0], where)))
-    return human_judgements(answers, path, name)
+                    answers.append((*pair, person, *grade_of(choices[0], where, scale)))
+    return human_judgements(answers, path, name, scale=scale)
 
 
 def records_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -184,29 +185,41 @@ def pair_of(ids: Any, where: str) -> tuple[str, str]:
     return str(found[0]), str(found[1])
 
 
-def grade_of(value: Any, where: str) -> int:
-    """Convert an answer to a grade. Raises `DataError` if it is none."""
-    if str(value) not in GRADES:
-        raise DataError(f"{where}: the answer {value!r} is not a grade from 0 to {MAX_GRADE}")
-    return int(value)
+def grade_of(value: Any, where: str, scale: str | None) -> tuple[int, str | None]:
+    """Convert an answer to a grade from 0 to 3, and to its grade on the scale. Raises `DataError` if it is none."""
+    grade = grade_on(str(value), scale)
+    if grade is None:
+        raise DataError(f"{where}: the answer {value!r} is not a grade {expected_grades(scale)}")
+    return grade, scale and str(value)
 
 
 def human_judgements(
-    answers: list[tuple[str, str, str, int]], path: Path, name: str
+    answers: list[tuple[str, str, str, int, str | None]], path: Path, name: str, *, scale: str | None
 ) -> tuple[list[Judgement], list[Judge]]:
     """Make judgements, sorted by pair and person, and one judge per person. A later answer replaces an earlier one."""
     if not answers:
         raise DataError(f"{path} has no answers to the question {QUESTION!r}")
     revision = f"sha256:{folders.file_sha256(path)}" if path.is_file() else None
+    mapping = read_scale(scale).mapping if scale else None
     judges = {}
     for person in sorted({answer[2] for answer in answers}):
-        digest = hashlib.sha256(f"human {name} {person} {revision}".encode()).hexdigest()
+        digest = hashlib.sha256(f"human {name} {person} {revision}{mapping or ''}".encode()).hexdigest()
         judges[person] = Judge(
-            judge_id=f"human-{name}-{digest[:16]}", kind="human", name=f"{name}: {person}", revision=revision
+            judge_id=f"human-{name}-{digest[:16]}",
+            kind="human",
+            name=f"{name}: {person}",
+            revision=revision,
+            scale=mapping,
         )
-    last = {(query_id, passage_id, person): grade for query_id, passage_id, person, grade in answers}
+    last = {answer[:3]: answer[3:] for answer in answers}
     judgements = [
-        Judgement(query_id=query_id, passage_id=passage_id, judge_id=judges[person].judge_id, grade=grade)
-        for (query_id, passage_id, person), grade in sorted(last.items())
+        Judgement(
+            query_id=query_id,
+            passage_id=passage_id,
+            judge_id=judges[person].judge_id,
+            grade=grade,
+            raw_grade=raw_grade,
+        )
+        for (query_id, passage_id, person), (grade, raw_grade) in sorted(last.items(), key=lambda item: item[0])
     ]
     return judgements, list(judges.values())

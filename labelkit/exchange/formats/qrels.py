@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import IO
 
 from labelkit.corpora.beir import read_data
-from labelkit.corpora.qrels import Qrels, read_qrels
+from labelkit.corpora.qrels import graded_pairs
 from labelkit.corpora.rows import text_lines
 from labelkit.errors import DataError
-from labelkit.exchange.formats.base import Collector, Found, View, Written, judge_of, write_json_lines, write_lines
+from labelkit.exchange.formats.base import (
+    Collector,
+    Found,
+    Grading,
+    View,
+    Written,
+    judge_of,
+    write_json_lines,
+    write_lines,
+)
 from labelkit.storage.names import inside
 
 
@@ -55,8 +64,8 @@ def plain(name: str) -> str:
     return name
 
 
-def read_beir(path: Path, name: str, positive_grade: int) -> Found:
-    """Read a BEIR folder with all its qrels files. Grades below `positive_grade` become negatives."""
+def read_beir(path: Path, name: str, grading: Grading) -> Found:
+    """Read a BEIR folder with all its qrels files. Grades below `grading.positive_grade` become negatives."""
     files = sorted((path / "qrels").glob("*.tsv"))
     if not files:
         raise DataError(f"{path} has no qrels/*.tsv and so no labels")
@@ -67,17 +76,16 @@ def read_beir(path: Path, name: str, positive_grade: int) -> Found:
     for query in data.queries.values():
         collector.query(query.query_id, query.text, str(path / "queries.jsonl"))
     for file in files:
-        add_qrels(collector, read_qrels(file), positive_grade)
+        add_qrels(collector, file, grading)
     collector.keep_labelled()
-    return collector.found(judge_of([path / "corpus.jsonl", path / "queries.jsonl", *files], name), path)
+    return collector.found(judge_of([path / "corpus.jsonl", path / "queries.jsonl", *files], name, grading.scale), path)
 
 
-def add_qrels(collector: Collector, qrels: Qrels, positive_grade: int) -> None:
+def add_qrels(collector: Collector, path: Path, grading: Grading) -> None:
     """Add the labels of a qrels file; a pair that already has a side keeps it."""
-    for query_id, graded in qrels.items():
-        for passage_id, grade in graded.items():
-            side = "positive" if grade >= positive_grade else "negative"
-            collector.label(query_id, passage_id, collector.side(query_id, passage_id) or side, grade=grade)
+    for query_id, passage_id, grade, raw_grade in graded_pairs(path, grading.scale):
+        side = collector.side(query_id, passage_id) or ("positive" if grade >= grading.positive_grade else "negative")
+        collector.label(query_id, passage_id, side, grade=grade, raw_grade=raw_grade)
 
 
 def write_trec(view: View, folder: Path) -> Written:
@@ -146,7 +154,7 @@ def write_msmarco(view: View, folder: Path) -> Written:
     return Written({name: write_lines(folder / name, content) for name, content in lines.items()}, left_out)
 
 
-def read_msmarco(path: Path, name: str, positive_grade: int) -> Found:
+def read_msmarco(path: Path, name: str, grading: Grading) -> Found:
     """Read a folder with `collection.tsv`, `queries*.tsv`, and `qidpidtriples*.tsv` or `qrels*.tsv` or both, or a file
     of text triples (query, positive, negative).
 
@@ -173,9 +181,9 @@ def read_msmarco(path: Path, name: str, positive_grade: int) -> Found:
             collector.label(query_id, positive, "positive")
             collector.label(query_id, negative, "negative")
     for file in graded:
-        add_qrels(collector, read_qrels(file), positive_grade)
+        add_qrels(collector, file, grading)
     collector.keep_labelled()
-    return collector.found(judge_of([*texts, *triples, *graded], name), path)
+    return collector.found(judge_of([*texts, *triples, *graded], name, grading.scale), path)
 
 
 def tab_lines(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labelkit.corpora.rows import json_lines, text_of
+from labelkit.corpora.scales import expected_grades, grade_on
 from labelkit.errors import DataError
-from labelkit.exchange.formats.base import Collector, Found, View, Written, judge_of
+from labelkit.exchange.formats.base import Collector, Found, Grading, View, Written, judge_of
 from labelkit.exchange.formats.grouped import list_of, with_positives
-from labelkit.records import MAX_GRADE
 from labelkit.storage.folders import PARQUET
 
 NEGATIVES = 4
@@ -94,7 +94,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema)
     return count
 
 
-def read_tuples(path: Path, name: str, positive_grade: int) -> Found:
+def read_tuples(path: Path, name: str, grading: Grading) -> Found:
     """Read triplets or n-tuples (Parquet or JSONL) with columns anchor or query, positive, negative*."""
     collector = Collector()
     files = tuple_files(path)
@@ -106,8 +106,8 @@ def read_tuples(path: Path, name: str, positive_grade: int) -> Found:
     return collector.found(judge_of(files, name), path)
 
 
-def read_lists(path: Path, name: str, positive_grade: int) -> Found:
-    """Read labelled lists (Parquet or JSONL), whose labels are integer grades from 0 to 3."""
+def read_lists(path: Path, name: str, grading: Grading) -> Found:
+    """Read labelled lists (Parquet or JSONL), whose labels are grades from 0 to 3 or on the given scale."""
     collector = Collector()
     files = tuple_files(path)
     for where, row in (found for file in files for found in tuple_rows(file)):
@@ -119,11 +119,13 @@ def read_lists(path: Path, name: str, positive_grade: int) -> Found:
         if len(docs) != len(labels):
             raise DataError(f"{where}: {len(docs)} docs and {len(labels)} labels")
         for text, label in zip(docs, labels, strict=True):
-            if label not in range(MAX_GRADE + 1):
-                raise DataError(f"{where}: the label {label} is not an integer grade from 0 to {MAX_GRADE}")
-            side = "positive" if label >= positive_grade else "negative"
-            collector.label(query_id, collector.passage(None, "", text, where=where), side, grade=int(label))
-    return collector.found(judge_of(files, name), path)
+            grade = grade_on(str(label), grading.scale)
+            if grade is None:
+                raise DataError(f"{where}: the label {label} is not an integer grade {expected_grades(grading.scale)}")
+            side = "positive" if grade >= grading.positive_grade else "negative"
+            passage_id, raw = collector.passage(None, "", text, where=where), grading.scale and str(label)
+            collector.label(query_id, passage_id, side, grade=grade, raw_grade=raw)
+    return collector.found(judge_of(files, name, grading.scale), path)
 
 
 def tuple_files(path: Path) -> list[Path]:

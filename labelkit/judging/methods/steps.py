@@ -38,6 +38,7 @@ class Verdict(NamedTuple):
     probs: tuple[float, ...] | None = None
     label_mass: float | None = None
     failure: str | None = None
+    raw_grade: str | None = None
 
 
 Score = Callable[[Mapping[str, float], Prompt], float]
@@ -51,10 +52,12 @@ def judge_pair(prompt: Prompt, score: Score) -> Steps[list[Verdict]]:
     if isinstance(label, Failure):
         return [Verdict(failure=label.reason)]
     grade = next(one.grade for one in prompt.labels if one.text == label)
+    verdict = Verdict(grade, raw_grade=None if label == str(grade) else label)
     if reply.label_logprobs is None:
-        return [Verdict(grade)]
+        return [verdict]
     probs, mass = label_probabilities(reply.label_logprobs, prompt.label_texts)
-    return [Verdict(grade, score(reply.label_logprobs, prompt), probs, label_mass=None if reply.masked else mass)]
+    scored = score(reply.label_logprobs, prompt)
+    return [verdict._replace(score=scored, probs=probs, label_mass=None if reply.masked else mass)]
 
 
 def majority(pool: Sequence[Sequence[Verdict]], grades: tuple[int, ...]) -> list[Verdict]:
@@ -73,13 +76,16 @@ def median(ballots: Sequence[Verdict], grades: tuple[int, ...]) -> Verdict:
     if 2 * len(valid) <= len(ballots):
         first = next(ballot.failure for ballot in ballots if ballot.failure is not None)
         return Verdict(failure=f"{len(ballots) - len(valid)} of {len(ballots)} answers failed: {first}")
-    given = sorted(ballot.grade for ballot in valid if ballot.grade is not None)
+    ranked = sorted(valid, key=lambda ballot: (ballot.grade or 0, ballot.raw_grade or ""))
+    given = [ballot.grade for ballot in ranked if ballot.grade is not None]
+    middle = (len(given) - 1) // 2
     probs = [ballot.probs for ballot in valid if ballot.probs is not None]
     scores = [ballot.score for ballot in valid if ballot.score is not None]
     masses = [ballot.label_mass for ballot in valid if ballot.label_mass is not None]
     votes = Counter(given)
     return Verdict(
-        grade=given[(len(given) - 1) // 2],
+        grade=given[middle],
+        raw_grade=ranked[middle].raw_grade,
         score=fmean(scores) if len(scores) == len(valid) else fmean(given),
         probs=tuple(map(fmean, zip(*probs, strict=True)))
         if len(probs) == len(valid)

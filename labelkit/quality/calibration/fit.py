@@ -98,7 +98,7 @@ def fit_calibration(
     """
     if options.human is None:
         raise UsageError("human grades are needed to fit a calibration: give --human QRELS")
-    people, *others = raters_of(labels, [options.human])
+    people, *others = raters_of(labels, [options.human], options.scale)
     judges = joined(rater for rater in others if rater.kind != "human")
     features = tuple(features_of(judges, bm25=options.bm25, dense=options.dense))
     judged = judged_by(judges, features, options.data)
@@ -115,6 +115,7 @@ def fit_calibration(
     report = {
         "command": command,
         "human": str(options.human),
+        **({"scale": options.scale} if options.scale else {}),
         "labels": [str(path) for path in labels],
         "pairs": len(known.pairs),
         "queries": known.queries,

@@ -71,7 +71,7 @@ def redteam(
     """
     folder = Path(output)
     with claimed(folder) as place:
-        setup = draw(read_data(Path(data)), read_qrels(options.human), options.pairs, seed=options.seed)
+        setup = draw(read_data(Path(data)), read_qrels(options.human, options.scale), options.pairs, seed=options.seed)
         found: dict[str, Any] = {"command": command, "model": options.model, "engine": options.engine}
         found |= {"settings": settings_of(options), "attacks": [], "clean": []}
         refuse_other_attacks(folder / FILE, found["settings"])
@@ -101,7 +101,7 @@ def settings_of(options: RedteamOptions) -> dict[str, Any]:
     """The judge and the pairs of a run as plain JSON. Prompts, defences and attacks may be added to a folder."""
     own = options.model_dump(mode="json", include={"model", "engine", "revision", "tokenizer", "base_url"})
     drawn = {"pairs": options.pairs, "seed": options.seed, "human": file_sha256(options.human)}
-    return own | drawn
+    return own | drawn | {"scale": options.scale}
 
 
 def refuse_other_attacks(path: Path, settings: Mapping[str, Any]) -> None:

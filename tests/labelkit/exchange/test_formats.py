@@ -14,7 +14,7 @@ from labelkit.commands.exchange import FORMAT_NAMES
 from labelkit.errors import DataError, UsageError
 from labelkit.exchange.exporting import export
 from labelkit.exchange.formats import FORMATS, found_in, recognised
-from labelkit.exchange.formats.base import Found, View, name_of
+from labelkit.exchange.formats.base import Found, Grading, View, name_of
 from labelkit.exchange.importing import import_dataset, import_grades
 from labelkit.exchange.options import ExportOptions, ImportOptions
 from labelkit.records import Example, Judge, Judgement, Label, Passage, Query
@@ -89,7 +89,7 @@ Sides = dict[str, tuple[list[str], list[str]]]
 
 
 def read(path: Path) -> Found:
-    return found_in(path, recognised(path), "somebody", positive_grade=2)
+    return found_in(path, recognised(path), "somebody", Grading())
 
 
 def names(labels: tuple[Label, ...]) -> list[str]:

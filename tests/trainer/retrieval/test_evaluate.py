@@ -146,6 +146,15 @@ def test_chunks_and_tiles_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
             assert list(run.values()) == pytest.approx(best, abs=1e-6)
 
 
+def test_grades_on_another_scale_are_measured_as_their_mapped_grades(tmp_path: Path) -> None:
+    folder = write_beir(tmp_path / "stars", {"x": "a", "y": "b"}, {"q": "a b"}, {"q": {"x": 5, "y": 1}})
+    with pytest.raises(DataError, match="give --scale"):
+        read_collection(folder, "test")
+    assert read_collection(folder, "test", "1-5").qrels == {"q": {"x": 3, "y": 0}}
+    with pytest.raises(UsageError, match="the scale '1-6' is unknown"):
+        EvaluateOptions(scale="1-6")
+
+
 def test_ties_are_ranked_by_id_downwards_across_chunks(
     tmp_path: Path, bag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
