@@ -92,7 +92,7 @@ def import_dataset(
         raise UsageError(f"format {options.format} contains grades, not datasets: use import_grades")
     positive_grade = options.positive_grade
     with folders.writing(target, DATASET, command) as draft:
-        found = found_in(path, options.format, options.judge, Grading(positive_grade, options.scale))
+        found = found_in(path, options.format, options.judge, grading=Grading(positive_grade, options.scale))
         write_tables(
             draft,
             examples=found.examples,
