@@ -89,7 +89,7 @@ Sides = dict[str, tuple[list[str], list[str]]]
 
 
 def read(path: Path) -> Found:
-    return found_in(path, recognised(path), "somebody", Grading())
+    return found_in(path, recognised(path), "somebody", grading=Grading())
 
 
 def names(labels: tuple[Label, ...]) -> list[str]:
