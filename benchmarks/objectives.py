@@ -21,8 +21,8 @@ import ir_measures
 import numpy as np
 
 from labelkit.corpora.beir import Data, read_data
+from labelkit.pooling.bm25 import bm25_run
 from labelkit.pooling.dense_search import Lengths
-from labelkit.pooling.pool import bm25_run
 from labelkit.records import Example, Label, Query
 from labelkit.statistics.intervals import SIGNED, mean_of_means
 from labelkit.storage import folders

@@ -71,7 +71,7 @@ def read_groups(path: Path, queries: int | None) -> Groups:
 
 def title_groups(sources: list[Path], count: int) -> Groups:
     """Draw passages of several collections; each gives its title as the query and its text as the positive."""
-    from labelkit.pooling.pool import bm25_run
+    from labelkit.pooling.bm25 import bm25_run
 
     corpus = {f"{one.passage_id}": one for folder in sources for one in _passages(folder)}
     titled = [name for name, one in corpus.items() if one.title and one.text]

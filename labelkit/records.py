@@ -33,7 +33,12 @@ class Passage(Record):
     @property
     def full_text(self) -> str:
         """Title and text as judges and encoders read them, with one space between them (the BEIR convention)."""
-        return f"{self.title} {self.text}".strip()
+        return full_text(self.title, self.text)
+
+
+def full_text(title: str, text: str) -> str:
+    """Return title and text as one text, with one space between them."""
+    return f"{title} {text}".strip()
 
 
 class Origin(NamedTuple):

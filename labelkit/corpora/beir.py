@@ -3,7 +3,7 @@
 A malformed line raises an error with its file and line number; `labelkit tidy` sets such lines aside.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,8 +44,8 @@ def read_data(folder: Path, split: str | None = None, scale: str | None = None) 
 
 def check_ids(
     pairs: Mapping[str, Iterable[str]],
-    queries: Mapping[str, Query],
-    corpus: Mapping[str, Passage],
+    queries: Container[str],
+    corpus: Container[str],
     where: str,
 ) -> None:
     """Raise `DataError` if `pairs` (qrels or a run) name a query or passage that is not in the collection."""

@@ -40,7 +40,12 @@ def beginning(text: str, tokens: int) -> str:
 
 
 @lru_cache
-def _word() -> re.Pattern[str]:
+def marks() -> str:
+    """Return all combining marks, which are part of words in many scripts but not of the class `\\w`."""
     codes = (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0))
-    marks = "".join(chr(code) for code in codes if category(chr(code)).startswith("M"))
-    return re.compile(f"[{ALONE}]|(?:(?![{ALONE}])[^\\W_]|[{marks}])+")
+    return "".join(chr(code) for code in codes if category(chr(code)).startswith("M"))
+
+
+@lru_cache
+def _word() -> re.Pattern[str]:
+    return re.compile(f"[{ALONE}]|(?:(?![{ALONE}])[^\\W_]|[{marks()}])+")

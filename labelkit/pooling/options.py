@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UsageError
 from labelkit.options import Options
+from labelkit.pooling.languages import code_of
 
 
 class PoolOptions(Options):
@@ -16,6 +17,10 @@ class PoolOptions(Options):
     """Pool only the queries in this split of the qrels, such as test for qrels/test.tsv."""
     bm25: int = Field(default=30, ge=0)
     """Passages per query from BM25. 0 switches BM25 off."""
+    language: str | None = None
+    """Language of the texts, such as german or de, whose stop words and stemmer BM25 uses. Default: English stop words
+    and no stemmer.
+    """
     dense: tuple[str, ...] = ()
     """Dense retriever as MODEL:N: add N passages per query. May be repeated."""
     run: tuple[str, ...] = ()
@@ -34,6 +39,11 @@ class PoolOptions(Options):
     """
     trust_remote_code: bool = False
     """Allow a model to run its own Python code and to load pickle files. Only for models that you trust."""
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, name: str | None) -> str | None:
+        return None if name is None else code_of(name)
 
     @field_validator("dense")
     @classmethod

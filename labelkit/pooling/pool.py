@@ -13,6 +13,7 @@ from labelkit.corpora.beir import Data, check_ids, read_data
 from labelkit.corpora.qrels import Qrels, qrels_path, read_qrels
 from labelkit.corpora.runs import RankedRun, read_run
 from labelkit.errors import UsageError
+from labelkit.pooling.bm25 import bm25_run
 from labelkit.pooling.model_loading import load_encoder
 from labelkit.pooling.options import PoolOptions
 from labelkit.records import (
@@ -165,7 +166,7 @@ def pool_of(source: Pool | Path | str, output: Path, command: str, *, verify: bo
 def rankings(data: Data, options: PoolOptions) -> Iterator[tuple[str, RankedRun]]:
     """Yield the name of each source of candidates with its ranking of passages for every query."""
     if options.bm25:
-        yield "bm25", bm25_run(data.corpus, data.queries, options.bm25)
+        yield "bm25", bm25_run(data.corpus, data.queries, options.bm25, language=options.language)
     for model, depth in options.models:
         yield f"dense:{Path(model).name}", dense_run(data, model, depth, trusted=options.trust_remote_code)
     for path, depth in options.runs:
@@ -173,28 +174,6 @@ def rankings(data: Data, options: PoolOptions) -> Iterator[tuple[str, RankedRun]
         wanted = {qid: dict(list(ranked.items())[:depth]) for qid, ranked in run.items() if qid in data.queries}
         check_ids(wanted, data.queries, data.corpus, where=str(path))
         yield f"run:{path.name}", wanted
-
-
-def bm25_run(corpus: Mapping[str, Passage], queries: Mapping[str, Query], depth: int) -> RankedRun:
-    """Rank passages by BM25 from bm25s, with English stop words and with title and text as one field.
-
-    Passages that share no word with a query are omitted.
-    """
-    import bm25s
-
-    ids = list(corpus)
-    retriever = bm25s.BM25()
-    texts = [passage.full_text for passage in corpus.values()]
-    corpus_tokens = bm25s.tokenize(texts, stopwords="en", show_progress=False)
-    if not corpus_tokens.vocab:
-        return {}
-    retriever.index(corpus_tokens, show_progress=False)
-    tokens = bm25s.tokenize([query.text for query in queries.values()], stopwords="en", show_progress=False)
-    rows, scores = retriever.retrieve(tokens, k=min(depth, len(ids)), show_progress=False)
-    return {
-        query_id: {ids[int(row)]: float(score) for row, score in zip(found, marks, strict=True) if score > 0}
-        for query_id, found, marks in zip(queries, rows, scores, strict=True)
-    }
 
 
 def dense_run(data: Data, model: str, depth: int, *, trusted: bool = False) -> RankedRun:

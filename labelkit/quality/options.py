@@ -12,6 +12,7 @@ from labelkit.errors import UsageError
 from labelkit.judging.defences import defences_of
 from labelkit.judging.options import AnnotateOptions
 from labelkit.options import SEEDS, Options
+from labelkit.pooling.languages import code_of
 
 DEFENCES = ("none", "strip", "strip,second-look")
 """Defences that are compared by default."""
@@ -70,6 +71,10 @@ class CalibrateOptions(Options):
     """BEIR folder with the texts, needed for retrieval scores (--bm25, --dense)."""
     bm25: bool = False
     """Use the BM25 score of a pair as a feature."""
+    language: str | None = None
+    """Language of the texts, such as german or de, whose stop words and stemmer BM25 uses. Default: English stop words
+    and no stemmer.
+    """
     dense: tuple[str, ...] = ()
     """Dense model whose similarity score of a pair is used as a feature. May be repeated."""
     line: float = Field(default=0.5, ge=0, le=1)
@@ -82,6 +87,11 @@ class CalibrateOptions(Options):
     """
     apply_anyway: bool = False
     """Apply a calibration even if its grades agreed with people less than the judge's own grades."""
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, name: str | None) -> str | None:
+        return None if name is None else code_of(name)
 
     @field_validator("renamed", mode="before")
     @classmethod

@@ -122,7 +122,7 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def _prepare(folder: Path, encoder: Any, model: str, output: Path) -> None:
     from labelkit.corpora.beir import read_data
     from labelkit.corpora.qrels import read_qrels
-    from labelkit.pooling.pool import bm25_run
+    from labelkit.pooling.bm25 import bm25_run
 
     data = read_data(folder)
     splits = {name: read_qrels(folder / "qrels" / f"{name}.tsv") for name in ("train", "test")

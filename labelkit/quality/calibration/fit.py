@@ -100,7 +100,7 @@ def fit_calibration(
         raise UsageError("human grades are needed to fit a calibration: give --human QRELS")
     people, *others = raters_of(labels, [options.human], options.scale)
     judges = joined(rater for rater in others if rater.kind != "human")
-    features = tuple(features_of(judges, bm25=options.bm25, dense=options.dense))
+    features = tuple(features_of(judges, bm25=options.bm25, dense=options.dense, language=options.language))
     judged = judged_by(judges, features, options.data)
     known = known_of(judged, people)
     refuse_too_few(known)

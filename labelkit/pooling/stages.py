@@ -1,0 +1,43 @@
+"""Report how far a long stage of work is, for a screen or a log."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+SECONDS = 30.0
+"""Seconds between two lines of the log."""
+
+
+class Stage(NamedTuple):
+    """A stage of work and how far it is."""
+
+    name: str
+    done: int
+    total: int
+    items: str
+    """Name of the items that are counted, in the plural."""
+
+
+Report = Callable[[Stage], None]
+"""Function that shows how far a stage is."""
+
+
+class LoggedStages:
+    """Writes a line to the log every half minute, and none for a stage that is shorter."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._begun = self._spoken = 0.0
+        self._first = 0
+
+    def __call__(self, stage: Stage) -> None:
+        now = time.monotonic()
+        if stage.name != self._name:
+            self._name, self._begun, self._spoken, self._first = stage.name, now, now, stage.done
+        elif now - self._spoken >= SECONDS or (stage.done >= stage.total and self._spoken > self._begun):
+            self._spoken = now
+            rate = (stage.done - self._first) / (now - self._begun)
+            log.info(f"{stage.name}: {stage.done:,}/{stage.total:,} {stage.items}, {rate:,.0f} a second")
