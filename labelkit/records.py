@@ -61,6 +61,17 @@ PairIds = tuple[str, str]
 """Query id and passage id."""
 
 
+RERANK = "rerank"
+"""Method of a judge that gives raw scores without grades."""
+CALIBRATED = "calibrated"
+"""Method of a judge that a calibration made from other judges; its scores are expected grades."""
+CALIBRATED_RERANK = "calibrated-rerank"
+"""Method of a judge that a calibration made from one reranker alone; its scores are the reranker's raw scores."""
+
+RERANKERS = (RERANK, CALIBRATED_RERANK)
+"""Methods of judges whose scores are the raw scores of one reranker."""
+
+
 class Judge(Record):
     """The judge of a judgement, in enough detail to repeat it. `judge_id` is derived from the other fields."""
 
@@ -68,6 +79,8 @@ class Judge(Record):
     kind: Literal["human", "llm", "imported"]
     name: str
     """Name of the judge for readers: the requested model, or the name given at import."""
+    family: str | None = None
+    """Families of the model by its name or configuration, such as `Qwen`; None if they are unknown."""
     model_answered: str | None = None
     """Model that the engine states to have run; None if it states none."""
     revision: str | None = None
@@ -92,7 +105,7 @@ class Judge(Record):
 
 
 class Judgement(Record):
-    """The judgement of one judge on one pair: a grade, or the reason for a missing grade."""
+    """The judgement of one judge on one pair: a grade, or a reranker's score without a grade, or a failure."""
 
     query_id: str
     passage_id: str
@@ -101,12 +114,13 @@ class Judgement(Record):
     raw_grade: str | None = None
     """Grade or label as the judge gave it, if its scale is not 0 to 3."""
     score: float | None = None
-    """Expected grade (graded, 0 to 3) or log-odds of yes (binary, natural logarithm)."""
+    """Expected grade (graded, 0 to 3), log-odds of yes (binary, natural logarithm), or a reranker's raw score."""
     probs: tuple[float, ...] | None = None
     """Probabilities over the prompt's labels, in the prompt's order, renormalised to sum to 1."""
     label_mass: float | None = None
     """Total probability of all labels before it was renormalised, from 0 to 1."""
     failure: str | None = None
+    """Reason for a missing answer; None if there is a grade or a score."""
     position: int | None = None
     permutation_seed: int | None = None
     reply_ref: str | None = None
@@ -121,10 +135,16 @@ class Judgement(Record):
         """Score for ranking judgements: the judge's score, else its grade; 0 for a failure."""
         return self.score if self.score is not None else float(self.grade or 0)
 
+    @property
+    def score_only(self) -> bool:
+        """Whether the judgement has a score from which `labelkit calibrate` must first make a grade."""
+        return self.failure is None and self.grade is None
+
     @model_validator(mode="after")
-    def _grade_or_failure(self) -> Self:
-        if (self.grade is None) == (self.failure is None):
-            raise ValueError("a judgement needs either a grade or a failure")
+    def _answer_or_failure(self) -> Self:
+        answered = self.grade is not None or (self.score is not None and self.failure is None)
+        if answered == (self.failure is not None):
+            raise ValueError("a judgement needs either a grade, or a score without a grade, or a failure")
         if self.grade is not None and not 0 <= self.grade <= MAX_GRADE:
             raise ValueError(f"grade {self.grade} is outside 0..{MAX_GRADE}")
         return self

@@ -59,13 +59,14 @@ def print_evidence(out: Terminal, passage_id: str, found: Evidence) -> None:
     """Print one judge's judgement of one passage, with its requests, replies, price and date."""
     judge, said = found.judge, found.judgement
     out.rule(f"{passage_id} by {judge.judge_id}")
-    made_by = (judge.kind, judge.name, judge.revision, judge.engine, judge.engine_version, judge.dtype)
+    family = judge.family and f"family {judge.family}"
+    made_by = (judge.kind, judge.name, family, judge.revision, judge.engine, judge.engine_version, judge.dtype)
     lines = {
         "judge": ", ".join(filter(None, made_by)),
         "answered as": judge.model_answered,
         "decoding": judge.decoding,
         "prompt": judge.prompt_name and f"{judge.prompt_name} {judge.prompt_version}",
-        "grade": f"none: {said.failure}" if said.grade is None else said.grade,
+        "grade": f"none: {said.failure or 'a score only'}" if said.grade is None else said.grade,
         "grade as given": said.raw_grade,
         "score": said.score,
         "probabilities": said.probs and ", ".join(f"{share:.3f}" for share in said.probs),

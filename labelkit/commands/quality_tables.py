@@ -141,12 +141,15 @@ def print_verdict(report: Mapping[str, Any]) -> None:
 
     from labelkit.commands.terminal import Terminal
 
+    out = Terminal()
+    if "gain" not in report:
+        out.print("The judges give scores without grades: no raw grades can be compared with the calibrated grades.")
+        return
     change = report["gain"]
     name = report["judges"][change["over"]]
     table = Table("figure", "calibrated minus raw [95%]", title=f"gain over {name} on held-out queries")
     for figure in COMPARED:
         table.add_row(LABELS[figure], Estimate(**change[figure]).shown("+.3f"))
-    out = Terminal()
     out.print(table)
     out.print(f"Calibrated grades: {report['verdict']} (kappa {Estimate(**change['kappa']).shown('+.3f')})")
     if report["verdict"] == WORSE:

@@ -3,9 +3,6 @@
 Words and lengths are measured on a sample of the labels of each source and role, drawn by hash.
 """
 
-import json
-import re
-from pathlib import Path
 from statistics import fmean
 
 import pyarrow as pa
@@ -14,6 +11,8 @@ from duckdb import DuckDBPyConnection
 from labelkit.corpora.words import share, words
 from labelkit.datasets.audit_findings import ITEMS, AuditScope
 from labelkit.datasets.policies import RELEVANT
+from labelkit.engines.model_families import families
+from labelkit.records import RERANKERS
 from labelkit.storage import tables
 
 LEANING_SCHEMA = pa.schema(
@@ -37,13 +36,6 @@ FEWEST = 50
 """Labels that each side of a comparison needs."""
 SURE = 3.0
 """Standard errors from which a difference counts."""
-FAMILIES = {
-    "claude": "Claude", "command": "Command", "cohere": "Command", "deepseek": "DeepSeek", "gemini": "Gemma and Gemini",
-    "gemma": "Gemma and Gemini", "glm": "GLM", "gpt": "OpenAI", "granite": "Granite", "llama": "Llama",
-    "mistral": "Mistral", "mixtral": "Mistral", "ministral": "Mistral", "olmo": "OLMo", "openai": "OpenAI",
-    "phi": "Phi", "qwen": "Qwen", "text-embedding-3": "OpenAI", "text-embedding-ada": "OpenAI", "yi": "Yi",
-}  # fmt: skip
-"""Word at the start of a part of a model's name -> model family."""
 
 
 def lexical_overlap(db: DuckDBPyConnection, scope: AuditScope) -> str:
@@ -130,21 +122,21 @@ def position_bias(db: DuckDBPyConnection, scope: AuditScope) -> str:
 
 def one_family(db: DuckDBPyConnection, scope: AuditScope) -> str:
     """Find judges and retrievers of the same model family, which may share their errors."""
-    judges = db.execute("SELECT judge_id, name FROM judges WHERE kind <> 'human' ORDER BY judge_id").fetchall()
+    judges = db.execute("SELECT judge_id, name, family FROM judges WHERE kind <> 'human' ORDER BY judge_id").fetchall()
     found = [
         (None, None, f"{judge_id} and {model}: {family}")
-        for judge_id, name in judges
+        for judge_id, name, known in judges
         for model in scope.models
-        for family in sorted(families(name) & families(model))
+        for family in sorted((families(name) | set((known or "").split(", "))) & families(model))
     ]
     tables.stage(db, "relatives", ITEMS, rows=found)
     return "FROM relatives"
 
 
-def families(model: str) -> set[str]:
-    """Return the model families in a model's name, or in the configuration in its folder."""
-    config = Path(model) / "config.json"
-    kind = str(json.loads(config.read_text(encoding="utf-8")).get("model_type", "")) if config.is_file() else ""
-    parts = re.split(r"[/_.\s-]+", f"{model} {kind}".lower())
-    name = "-".join(parts)
-    return {family for word, family in FAMILIES.items() if re.search(rf"(^|-|embedding){word}(\d|-|$)", name)}
+def rerankers(db: DuckDBPyConnection, scope: AuditScope) -> str:
+    """Find judges that are rerankers, with the family of each model."""
+    return f"""
+        SELECT NULL AS query_id, NULL AS passage_id,
+               printf('%s: reranker %s, family %s', judge_id, name, coalesce(family, 'unknown')) AS note
+        FROM judges WHERE method IN {RERANKERS}
+    """

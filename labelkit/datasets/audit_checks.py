@@ -13,7 +13,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from labelkit.corpora.near_duplicates import KnownTexts
-from labelkit.datasets.audit_biases import length_bias, lexical_overlap, one_family, position_bias
+from labelkit.datasets.audit_biases import length_bias, lexical_overlap, one_family, position_bias, rerankers
 from labelkit.datasets.audit_findings import ITEMS, AuditCheck, AuditScope
 from labelkit.datasets.duplicate_passages import FULL_TEXT, find_twins
 from labelkit.datasets.labels_in_sql import BETWEEN, pair_table, slices
@@ -244,6 +244,12 @@ CHECKS: dict[str, AuditCheck] = {
         "judges of the same model family as a retriever that is trained or evaluated",
         cure="use a judge of another family, or human labels for the evaluation",
         needs="models",
+    ),
+    "rerankers": AuditCheck(
+        rerankers,
+        "note",
+        "judges that are rerankers, with the family of the model",
+        cure="evaluate with human labels: a retriever that learns from a reranker learns its errors, too",
     ),
     "no-licence": AuditCheck(no_licence, "warning", "texts of unknown licence", cure="mix --license"),
 }

@@ -193,14 +193,12 @@ def judges_and_told(folder: Path) -> list[tuple[Judge, Told]]:
 def told_by_judge(folder: Path) -> dict[str, Told]:
     """Count the judgements of each judge of a dataset, in one pass."""
     path = (folder / "judgements.parquet").absolute()
-    table = pq.read_table(path, columns=["judge_id", "grade", "tokens", "cost"])
+    table = pq.read_table(path, columns=["judge_id", "failure", "tokens", "cost"])
     grouped = table.group_by("judge_id").aggregate(
-        [("grade", "count", pc.CountOptions("only_valid")), ([], "count_all"), ("tokens", "sum"), ("cost", "sum")]
+        [("failure", "count", pc.CountOptions("only_valid")), ([], "count_all"), ("tokens", "sum"), ("cost", "sum")]
     )
     return {
-        row["judge_id"]: Told(
-            row["count_all"], row["count_all"] - row["grade_count"], row["tokens_sum"], usd=row["cost_sum"]
-        )
+        row["judge_id"]: Told(row["count_all"], row["failure_count"], row["tokens_sum"], usd=row["cost_sum"])
         for row in grouped.to_pylist()
     }
 

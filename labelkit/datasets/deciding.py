@@ -20,9 +20,14 @@ SCRATCH = ".scratch"
 """Folder in a draft for the session and for large arrays."""
 
 
-def decide(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> dict[str, Any]:
-    """Write `train`, and for the policy `staged` the tables of the stages. Returns the counts."""
-    open_labels(db, options)
+def decide(
+    db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions, *, scored_by: str | None = None
+) -> dict[str, Any]:
+    """Write `train`, and for the policy `staged` the tables of the stages. Returns the counts.
+
+    `scored_by`: id of the judge whose scores become the scores of all labels; None for the scores of their own judges.
+    """
+    open_labels(db, options, scored_by)
     write_examples(db, draft, options)
     found = clean(db, draft, options) if options.drop or options.eval else {}
     dropped = {name: count for name, count in found.items() if name in options.drop}
@@ -87,7 +92,7 @@ def counts(db: DuckDBPyConnection, train: Path) -> dict[str, Any]:
         "conflicts": sum(count for _, count in between),
         "conflicts_between": dict(between),
         "judged_by_both": tables.value(db, "SELECT sum(pairs)::BIGINT FROM shared") or 0,
-        "failed_judgements": tables.value(db, "SELECT count(*) FROM judgements WHERE grade IS NULL"),
+        "failed_judgements": tables.value(db, "SELECT count(*) FROM judgements WHERE failure IS NOT NULL"),
         "positives_per_query": {source: round(count / queries, 3) for source, count in by_source},
         "human_queries_set_aside": tables.value(db, "SELECT count(*) FROM set_aside"),
     }

@@ -22,7 +22,14 @@ from labelkit.datasets.options import MixOptions
 from labelkit.datasets.policies import RELEVANT
 from labelkit.datasets.provenance import save_provenance
 from labelkit.errors import DataError, UsageError
-from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, PASSAGE_SCHEMA, QUERY_SCHEMA, Judge
+from labelkit.records import (
+    JUDGE_SCHEMA,
+    JUDGEMENT_SCHEMA,
+    PASSAGE_SCHEMA,
+    QUERY_SCHEMA,
+    RERANKERS,
+    Judge,
+)
 from labelkit.storage import folders, tables
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import imported_judge, read_records
@@ -38,6 +45,8 @@ WEIGHTED_SCHEMA = pa.schema(
         ("name", pa.string()),
         ("weight", pa.float64()),
         ("speaks", pa.bool_()),
+        ("method", pa.string()),
+        ("family", pa.string()),
         ("relevant", pa.list_(pa.float64())),
     ]
 )
@@ -179,6 +188,8 @@ def register_judges(
             "name": judge.name,
             "weight": weights.get(judge.judge_id, weights.get(judge.name, 1.0)),
             "speaks": judge.judge_id not in silent,
+            "method": judge.method,
+            "family": judge.family,
             "relevant": judge.label_grades and [float(grade >= RELEVANT) for grade in judge.label_grades],
         }
         for judge in judges
@@ -230,7 +241,13 @@ def source_facts(options: MixOptions) -> Source:
 
 
 def check_judges(db: DuckDBPyConnection, options: MixOptions) -> None:
-    """Raise `UsageError` if there are human grades but no human positive, or if the rules do not fit the judges."""
+    """Raise `UsageError` if a judge gives no grades, if no human grade is positive, or if the rules do not fit."""
+    scores = "SELECT judge_id, name FROM judgements JOIN judges USING (judge_id) WHERE speaks AND grade IS NULL"
+    if found := tables.row(db, f"{scores} AND failure IS NULL ORDER BY ALL LIMIT 1"):
+        raise UsageError(
+            f"judge {found[1]!r} ({found[0]}) gives scores without grades: draw the thresholds between grades with "
+            "labelkit calibrate LABELS --human QRELS -o calibration.json, then add --calibration calibration.json"
+        )
     highest = tables.value(db, "SELECT max(grade) FROM judgements JOIN judges USING (judge_id) WHERE kind = 'human'")
     if highest is not None and highest < options.positive_grade:
         raise UsageError(
@@ -242,6 +259,18 @@ def check_judges(db: DuckDBPyConnection, options: MixOptions) -> None:
         raise UsageError(f"--agree {options.agree} is more than the {judges} judges; lower it or give more labels")
     if options.weight and options.policy != "weighted":
         raise UsageError(f"--weight can be used only with --policy weighted, not with {options.policy}")
+
+
+def scoring_judge(judges: Sequence[Judge]) -> str | None:
+    """Return the id of the judge whose raw scores become the scores of all labels; None if there is no such judge.
+
+    It is the only reranker, or the only judge that was calibrated from a reranker alone. Scores of several judges have
+    different scales and cannot be compared.
+    """
+    for method in RERANKERS:
+        if found := [judge.judge_id for judge in judges if judge.method == method]:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def input_hashes(options: MixOptions) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Makes the rows of `train` from judgements: decides the label of each pair by the policy, and lists labels by query.
 
 The SQL needs a session with the tables `judgements`, `judges`, `queries`, `set_aside` (queries whose human labels are
-not used) and `drops` (pairs to ignore, or queries to leave out if `passage_id` is NULL). Queries are processed in
-slices.
+not used), `drops` (pairs to ignore, or queries to leave out if `passage_id` is NULL) and `scored_by` (the judge whose
+scores are those of all labels). Queries are processed in slices.
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,12 @@ STAGES = {dataset.OF_MODELS: "kind <> 'human'", dataset.OF_PEOPLE: "kind = 'huma
 """Table of the policy `staged` -> SQL condition on the judges whose labels it has."""
 
 
-def open_labels(db: DuckDBPyConnection, rules: MixRules) -> None:
-    """Make the tables that every slice needs: queries set aside, pairs to drop, and posteriors of Dawid and Skene."""
+def open_labels(db: DuckDBPyConnection, rules: MixRules, scored_by: str | None = None) -> None:
+    """Make the tables that every slice needs: queries set aside, pairs to drop, the judge whose scores are those of all
+    labels (`scored_by`, or none), and posteriors of Dawid and Skene.
+    """
     set_aside(db, rules)
+    db.execute("CREATE TABLE scored_by AS SELECT judge_id FROM judges WHERE judge_id = $judge", {"judge": scored_by})
     db.execute("CREATE TABLE drops (query_id VARCHAR, passage_id VARCHAR)")
     if rules.policy == "dawid-skene":
         from labelkit.datasets.dawid_skene import learn_posteriors
@@ -69,6 +72,7 @@ def examples(db: DuckDBPyConnection, rules: MixRules, judges: str | None = None)
     for part in slices(db):
         pair_table(db, part, rules, judges=judges or "true")
         label_table(db, rules)
+        raw_score_table(db, part)
         if judges is None:
             db.execute("INSERT INTO conflicts SELECT between FROM mixed WHERE between IS NOT NULL")
             db.execute(f"INSERT INTO shared SELECT count(*) FROM pairs WHERE {BY_BOTH}")
@@ -109,6 +113,18 @@ def pair_table(db: DuckDBPyConnection, part: dict[str, str], rules: MixRules, *,
                list({{judge_id: judge_id, kind: kind, grade: grade, probability: probability, side: side,
                       weight: weight, score: score}} ORDER BY grade IS NULL, kind <> 'human', judge_id) AS said
         FROM sided GROUP BY query_id, passage_id
+        """,
+        part,
+    )
+
+
+def raw_score_table(db: DuckDBPyConnection, part: dict[str, str]) -> None:
+    """Make the table `raw` of a slice: the scores of the judge in `scored_by`, if there is one."""
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE raw AS
+        SELECT query_id, passage_id, score FROM judgements JOIN scored_by USING (judge_id)
+        WHERE query_id BETWEEN $first AND $last
         """,
         part,
     )
@@ -161,7 +177,7 @@ def example_rows(db: DuckDBPyConnection, rules: MixRules) -> Iterator[pa.RecordB
     """Yield the rows of `train` from the slice in `mixed`, by query id."""
     fields = {"passage_id": "passage_id", "grade": "speaker.grade", "source": "speaker.kind",
               "judge_id": "speaker.judge_id", "weight": "1.0", "probability": "probability",
-              "score": "speaker.score"}  # fmt: skip
+              "score": "if(EXISTS (FROM scored_by), raw.score, speaker.score)"}  # fmt: skip
     label = ", ".join(f"{name}: {value}" for name, value in fields.items())
     # Ignored passages are ordered by id, since positives over the cap are among them.
     lists = ", ".join(
@@ -178,7 +194,7 @@ def example_rows(db: DuckDBPyConnection, rules: MixRules) -> Iterator[pa.RecordB
         db,
         f"""
         SELECT query_id, text AS query, {columns}
-        FROM (SELECT query_id, {lists} FROM mixed
+        FROM (SELECT query_id, {lists} FROM mixed LEFT JOIN raw USING (query_id, passage_id)
               WHERE NOT (side = 'negative' AND place > {rules.max_negatives or NO_CAP})
               GROUP BY query_id)
         JOIN queries USING (query_id)

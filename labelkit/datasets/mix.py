@@ -13,11 +13,12 @@ from typing import Any
 from labelkit.datasets.audit_checks import CHECKS, DROPS
 from labelkit.datasets.card import dataset_card
 from labelkit.datasets.deciding import SCRATCH, decide
-from labelkit.datasets.inputs import input_hashes, save_inputs, source_facts
+from labelkit.datasets.inputs import input_hashes, save_inputs, scoring_judge, source_facts
 from labelkit.datasets.options import MixOptions
 from labelkit.datasets.policies import policy_named
 from labelkit.errors import UnknownNameError, UsageError
 from labelkit.storage import dataset, folders, tables
+from labelkit.storage.labels import rerankers
 from labelkit.storage.manifest import DatasetFacts
 from labelkit.storage.outputs import name_of
 
@@ -44,12 +45,15 @@ def mix(output: Path | str, options: MixOptions, *, command: str = "labelkit.mix
     with folders.writing(target, dataset.KIND, command) as draft:
         with tables.session(draft.path / SCRATCH) as db:
             judges, silent = save_inputs(db, draft, options)
-            totals = decide(db, draft, options)
+            scored_by = scoring_judge(judges)
+            totals = decide(db, draft, options, scored_by=scored_by)
         draft.inputs = input_hashes(options)
+        told: dict[str, Any] = {"rerankers": rerankers(judges), "scored_by": scored_by}
         draft.facts = DatasetFacts(
             rules=options.rules,
             weights=options.weight,
             calibrated_judges=tuple(silent),
+            **{name: value for name, value in told.items() if value},
             source=source,
             **totals,
         )

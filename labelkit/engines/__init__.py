@@ -41,6 +41,8 @@ LABEL_TOKENS = 8
 """Token limit of an answer that is a label; a longer answer is not a label."""
 MOST_TOKENS = 10**9
 """Largest valid token count of a prompt or an answer."""
+PAIR_ROLES = ("query", "document")
+"""Roles of the two messages that a reranker scores, as in the templates of such models."""
 LOWEST = -9999.0
 """Log-probability of an impossible token, as vLLM's server writes it, because JSON has no infinity."""
 
@@ -69,6 +71,11 @@ class Request(NamedTuple):
     seed: int | None = None
     """Random seed of a sampled answer, for engines that accept one."""
 
+    @property
+    def pair(self) -> bool:
+        """Whether the messages are the query and the document of a reranker, which replies with a score."""
+        return tuple(message.role for message in self.messages) == PAIR_ROLES
+
 
 def token_count(value: Any) -> int | None:
     """Return a stated token count as an integer from 0 to `MOST_TOKENS`; None if it is not one.
@@ -91,6 +98,11 @@ def all_finite(logprobs: Any) -> Any:
     return None if any(isinstance(value, float) and not math.isfinite(value) for value in numbers) else logprobs
 
 
+def finite(value: Any) -> Any:
+    """Return a score unchanged; None if it is NaN or infinite, which JSON cannot store."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 Count = Annotated[int | None, BeforeValidator(token_count)]
 Text = Annotated[str, BeforeValidator(storable)]
 
@@ -107,6 +119,8 @@ class Reply(Record):
     """Natural log-probability of each label as the first token of the answer, over the whole vocabulary, not
     renormalised. None if the engine gives no log-probabilities.
     """
+    score: Annotated[float | None, BeforeValidator(finite)] = None
+    """Score of a reranker as the model computes it: a logit, or a probability if a server gives nothing else."""
     masked: bool = False
     """True if the engine computed probabilities among the labels only: the mass of other answers is unknown."""
     finish_reason: Text | None = None
@@ -182,6 +196,10 @@ class Traits(NamedTuple):
     """
     words: bool = False
     """True if the engine counts words instead of tokens."""
+    pairs: Callable[[Settings], bool | None] = lambda settings: None
+    """Settings -> True if the model is a reranker that scores pairs of texts, False if it answers chat messages; None
+    if the engine runs no rerankers.
+    """
 
 
 class EngineFacts(NamedTuple):

@@ -3,7 +3,8 @@
 The model name selects the script. `overlap` grades by the share of the query's words that occur in the passage.
 `garbage` grades likewise, but gives an invalid answer to a third of the requests. If the request has no labels, the
 words of the prompt's first paragraph (the query) are searched in its lines `[1] ...` (the passages). Depending on the
-pattern of the request, the lines with at least half of these words are selected, or all lines are ranked.
+pattern of the request, the lines with at least half of these words are selected, or all lines are ranked. A reranker's
+request gets a score from the share of the query's words.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Trai
 from labelkit.engines.tokenizers import stated_context, words
 from labelkit.errors import UnknownNameError
 
-TRAITS = Traits(words, stated_context, words=True)
+TRAITS = Traits(words, stated_context, words=True, pairs=lambda settings: True)
 SCRIPTS = ("overlap", "garbage")
 BLOCK = 512
 """Replies that are computed before they are returned together."""
@@ -49,9 +50,23 @@ class ScriptedEngine(Engine):
     def close(self) -> None:
         """Do nothing: there are no resources."""
 
+    def _score(self, request: Request) -> Reply:
+        """Return a score from -4 (no word of the query is in the passage) to 4."""
+        query, passage = (message.content for message in request.messages)
+        return Reply(
+            key=request.key,
+            score=8 * share(words_of(query), passage) - 4,
+            finish_reason="stop",
+            model=self.facts.model_answered,
+            prompt_tokens=len(query.split()) + len(passage.split()),
+            completion_tokens=0,
+        )
+
     def _answer(self, request: Request) -> Reply:
         prompt = request.messages[-1].content
         tokens = len(prompt.split())
+        if request.pair:
+            return self._score(request)
         if self._script == "garbage" and hashlib.sha256(request.key.encode()).digest()[0] % 3 == 0:
             text = "I would say 3/10"
             written = len(text.split())

@@ -59,7 +59,10 @@ def write_export(dataset: Path, target: Path, options: ExportOptions, *, command
     format_name = options.to
     made = FORMATS[format_name]
     manifest = folders.read_manifest(dataset, DATASET, verify=options.verify)
-    with folders.writing(target, KIND, command) as draft, View(dataset, draft.path.parent) as view:
+    with (
+        folders.writing(target, KIND, command) as draft,
+        View(dataset, draft.path.parent, raw=bool(manifest.facts.scored_by)) as view,
+    ):
         written = made.write(view, draft.path)
         left_out = {what: count for what, count in written.left_out.items() if count}
         if left_out and not any(written.rows.values()):

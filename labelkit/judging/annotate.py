@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.engines import EngineFacts, open_engine, traits_of
+from labelkit.engines.model_families import families
 from labelkit.errors import ArtifactError, BudgetError, UsageError
 from labelkit.judging.budget import check_price
 from labelkit.judging.journal import FILE as JOURNAL_FILE
@@ -33,6 +34,8 @@ from labelkit.storage.outputs import claimed
 
 UNSCORED = "grade without a score: no log-probabilities that distinguish the labels"
 
+SCORE_ONLY = "score without a grade: draw the thresholds with labelkit calibrate {} --human QRELS -o calibration.json"
+
 
 class Outcome(NamedTuple):
     """Counts and costs of an annotation run."""
@@ -50,6 +53,8 @@ class Outcome(NamedTuple):
     """Reason -> number of pairs without a grade."""
     unscored: int
     """Pairs with a grade but no score, because no log-probabilities distinguish the labels."""
+    score_only: int
+    """Pairs with a reranker's score but no grade."""
     seconds: float
     cut_passages: int
     tokens: int
@@ -67,6 +72,7 @@ class Outcome(NamedTuple):
             f"there, {self.cached} replies from the cache, {failed} failed, {self.cut_passages} passages cut",
             *reason_lines(self.failures),
             *([f"  {self.unscored} x {UNSCORED}"] if self.unscored else []),
+            *([f"  {self.score_only} x {SCORE_ONLY.format(folder)}"] if self.score_only else []),
         ]
 
     def check(self) -> None:
@@ -118,8 +124,8 @@ def annotate(
 
 def judge_pool(pool: Pool, folder: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress) -> Outcome:
     """Judge every pair of a pool: cut and defend its texts, send requests, settle the replies, write the tables."""
-    method, prompt = method_named(options.method), prompt_for(options.method, options.prompt)
-    traits = traits_of(options.engine)
+    method, traits = method_named(options.method), traits_of(options.engine)
+    prompt = prompt_for(options.method, options.prompt, lambda: traits.pairs(options.settings))
     price = price_of(options.model, options.prices, batch=traits.batch)
     check_price(price, options.caps, options.model)
     with output_of(folder), ExitStack() as opened:
@@ -149,6 +155,7 @@ def outcome_of(work: Work, run: Scheduler, mine: Tally, *, priced: bool) -> Outc
         pending=len(work.pairs) - mine.judged,
         failures=mine.failures,
         unscored=mine.unscored,
+        score_only=mine.score_only,
         seconds=run.progress.seconds,
         cut_passages=work.facts.cut_passages,
         tokens=run.budget.tokens,
@@ -203,12 +210,13 @@ def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, 
         "kind": "llm",
         # A server may have two models whose paths end with the same name.
         "name": settings.called if facts.dtype else settings.model,
+        "family": ", ".join(sorted(families(settings.model))) or None,
         **stated,
         "method": prompt.method,
         "prompt_name": prompt.name,
         "prompt_version": prompt.version,
         "prompt_sha256": prompt.sha256,
-        "label_grades": method.grades or tuple(label.grade for label in prompt.labels),
+        "label_grades": None if method.score_only else method.grades or tuple(one.grade for one in prompt.labels),
         "scale": prompt.scale,
         "decoding": canonical_json(decoding | defended | several | served | arguments),
         "seed": reading.seed if method.listwise or drawn else None,

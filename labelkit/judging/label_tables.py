@@ -17,25 +17,27 @@ from labelkit.judging.tasks import tasks_of
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
 from labelkit.storage.dataset import RowWriter, records_to_table
+from labelkit.storage.labels import rerankers
 from labelkit.storage.manifest import LABELS, LabelsFacts
 
 
 class Tally:
     """Counts judgements as they are written: all, or only the given triples (judge, query, passage).
 
-    `judged` counts the grades and failures, `unscored` the grades without a score.
+    `judged` counts all judgements, `unscored` the grades without a score, `score_only` the scores without a grade.
     """
 
     def __init__(self, mine: set[tuple[str, str, str]] | None = None) -> None:
         self._mine = mine
         self._reasons: Counter[str] = Counter()
-        self.judged = self.unscored = 0
+        self.judged = self.unscored = self.score_only = 0
 
     def add(self, row: Judgement) -> None:
         """Count one more judgement."""
         if self._mine is None or (row.judge_id, row.query_id, row.passage_id) in self._mine:
             self.judged += 1
             self.unscored += row.grade is not None and row.score is None
+            self.score_only += row.score_only
             if row.failure is not None:
                 # The kind of a reason precedes its first colon or quote.
                 self._reasons[row.failure.split(":", 1)[0].split(" in '", 1)[0].split(' in "', 1)[0]] += 1
@@ -94,6 +96,7 @@ def finalise(
                 "failures": every.failures,
                 "pending": pairs - every.judged,
                 "without_score": every.unscored,
+                **({"without_grade": every.score_only, "rerankers": rerankers(judges)} if every.score_only else {}),
             }
         ),
         files=["judgements.parquet", "ballots.parquet", "judges.parquet"],

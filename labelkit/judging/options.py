@@ -22,8 +22,8 @@ class JudgeOptions(Options):
     engine: str = DEFAULT
     """Engine that runs the model: local, vllm, openai, openai-batch, ray or scripted."""
     method: str = "graded"
-    """Method of judging. One pair per request: graded (0 to 3), binary (yes or no). A list per request: relsel,
-    utilsel, utilrank.
+    """Method of judging. One pair per request: graded (0 to 3), binary (yes or no), rerank (a reranker's score, from
+    which calibrate makes grades). A list per request: relsel, utilsel, utilrank.
     """
     prompt: str | None = None
     """Prompt: the name of a shipped prompt, or a TOML file. Default: the shipped prompt of the method."""
@@ -72,7 +72,8 @@ class JudgeOptions(Options):
     @property
     def reading(self) -> Reading:
         """Length, orders, votes and defences with which passages are read."""
-        once = self.votes == 1 and not method_named(self.method).listwise
+        method = method_named(self.method)
+        once = self.votes == 1 and not method.listwise and not method.score_only
         return Reading(
             passage_tokens=self.passage_tokens,
             passage_words=self.passage_words,

@@ -68,8 +68,8 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
     """
     beside = Path("pool") if isinstance(source, Pool) else local(str(source))
     pool = first_pairs(pool_of(source, beside, command, verify=options.verify), options.limit)
-    method, prompt = method_named(options.method), prompt_for(options.method, options.prompt)
-    traits = traits_of(options.engine)
+    method, traits = method_named(options.method), traits_of(options.engine)
+    prompt = prompt_for(options.method, options.prompt, lambda: traits.pairs(options.settings))
     price = price_of(options.model, options.prices, batch=traits.batch)
     tokens = traits.tokens(options.settings, options.tokenizer)
     reading = complete(options.reading, method, tokens)

@@ -1,14 +1,15 @@
 """Load, check and render prompts: one TOML file each, from `labelkit/shipped/prompts/` or from the user.
 
 A prompt has a method, the templates of the method's steps, the labels of a pointwise method with their grades, or the
-name of a scale that has them, and a citation. The hash of the file is part of every judgement's provenance: changing
-one byte makes another prompt.
+name of a scale that has them, and a citation. The prompt of a reranker that scores pairs has the templates `query` and
+`document` and no labels. The hash of the file is part of every judgement's provenance: changing one byte makes another
+prompt.
 """
 
 import hashlib
 import string
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from labelkit.corpora.scales import read_scale
-from labelkit.engines import Message
+from labelkit.engines import PAIR_ROLES, Message
 from labelkit.errors import DataError, UnknownNameError, UsageError
 from labelkit.judging.defences import announced, between_marks
 from labelkit.judging.reply_parser import normalise
-from labelkit.records import MAX_GRADE, Record
+from labelkit.records import MAX_GRADE, RERANK, Record
 from labelkit.storage.shipped import SHIPPED
 
 PAIR = {"query", "passage"}
@@ -28,6 +29,7 @@ LIST = {"query", "passages"}
 STEPS = {
     "graded": {"judge": PAIR},
     "binary": {"judge": PAIR},
+    "rerank": {"judge": PAIR},
     "relsel": {"relevance": LIST},
     "utilsel": {"relevance": LIST, "answer": LIST, "utility": LIST | {"answer"}},
     "utilrank": {"relevance": LIST, "answer": LIST, "ranking": LIST | {"answer"}},
@@ -35,6 +37,8 @@ STEPS = {
 """Method -> step -> fields that its templates must contain, each at least once, and no others."""
 POINTWISE = {method for method, steps in STEPS.items() if "judge" in steps}
 """Methods whose answers are labels of the prompt."""
+YES_NO = "rerank-yes-no"
+"""Shipped prompt of method `rerank` for language models that answer yes or no."""
 
 
 class PromptLabel(Record):
@@ -49,11 +53,18 @@ class Templates(Record):
 
     system: str
     user: str
+    answer: str = ""
+    """Beginning of the answer, which the model continues."""
+    pair: bool = False
+    """True if the two texts are the query and the document of a reranker instead of chat turns."""
 
     @cached_property
     def turns(self) -> tuple[Message, ...]:
-        """The templates as chat turns."""
-        return (Message("system", self.system.strip()), Message("user", self.user.strip()))
+        """The templates as messages."""
+        if self.pair:
+            return tuple(map(Message, PAIR_ROLES, (self.system, self.user)))
+        begun = (Message("assistant", self.answer),) if self.answer else ()
+        return (Message("system", self.system.strip()), Message("user", self.user.strip()), *begun)
 
 
 class Prompt(Record):
@@ -70,6 +81,11 @@ class Prompt(Record):
     sha256: str
     content: bytes
     """Content of the file, stored in the journal so that replies can be parsed again later."""
+
+    @property
+    def pair(self) -> bool:
+        """Whether the prompt is for rerankers that score pairs of texts."""
+        return any(step.pair for step in self.steps.values())
 
     @cached_property
     def label_texts(self) -> tuple[str, ...]:
@@ -98,7 +114,7 @@ class Prompt(Record):
             numbered = (f"[{number}] {' '.join(text.split())}" for number, text in enumerate(passages, 1))
             fields["passages"] = "\n".join(numbered)
         rendered = (Message(turn.role, turn.content.format(**fields)) for turn in self.steps[step].turns)
-        sent = tuple(turn for turn in rendered if turn.content)
+        sent = tuple(turn for turn in rendered if turn.content or self.pair)
         return announced(sent) if marked else sent
 
 
@@ -119,12 +135,24 @@ def load_prompt(name_or_path: str) -> Prompt:
     return parse_prompt(path.read_bytes(), str(path))
 
 
-def prompt_for(method: str, name_or_path: str | None) -> Prompt:
+def prompt_for(method: str, name_or_path: str | None, pairs: Callable[[], bool | None] = lambda: None) -> Prompt:
     """Return the shipped prompt of a method, or another prompt by its name or path.
 
-    Raises `UsageError` if the prompt is for another method.
+    `pairs` says whether the judge is a reranker that scores pairs of texts; it is called for method `rerank` only.
+    Raises `UsageError` if the prompt is for another method or another kind of reranker.
     """
-    prompt = load_prompt(name_or_path or method)
+    if method != RERANK:
+        prompt = load_prompt(name_or_path or method)
+    elif (scores := pairs()) is None:
+        raise UsageError("this engine runs no rerankers: use --engine local, vllm, openai, ray or scripted")
+    else:
+        prompt = load_prompt(name_or_path or (RERANK if scores else YES_NO))
+        if prompt.method == method and prompt.pair != scores:
+            kind = "scores pairs of texts" if scores else "is a language model that answers yes or no"
+            raise UsageError(
+                f"prompt {prompt.name!r} does not fit this reranker, which {kind}: leave out --prompt, or adapt a copy "
+                f"of {RERANK if scores else YES_NO!r}"
+            )
     if prompt.method != method:
         raise UsageError(f"prompt {prompt.name!r} is for method {prompt.method!r}, not {method!r}")
     return prompt
@@ -148,7 +176,9 @@ def parse_prompt(content: bytes, where: str) -> Prompt:
         place = first["loc"][2:] if flat and first["loc"][0] == "steps" else first["loc"]
         raise DataError(f"{where}: {'.'.join(map(str, place))}: {first['msg']}{_cure(place)}") from None
     _check_steps(prompt, where)
-    if prompt.method in POINTWISE:
+    if prompt.pair and (prompt.method != RERANK or prompt.labels):
+        raise DataError(f"{where}: query and document are templates of method {RERANK!r}, and take no labels")
+    if prompt.method in POINTWISE and not prompt.pair:
         _check_labels(prompt, where)
     elif prompt.labels:
         raise DataError(f"{where}: method {prompt.method!r} asks for identifiers of passages: it takes no labels")
@@ -179,7 +209,10 @@ def _only_step(document: dict[str, Any], where: str) -> Mapping[str, Any]:
     steps = STEPS.get(str(document.get("method")), {"judge": PAIR})
     if len(steps) > 1:
         raise DataError(f"{where}: steps: method {document['method']!r} needs [steps.{'], [steps.'.join(steps)}]")
-    return {next(iter(steps)): {key: document.pop(key) for key in ("system", "user") if key in document}}
+    if document.get("method") == RERANK and "document" in document:
+        names = zip(("system", "user"), PAIR_ROLES, strict=True)
+        return {"judge": {name: document.pop(key) for name, key in names if key in document} | {"pair": True}}
+    return {next(iter(steps)): {key: document.pop(key) for key in ("system", "user", "answer") if key in document}}
 
 
 def _check_steps(prompt: Prompt, where: str) -> None:
@@ -191,7 +224,8 @@ def _check_steps(prompt: Prompt, where: str) -> None:
         raise DataError(f"{where}: steps: method {prompt.method!r} has the steps {', '.join(wanted)} and no others")
     for name, templates in prompt.steps.items():
         fields = " and ".join(f"{{{field}}}" for field in sorted(wanted[name]))
-        mentioned = _fields(templates.system, where, fields) | _fields(templates.user, where, fields)
+        texts = (templates.system, templates.user, templates.answer)
+        mentioned = set().union(*(_fields(text, where, fields) for text in texts))
         if unknown := mentioned - wanted[name]:
             raise DataError(f"{where}: unknown field {{{min(unknown)}}}; the template of {name} may use {fields}")
         if missing := wanted[name] - mentioned:

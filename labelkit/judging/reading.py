@@ -57,6 +57,8 @@ def complete(reading: Reading, method: Method, tokens: Tokens | None) -> Reading
         raise UsageError("--votes is for pointwise methods; use --permutations for a listwise method")
     if "second-look" in reading.defences and (method.listwise or reading.votes > 1):
         raise UsageError("--defence second-look is for pointwise methods without --votes")
+    if method.score_only and (reading.votes > 1 or "nonce" in reading.defences):
+        raise UsageError("--votes and --defence nonce are for judges that answer in words, not for rerankers")
     if reading.passage_tokens and reading.passage_words:
         raise UsageError("give --passage-tokens or --passage-words, not both")
     if reading.passage_tokens and tokens is None:

@@ -48,7 +48,8 @@ def agree(
         raise UnknownNameError("breakdown", min(unknown), BY)
     found = agreement_of(labels, options.human, options.scale)
     reference, *judges = raters_of(labels, options.human, options.scale)
-    systems = [row for judge in judges for row in compare_systems(reference, judge, options.run)] if options.run else []
+    graders = [judge for judge in judges if not judge.score_only] if options.run else []
+    systems = [row for judge in graders for row in compare_systems(reference, judge, options.run)]
     parts = [
         part
         for judge in judges

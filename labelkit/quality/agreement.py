@@ -12,6 +12,7 @@ from labelkit.corpora.qrels import graded_pairs
 from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement_metrics import (
     FIGURES,
+    FIGURES_OF_SCORES,
     GRADES,
     GradedPair,
     Rated,
@@ -36,8 +37,16 @@ class Rater(NamedTuple):
     judgements: dict[PairIds, Judgement]
     label_grades: tuple[int, ...] | None = None
     """Grade of each label to which the probabilities of its judgements refer."""
+    family: str | None = None
+    """Families of the model; None if they are unknown."""
     imported: bool = False
     """Whether its grades were made with another tool and imported."""
+
+    @property
+    def score_only(self) -> bool:
+        """Whether the rater gives scores without grades, as a reranker does."""
+        rows = self.judgements.values()
+        return any(row.score_only for row in rows) and all(row.grade is None for row in rows)
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -142,8 +151,12 @@ def agreement_of(labels: Sequence[Path], human: Sequence[Path], scale: str | Non
 
 def agree_raters(raters: Sequence[Rater]) -> Agreement:
     """Compare every two raters that have a pair in common. Raises `DataError` if none have."""
+    # A reranker has no grades, so that nobody can be compared with it, only it with others.
+    pairs = (pair if not pair[0].score_only else pair[::-1] for pair in combinations(raters, 2))
     found = [
-        compare(one, other) for one, other in combinations(raters, 2) if set(one.judgements) & set(other.judgements)
+        compare(one, other)
+        for one, other in pairs
+        if not one.score_only and set(one.judgements) & set(other.judgements)
     ]
     if not found:
         names = ", ".join(rater.name for rater in raters)
@@ -170,6 +183,7 @@ def raters_of(labels: Iterable[Path], human: Iterable[Path], scale: str | None =
                     judge.kind,
                     judgements=mine,
                     label_grades=judge.label_grades,
+                    family=judge.family,
                     imported=imported,
                 )
             )
@@ -203,15 +217,20 @@ def human_rater(path: Path, scale: str | None = None) -> Rater:
 
 
 def compare(reference: Rater, judge: Rater, only: Iterable[PairIds] | None = None) -> Comparison:
-    """Compute every figure of a judge compared with a reference, on all pairs or `only` some."""
+    """Compute every figure of a judge compared with a reference, on all pairs or `only` some.
+
+    A judge without grades has only the figures of its scores.
+    """
     some = judge.judgements if only is None else judge.judgements.keys() & set(only)
     both = [
         (reference.judgements[pair], judge.judgements[pair])
         for pair in sorted(some)
         if pair in reference.judgements and reference.judgements[pair].grade is not None
     ]
-    graded = [(one, other) for one, other in both if other.grade is not None]
+    names = FIGURES_OF_SCORES if judge.score_only else tuple(FIGURES)
+    graded = [(one, other) for one, other in both if other.grade is not None or (judge.score_only and other.score_only)]
     pairs = rated_pairs(graded)
+    confusion = pairs.confusion(np.ones(pairs.queries, dtype=np.int64)).astype(int)
     return Comparison(
         reference=reference.name,
         reference_kind=reference.kind,
@@ -221,10 +240,10 @@ def compare(reference: Rater, judge: Rater, only: Iterable[PairIds] | None = Non
         pairs=len(graded),
         queries=pairs.queries,
         failures=len(both) - len(graded),
-        figures=measure(pairs) if graded else {name: Estimate(None) for name in FIGURES},
-        spread=spread_of(graded),
-        confusion=pairs.confusion(np.ones(pairs.queries, dtype=np.int64)).astype(int).tolist(),
-        advice=advise(pairs) if graded else None,
+        figures={name: Estimate(None) for name in FIGURES} | (measure(pairs, names) if graded else {}),
+        spread={name: found for name, found in spread_of(graded).items() if name in names},
+        confusion=(0 * confusion if judge.score_only else confusion).tolist(),
+        advice=advise(pairs) if graded and not judge.score_only else None,
     )
 
 
@@ -271,9 +290,9 @@ def rated_pairs(graded: Sequence[tuple[Judgement, Judgement]]) -> Rated:
     )
 
 
-def measure(pairs: Rated) -> dict[str, Estimate]:
-    """Compute every figure with its confidence interval."""
-    return {name: figure_interval(name, pairs) for name in FIGURES}
+def measure(pairs: Rated, names: Iterable[str]) -> dict[str, Estimate]:
+    """Compute figures with their confidence intervals."""
+    return {name: figure_interval(name, pairs) for name in names}
 
 
 def spread_of(graded: Sequence[tuple[Judgement, Judgement]]) -> dict[str, Spread]:
@@ -331,6 +350,12 @@ def grade_of(rater: Rater, pair: PairIds) -> int | None:
     """Return the grade that a rater gave a pair, or None."""
     row = rater.judgements.get(pair)
     return row.grade if row else None
+
+
+def answered(raters: Iterable[Rater], pair: PairIds) -> bool:
+    """Return whether any rater gave a pair a grade or a score."""
+    rows = [rater.judgements.get(pair) for rater in raters]
+    return any(row is not None and row.failure is None for row in rows)
 
 
 def plain(value: Any) -> Any:

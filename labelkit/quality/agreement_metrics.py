@@ -188,6 +188,8 @@ FIGURES = {
     "selected": Figure("mean number of pairs with grade >= 2 per query", _selected, POSITIVE),
 }
 """Name of a figure in JSON -> its name in tables and its function."""
+FIGURES_OF_SCORES = ("auc", "average_precision")
+"""Figures that need no grades by the judge, only scores."""
 
 
 def figure_interval(name: str, pairs: Rated) -> Estimate:

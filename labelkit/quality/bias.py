@@ -201,7 +201,7 @@ def effect(rater: Rater, name: str, material: BiasInputs) -> Effect | None:
     rows = [
         (pair[0], (pair[0], material.grades.get(pair)), value, row.rank_score)
         for pair, row in sorted(rater.judgements.items())
-        if row.grade is not None
+        if row.failure is None
         and (not material.grades or pair in material.grades)
         and (value := function(rater, pair, material)) is not None
     ]

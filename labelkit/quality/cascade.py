@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from labelkit.errors import UsageError
 from labelkit.judging.annotate import Outcome, annotate
+from labelkit.judging.methods import method_named
 from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.pooling.pool import Pool, pool_of
@@ -81,6 +82,9 @@ def cascade(
     """
     if not 0 < strong.share < 1:
         raise UsageError("--cascade-share must be between 0 and 1")
+    for judge_options in (options, strong.judge(options)):
+        if method_named(judge_options.method).score_only:
+            raise UsageError(f"a cascade needs judges that give grades: method {judge_options.method} gives scores")
     folder = Path(output)
     pool = pool_of(source, folder, command, verify=options.verify)
     with claimed(folder, LABELS) as place:

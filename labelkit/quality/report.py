@@ -138,7 +138,7 @@ def judge_rows(subject: Subject) -> list[dict[str, Any]]:
                 "prompt": judge and judge.prompt_name and f"{judge.prompt_name} {judge.prompt_version}",
                 "engine": judge and judge.engine and f"{judge.engine}, {judge.dtype or 'unknown dtype'}",
                 "pairs": len(given),
-                "failures": sum(row.grade is None for row in given),
+                "failures": sum(row.failure is not None for row in given),
                 "tokens": None if None in tokens else sum(filter(None, tokens)),
                 "usd": None if None in costs else sum(filter(None, costs)),
             }

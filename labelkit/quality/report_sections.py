@@ -36,8 +36,8 @@ def histograms(rater: Rater) -> list[dict[str, Any]]:
     name, rows = Path(rater.name).name, list(rater.judgements.values())
     counts = [sum(row.grade == grade for row in rows) for grade in range(GRADES)]
     caption = f"{name}{method_of(rater)}: number of pairs by grade"
-    charts = [{"svg": bars(SCALE, counts, "grade", title=caption), "caption": caption}]
-    scores = sorted(row.score for row in rows if row.score is not None and row.grade is not None)
+    charts = [{"svg": bars(SCALE, counts, "grade", title=caption), "caption": caption}] if sum(counts) else []
+    scores = sorted(row.score for row in rows if row.score is not None and row.failure is None)
     if len(set(scores)) > GRADES:
         step = (scores[-1] - scores[0]) / SCORE_BINS
         places = [min(SCORE_BINS - 1, int((score - scores[0]) / step)) for score in scores]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from labelkit.corpora.qrels import graded_pairs
-from labelkit.errors import DataError
+from labelkit.errors import DataError, UsageError
 from labelkit.pooling.pool import Pool, read_pool, write_tables
 from labelkit.quality.agreement import Rater, raters_of
 from labelkit.quality.agreement_metrics import RELEVANT
@@ -93,12 +93,20 @@ def beliefs(
     *,
     data: Path | None = None,
 ) -> dict[PairIds, float]:
-    """Compute P(relevant) of each pair: calibrated, or else the mean of the judges; 0.5 if no judge graded the pair."""
+    """Compute P(relevant) of each pair: calibrated, or else the mean of the judges; 0.5 if no judge graded the pair.
+
+    Raises `UsageError` for a judge without grades if there is no calibration.
+    """
     if calibration:
         judges = match(calibration, raters)
         scores = both_views(matrix(calibration.features, pairs, judges, data=data), [query_id for query_id, _ in pairs])
         probability = relevance(predict(calibration, scores))
         return dict(zip(pairs, map(float, probability), strict=True))
+    if scorers := [rater for rater in raters if rater.score_only]:
+        raise UsageError(
+            f"judge {scorers[0].name!r} gives scores without grades: draw the thresholds with labelkit calibrate, then "
+            "add --calibration FILE"
+        )
     found = {pair: [belief for rater in raters if (belief := belief_of(rater, pair)) is not None] for pair in pairs}
     return {pair: float(np.mean(given)) if given else 0.5 for pair, given in found.items()}
 

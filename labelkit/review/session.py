@@ -68,7 +68,7 @@ def by_disagreement(pairs: Mapping[PairIds, Sequence[Judgement]], seed: int) -> 
     def doubt(pair: PairIds) -> tuple[int, float, int]:
         grades = [row.grade for row in pairs[pair] if row.grade is not None]
         sure = [max(row.probs) for row in pairs[pair] if row.probs]
-        return -(max(grades) - min(grades)), min(sure, default=1.0), order[pair]
+        return -(max(grades, default=0) - min(grades, default=0)), min(sure, default=1.0), order[pair]
 
     return sorted(pairs, key=doubt)
 
@@ -169,7 +169,7 @@ def review(
         pairs: dict[PairIds, list[Judgement]] = {}
         for row in judgements:
             pair = (row.query_id, row.passage_id)
-            if row.judge_id in names and row.grade is not None and (wanted is None or pair in wanted):
+            if row.judge_id in names and row.failure is None and (wanted is None or pair in wanted):
                 pairs.setdefault(pair, []).append(row)
         if not pairs:
             raise DataError(f"{labels} has no judged pair with a text; give the pool that was judged with --texts")

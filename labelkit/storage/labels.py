@@ -1,13 +1,14 @@
 """Read judgements and their judges from a labels folder or a dataset."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
 from labelkit.errors import ArtifactError, DataError, UsageError
-from labelkit.records import Judge, Judgement, Record
+from labelkit.records import RERANKERS, Judge, Judgement, Record
 from labelkit.storage import folders
 from labelkit.storage.manifest import DATASET, LABELS, LabelsFacts, Manifest
 
@@ -47,6 +48,11 @@ def read_records(folder: Path, name: str, record: type[R]) -> list[R]:
             where = f"{folder / name}.parquet, row {number}, {field} = {wrong['input']!r}"
             raise ArtifactError(f"{where}: {wrong['msg'].lower()}; make the folder again") from None
     return found
+
+
+def rerankers(judges: Iterable[Judge]) -> dict[str, str]:
+    """Return the id of each judge that is a reranker -> the family of its model, or `unknown`."""
+    return {judge.judge_id: judge.family or "unknown" for judge in judges if judge.method in RERANKERS}
 
 
 JudgeKind = Literal["human", "llm", "imported"]

@@ -73,6 +73,10 @@ class LabelsFacts(Facts):
     """Number of pairs left unjudged because of the caps."""
     without_score: int = 0
     """Number of pairs with a grade but no score."""
+    without_grade: int = 0
+    """Number of pairs with a reranker's score but no grade."""
+    rerankers: Mapping[str, str] = {}
+    """Id of a judge that is a reranker -> family of its model, `unknown` if its name tells none."""
 
 
 class Source(Facts):
@@ -91,6 +95,10 @@ class DatasetFacts(Facts):
     """Fields of `labelkit.datasets.policies.MixRules`."""
     weights: Mapping[str, float] = {}
     calibrated_judges: tuple[str, ...] = ()
+    rerankers: Mapping[str, str] = {}
+    """As in `LabelsFacts`."""
+    scored_by: str | None = None
+    """Id of the judge whose raw scores are the scores of all labels; None if each label has its own judge's score."""
     source: Source | None = None
     queries: int = 0
     queries_without_positives: int = 0

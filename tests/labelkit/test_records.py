@@ -12,9 +12,15 @@ PAIR: dict[str, Any] = {"query_id": "q", "passage_id": "p", "judge_id": "j"}
 
 
 @pytest.mark.parametrize("fields", [{}, {"grade": 2, "failure": "no label"}])
-def test_a_judgement_has_exactly_one_of_grade_and_failure(fields):
-    with pytest.raises(ValidationError, match="either a grade or a failure"):
+def test_a_judgement_has_a_grade_or_a_score_or_a_failure(fields):
+    with pytest.raises(ValidationError, match="either a grade, or a score without a grade, or a failure"):
         Judgement(**PAIR, **fields)
+
+
+def test_a_score_alone_is_an_answer():
+    assert Judgement(**PAIR, score=-5.31).score_only
+    assert not Judgement(**PAIR, score=2.0, grade=2).score_only
+    assert not Judgement(**PAIR, score=2.0, failure="positive and negative of the same query").score_only
 
 
 @pytest.mark.parametrize("grade", [-1, 4, 100])

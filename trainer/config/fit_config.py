@@ -131,8 +131,8 @@ class FitConfig(Options):
     KL(softmax(teacher) || softmax(model)) over the passages of a query's group that the teacher scored.
     """
     teacher: Literal["score", "probability"] | None = None
-    """Target of distillation: the raw scores of the labels, or the log-odds of their probabilities; by default the
-    probabilities if every used label has one, else the scores.
+    """Target of distillation: the raw scores of the labels, or the log-odds of their probabilities. Default: the scores
+    if a reranker gave them to every used label, else the probabilities if every used label has one, else the scores.
     """
     teacher_temperature: float = Field(default=1.0, gt=0)
     """Divisor of the teacher's scores."""

@@ -34,7 +34,7 @@ BETWEEN = 1
 Teacher = Literal["probability", "score"]
 """Target of distillation: the log-odds of a label's probability, or its raw score."""
 TEACHERS: dict[Teacher, str] = {"probability": "probabilities", "score": "scores"}
-"""Kind of target, in order of preference -> suffix of the columns that hold it."""
+"""Kind of target, in order of preference -> suffix of its columns. Scores of a reranker precede probabilities."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,9 @@ class TrainingSet(TorchDataset[Group]):
         alone = OBJECTIVES[self.config.objective].reads == "teacher"
         if not alone and not self.config.distil_weight:
             return None
-        kinds: tuple[Teacher, ...] = (self.config.teacher,) if self.config.teacher else tuple(TEACHERS)
+        # A reranker's own scores say more than probabilities that were fitted to them.
+        preferred = reversed(TEACHERS) if self.store.facts.scored_by else TEACHERS
+        kinds: tuple[Teacher, ...] = (self.config.teacher,) if self.config.teacher else tuple(preferred)
         labels = {kind: self._labels_with(TEACHERS[kind]) for kind in kinds}
         for kind in kinds:
             having, every = labels[kind]

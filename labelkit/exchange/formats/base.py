@@ -58,8 +58,10 @@ class LabelledQuery(NamedTuple):
 class View:
     """A dataset folder for writers: tables are read in batches, passages by id from disk. Open it with `with`."""
 
-    def __init__(self, folder: Path, scratch: Path) -> None:
+    def __init__(self, folder: Path, scratch: Path, *, raw: bool = False) -> None:
         self.folder = folder
+        self.raw = raw
+        """Whether the scores of the labels are the raw scores of one reranker."""
         self._scratch = scratch
         self._places: dict[str, int] = {}
         self._texts: list[tuple[pa.Array, pa.Array]] = []

@@ -70,7 +70,8 @@ def classic_passage(view: View, passage_id: str) -> dict[str, str]:
 
 def write_flag_embedding(view: View, folder: Path) -> Written:
     """Write `train.jsonl` with the texts. If every label has a probability, the probabilities become `pos_scores` and
-    `neg_scores`; else, if every label has a score of its judge, the scores as they are.
+    `neg_scores`; else, if every label has a score of its judge, the scores as they are. Raw scores of a reranker are
+    preferred to probabilities, because tools that read this format distil them.
     """
     left_out = {"queries without positives": 0, "ignored passages": 0}
     written = _written_scores(view)
@@ -91,8 +92,10 @@ def write_flag_embedding(view: View, folder: Path) -> Written:
 
 
 def _written_scores(view: View) -> str | None:
-    """Choose the field that every label has: probability, else score; None if there is neither."""
-    lacking = {"probability": False, "score": False}
+    """Choose the field that every label has: probability, else score (score first if it is a reranker's); None if
+    there is neither.
+    """
+    lacking = dict.fromkeys(("score", "probability") if view.raw else ("probability", "score"), False)
     for label in (label for group in view.groups() for label in (*group.positives, *group.negatives)):
         for name in lacking:
             lacking[name] |= getattr(label, name) is None

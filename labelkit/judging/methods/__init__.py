@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from labelkit.errors import UnknownNameError
 from labelkit.judging.defences import looks_twice
-from labelkit.judging.methods import binary, graded, relsel, utilrank, utilsel
+from labelkit.judging.methods import binary, graded, relsel, rerank, utilrank, utilsel
 from labelkit.judging.methods.steps import Steps, Verdict, lowest, majority
 from labelkit.judging.prompts import Prompt, parse_prompt
 from labelkit.records import Judge
@@ -25,6 +25,8 @@ class Method(NamedTuple):
     """Grades of a listwise method, lowest first; empty for a pointwise method, whose prompt has the grades."""
     settle: Callable[[Sequence[Sequence[Verdict]], tuple[int, ...]], list[Verdict]] = majority
     """(verdicts on each passage of a query, one per order or vote; grades) -> one verdict per passage."""
+    score_only: bool = False
+    """True if the verdicts have scores but no grades."""
 
     @property
     def listwise(self) -> bool:
@@ -34,6 +36,7 @@ class Method(NamedTuple):
 METHODS = {
     "graded": Method(graded.judge),
     "binary": Method(binary.judge),
+    "rerank": Method(rerank.judge, score_only=True),
     "relsel": Method(relsel.judge, relsel.GRADES),
     "utilsel": Method(utilsel.judge, utilsel.GRADES),
     "utilrank": Method(utilrank.judge, utilrank.GRADES, utilrank.best_tenth),

@@ -29,7 +29,7 @@ Steps = Generator[Ask, Reply, Result]
 
 
 class Verdict(NamedTuple):
-    """A method's verdict on one passage: a grade, or the reason for a missing grade. Its fields are also in
+    """A method's verdict on one passage: a grade, or a reranker's score, or a failure. Its fields are also in
     `Judgement`.
     """
 
@@ -97,7 +97,7 @@ def median(ballots: Sequence[Verdict], grades: tuple[int, ...]) -> Verdict:
 def lowest(pool: Sequence[Sequence[Verdict]], grades: tuple[int, ...]) -> list[Verdict]:
     """Return the lower verdict on each passage with a second look; if one look failed, the result is a failure."""
 
-    def height(found: Verdict) -> tuple[bool, int | None, float]:
-        return found.grade is not None, found.grade, found.score or 0.0
+    def height(found: Verdict) -> tuple[bool, int, float]:
+        return found.failure is None, found.grade or 0, found.score or 0.0
 
     return [min(ballots, key=height) for ballots in pool]

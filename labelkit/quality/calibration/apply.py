@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement import Rater, grade_of, raters_of
+from labelkit.quality.agreement import Rater, answered, raters_of
 from labelkit.quality.agreement_metrics import GRADES
 from labelkit.quality.calibration.features import both_views, matrix
 from labelkit.quality.calibration.judges import match, refuse_unknown
 from labelkit.quality.calibration.models import Calibration, by_grade, grades_of, predict, read_calibration
 from labelkit.quality.options import CalibrateOptions
-from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
+from labelkit.records import CALIBRATED, CALIBRATED_RERANK, JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
 from labelkit.storage import folders
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import KIND
@@ -43,29 +43,34 @@ def apply_calibration(
 
     `by_id`: judge id in the calibration -> judge of the labels, as returned by `match`.
 
-    A judgement has a grade, the expected grade as score, and the probabilities of grades 0 to 3. If all judges failed,
-    the calibrated judgement is a failure.
+    A judgement has a grade, the expected grade as score, and the probabilities of grades 0 to 3. If the only judge is a
+    reranker, its raw score is preserved instead of the expected grade. If all judges failed, the calibrated judgement
+    is a failure.
     """
     used = [by_id[feature.name] for feature in calibration.features if feature.kind == "judge"]
     pairs = sorted({pair for rater in used for pair in rater.judgements})
     scores = both_views(matrix(calibration.features, pairs, by_id, data=data), [query_id for query_id, _ in pairs])
     above = predict(calibration, scores)
     digest = hashlib.sha256(calibration.model_dump_json(exclude=MEASURED).encode()).hexdigest()
+    raw = len(used) == 1 and used[0].score_only
     retrievers = [feature.kind for feature in calibration.features if feature.kind != "judge"]
     judge = Judge(
         judge_id=f"calibrated-{digest[:16]}",
         kind="llm",
         name=" + ".join([rater.name for rater in used] + retrievers),
         revision=f"sha256:{digest}",
-        method="calibrated",
+        family=", ".join(sorted({rater.family for rater in used if rater.family})) or None,
+        method=CALIBRATED_RERANK if raw else CALIBRATED,
         label_grades=tuple(range(GRADES)),
     )
     judgements = []
     rows = zip(pairs, grades_of(calibration, above), above.sum(1), by_grade(above), strict=True)
     for (query_id, passage_id), grade, expected, probs in rows:
         found: dict[str, Any] = {"grade": int(grade), "score": float(expected), "probs": tuple(map(float, probs))}
-        if all(grade_of(rater, (query_id, passage_id)) is None for rater in used):
+        if not answered(used, (query_id, passage_id)):
             found = {"failure": "no judge gave a grade"}
+        elif raw:
+            found["score"] = used[0].judgements[query_id, passage_id].score
         judgements.append(Judgement(query_id=query_id, passage_id=passage_id, judge_id=judge.judge_id, **found))
     return judgements, judge
 

@@ -53,7 +53,7 @@ def features_of(
 def matrix(
     features: Sequence[Feature], pairs: Sequence[PairIds], raters: Mapping[str, Rater], data: Path | None
 ) -> Floats:
-    """Compute `[pairs, features]` scores, nan for a judge without a grade. `raters`: name of a judge's feature ->
+    """Compute `[pairs, features]` scores, nan for a judge without an answer. `raters`: name of a judge's feature ->
     judge.
 
     Raises `UsageError` if a retriever needs texts and `data` is None.
@@ -87,10 +87,9 @@ def both_views(scores: Floats, query_ids: Sequence[str]) -> Floats:
 
 
 def judge_scores(rater: Rater, pairs: Iterable[PairIds]) -> list[float]:
-    """Return the judge's score of each pair: its grade if it has no score, nan if it has no grade."""
+    """Return the judge's score of each pair: its grade if it has no score, nan if it failed."""
     rows = [rater.judgements.get(pair) for pair in pairs]
-    given = [row if row is None or row.grade is not None else None for row in rows]
-    return [np.nan if row is None else row.rank_score for row in given]
+    return [np.nan if row is None or row.failure is not None else row.rank_score for row in rows]
 
 
 def read_texts(folder: Path, pairs: Sequence[PairIds]) -> Texts:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement import Rater, grade_of, joined, plain, raters_of
-from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, Ints
-from labelkit.quality.calibration.features import Feature, both_views, features_of, matrix
+from labelkit.quality.agreement import Rater, answered, joined, plain, raters_of
+from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, GradedPair, Ints, figure_interval, rated
+from labelkit.quality.calibration.features import Feature, both_views, features_of, judge_scores, matrix
 from labelkit.quality.calibration.figures import FLOOR, WORSE, Graded, gain, own_relevance, quality, verdict
 from labelkit.quality.calibration.judges import known_judges_of
 from labelkit.quality.calibration.label_quality import label_quality
@@ -32,6 +32,7 @@ from labelkit.quality.calibration.models import (
 )
 from labelkit.quality.options import CalibrateOptions
 from labelkit.records import PairIds
+from labelkit.statistics.intervals import Estimate
 
 LEAST_PAIRS = 50
 LEAST_OF_A_CLASS = 10
@@ -108,7 +109,7 @@ def fit_calibration(
     held = held_out(known, features, among)
     fitted = best_fit(known, features, among)
     # A pair on which every judge failed gets no label, so it is not taken as positive.
-    graded = np.array([any(grade_of(judge, pair) is not None for judge in judges) for pair in judged.pairs], dtype=bool)
+    graded = np.array([answered(judges, pair) for pair in judged.pairs], dtype=bool)
     taken = graded & (relevance(predict(fitted, judged.scores)) >= options.line)
     said = cross_fitted(judged, held, fitted)
     blind = graded & (said >= options.line)
@@ -128,7 +129,8 @@ def fit_calibration(
             **label_quality(judged.pairs, taken, said, blind=blind, relevant=relevant_pairs(people), weights=weights),
         },
     }
-    update = {"judges": known_judges_of(judges), "worse_than_raw": report["verdict"] == WORSE, "report": plain(report)}
+    worse = report.get("verdict") == WORSE
+    update = {"judges": known_judges_of(judges), "worse_than_raw": worse, "report": plain(report)}
     return fitted.model_copy(update=update)
 
 
@@ -140,8 +142,9 @@ def judged_by(judges: Sequence[Rater], features: Sequence[Feature], data: Path |
 
 
 def compared(known: LabelledPairs, held: HeldOut, judges: Sequence[Rater]) -> dict[str, Any]:
-    """Measure each judge and the calibration on held-out queries, and the gain of the calibration over the
-    best judge.
+    """Measure each judge and the calibration on held-out queries, and the gain of the calibration over the best judge.
+
+    A judge without grades has only the AUC of its scores. If no judge has grades, there is no gain and no verdict.
     """
     after = Graded(
         [query_id for query_id, _ in known.pairs],
@@ -151,17 +154,23 @@ def compared(known: LabelledPairs, held: HeldOut, judges: Sequence[Rater]) -> di
         probability=relevance(held.above),
         base=held.base,
     )
-    raw = {judge.rater_id: raw_grades(judge, known, held.base) for judge in judges}
-    before = {judge_id: quality(found) for judge_id, (_, found) in raw.items()}
-    best = max(before, key=lambda judge_id: undefined_last(before[judge_id]["kappa"].value))
+    raw = {judge.rater_id: raw_grades(judge, known, held.base) for judge in judges if not judge.score_only}
+    graded = {judge_id: quality(found) for judge_id, (_, found) in raw.items()}
+    scored = {judge.rater_id: {"auc": auc_of_scores(judge, known)} for judge in judges if judge.score_only}
+    report = {"before": graded | scored, "after": quality(after)}
+    if not raw:
+        return report
+    best = max(graded, key=lambda judge_id: undefined_last(graded[judge_id]["kappa"].value))
     rows, found = raw[best]
     change = gain(some(after, rows), found)
-    return {
-        "before": before,
-        "after": quality(after),
-        "gain": {"over": best, **change},
-        "verdict": verdict(change["kappa"]),
-    }
+    return report | {"gain": {"over": best, **change}, "verdict": verdict(change["kappa"])}
+
+
+def auc_of_scores(judge: Rater, known: LabelledPairs) -> Estimate:
+    """Estimate the AUC of a judge's scores on the labelled pairs."""
+    rows = zip(known.pairs, known.grades.tolist(), judge_scores(judge, known.pairs), strict=True)
+    found = [GradedPair(query_id, grade, 0, score) for (query_id, _), grade, score in rows if np.isfinite(score)]
+    return figure_interval("auc", rated(found))
 
 
 def undefined_last(value: float | None) -> float:

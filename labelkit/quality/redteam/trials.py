@@ -97,6 +97,8 @@ def attacked_pool(setup: Setup, prompt: Prompt, attacks: Sequence[str]) -> Trial
     attack can use this position.
     """
     method = method_named(prompt.method)
+    if method.score_only:
+        raise UsageError(f"prompt {prompt.name!r} gives no grades that an attack could raise; choose another prompt")
     made = _Making(setup)
     for victim in setup.victims:
         target = made.target(victim, method, prompt)

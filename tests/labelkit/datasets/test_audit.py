@@ -14,7 +14,7 @@ from present import present
 from labelkit.corpora.beir import read_data
 from labelkit.corpora.near_duplicates import NEAR, KnownTexts, jaccard, normalised, shingles, signatures
 from labelkit.datasets.audit import audit
-from labelkit.datasets.audit_biases import families
+from labelkit.engines.model_families import families
 from labelkit.datasets.audit_checks import CHECKS, DROPS, INJECTIONS
 from labelkit.datasets.options import AuditOptions
 from labelkit.errors import ArtifactError
@@ -226,13 +226,16 @@ def test_kinship_of_judge_and_retriever(dataset, found):
 @pytest.mark.parametrize(
     ("name", "family"),
     [
-        ("intfloat/e5-mistral-7b-instruct", {"Mistral"}),
-        ("Alibaba-NLP/gte-Qwen2-1.5B-instruct", {"Qwen"}),
+        ("intfloat/e5-mistral-7b-instruct", {"E5", "Mistral"}),
+        ("Alibaba-NLP/gte-Qwen2-1.5B-instruct", {"GTE", "Qwen"}),
         ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", {"DeepSeek", "Llama"}),
         ("google/embeddinggemma-300m", {"Gemma and Gemini"}),
         ("gpt-4o-2024-11-20", {"OpenAI"}),
         ("openai/text-embedding-3-large", {"OpenAI"}),
-        ("sentence-transformers/all-MiniLM-L6-v2", set()),
+        ("sentence-transformers/all-MiniLM-L6-v2", {"MiniLM"}),
+        ("BAAI/bge-reranker-v2-m3", {"BGE"}),
+        ("castorini/monot5-base-msmarco", set()),
+        ("naver/trecdl22-crossencoder-electra", {"ELECTRA"}),
         ("dolphin-mixtral", {"Mistral"}),
         ("some/graphite-yielding-1b", set()),
     ],
@@ -244,6 +247,9 @@ def test_families_by_name(name, family):
 def test_a_family_by_the_configuration_of_a_folder(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     assert families(str(tmp_path)) == {"Qwen"}
+    (tmp_path / "llama" / "run7").mkdir(parents=True)
+    (tmp_path / "llama" / "run7" / "config.json").write_text('{"model_type": "xlm-roberta"}')
+    assert families(str(tmp_path / "llama" / "run7")) == {"RoBERTa"}, "folders around a model say nothing about it"
 
 
 def leaking(write_beir, tmp_path):

@@ -59,6 +59,6 @@ def test_every_method_has_a_shipped_prompt_of_its_own():
 
 def test_an_unknown_method_lists_the_choices():
     with pytest.raises(
-        UnknownNameError, match="unknown method 'x'; choose one of: binary, graded, relsel, utilrank, utilsel"
+        UnknownNameError, match="unknown method 'x'; choose one of: binary, graded, relsel, rerank, utilrank, utilsel"
     ):
         method_named("x")
