@@ -10,7 +10,7 @@ In: requests. Out: replies. Touches: GPUs, model files, servers and clusters.
 import importlib
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
@@ -74,7 +74,12 @@ class Request(NamedTuple):
     @property
     def pair(self) -> bool:
         """Whether the messages are the query and the document of a reranker, which replies with a score."""
-        return tuple(message.role for message in self.messages) == PAIR_ROLES
+        return is_pair(self.messages)
+
+
+def is_pair(messages: Sequence[Message]) -> bool:
+    """Return whether messages are the query and the document of a reranker."""
+    return tuple(message.role for message in messages) == PAIR_ROLES
 
 
 def token_count(value: Any) -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from labelkit.corpora.words import CHARACTERS
-from labelkit.engines import Message, Reply, Request
+from labelkit.engines import Message, Reply, Request, is_pair
 from labelkit.engines.text_encoding import TextEncoder
 
 
@@ -21,9 +21,17 @@ class ChatEncoder:
         If the chat template does not support a system turn, its text is put before the user's text. If the model has no
         chat template, the turns are separated by an empty line and the answer begins on a line of its own, where labels
         have the same tokens as elsewhere; the tokenizer then adds the tokens that begin a text.
+
+        A last turn of the assistant is the beginning of the answer. It is left out without a chat template. The query
+        and the document of a reranker become the ids of a pair.
         """
+        if is_pair(messages):
+            pair: list[int] = self._tokenizer(*(message.content for message in messages))["input_ids"]
+            return pair
+        begun = messages[-1].content if messages[-1].role == "assistant" else ""
+        messages = [message for message in messages if message.role != "assistant"] if begun else messages
         if self._tokenizer.chat_template is not None:
-            return self.text.ids(self._chat_text(messages))
+            return self.text.ids(self._chat_text(messages) + begun)
         text = "\n\n".join(message.content for message in messages)
         ids: list[int] = self._tokenizer(f"{text}\n\nAnswer:\n")["input_ids"]
         return ids

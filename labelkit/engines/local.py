@@ -25,6 +25,8 @@ from labelkit.storage import folders
 ROWS = 16
 """Pairs per forward pass if the settings name no number; there is no padding."""
 DTYPES = ("bfloat16", "float16", "float32")
+CLASSIFIER = "ForSequenceClassification"
+"""End of the names of transformers' classes for cross-encoders."""
 
 
 def context_of(settings: Settings) -> int:
@@ -41,11 +43,26 @@ def context_of(settings: Settings) -> int:
     return length
 
 
-TRAITS = Traits(model_tokens, context_of)
+def scores_pairs(settings: Settings) -> bool:
+    """Return whether a model is a cross-encoder, and no language model, by its configuration. Raises `EngineError`."""
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
+    except Exception as error:  # the loaders raise errors of any type for a damaged folder
+        raise EngineError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from error
+    return any(name.endswith(CLASSIFIER) for name in config.architectures or ())
 
 
-def open_engine(settings: Settings) -> "LocalEngine":
-    """Load a model from a local folder or the Hub."""
+TRAITS = Traits(model_tokens, context_of, pairs=scores_pairs)
+
+
+def open_engine(settings: Settings) -> Engine:
+    """Load a language model or a cross-encoder from a local folder or the Hub."""
+    if scores_pairs(settings):
+        from labelkit.engines.cross_encoder import CrossEncoderEngine
+
+        return CrossEncoderEngine(settings)
     return LocalEngine(settings)
 
 

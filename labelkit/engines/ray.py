@@ -47,12 +47,17 @@ def worker_of(settings: Settings) -> str:
     return name
 
 
+def pairs_of(settings: Settings) -> bool | None:
+    """Return whether the workers' engine runs the model as a reranker that scores pairs."""
+    return worker_traits(settings).pairs(settings)
+
+
 def worker_traits(settings: Settings) -> Traits:
     """Return the traits of the workers' engine."""
     return traits_of(worker_of(settings))
 
 
-TRAITS = Traits(tokens_of, context_of)
+TRAITS = Traits(tokens_of, context_of, pairs=pairs_of)
 
 
 def open_engine(settings: Settings) -> "RayEngine":

@@ -7,9 +7,9 @@ supports texts without padding. A thread tokenises a few batches in advance, and
 import queue
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ FEW = 64
 """Most texts that are encoded with padding without testing whether the encoder supports texts without padding."""
 NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Task -> names of its prompt, as in `encode_query` and `encode_document`."""
+
+B = TypeVar("B")
+R = TypeVar("R", bound=Sized)
 
 
 class Texts(NamedTuple):
@@ -118,7 +121,7 @@ def _encode(encoder: Any, work: Texts, *, task: str, shown: bool) -> Encoded:
     places: list[int] = []
     bar = tqdm(total=len(work.texts), unit="text", file=sys.stderr, disable=not shown)
     with torch.inference_mode():
-        for batch in _ahead(work, pinned=pinned):
+        for batch in ahead(map(_pinned, _batches(work)) if pinned else _batches(work)):
             moved = {
                 name: value.to(device, non_blocking=pinned) if isinstance(value, Tensor) else value
                 for name, value in batch.features.items()
@@ -138,12 +141,12 @@ def _encode(encoder: Any, work: Texts, *, task: str, shown: bool) -> Encoded:
     return Encoded(results.numpy(), places)
 
 
-def _ahead(work: Texts, *, pinned: bool) -> Iterator[Batch]:
-    """Yield batches of texts that a thread prepares in advance."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
+def ahead(batches: Iterable[B]) -> Iterator[B]:
+    """Yield batches that a thread prepares in advance."""
+    ready: queue.Queue[B | BaseException | None] = queue.Queue(AHEAD)
     stopped = threading.Event()
 
-    def put(what: Batch | BaseException | None) -> None:
+    def put(what: B | BaseException | None) -> None:
         while not stopped.is_set():
             try:
                 return ready.put(what, timeout=0.1)
@@ -152,10 +155,10 @@ def _ahead(work: Texts, *, pinned: bool) -> Iterator[Batch]:
 
     def prepare() -> None:
         try:
-            for batch in _batches(work):
+            for batch in batches:
                 if stopped.is_set():
                     return
-                put(_pinned(batch) if pinned else batch)
+                put(batch)
             put(None)
         except BaseException as error:  # raised again by the reader of the batches
             put(error)
@@ -174,22 +177,35 @@ def _ahead(work: Texts, *, pinned: bool) -> Iterator[Batch]:
 
 def _batches(work: Texts) -> Iterator[Batch]:
     """Yield batches of at most `tokens` tokens, including padding."""
+    blocks = (work.rows(work.texts[first : first + BLOCK]) for first in range(0, len(work.texts), BLOCK))
+    for places, rows in by_tokens(blocks, work.tokens, packed=work.packing is not None):
+        yield _batch(work, places, rows)
+
+
+def by_tokens(
+    blocks: Iterable[Sequence[R]], tokens: int, *, packed: bool = False, most: int | None = None
+) -> Iterator[tuple[list[int], list[R]]]:
+    """Yield batches of at most `tokens` tokens and `most` rows as (places, rows), the longest rows of a block first.
+
+    `blocks` has rows of tokens in the order of the texts, `places` are their places in it. Unless rows are `packed`, a
+    batch counts with its padding. A single row may have more tokens.
+    """
     places: list[int] = []
-    waiting: list[Row] = []
-    longest, total = 0, 0
-    for first in range(0, len(work.texts), BLOCK):
-        rows = work.rows(work.texts[first : first + BLOCK])
+    waiting: list[R] = []
+    first, longest, total = 0, 0, 0
+    for rows in blocks:
         for number in sorted(range(len(rows)), key=lambda number: len(rows[number]), reverse=True):
             length = len(rows[number])
             longest, total = max(longest, length), total + length
-            read = total if work.packing else longest * (len(waiting) + 1)
-            if waiting and read > work.tokens:
-                yield _batch(work, places, waiting)
+            read = total if packed else longest * (len(waiting) + 1)
+            if waiting and (read > tokens or len(waiting) == most):
+                yield places, waiting
                 places, waiting, longest, total = [], [], length, length
             places.append(first + number)
             waiting.append(rows[number])
+        first += len(rows)
     if waiting:
-        yield _batch(work, places, waiting)
+        yield places, waiting
 
 
 def _batch(work: Texts, places: list[int], rows: list[Row]) -> Batch:

@@ -14,9 +14,9 @@ from present import present
 from labelkit.corpora.beir import read_data
 from labelkit.corpora.near_duplicates import NEAR, KnownTexts, jaccard, normalised, shingles, signatures
 from labelkit.datasets.audit import audit
-from labelkit.engines.model_families import families
 from labelkit.datasets.audit_checks import CHECKS, DROPS, INJECTIONS
 from labelkit.datasets.options import AuditOptions
+from labelkit.engines.model_families import families
 from labelkit.errors import ArtifactError
 from labelkit.quality.redteam.attacks import LISTWISE_ATTACKS, Target
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement

@@ -16,6 +16,7 @@ from labelkit.judging.reading import Reading
 from labelkit.judging.tasks import Work
 
 PRICES = "[overlap]\nprompt = 1000.0\ncompletion = 2000.0\n"
+GRADING = [name for name, method in METHODS.items() if not method.score_only]
 SEVERAL = {
     "graded": ("--defence", "strip", "--defence", "nonce", "--defence", "second-look"),
     "binary": ("--votes", 3),
@@ -45,7 +46,7 @@ def mixed(labelkit, beir, pool, tmp_path, sent):
     """A dataset of people's grades and those of every method, with cut passages; the prices of it all are known."""
     (tmp_path / "prices.toml").write_text(PRICES)
     labels = []
-    for number, method in enumerate(name for name, method in METHODS.items() if not method.score_only):
+    for number, method in enumerate(GRADING):
         folder = tmp_path / method
         given = (*SEVERAL.get(method, ()), "--passage-words", 3 + 3 * number, "--prices", tmp_path / "prices.toml")
         called = labelkit(
@@ -63,14 +64,14 @@ def test_every_label_leads_to_what_was_sent_and_what_came_back(mixed, sent, tmp_
     asked = dict(sent)
     replies: dict[str, tuple[str, str]] = {}
     checked: set[str] = set()
-    for method in METHODS:
+    for method in GRADING:
         with Journal(tmp_path / method) as journal:
             replies |= {key: (reply, at) for key, _, reply, _, _, at in journal.records()}
     for query_id in ("q1", "q2", "q3"):
         _, shown = find(mixed, query_id)
         for one in shown:
             judges = [found.judge for found in one.evidence]
-            assert {judge.method for judge in judges if judge.kind == "llm"} == set(METHODS) - {"rerank"}
+            assert {judge.method for judge in judges if judge.kind == "llm"} == set(GRADING)
             for found in one.evidence:
                 if found.judge.kind == "human":
                     assert (found.prompt, found.exchanges) == (None, [])

@@ -73,6 +73,50 @@ def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cross-encoder: two layers of width 64, head size 32, over a few dozen words, reading 128 tokens."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("models") / "tiny-reranker"
+    folder.mkdir()
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS.split()), *letters, "?", "!", "."]
+    (folder / "vocab.txt").write_text("\n".join([*words, *(f"##{letter}" for letter in letters)]) + "\n")
+    tokenizer = BertTokenizer(str(folder / "vocab.txt"), model_max_length=128)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.5,
+        num_labels=1,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def peer_scores(tiny_reranker: Path) -> Callable[..., list[float]]:
+    """Raw logits of sentence-transformers' own CrossEncoder for a query and some documents."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    encoder: Any = CrossEncoder(str(tiny_reranker), device="cpu")
+
+    def scores(query: str, documents: list[str]) -> list[float]:
+        found = encoder.predict([(query, one) for one in documents], activation_fn=torch.nn.Identity())
+        return [float(one) for one in found]
+
+    return scores
+
+
 @pytest.fixture
 def ask() -> Callable[..., Request]:
     """A request for one pair."""
