@@ -15,7 +15,17 @@ def identity_of(judge: Judge) -> dict[str, Any]:
     A model that ran here is identified by the revision of its weights, a model behind a server by the requested name.
     Engine versions are provenance and not included, nor is the scale, which the hash of the prompt covers.
     """
-    provenance = ("judge_id", "name", "family", "model_answered", "engine_version", "decoding", "seed", "reading", "scale")
+    provenance = (
+        "judge_id",
+        "name",
+        "family",
+        "model_answered",
+        "engine_version",
+        "decoding",
+        "seed",
+        "reading",
+        "scale",
+    )
     kept = {name: value for name, value in judge.model_dump().items() if name not in provenance}
     decoding = json.loads(judge.decoding or "{}").items()
     served = {name: value for name, value in decoding if name in ("base_url", "engine_args")}
