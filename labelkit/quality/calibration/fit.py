@@ -169,7 +169,7 @@ def compared(known: LabelledPairs, held: HeldOut, judges: Sequence[Rater]) -> di
 def auc_of_scores(judge: Rater, known: LabelledPairs) -> Estimate:
     """Estimate the AUC of a judge's scores on the labelled pairs."""
     rows = zip(known.pairs, known.grades.tolist(), judge_scores(judge, known.pairs), strict=True)
-    found = [GradedPair(query_id, grade, 0, score) for (query_id, _), grade, score in rows if np.isfinite(score)]
+    found = [GradedPair(query_id, grade, 0, score=score) for (query_id, _), grade, score in rows if np.isfinite(score)]
     return figure_interval("auc", rated(found))
 
 
