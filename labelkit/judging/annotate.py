@@ -4,6 +4,7 @@ Each reply is stored in the journal before it is used. The judgements are then c
 journal gives the same bytes, and a run that was killed resumes where it stopped without paying for a reply twice.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from labelkit.judging.journal import Journal
 from labelkit.judging.label_tables import Tally, finalise
 from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.options import AnnotateOptions
-from labelkit.judging.prices import price_of
+from labelkit.judging.prices import known_context, price_line, price_of
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.judging.prompts import Prompt, prompt_for
 from labelkit.judging.reading import Reading, complete, read_texts
@@ -31,6 +32,8 @@ from labelkit.storage import folders
 from labelkit.storage.labels import KIND
 from labelkit.storage.manifest import LabelsFacts
 from labelkit.storage.outputs import claimed
+
+log = logging.getLogger(__name__)
 
 UNSCORED = "grade without a score: no log-probabilities that distinguish the labels"
 
@@ -128,6 +131,8 @@ def judge_pool(pool: Pool, folder: Path, options: AnnotateOptions, *, command: s
     prompt = prompt_for(options.method, options.prompt, lambda: traits.pairs(options.settings))
     price = price_of(options.model, options.prices, batch=traits.batch)
     check_price(price, options.caps, options.model)
+    if price is not None:
+        log.info(price_line(options.model, price, options.prices))
     with output_of(folder), ExitStack() as opened:
         engine = open_engine(options.engine, options.settings._replace(folder=folder))
         opened.callback(engine.close)
@@ -135,7 +140,8 @@ def judge_pool(pool: Pool, folder: Path, options: AnnotateOptions, *, command: s
         tokens = traits.tokens(options.settings, options.tokenizer)
         reading = complete(options.reading, method, tokens)
         judge = make_judge(engine.facts, options, prompt, reading=reading)
-        room = Room(tokens, traits.context(options.settings) if method.listwise else None)
+        context = traits.context(options.settings) or known_context(price, tokens)
+        room = Room(tokens, context if method.listwise else None)
         work = Work(Judging(judge, prompt, method), reading, read_texts(pool, reading, tokens), room=room)
         with Journal(folder) as journal:
             folders.begin(folder, KIND, command)

@@ -15,7 +15,7 @@ from labelkit.judging.gpu_speed import tokens_per_second
 from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.methods.steps import Ask
 from labelkit.judging.options import PlanOptions
-from labelkit.judging.prices import price_of
+from labelkit.judging.prices import known_context, price_line, price_of
 from labelkit.judging.prompts import prompt_for
 from labelkit.judging.reading import complete, read_texts
 from labelkit.judging.tasks import Room, Task, Work
@@ -39,11 +39,17 @@ class Plan(NamedTuple):
     most_completion_tokens: int
     counted: bool
     """False if no tokenizer is available, so that tokens are counted as bytes, an upper bound."""
+    longest_tokens: int
+    """Tokens of the longest prompt and its answer together."""
+    context: int | None
+    """Most tokens that the model takes for a prompt and its answer; None if that is not known."""
     shared_tokens: int
     """Prompt tokens of the first step that a prefix cache saves if prompts are sent in this order."""
     usd: float | None
     """US dollars for the prompts of the first step; None if no price is known."""
     most_usd: float | None
+    price: str | None
+    """The price with its origin and age, as a line for people; None if no price is known."""
     seconds: float | None
     """Seconds of the first step at the given rate or on one of the given GPUs; None if neither is given."""
     most_seconds: float | None
@@ -73,16 +79,19 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
     price = price_of(options.model, options.prices, batch=traits.batch)
     tokens = traits.tokens(options.settings, options.tokenizer)
     reading = complete(options.reading, method, tokens)
-    context = traits.context(options.settings) if method.listwise else None
+    context = traits.context(options.settings) or known_context(price, tokens)
     judging = Judging(Judge(judge_id="", kind="llm", name=options.model, method=prompt.method), prompt, method)
-    work = Work(judging, reading, read_texts(pool, reading, tokens), room=Room(tokens, context))
+    work = Work(
+        judging, reading, read_texts(pool, reading, tokens), room=Room(tokens, context if method.listwise else None)
+    )
     speed = tokens_per_second(options.gpu, options.model) if options.gpu else None
-    first = rest = calls = completion = shared = 0
+    first = rest = calls = completion = shared = longest_tokens = 0
     before = ""
     for task in work.tasks:
         for number, request in enumerate(largest(task, work)):
             size = tokens.prompt(request.messages) if tokens else most_prompt_tokens(request.messages)
             calls, completion = calls + 1, completion + request.max_tokens
+            longest_tokens = max(longest_tokens, size + request.max_tokens)
             if number:
                 rest += size
                 continue
@@ -98,9 +107,12 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
         most_prompt_tokens=first + rest,
         most_completion_tokens=completion,
         counted=tokens is not None,
+        longest_tokens=longest_tokens,
+        context=context or (price.context if price else None),
         shared_tokens=shared,
         usd=price.usd(first, 0) if price else None,
         most_usd=price.usd(first + rest, completion) if price else None,
+        price=price_line(options.model, price, options.prices) if price else None,
         seconds=duration(len(work.tasks), options.rate) or duration(first, speed),
         most_seconds=duration(calls, options.rate) or duration(first + rest + completion, speed),
         facts=work.facts.as_json(),
@@ -153,6 +165,7 @@ def lines(plan: Plan, model: str) -> list[str]:
         f"calls              {between(plan.calls, plan.most_calls)}",
         f"prompt tokens      {between(plan.prompt_tokens, plan.most_prompt_tokens)}{note}",
         f"completion tokens  at most {plan.most_completion_tokens:,}",
+        f"longest request    {plan.longest_tokens:,} tokens{context_note(plan)}",
         f"shared prompt      {plan.shared_tokens:,} tokens of the first step that a prefix cache saves",
     ]
     if plan.usd is None or plan.most_usd is None:
@@ -161,9 +174,21 @@ def lines(plan: Plan, model: str) -> list[str]:
         found.append(
             f"US dollars         {plan.usd:,.2f} for the prompts of the first step, {plan.most_usd:,.2f} at most"
         )
+    if plan.price is not None:
+        found.append(plan.price)
     if plan.seconds is not None and plan.most_seconds is not None:
         found.append(f"hours              {plan.seconds / 3600:,.2f} to {plan.most_seconds / 3600:,.2f}")
     return found + [f"{name.replace('_', ' '):18} {value:,}" for name, value in plan.facts.items()]
+
+
+def context_note(plan: Plan) -> str:
+    """Return the context of the model as words, and whether the longest request exceeds it."""
+    if plan.context is None:
+        return ""
+    if plan.longest_tokens <= plan.context:
+        return f" of a context of {plan.context:,}"
+    excess = f", more than the context of {plan.context:,}"
+    return f"{excess}; shorten passages with --passage-tokens" if plan.counted else f"{excess} if every byte is a token"
 
 
 def between(least: int, most: int) -> str:

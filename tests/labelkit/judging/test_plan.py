@@ -1,6 +1,7 @@
 """What a plan says is what a run then does; prices are read from a file that can be wrong."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from present import present
@@ -8,7 +9,7 @@ from present import present
 from labelkit.errors import DataError, UsageError
 from labelkit.judging.options import PlanOptions
 from labelkit.judging.plan import plan
-from labelkit.judging.prices import price_of
+from labelkit.judging.prices import price_of, read_prices
 from labelkit.judging.reading import Reading
 from labelkit.storage.labels import read_labels
 
@@ -164,3 +165,67 @@ def test_a_wrong_price_file_is_named(tmp_path, content):
     (tmp_path / "prices.toml").write_text(content)
     with pytest.raises(DataError, match=r"prices\.toml: "):
         price_of("m", tmp_path / "prices.toml", batch=False)
+
+
+def test_every_shipped_price_has_a_date_a_source_and_a_context():
+    found = read_prices(None)
+    assert found.date is not None
+    assert len(found.prices) >= 15
+    for name, price in found.prices.items():
+        assert present(price.source).startswith("https://"), name
+        assert present(price.context) >= 100_000, name
+        assert 0 < price.prompt < price.completion, name
+
+
+PRICED = """
+date = {date}
+[overlap]
+prompt = 2.0
+completion = 10.0
+batch = 0.5
+context = {context}
+source = "https://example.org/prices"
+note = "half of it at night"
+"""
+
+
+@pytest.mark.parametrize(
+    ("days", "said"), [(0, "0 days old; half"), (89, "89 days old; half"), (90, "90 days old; check them")]
+)
+def test_plan_and_annotate_say_the_age_of_a_price(labelkit, wide, tmp_path, days, said):
+    checked = datetime.now(UTC).date() - timedelta(days=days)
+    prices = tmp_path / "prices.toml"
+    prices.write_text(PRICED.format(date=checked, context=50_000))
+    words = [tmp_path / "wide.pool", "--engine", "scripted", "--model", "overlap", "--prices", prices, "--limit", "3"]
+    planned, run = labelkit("plan", *words), labelkit("annotate", *words, "-o", tmp_path / "labels")
+    for printed in (planned.out, run.err):
+        assert (
+            "price of overlap: 2 US dollars per million tokens of prompts and 10 of answers; context 50,000" in printed
+        )
+        assert f"from prices.toml of {checked}, {said}" in printed
+        assert "half of it at night; https://example.org/prices" in printed
+    assert "of a context of 50,000" in planned.out
+
+
+def test_a_plan_warns_of_requests_that_exceed_the_context(labelkit, wide, tmp_path):
+    prices = tmp_path / "prices.toml"
+    prices.write_text(PRICED.format(date="2026-11-26", context=20))
+    words = [tmp_path / "wide.pool", "--engine", "scripted", "--model", "overlap", "--prices", prices]
+    assert "more than the context of 20; shorten passages with --passage-tokens" in labelkit("plan", *words).out
+
+
+def test_lists_are_split_to_the_context_of_the_price_file(judge, wide, tmp_path):
+    prices = tmp_path / "prices.toml"
+    prices.write_text(PRICED.format(date="2026-11-26", context=400))
+    made = planned(wide, "relsel", prices=prices)
+    outcome = judge(wide, tmp_path / "labels", method="relsel", prices=prices)
+    assert made.facts == outcome.facts
+    assert made.facts["most_windows"] > 1
+    assert made.longest_tokens <= present(made.context) == 400
+    assert planned(wide, "relsel").facts["most_windows"] == 1
+
+
+def test_a_date_that_is_none_is_named(tmp_path):
+    (tmp_path / "prices.toml").write_text('date = "yesterday"')
+    with pytest.raises(DataError, match="date: expected a date such as"):
+        read_prices(tmp_path / "prices.toml")
