@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from labelkit.exchange.importing import import_dataset, import_grades
     from labelkit.exchange.options import ExportOptions, ImportOptions, PublishOptions, PullOptions
     from labelkit.judging.annotate import Outcome, annotate, reparse
+    from labelkit.judging.judges import JudgeCounts, drop_judge, judges
     from labelkit.judging.options import AnnotateOptions, PlanOptions
     from labelkit.judging.plan import Plan, plan
     from labelkit.judging.progress import Progress, progress_bar
@@ -102,6 +103,7 @@ HOMES = {
     "ImportOptions": "labelkit.exchange.options",
     "JournalError": "labelkit.errors",
     "Judge": "labelkit.records",
+    "JudgeCounts": "labelkit.judging.judges",
     "Judgement": "labelkit.records",
     "Label": "labelkit.records",
     "LabelkitError": "labelkit.errors",
@@ -137,9 +139,11 @@ HOMES = {
     "bias": "labelkit.quality.bias:biases",
     "calibrate": "labelkit.quality.calibrate",
     "cascade": "labelkit.quality.cascade",
+    "drop_judge": "labelkit.judging.judges",
     "export": "labelkit.exchange.exporting",
     "import_dataset": "labelkit.exchange.importing",
     "import_grades": "labelkit.exchange.importing",
+    "judges": "labelkit.judging.judges",
     "mix": "labelkit.datasets.mix",
     "open_dataset": "labelkit.storage.dataset:read_dataset",
     "plan": "labelkit.judging.plan",
@@ -185,6 +189,7 @@ __all__ = [
     "ImportOptions",
     "JournalError",
     "Judge",
+    "JudgeCounts",
     "Judgement",
     "Label",
     "LabelkitError",
@@ -221,9 +226,11 @@ __all__ = [
     "bias",
     "calibrate",
     "cascade",
+    "drop_judge",
     "export",
     "import_dataset",
     "import_grades",
+    "judges",
     "mix",
     "open_dataset",
     "plan",

@@ -9,6 +9,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pool": judging.pool,
     "plan": judging.plan,
     "annotate": judging.annotate,
+    "judges": judging.judges,
     "import": exchange.import_made,
     "agree": quality.agree,
     "bias": quality.bias,

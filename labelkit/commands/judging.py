@@ -1,4 +1,4 @@
-"""Commands that lead from a collection to judgements: pool, plan, annotate, prompts."""
+"""Commands that lead from a collection to judgements: pool, plan, annotate, judges, prompts."""
 
 from typing import Annotated
 
@@ -88,6 +88,35 @@ def words_of(found: "labelkit.Cascade") -> str:
         f"{money}. On {found.compared:,} random pairs the two judges agree with kappa {found.kappa}; of the pairs that "
         f"only the cheap judge judged, the strong one would have decided a share of {found.lost} differently"
     )
+
+
+def judges(
+    labels: Annotated[str, typer.Argument(metavar="LABELS", help="Labels folder, local or at s3://, gs:// or hf://.")],
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Remove this judge and its labels. Replies that were paid for stay in the journal: annotate with the "
+            "same options and --add-judge brings the labels back without a request.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the judges of a labels folder, or remove one. The list shows labels, failures and cost."""
+    if drop is None:
+        found = labelkit.judges(labels)
+    else:
+        found = labelkit.drop_judge(labels, drop, command=console.command_line("labelkit"))
+        console.say(f"{labels}: judge {drop} and its labels are removed; replies that were paid for stay")
+    if as_json:
+        console.result_json([one._asdict() for one in found], indent=2)
+        return
+    for one in found:
+        cost = "unknown cost" if one.usd is None else f"{one.usd:,.2f} US dollars"
+        asked = ", ".join(filter(None, (f"model {one.model}", one.method and f"method {one.method}")))
+        console.result(f"{one.judge_id}  {one.kind}, {asked}: {one.labels:,} labels, {one.failures:,} failures, {cost}")
+    if not found:
+        console.say(f"{labels}: no judge has labels in this folder")
 
 
 def prompts(

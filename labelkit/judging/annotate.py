@@ -6,16 +6,18 @@ journal gives the same bytes, and a run that was killed resumes where it stopped
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.engines import EngineFacts, open_engine, traits_of
 from labelkit.engines.model_families import families
-from labelkit.errors import ArtifactError, BudgetError, UsageError
+from labelkit.errors import ArtifactError, BudgetError, JournalError, UsageError
 from labelkit.judging.budget import check_price
 from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
+from labelkit.judging.judges import refuse_further
 from labelkit.judging.label_tables import Tally, finalise
 from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.options import AnnotateOptions
@@ -116,7 +118,8 @@ def annotate(
         them and `Outcome.check` raises `BudgetError`.
 
     Raises:
-        UsageError: options contradict each other, or the folder holds something else.
+        UsageError: options contradict each other, the folder holds something else, or it has labels of another judge
+            and `add_judge` is not set.
         EngineError: the judge cannot be loaded, does not answer, or is no longer the same model.
         JournalError: another process writes to the folder, or its journal is damaged.
     """
@@ -144,10 +147,14 @@ def judge_pool(pool: Pool, folder: Path, options: AnnotateOptions, *, command: s
         room = Room(tokens, context if method.listwise else None)
         work = Work(Judging(judge, prompt, method), reading, read_texts(pool, reading, tokens), room=room)
         with Journal(folder) as journal:
-            folders.begin(folder, KIND, command)
-            run = ask(work, engine, journal, options=options, price=price, show=progress)
+            if not options.add_judge:
+                refuse_further(judge, journal, folder)
+            begin = partial(folders.begin, folder, KIND, command)
+            run = ask(work, engine, journal, options=options, price=price, show=progress, begin=begin)
             opened.close()
-            mine = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=work.pairs)
+            mine = Tally(work.pairs)
+            if run.begun:
+                mine = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=work.pairs)
     return outcome_of(work, run, mine, priced=price is not None)
 
 
@@ -197,7 +204,25 @@ def output_of(folder: Path) -> Iterator[None]:
             raise ArtifactError(f"{folder} is a file; choose another output folder")
         if place.content() and not (folder / JOURNAL_FILE).is_file():
             raise UsageError(f"{folder} exists and contains no annotation run; choose another output folder")
-        yield
+        there, new = place.path.exists(), not place.content()
+        try:
+            yield
+        finally:
+            if new:
+                remove_unused(place.path, keep=there)
+
+
+def remove_unused(folder: Path, *, keep: bool) -> None:
+    """Remove the journal of a run that stored nothing, and with `keep` false also its folder."""
+    if [path.name for path in folder.glob("*")] != [JOURNAL_FILE]:
+        return
+    with suppress(JournalError, OSError):
+        with Journal(folder) as journal:
+            unused = journal.unused()
+        if unused:
+            (folder / JOURNAL_FILE).unlink()
+            if not keep:
+                folder.rmdir()
 
 
 def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, reading: Reading) -> Judge:

@@ -158,6 +158,16 @@ class Journal(SqliteFile):
             found.append((Judge.model_validate_json(judge), prompt))
         return found
 
+    def drop(self, judge_id: str) -> None:
+        """Remove a judge and the pairs that it was asked about; the replies stay, since they were paid for."""
+        with self._commit():
+            for table in ("asked", "judges"):
+                self._db.execute(f"DELETE FROM {table} WHERE judge_id = ?", (judge_id,))
+
+    def unused(self) -> bool:
+        """Return whether nothing was ever stored: no judge, no reply, no cost, no reservation."""
+        return self._spent == Spent() and not self.judges() and not self.aside()
+
     def append(self, arrivals: Sequence[Arrival]) -> list[Reply]:
         """Commit replies that arrived together; when this returns, they survive a crash and a power loss.
 

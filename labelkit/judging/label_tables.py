@@ -70,11 +70,8 @@ def finalise(
             stack.enter_context(RowWriter(folder / f"{name}.parquet", JUDGEMENT_SCHEMA))
             for name in ("judgements", "ballots")
         )
-        for judge, content in journal.judges():
-            judging = judging_of(judge, content)
-            account = Account(journal, judge.judge_id)
-            tasks = tasks_of(account.asked(), listwise=judging.listwise)
-            for row, votes in judgements_of(judging, tasks, account, cost=account.cost):
+        for judge, account, rows in settled(journal):
+            for row, votes in rows:
                 judgements.add(row)
                 ballots.add(*votes)
                 every.add(row)
@@ -102,6 +99,18 @@ def finalise(
         files=["judgements.parquet", "ballots.parquet", "judges.parquet"],
     )
     return tally
+
+
+def settled(journal: Journal) -> Iterator[tuple[Judge, "Account", Iterator[tuple[Judgement, list[Judgement]]]]]:
+    """Yield every judge of a journal with its account and its judgements, each with its ballots if there are several.
+
+    The judgements of a judge must be read before the next judge is taken.
+    """
+    for judge, content in journal.judges():
+        judging = judging_of(judge, content)
+        account = Account(journal, judge.judge_id)
+        tasks = tasks_of(account.asked(), listwise=judging.listwise)
+        yield judge, account, judgements_of(judging, tasks, account, cost=account.cost)
 
 
 class Account:

@@ -143,6 +143,8 @@ class AnnotateOptions(JudgeOptions):
     """
     batch_dir: Path | None = None
     """openai-batch: folder in which batch files are exchanged with vllm run-batch instead of a server."""
+    add_judge: bool = False
+    """Add a further judge to an output folder that has labels of another judge."""
     allow_drift: bool = False
     """Continue even if the server changes the name or fingerprint of the model during the run."""
 

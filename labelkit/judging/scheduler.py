@@ -3,11 +3,11 @@
 Each reply is stored in the journal before it is used, and read from the journal when it is needed again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from labelkit.engines import Engine, Reply, Request, traits_of
-from labelkit.errors import EngineError, JournalError
+from labelkit.errors import EngineError, JournalError, NotYetError
 from labelkit.judging.budget import Budget
 from labelkit.judging.journal import Arrival, Journal
 from labelkit.judging.methods import Judging
@@ -89,16 +89,24 @@ def ask(
     options: AnnotateOptions,
     price: Price | None,
     show: ShowProgress,
+    begin: Callable[[], None],
 ) -> "Scheduler":
-    """Register the work in the journal and send all requests without a reply, as far as the budget allows.
+    """Send all requests without a reply, as far as the budget allows.
 
-    Raises `EngineError` if the judge does not answer or its model has changed. Paid replies are added to the cache in
-    any case.
+    The work is registered in the journal, and `begin` is called, only once the judge has answered: a judge that never
+    answers leaves no trace. Raises `EngineError` if the judge does not answer or its model has changed. Paid replies
+    are added to the cache in any case.
     """
     judging = work.judging
-    asked = asked_of(judging.judge.judge_id, work.tasks, listwise=judging.listwise)
-    journal.register(judging.judge, judging.prompt.content, asked, whole=judging.listwise)
     replies = RunReplies(journal)
+    known = judging.judge.judge_id in {judge.judge_id for judge, _ in journal.judges()}
+    answered = known or not work.tasks or any(task.key in replies for task in work.tasks)
+
+    def register() -> None:
+        begin()
+        asked = asked_of(judging.judge.judge_id, work.tasks, listwise=judging.listwise)
+        journal.register(judging.judge, judging.prompt.content, asked, whole=judging.listwise)
+
     # An engine that states its model in advance cannot change it.
     watched = not options.allow_drift and engine.facts.model_answered is None
     drift = ModelChange(replies.earlier(work.tasks) if watched else (), watched=watched)
@@ -106,10 +114,15 @@ def ask(
         replies.forget_failed(work.tasks, judging)
     traits = traits_of(options.engine)
     budget = Budget(journal, options.caps, price=price, tokens=work.tokens, traits=traits)
-    run = Scheduler(work, replies, budget, show=show)
+    run = Scheduler(work, replies, budget, answered=answered, begin=register, show=show)
     cache = None if options.cache is None else Cache(options.cache)
     try:
         run.ask(engine, drift, None if options.retry_failed else cache)
+        if answered:
+            run.begin()
+    except NotYetError:
+        run.begin()  # the requests are on their way
+        raise
     finally:
         run.progress.close()
         if cache is not None and run.asked:
@@ -127,14 +140,25 @@ class Scheduler:
     Tasks that need the same reply wait for it together, so that equal texts are paid for once.
     """
 
-    def __init__(self, work: Work, replies: RunReplies, budget: Budget, *, show: ShowProgress) -> None:
+    def __init__(
+        self,
+        work: Work,
+        replies: RunReplies,
+        budget: Budget,
+        *,
+        answered: bool,
+        begin: Callable[[], None],
+        show: ShowProgress,
+    ) -> None:
         self._work = work
         self._judging = work.judging
         self._replies = replies
         self.budget = budget
         self._waiting: Waitlist = {}
-        self._unreached = 0
-        """Number of replies without an answer so far; -1 once there was an answer."""
+        self._unreached = -1 if answered else 0
+        """Number of replies without an answer so far; -1 once there was an answer, in this run or an earlier one."""
+        self._begin = begin
+        self.begun = False
         self.bought: list[str] = []
         """Keys of the replies of this run without an error."""
         self.asked = self.known = self.cached = 0
@@ -152,6 +176,12 @@ class Scheduler:
             if len(there) == len(group):
                 self.known += pairs_of(group)
         return done
+
+    def begin(self) -> None:
+        """Register the work at the first call, before the first answer of the judge is stored."""
+        if not self.begun:
+            self._begin()
+            self.begun = True
 
     def ask(self, engine: Engine, drift: ModelChange, cache: Cache | None) -> None:
         """Send all waiting requests and journal each reply as it arrives, until every task is finished.
@@ -175,6 +205,8 @@ class Scheduler:
         """Send the requests of a batch once; requests over the budget stay in the batch."""
         limit = min(UNREACHABLE, len(batch))
         for replies in engine.together(drift.until(self._affordable(batch))):
+            if any(reply.error is None for reply in replies):
+                self.begin()
             charges = [self.budget.charge(reply) for reply in replies]
             stored = self._replies.append(list(map(Arrival, replies, charges)))
             for reply, charge in zip(stored, charges, strict=True):
@@ -201,6 +233,8 @@ class Scheduler:
     def _recall(self, cache: Cache) -> int:
         """Take waiting replies from the cache if they are in it; return their number."""
         found = cache.find(self._waiting)
+        if found:
+            self.begin()
         for reply in self._replies.append(list(map(Arrival, found))) if found else ():
             self._take(reply, self._waiting.pop(reply.key), cached=True)
         self.cached += len(found)

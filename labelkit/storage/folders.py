@@ -168,7 +168,7 @@ def _incomplete_message(folder: Path, kind: str) -> str:
     aside = place_of(folder).beside(UNFINISHED)
     for place in (folder, aside):
         if (place / BEGUN).is_file():
-            return f"{folder} is not finished; to finish it, run the command that began it: {_begun(place)}"
+            return f"{folder} is not finished; to finish it, run the command that began it: {begun(place)}"
     if folder.is_dir() and any(folder.iterdir()):
         return f"{folder} has no {MANIFEST}: it is not a finished {kind}; run the command that makes it again"
     if aside.is_dir():
@@ -176,7 +176,8 @@ def _incomplete_message(folder: Path, kind: str) -> str:
     return f"{folder} does not exist, but a {kind} is needed here"
 
 
-def _begun(folder: Path) -> str:
+def begun(folder: Path) -> str:
+    """Return the command that finishes an unfinished folder, or a note that it is not known."""
     try:
         return str(json.loads((folder / BEGUN).read_text(encoding="utf-8"))["command"])
     except (OSError, ValueError, TypeError, KeyError):

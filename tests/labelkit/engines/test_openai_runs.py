@@ -153,7 +153,7 @@ def test_concurrency_is_no_part_of_a_judge_but_the_address_is(
     pairs = json.loads(annotate().out)["pairs"]
     assert json.loads(annotate("--concurrency", "2").out)["asked"] == 0
     elsewhere = server.url.replace("127.0.0.1", "localhost")
-    assert json.loads(annotate("--base-url", elsewhere).out)["asked"] == pairs
+    assert json.loads(annotate("--base-url", elsewhere, "--add-judge").out)["asked"] == pairs
 
 
 def test_replies_without_choices_are_failures_in_the_folder(annotate, server, Answer, completion):

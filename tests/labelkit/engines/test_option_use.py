@@ -37,7 +37,7 @@ VALUES: dict[str, Any] = {
 }
 FOR_ALL = {
     *("model", "engine", "method", "prompt", "limit", "passage_tokens", "passage_words", "permutations", "votes"),
-    *("defence", "prices", "verify", "seed", "max_usd", "max_tokens", "cache", "retry_failed"),
+    *("defence", "prices", "verify", "seed", "max_usd", "max_tokens", "cache", "retry_failed", "add_judge"),
 }
 """Options of `annotate` that no engine reads."""
 SETTING = {"base_url": "base_urls", "engine_arg": "engine_args"}

@@ -63,7 +63,7 @@ def test_another_judge_adds_to_the_folder(judge, candidates, tmp_path):
     labels = tmp_path / "labels"
     judge(candidates, labels)
     graded, _, _ = read_labels(labels)
-    judge(candidates, labels, method="binary")
+    judge(candidates, labels, method="binary", add_judge=True)
     both, judges, _ = read_labels(labels)
     assert len(judges) == 2
     assert len(both) == 2 * len(graded)
@@ -77,7 +77,7 @@ def test_a_changed_prompt_byte_is_another_judge(judge, candidates, tmp_path):
     judge(candidates, labels)
     assert judge(candidates, labels, prompt=str(prompt)).asked == 0
     prompt.write_text(text + "# a comment\n")
-    changed = judge(candidates, labels, prompt=str(prompt))
+    changed = judge(candidates, labels, prompt=str(prompt), add_judge=True)
     assert changed.asked == changed.pairs
     assert len(read_labels(labels)[1]) == 2
 
@@ -85,8 +85,8 @@ def test_a_changed_prompt_byte_is_another_judge(judge, candidates, tmp_path):
 def test_a_changed_model_or_method_asks_again(judge, candidates, tmp_path):
     labels = tmp_path / "labels"
     first = judge(candidates, labels)
-    assert judge(candidates, labels, "garbage").asked == first.pairs
-    assert judge(candidates, labels, method="binary").asked == first.pairs
+    assert judge(candidates, labels, "garbage", add_judge=True).asked == first.pairs
+    assert judge(candidates, labels, method="binary", add_judge=True).asked == first.pairs
     assert len(read_labels(labels)[1]) == 3
 
 

@@ -158,7 +158,7 @@ def test_orders_are_shuffled_and_the_same_again(judge, wide, tmp_path):
 def test_permutations_keep_a_ballot_an_order(judge, wide, tmp_path):
     labels = tmp_path / "labels"
     one = judge(wide, labels, method="relsel")
-    more = judge(wide, labels, method="relsel", reading=Reading(permutations=3))
+    more = judge(wide, labels, method="relsel", reading=Reading(permutations=3), add_judge=True)
     assert (one.asked, more.asked) == (10, 20)  # the first order is known
     judgements, judges, _ = read_labels(labels)
     (joined,) = [found.judge_id for found in judges if '"permutations":3' in present(found.decoding)]

@@ -114,7 +114,10 @@ def test_damage_to_what_was_asked_never_changes_a_judgement_in_silence(judge, ca
     with sqlite3.connect(labels / "journal.sqlite") as db:
         assert db.execute(damage).rowcount > 0
     with pytest.raises(JournalError, match="is damaged; restore the file from a copy"):
-        judge(candidates, labels, method="binary")
+        judge(candidates, labels, method="binary", add_judge=True)
+    if "judges" in damage:  # found before anything was written
+        assert len(read_labels(labels)[0]) > 0
+        return
     with pytest.raises(LabelkitError, match="is not finished"):
         read_labels(labels)
 
@@ -134,15 +137,13 @@ def test_a_judge_that_cannot_be_reached_stops_the_run(judge, wide, tmp_path, mon
     monkeypatch.setattr("labelkit.engines.client.LONGEST_PAUSE", 0.002)
     with pytest.raises(EngineError, match="the judge does not answer"):
         judge(wide, tmp_path / "labels", "m", engine="openai", base_url=("http://127.0.0.1:9/v1",))
-    assert len(replies(tmp_path / "labels")) < 60
-    with pytest.raises(LabelkitError, match="to finish it, run the command"):
-        read_labels(tmp_path / "labels")
+    assert not (tmp_path / "labels" / "unfinished.json").exists()
 
 
 def test_reparse_reads_the_stored_replies_and_sends_nothing(judge, wide, labelkit, tmp_path):
     labels = tmp_path / "labels"
     judge(wide, labels, "garbage", method="utilsel")
-    judge(wide, labels, "garbage")
+    judge(wide, labels, "garbage", add_judge=True)
     before, journal, facts = judgement_bytes(labels), replies(labels), read_labels(labels)[2].facts
     for name in ("judgements", "ballots", "judges"):
         (labels / f"{name}.parquet").unlink()

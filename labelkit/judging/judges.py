@@ -1,0 +1,175 @@
+"""List the judges of a labels folder, remove one of them, and refuse a further judge that nobody asked for."""
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.compute as pc
+
+from labelkit.errors import UnknownNameError, UsageError
+from labelkit.judging.journal import FILE as JOURNAL_FILE
+from labelkit.judging.journal import Journal
+from labelkit.judging.label_tables import Tally, finalise, settled
+from labelkit.records import Judge, Judgement
+from labelkit.storage import folders
+from labelkit.storage.labels import KIND, read_labels
+from labelkit.storage.manifest import LabelsFacts
+from labelkit.storage.outputs import claimed
+from labelkit.storage.remote import local
+
+LONGEST = 60
+"""Most characters of a field that an error shows."""
+NAMES = {"name": "model", "prompt_name": "prompt", "prompt_sha256": "text of the prompt"}
+"""Field of a judge -> its name in errors."""
+ALIKE = ("judge_id", "kind", "model_answered", "engine_version", "prompt_version", "label_grades", "reading")
+"""Fields in which two judges may differ without being named as different: provenance, and what other fields imply."""
+
+
+class JudgeCounts(NamedTuple):
+    """A judge of a labels folder, with the counts and the cost of its labels."""
+
+    judge_id: str
+    kind: str
+    model: str
+    """Model that was asked for, or the name given at import."""
+    method: str | None
+    prompt: str | None
+    labels: int
+    """Number of pairs with a grade."""
+    failures: int
+    """Number of pairs without a grade, because the judge gave no valid answer."""
+    usd: float | None
+    """US dollars for all pairs; None if the cost of a pair is unknown."""
+
+
+def judges(folder: Path | str) -> list[JudgeCounts]:
+    """Count the labels, failures and US dollars of every judge of a labels folder, sorted by judge id.
+
+    Args:
+        folder: labels folder; may be at s3://, gs:// or hf://. The judges of a run that is not finished are counted
+            from its journal.
+
+    Raises:
+        ArtifactError: the folder is no labels folder, or it is damaged.
+        JournalError: another process is writing the journal of a run that is not finished.
+    """
+    path = local(str(folder))
+    if (path / JOURNAL_FILE).is_file() and not (path / folders.MANIFEST).is_file():
+        return in_journal(path)
+    rows, found, _ = read_labels(path)
+    return counts(found, rows)
+
+
+def in_journal(path: Path) -> list[JudgeCounts]:
+    """Count the labels of every judge from the journal of a folder."""
+    with Journal(path) as journal:
+        return [counts([judge], (row for row, _ in rows))[0] for judge, _, rows in settled(journal)]
+
+
+def counts(found: Iterable[Judge], rows: Iterable[Judgement]) -> list[JudgeCounts]:
+    """Return the counts of judges from their judgements."""
+    none: dict[str, Any] = {"labels": 0, "failures": 0, "usd": 0.0}
+    each = {
+        judge.judge_id: JudgeCounts(
+            judge.judge_id, judge.kind, judge.name, method=judge.method, prompt=judge.prompt_name, **none
+        )
+        for judge in sorted(found, key=lambda judge: judge.judge_id)
+    }
+    for row in rows:
+        one = each[row.judge_id]
+        each[row.judge_id] = one._replace(
+            labels=one.labels + (row.grade is not None),
+            failures=one.failures + (row.failure is not None),
+            usd=None if one.usd is None or row.cost is None else one.usd + row.cost,
+        )
+    return list(each.values())
+
+
+def drop_judge(folder: Path | str, judge_id: str, *, command: str = "labelkit.drop_judge") -> list[JudgeCounts]:
+    """Remove a judge and its judgements from a labels folder, and return the counts of the judges that remain.
+
+    Replies that were paid for stay in the journal: they count towards the caps, datasets that were made from them can
+    be replayed, and `annotate` with the options of the judge and `add_judge` brings its labels back without a request.
+    A removal that was killed is completed by the same call.
+
+    Args:
+        folder: labels folder.
+        judge_id: id of the judge, as `judges` lists it.
+        command: the command that the manifest records if the folder has none yet.
+
+    Raises:
+        UnknownNameError: the folder has no judge of this id.
+        HeldError: another process writes the folder.
+        ArtifactError: the folder is no labels folder, or it is damaged.
+    """
+    path = Path(folder)
+    with claimed(path):
+        if (path / JOURNAL_FILE).is_file():
+            drop_from_journal(path, judge_id, command)
+        else:
+            drop_from_tables(path, judge_id)
+    return judges(path)
+
+
+def drop_from_journal(path: Path, judge_id: str, command: str) -> None:
+    """Remove a judge from the journal of a folder, and write the tables of the folder again."""
+    finished = (path / folders.MANIFEST).is_file()
+    manifest = folders.read_manifest(path, KIND, verify=False) if finished else None
+    removal = shlex.join(["labelkit", "judges", str(path), "--drop", judge_id])
+    with Journal(path) as journal:
+        there = [judge.judge_id for judge, _ in journal.judges()]
+        if judge_id not in there and (finished or folders.begun(path) != removal):
+            raise UnknownNameError("judge", judge_id, there)
+        folders.begin(path, KIND, removal)
+        journal.drop(judge_id)
+        inputs, facts = (dict(manifest.inputs), manifest.facts) if manifest else ({}, LabelsFacts())
+        finalise(journal, path, manifest.command if manifest else command, inputs=inputs, facts=facts)
+
+
+def drop_from_tables(path: Path, judge_id: str) -> None:
+    """Remove a judge from a folder without a journal, such as imported grades, by replacing the folder."""
+    rows, found, manifest = read_labels(path)
+    if judge_id not in (there := [judge.judge_id for judge in found]):
+        raise UnknownNameError("judge", judge_id, there)
+    tally = Tally()
+    for row in rows:
+        if row.judge_id != judge_id:
+            tally.add(row)
+    with folders.writing(path, KIND, manifest.command) as draft:
+        for name in manifest.rows:
+            table = folders.read_table(path, name)
+            draft.write_table(name, table.filter(pc.not_equal(table["judge_id"], judge_id)))
+        draft.inputs = dict(manifest.inputs)
+        draft.facts = manifest.facts.model_copy(
+            update={"failures": tally.failures, "without_score": tally.unscored} if manifest.facts.failures else {}
+        )
+
+
+def refuse_further(judge: Judge, journal: Journal, folder: Path) -> None:
+    """Raise `UsageError` if a folder has labels of other judges and none of this judge."""
+    there = [one for one, _ in journal.judges()]
+    if not there or judge.judge_id in {one.judge_id for one in there}:
+        return
+    other = min(there, key=lambda one: len(differences(one, judge)))
+    raise UsageError(
+        f"{folder} has labels of judge {other.judge_id}, and this is another judge: "
+        f"{', '.join(differences(other, judge))}; choose another output folder, add a further judge with --add-judge, "
+        f"or remove the other one: labelkit judges {shlex.quote(str(folder))} --drop {shlex.quote(other.judge_id)}"
+    )
+
+
+def differences(one: Judge, other: Judge) -> list[str]:
+    """Return the fields in which a judge differs from another one, as text."""
+    pairs = zip(one.model_dump().items(), other.model_dump().values(), strict=True)
+    return [
+        f"{NAMES.get(name, name)} {shown(new)} instead of {shown(old)}"
+        for (name, old), new in pairs
+        if name not in ALIKE and old != new
+    ]
+
+
+def shown(value: object) -> str:
+    """Return a field of a judge as text, with a long one shortened."""
+    text = "none" if value is None else str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
