@@ -2,18 +2,21 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
-from labelkit.engines import Reply, Request
+Sent = TypeVar("Sent")
+"""A request, or requests that are sent together."""
+Got = TypeVar("Got")
+"""A reply, or replies that arrive together."""
 
 
 def flow(
     runner: asyncio.Runner,
-    answer: Callable[[Request], Coroutine[Any, Any, Reply]],
-    requests: Iterable[Request],
+    answer: Callable[[Sent], Coroutine[Any, Any, Got]],
+    requests: Iterable[Sent],
     most: int,
-    alone: Callable[[Request], bool] = lambda request: False,
-) -> Iterator[list[Reply]]:
+    alone: Callable[[Sent], bool] = lambda request: False,
+) -> Iterator[list[Got]]:
     """Yield replies, in lists of replies that arrived together.
 
     At most `most` requests are in progress or answered but not yet yielded. After a request for which `alone` is true,
@@ -22,11 +25,11 @@ def flow(
     """
     source = iter(requests)
     loop = runner.get_loop()
-    running: set[asyncio.Task[Reply]] = set()
-    done: list[asyncio.Task[Reply]] = []
+    running: set[asyncio.Task[Got]] = set()
+    done: list[asyncio.Task[Got]] = []
     ready = asyncio.Event()
 
-    def finished(task: asyncio.Task[Reply]) -> None:
+    def finished(task: asyncio.Task[Got]) -> None:
         done.append(task)
         ready.set()
 
@@ -60,7 +63,7 @@ async def _wait(ready: asyncio.Event) -> None:
     ready.clear()
 
 
-async def _stop(tasks: set[asyncio.Task[Reply]]) -> None:
+async def _stop(tasks: set[asyncio.Task[Got]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

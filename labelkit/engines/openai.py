@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Traits
@@ -15,13 +16,14 @@ from labelkit.engines.client import TRIES, Client
 from labelkit.engines.completions import ScoreWatch, read_answer
 from labelkit.engines.http import AuthenticationError, BadRequestError, CallError, RetriedError, spoken
 from labelkit.engines.in_flight import flow
+from labelkit.engines.rerank_api import RerankApi
 from labelkit.engines.tokenizers import file_tokens, stated_context
-from labelkit.errors import EngineError, MissingPackageError
+from labelkit.errors import EngineError, MissingPackageError, UsageError
 from labelkit.storage.credentials import PLACES
 
 log = logging.getLogger(__name__)
 
-TRAITS = Traits(file_tokens, stated_context, tries=TRIES)
+TRAITS = Traits(file_tokens, stated_context, tries=TRIES, pairs=lambda settings: True)
 CONCURRENCY = 32
 OPENAI_URL = "https://api.openai.com/v1"
 TOP_LOGPROBS = 20
@@ -64,10 +66,23 @@ class OpenAIEngine(Engine):
         with asyncio.Runner() as runner:
             runner.run(self._client.__aenter__())
             try:
-                # A first request, sent alone, shows which optional fields the server accepts.
-                yield from flow(runner, self._answer, requests, most=self._concurrency, alone=self._unproven)
+                requests = iter(requests)
+                for first in islice(requests, 1):
+                    yield from self._run(runner, chain([first], requests), pairs=first.pair)
             finally:
                 runner.run(self._client.__aexit__())
+
+    def _run(self, runner: asyncio.Runner, requests: Iterable[Request], *, pairs: bool) -> Iterator[list[Reply]]:
+        """Answer requests that are all `pairs` for a reranker, or all chat messages."""
+        if not pairs:
+            # A first request, sent alone, shows which optional fields the server accepts.
+            yield from flow(runner, self._answer, requests, most=self._concurrency, alone=self._unproven)
+        elif not self._settings.base_urls:
+            raise UsageError(
+                "OpenAI has no reranker: give the address of a server with --base-url, ending before /rerank"
+            )
+        else:
+            yield from RerankApi(self._client, self._settings.model).together(runner, requests, self._concurrency)
 
     def close(self) -> None:
         """Do nothing: connections are closed after each run."""
