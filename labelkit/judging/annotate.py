@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from labelkit.engines import EngineFacts, open_engine, traits_of
 from labelkit.engines.model_families import families
-from labelkit.errors import ArtifactError, BudgetError, JournalError, UsageError
+from labelkit.errors import ArtifactError, BudgetError, EngineError, JournalError, UsageError
 from labelkit.judging.budget import check_price
 from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
@@ -81,11 +81,17 @@ class Outcome(NamedTuple):
         ]
 
     def check(self) -> None:
-        """Raise `BudgetError` if the caps left pairs unjudged."""
+        """Raise `BudgetError` if the caps left pairs unjudged, and `EngineError` if most pairs have no grade."""
         if self.pending:
             raise BudgetError(
                 f"{self.pending} of {self.pairs} pairs are not judged: the caps allow no more requests; raise "
                 "--max-usd or --max-tokens and run the same command again"
+            )
+        failed = sum(self.failures.values())
+        if 2 * failed > self.pairs:
+            raise EngineError(
+                f"{failed} of {self.pairs} pairs have no grade, most often: {next(iter(self.failures))}; the labels "
+                "are written; remove the cause, and run the same command again with --retry-failed"
             )
 
 
@@ -115,7 +121,7 @@ def annotate(
 
     Returns:
         Counts of pairs, requests and failures, tokens and US dollars. If the caps left pairs unjudged, `pending` counts
-        them and `Outcome.check` raises `BudgetError`.
+        them. `Outcome.check` raises an error for these, and for a run in which most pairs got no grade.
 
     Raises:
         UsageError: options contradict each other, the folder holds something else, or it has labels of another judge

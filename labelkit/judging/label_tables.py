@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from labelkit.engines import Reply
+from labelkit.judging.failure_log import kind_of
 from labelkit.judging.journal import Answer, Asked, Journal
 from labelkit.judging.methods import judging_of
 from labelkit.judging.settling import judgements_of
@@ -39,8 +40,7 @@ class Tally:
             self.unscored += row.grade is not None and row.score is None
             self.score_only += row.score_only
             if row.failure is not None:
-                # The kind of a reason precedes its first colon or quote.
-                self._reasons[row.failure.split(":", 1)[0].split(" in '", 1)[0].split(' in "', 1)[0]] += 1
+                self._reasons[kind_of(row.failure)] += 1
 
     @property
     def failures(self) -> dict[str, int]:

@@ -1,10 +1,15 @@
 """Show the progress of a run: judged pairs, tokens, US dollars, and the remaining time."""
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from labelkit.errors import MissingPackageError
+from labelkit.judging.failure_log import kind_of
+
+KINDS = 2
+"""Most kinds of failures that the progress shows."""
 
 
 class Progress:
@@ -13,7 +18,9 @@ class Progress:
     def __init__(self, total: int, done: int, show: "ShowProgress") -> None:
         self.total = total
         self._known = done
-        self._new = self._cached = self._failed = self._tokens = 0
+        self._new = self._cached = self._tokens = 0
+        self._failures: Counter[str] = Counter()
+        """Kind of reason -> number of pairs without a grade."""
         self._usd: float | None = 0.0
         self._start = time.monotonic()
         self._show = show
@@ -35,13 +42,13 @@ class Progress:
         """Whether any reply has arrived in this run."""
         return bool(self._new or self._cached or self._tokens)
 
-    def judged(self, pairs: int, *, failed: int, cached: bool) -> None:
-        """Count pairs that got their last reply, new or from the cache, and how many of them failed."""
+    def judged(self, pairs: int, *, failures: Iterable[str], cached: bool) -> None:
+        """Count pairs that got their last reply, new or from the cache, and the reasons of those without a grade."""
         if cached:
             self._cached += pairs
         else:
             self._new += pairs
-        self._failed += failed
+        self._failures.update(map(kind_of, failures))
 
     def paid(self, tokens: int, usd: float | None) -> None:
         """Count the cost of a reply and show the state: a pair may need several replies."""
@@ -60,7 +67,9 @@ class Progress:
         parts = [f"{rate:.1f} pairs/s", f"{self._tokens / max(self.seconds, 1e-9):,.0f} tokens/s", f"{self._new} new"]
         if self._cached:
             parts.append(f"{self._cached} cached")
-        parts.append(f"{self._failed} failed")
+        parts.append(f"{self._failures.total()} failed")
+        if self._failures:
+            parts[-1] += f" ({', '.join(f'{count} x {kind}' for kind, count in self._failures.most_common(KINDS))})"
         if self._usd is not None and self._usd > 0:
             projected = f" of about {self._usd * (1 + left / self._new):.2f}" if self._new else ""
             parts.append(f"{self._usd:.2f}{projected} US dollars")

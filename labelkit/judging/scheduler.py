@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from labelkit.engines import Engine, Reply, Request, traits_of
 from labelkit.errors import EngineError, JournalError, NotYetError
 from labelkit.judging.budget import Budget
+from labelkit.judging.failure_log import FailureLog
 from labelkit.judging.journal import Arrival, Journal
 from labelkit.judging.methods import Judging
 from labelkit.judging.model_change import ModelChange
@@ -157,6 +158,7 @@ class Scheduler:
         self._waiting: Waitlist = {}
         self._unreached = -1 if answered else 0
         """Number of replies without an answer so far; -1 once there was an answer, in this run or an earlier one."""
+        self._failures = FailureLog()
         self._begin = begin
         self.begun = False
         self.bought: list[str] = []
@@ -246,7 +248,8 @@ class Scheduler:
             for task, _ in waiting:
                 # A pair is counted at its first look, vote or order.
                 if (finished := self._place(task)) and task.variant == 0:
-                    self.progress.judged(len(finished.verdicts), failed=finished.failures, cached=cached)
+                    failures = self._failures.see(task, finished.verdicts)
+                    self.progress.judged(len(finished.verdicts), failures=failures, cached=cached)
 
     def _place(self, task: Task) -> Finished | None:
         """Return a finished task; put any other task with those that wait for the same reply, and return None."""

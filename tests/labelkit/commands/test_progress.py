@@ -25,14 +25,15 @@ def test_rates_money_and_time_are_those_of_the_replies(monkeypatch, capsys):
     now = [100.0]
     monkeypatch.setattr("labelkit.judging.progress.time.monotonic", lambda: now[0])
     progress = Progress(total=1000, done=200, show=ProgressBar())
-    progress.judged(100, failed=0, cached=True)
+    progress.judged(100, failures=[], cached=True)
     now[0] += 50
     for _ in range(100):
-        progress.judged(1, failed=0, cached=False)
+        progress.judged(1, failures=[], cached=False)
         progress.paid(30, 0.01)
-    progress.judged(0, failed=3, cached=False)
+    progress.judged(0, failures=["no answer: a", "no answer: b", "no label in 'x'"], cached=False)
     assert progress.words() == (
-        "2.0 pairs/s, 60 tokens/s, 100 new, 100 cached, 3 failed, 1.00 of about 7.00 US dollars, 5:00 left"
+        "2.0 pairs/s, 60 tokens/s, 100 new, 100 cached, 3 failed (2 x no answer, 1 x no label), "
+        "1.00 of about 7.00 US dollars, 5:00 left"
     )
     progress.close()
     assert capsys.readouterr().err.splitlines()[-1].startswith("judged 400/1000, 2.0 pairs/s")
@@ -40,7 +41,7 @@ def test_rates_money_and_time_are_those_of_the_replies(monkeypatch, capsys):
 
 def test_an_unknown_price_is_not_shown_as_money(capsys):
     progress = Progress(total=2, done=0, show=ProgressBar())
-    progress.judged(1, failed=0, cached=False)
+    progress.judged(1, failures=[], cached=False)
     progress.paid(30, None)
     progress.close()
     assert "dollars" not in capsys.readouterr().err

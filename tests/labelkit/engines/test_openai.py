@@ -189,11 +189,6 @@ def test_a_redirect_carries_nothing_to_another_origin(server, answer_all, Answer
     assert reply.error is not None
 
 
-def test_settings_of_other_engines_are_refused(server):
-    with pytest.raises(UsageError, match="the server decides dtype"):
-        open_engine("openai", Settings("m", base_urls=(server.url,), dtype="float32"))
-
-
 def test_without_a_key_only_this_machine_is_asked(server, monkeypatch):
     for urls in ((), ("https://api.example.com/v1",), (server.url, "https://api.example.com/v1")):
         with pytest.raises(UsageError, match="set LABELKIT_API_KEY or OPENAI_API_KEY"):

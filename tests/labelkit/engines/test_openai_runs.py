@@ -158,8 +158,30 @@ def test_concurrency_is_no_part_of_a_judge_but_the_address_is(
 
 def test_replies_without_choices_are_failures_in_the_folder(annotate, server, Answer, completion):
     server.script = lambda body: Answer(completion("2") | {"choices": []})
-    outcome = json.loads(annotate().out)
+    called = annotate()
+    outcome = json.loads(called.out)
     assert outcome["failures"] == {"no answer": outcome["pairs"]}
+    assert called.code == 1, "most pairs failed"
+    assert f"error: {outcome['pairs']} of {outcome['pairs']} pairs have no grade, most often: no answer" in called.err
+
+
+def test_the_reason_of_a_failure_is_shown_while_it_happens_and_once(annotate, server, Answer, completion):
+    def flaky(body):
+        number = len(server.ledger)
+        if number % 4 == 2:
+            return Answer({"error": {"message": f"filtered, request {number}"}}, 422)
+        return Answer(completion("I will not" if number == 3 else "1"))
+
+    server.script = flaky
+    called = annotate("--concurrency", "1")
+    shown = [line for line in called.err.splitlines() if line.startswith("no grade for query ")]
+    assert called.code == 0, "few pairs failed"
+    assert sum(json.loads(called.out)["failures"].values()) > 2
+    assert len(shown) == 2, shown
+    assert "status 422: " in shown[0]
+    assert "filtered, request" in shown[0]
+    assert "no label in 'I will not'" in shown[1]
+    assert called.err.index(shown[0]) < called.err.index("pairs, ")
 
 
 @pytest.mark.parametrize("field", ["model", "system_fingerprint"])

@@ -1,0 +1,39 @@
+"""Report the reasons of missing grades while a run continues, each kind of reason once."""
+
+import logging
+import re
+
+from labelkit.judging.methods.steps import Verdict
+from labelkit.judging.tasks import Task
+
+log = logging.getLogger(__name__)
+
+MOST_REASONS = 12
+"""Most reasons that one run reports; later ones are only counted."""
+DETAILS = re.compile(r"'[^']*'|\"[^\"]*\"|\d+|req[-_][\w-]+")
+"""Parts in which two reasons of the same kind may differ: quoted texts, numbers, ids of requests."""
+
+
+def kind_of(reason: str) -> str:
+    """Return the kind of a reason: the text before its first colon or quote."""
+    return reason.split(":", 1)[0].split(" in '", 1)[0].split(' in "', 1)[0]
+
+
+class FailureLog:
+    """Logs each new reason for a missing grade when it first occurs."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def see(self, task: Task, verdicts: list[Verdict]) -> list[str]:
+        """Log the new reasons in the verdicts of a task; return the reasons of all its failures."""
+        failures = [verdict.failure for verdict in verdicts if verdict.failure is not None]
+        for passage_id, verdict in zip(task.passage_ids, verdicts, strict=True):
+            alike = DETAILS.sub("", verdict.failure or "")
+            if verdict.failure is None or alike in self._seen or len(self._seen) >= MOST_REASONS:
+                continue
+            self._seen.add(alike)
+            log.info(f"no grade for query {task.query_id!r}, passage {passage_id!r}: {verdict.failure}")
+            if len(self._seen) == MOST_REASONS:
+                log.info("further reasons are not shown; the summary at the end counts them")
+        return failures
