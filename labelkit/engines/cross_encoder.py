@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from labelkit.corpora.words import CHARACTERS
 from labelkit.engines import Engine, Reply, Request, Settings
@@ -55,11 +55,10 @@ class CrossEncoderEngine(Engine):
             import transformers
         except ImportError:
             raise MissingPackageError("sentence-transformers", "train") from None
-        from labelkit.engines.local import DTYPES, default_dtype, load_tokenizer, model_facts
+        from labelkit.engines.local import DTYPES, load_tokenizer, model_facts
 
         self._settings = settings
-        # A CPU gains little from half precision, in which a logit of 5.31 is 5.3125.
-        self._dtype = settings.dtype or (default_dtype() if torch.cuda.is_available() else "float32")
+        self._dtype = settings.dtype or reranker_dtype()
         if self._dtype not in DTYPES:
             raise UnknownNameError("dtype", self._dtype, DTYPES)
         refuse_code(settings.model, trusted=settings.trust_remote_code)
@@ -70,13 +69,13 @@ class CrossEncoderEngine(Engine):
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
         if labels:
-            self._refuse_messages()
+            refuse_messages(self._settings.model)
 
     def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
         source = iter(requests)
         while window := list(islice(source, WINDOW)):
             if not all(request.pair for request in window):
-                self._refuse_messages()
+                refuse_messages(self._settings.model)
             yield from self._score(window)
 
     def close(self) -> None:
@@ -95,16 +94,15 @@ class CrossEncoderEngine(Engine):
         longest: int = self._encoder.max_seq_length
         return min(self._settings.max_model_len or longest, longest)
 
-    def _refuse_messages(self) -> None:
-        raise UsageError(f"model {self._settings.model!r} is a reranker, which gives scores only: use --method rerank")
-
     def _score(self, window: Sequence[Request]) -> Iterator[list[Reply]]:
         """Score pairs in batches of similar length; a pair over the length limit fails alone."""
         from labelkit.pooling.encoding import ahead
 
         sized = sorted(((sum(len(one.content) for one in request.messages), request) for request in window), key=size)
         fitting = [request for count, request in reversed(sized) if count <= CHARACTERS * self._limit]
-        refused = [self._over(request, f"{n} characters") for n, request in sized if n > CHARACTERS * self._limit]
+        refused = [
+            over_limit(request, f"{n} characters", self._limit) for n, request in sized if n > CHARACTERS * self._limit
+        ]
         if refused:
             yield refused
         for batch in ahead(self._batches(fitting)):
@@ -126,7 +124,7 @@ class CrossEncoderEngine(Engine):
                 rows = self._rows([texts_of(request) for request in some])
                 for request, row in zip(some, rows, strict=True):
                     if len(row) > self._limit:
-                        refused.append(self._over(request, f"{len(row)} tokens"))
+                        refused.append(over_limit(request, f"{len(row)} tokens", self._limit))
                 kept.extend(one for one, row in zip(some, rows, strict=True) if len(row) <= self._limit)
                 yield [row for row in rows if len(row) <= self._limit]
 
@@ -160,9 +158,25 @@ class CrossEncoderEngine(Engine):
             completion_tokens=0,
         )
 
-    def _over(self, request: Request, what: str) -> Reply:
-        error = f"query and passage of {what} are over the limit of {self._limit}; cut passages with --passage-tokens"
-        return Reply(key=request.key, error=error)
+
+def reranker_dtype() -> str:
+    """Return the default precision of a reranker: float32 on a CPU, because bfloat16 rounds 5.31 to 5.3125."""
+    import torch
+
+    from labelkit.engines.local import default_dtype
+
+    return default_dtype() if torch.cuda.is_available() else "float32"
+
+
+def refuse_messages(model: str) -> NoReturn:
+    """Raise `UsageError` for a request that is no pair."""
+    raise UsageError(f"model {model!r} is a reranker, which gives scores only: use --method rerank")
+
+
+def over_limit(request: Request, what: str, limit: int) -> Reply:
+    """Return the failed reply to a pair over the length limit in tokens."""
+    error = f"query and passage of {what} are over the limit of {limit}; cut passages with --passage-tokens"
+    return Reply(key=request.key, error=error)
 
 
 def size(sized: tuple[int, Request]) -> int:

@@ -18,10 +18,17 @@ from typing import Any, NamedTuple
 
 from labelkit.engines import LOWEST, Engine, Reply, Request, Settings, Traits
 from labelkit.engines.in_flight import flow
-from labelkit.engines.local import default_dtype, first_label_tokens, load_encoder, load_tokenizer, model_facts
+from labelkit.engines.local import (
+    default_dtype,
+    first_label_tokens,
+    load_encoder,
+    load_tokenizer,
+    model_facts,
+    scores_pairs,
+)
 from labelkit.engines.tokenizers import model_tokens
 from labelkit.engines.vllm_arguments import changing, parsed_arguments
-from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
+from labelkit.errors import EngineError, LabelkitError, MissingPackageError, UnknownNameError, UsageError, first_line
 from labelkit.pooling.model_safety import refuse_code
 
 AHEAD = 2
@@ -38,11 +45,15 @@ def context_of(settings: Settings) -> int:
     return settings.max_model_len or MAX_MODEL_LEN
 
 
-TRAITS = Traits(model_tokens, context_of)
+TRAITS = Traits(model_tokens, context_of, pairs=scores_pairs)
 
 
 def open_engine(settings: Settings) -> "VllmEngine":
-    """Prepare the model of a local folder or Hub id; the weights are loaded at the first request."""
+    """Prepare a language model or a reranker of a local folder or Hub id; weights are loaded at the first request."""
+    if scores_pairs(settings):
+        from labelkit.engines.vllm_reranker import VllmReranker
+
+        return VllmReranker(settings)
     return VllmEngine(settings)
 
 
@@ -143,24 +154,28 @@ class VllmEngine(Engine):
         """Answer one request; an error of this request alone becomes a reply with `error`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        ids = self._encoder.prompt_tokens(request, self._answer_tokens(request), limit=self._limit)
-        if isinstance(ids, Reply):
-            return ids
-        prompt = {"type": "token", "prompt_token_ids": ids}
-        sampling = self._sampling(request)
         try:
-            with self._copy_for(request.group) as copy:
-                outputs = [output async for output in self._llm.generate(prompt, sampling, request.key, **copy)]
-            return self._reply(request, sampling, len(ids), output=outputs[-1].outputs[0])
+            return await self._reply_to(request)
         except EngineDeadError:
             pass  # The error raised below must not refer to the dead engine, which would complain when Python ends.
-        except EngineError:
+        except LabelkitError:
             raise
         except Exception as error:  # vLLM may raise errors of any type for a bad row
             return Reply(key=request.key, error=f"{type(error).__name__}: {first_line(error)}")
         raise EngineError(
             "vLLM stopped while it was judging; every finished reply is kept: run the same command again to resume"
         )
+
+    async def _reply_to(self, request: Request) -> Reply:
+        """Generate the answer to one request. Raises errors of any type."""
+        ids = self._encoder.prompt_tokens(request, self._answer_tokens(request), limit=self._limit)
+        if isinstance(ids, Reply):
+            return ids
+        prompt = {"type": "token", "prompt_token_ids": ids}
+        sampling = self._sampling(request)
+        with self._copy_for(request.group) as copy:
+            outputs = [output async for output in self._llm.generate(prompt, sampling, request.key, **copy)]
+        return self._reply(request, sampling, len(ids), output=outputs[-1].outputs[0])
 
     @contextmanager
     def _copy_for(self, group: str) -> Iterator[dict[str, int]]:

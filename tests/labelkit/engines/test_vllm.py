@@ -193,3 +193,13 @@ def test_the_manifest_of_a_judge_names_vllm(offline, pool):
     assert present(judge.engine_version).startswith("vllm 0.")
     assert judge.dtype == "float32"
     assert json.loads(present(judge.decoding))["temperature"] == 0
+
+
+def test_a_reranker_gives_the_logits_of_sentence_transformers(pool, tiny_reranker, peer_scores, annotated):
+    given = ("--engine", "vllm", "--model", tiny_reranker, "--method", "rerank", "--concurrency", 8)
+    found = annotated(pool, pool.with_name("reranked"), *given)
+    assert "over the limit of 128; cut passages with --passage-tokens" in present(found["long"].failure)
+    names = sorted(TEXTS)
+    peer = peer_scores("why do cats sleep in the day", [TEXTS[name] for name in names])
+    assert [found[name].score for name in names] == pytest.approx(peer, abs=1e-3)
+    assert max(abs(score) for score in peer) > 1
