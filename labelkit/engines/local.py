@@ -18,7 +18,7 @@ from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Trai
 from labelkit.engines.chat_encoding import ChatEncoder
 from labelkit.engines.tokenizers import model_tokens
 from labelkit.errors import EngineError, MissingPackageError, UnknownNameError, UsageError, first_line
-from labelkit.pooling.model_loading import hide_loading_bars
+from labelkit.pooling.model_loading import hide_loading_bars, hub_commit
 from labelkit.pooling.model_safety import refuse_code
 from labelkit.storage import folders
 
@@ -317,11 +317,7 @@ def model_revision(settings: Settings) -> str | None:
     """
     folder = Path(settings.model)
     if not folder.is_dir():
-        from transformers import AutoConfig
-
-        config: Any = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
-        commit: str | None = getattr(config, "_commit_hash", None)
-        return commit
+        return hub_commit(settings.model, settings.revision)
     digest = hashlib.sha256()
     for name, sha256 in sorted(folders.known_sha256(folder).items()):
         if name.endswith((".json", ".safetensors", ".jinja")):

@@ -1,12 +1,11 @@
-"""Encode texts with a sentence-transformers model, caching the embeddings of passages per model and corpus.
+"""Encode texts with a sentence-transformers model, keeping the embeddings of passages on disk per model and text.
 
 Encoding a corpus is the most expensive step of dense pooling and of evaluation, and the same untrained model is used
-for many comparisons. So embeddings are cached in a folder under a key over the model's files and the texts. A trained
-model, another length limit or a changed passage has another key, so that no outdated embedding is used.
+for many comparisons. So embeddings are kept under a key over the model's files, or its commit on the Hub, and under the
+text. A trained model, another length limit or a changed passage has another key, so that no outdated embedding is used.
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,39 +16,66 @@ from numpy.typing import NDArray
 
 from labelkit.corpora.words import beginning
 from labelkit.errors import ArtifactError
+from labelkit.pooling.model_loading import hub_commit
+from labelkit.pooling.stages import LoggedStages, Report, Stage
+from labelkit.pooling.vector_cache import VectorCache
 from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
 
 BATCH = 32
 FEW = 1_000
 """Most texts for which no progress bar is shown."""
-LARGEST_CACHED = 1 << 30
-"""Most bytes of embeddings that are cached, so that large corpora do not fill a home folder."""
+BLOCK = 8_192
+"""Texts that are encoded before their embeddings are written to disk."""
+
+
+class PassageEncoder:
+    """Encodes passages with a model, and keeps the embeddings on disk if the model's files are known."""
+
+    def __init__(
+        self, encoder: Any, model: str | None, report: Report | None = None, *, total: int | None = None
+    ) -> None:
+        """`model` is the local folder or Hub id from which `encoder`, a `SentenceTransformer`, was loaded. Embeddings
+        of a model without a name (None), or of a Hub id whose commit is unknown, have no key and are not kept.
+        `total` is the number of passages that will be encoded, for `report`.
+        """
+        from labelkit.pooling.sharing import is_first
+
+        self._encoder, self._model = encoder, model
+        self._report, self._done, self._total = report or LoggedStages(), 0, total
+        key = key_of(model, encoder) if model is not None else None
+        self._keeps = key is not None
+        folder = cache_folder() / "embeddings" / str(key)
+        self._cache = VectorCache(folder) if self._keeps and is_first() else None
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return embeddings of `texts` in their order: [texts, dimensions], float32.
+
+        Raises `ArtifactError` if an embedding is not finite.
+        """
+        from labelkit.pooling.sharing import of_first
+
+        if not self._keeps:
+            return _encode(self._encoder, self._model, texts)
+        known = of_first(self._cache.find(texts) if self._cache else None)
+        assert known is not None
+        vectors = known.vectors
+        for start in range(0, len(known.missing), BLOCK):
+            numbers = known.missing[start : start + BLOCK]
+            made = _encode(self._encoder, self._model, [texts[number] for number in numbers])
+            if vectors.shape[1:] != made.shape[1:]:
+                vectors = np.zeros((len(texts), *made.shape[1:]), np.float32)
+            vectors[numbers] = made
+            if self._cache:
+                self._cache.add([texts[number] for number in numbers], made)
+                self._report(Stage("encode", self._done + start + len(numbers), self._total, items="passages"))
+        self._done += len(texts)
+        return vectors[known.first]
 
 
 def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Return embeddings of `texts` in their order, from the cache if available: [texts, dimensions], float32.
-
-    `model` is the local folder or Hub id from which `encoder`, a `SentenceTransformer`, was loaded. Embeddings are
-    cached for local folders only: the files of a Hub id can change, and a model without a name (None) has no key.
-    Raises `ArtifactError` if an embedding is not finite.
-    """
-    from labelkit.pooling.sharing import is_first, of_first
-
-    if model is None or not Path(model).is_dir():
-        return _encode(encoder, model, texts)
-    # Cached in sorted order, so that the order of the corpus does not matter.
-    order = sorted(range(len(texts)), key=texts.__getitem__)
-    ordered = [texts[row] for row in order]
-    path = cache_folder() / "embeddings" / f"{_key(model, encoder, ordered)}.npy"
-    kept = of_first(_load(path, len(texts)) if is_first() else None)
-    if kept is None:
-        kept = _encode(encoder, model, ordered)
-        if kept.nbytes <= LARGEST_CACHED and is_first():
-            _save(path, kept)
-    vectors: NDArray[np.float32] = np.empty(kept.shape, dtype=np.float32)
-    vectors[order] = kept
-    return vectors
+    """Return embeddings of `texts` in their order, as `PassageEncoder` does: [texts, dimensions], float32."""
+    return PassageEncoder(encoder, model).encode(texts)
 
 
 def encode_queries(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -90,32 +116,17 @@ def finite(vectors: NDArray[np.float32], model: str | None, texts: Sequence[str]
     return vectors
 
 
-def _key(model: str, encoder: Any, texts: Sequence[str]) -> str:
-    """Return the sha256 over the model's files, its length limit, and the texts with their boundaries."""
-    digest = hashlib.sha256(f"{encoder.max_seq_length}\n".encode())
+def key_of(model: str, encoder: Any) -> str | None:
+    """Return the sha256 over the model's files, or its commit on the Hub, and its limits of length and dimensions.
+
+    None for a Hub id whose commit is unknown.
+    """
+    digest = hashlib.sha256(f"{encoder.max_seq_length} {encoder.truncate_dim}\n".encode())
+    if not Path(model).is_dir():
+        commit = hub_commit(model)
+        digest.update(f"{model} {commit}\n".encode())
+        return digest.hexdigest() if commit else None
     for name, sha256 in sorted(folders.known_sha256(Path(model)).items()):
         if not name.endswith(".md"):  # a model card changes no vector
             digest.update(f"{name} {sha256}\n".encode())
-    for text in texts:
-        encoded = text.encode()
-        digest.update(f"{len(encoded)}\n".encode())
-        digest.update(encoded)
     return digest.hexdigest()
-
-
-def _load(path: Path, rows: int) -> NDArray[np.float32] | None:
-    """Return cached embeddings; None if they are missing or damaged."""
-    try:
-        kept: NDArray[np.float32] = np.load(path)
-    except (OSError, ValueError, EOFError):
-        return None
-    whole = kept.ndim == 2 and len(kept) == rows and kept.dtype == np.float32 and np.isfinite(kept).all()
-    return kept if whole else None
-
-
-def _save(path: Path, vectors: NDArray[np.float32]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        np.save(file, vectors)
-    aside.replace(path)

@@ -17,15 +17,15 @@ from torch.nn.functional import normalize
 
 from labelkit.corpora.runs import RankedRun
 from labelkit.errors import ArtifactError
-from labelkit.pooling.dense import encode_passages, encode_queries
+from labelkit.pooling.dense import PassageEncoder, encode_queries
 from labelkit.records import Passage
 
 CHUNK = 50_000
 """Passages per chunk that is encoded and searched."""
 QUERY_TILE = 256
 """Queries that are scored together against a chunk."""
-CACHED_CHUNKS = 20
-"""Most chunks per corpus whose embeddings are cached, so that a large corpus does not fill the disk."""
+KEPT_CHUNKS = 20
+"""Most chunks per corpus whose embeddings an evaluation keeps, so that many models do not fill the disk."""
 
 
 def _cosine(embeddings: Tensor) -> Tensor:
@@ -79,22 +79,18 @@ def dense_search(
     which `encoder`, a `SentenceTransformer`, was loaded; with None, embeddings are not cached. Raises `ArtifactError`
     if an embedding or a similarity is not finite.
     """
-    prepare = SIMILARITIES.get(encoder.similarity_fn_name, _dot)
     if index is None:
-        plain = encoder.similarity_fn_name in SIMILARITIES
-        index = Exact if plain else partial(Exact, similarity=encoder.similarity)
-    with limited(encoder, lengths.query):
-        near = torch.from_numpy(encode_queries(encoder, name, list(queries.values())))
-    found = index(prepare(near.to(encoder.device)), depth)
+        index = partial(Exact, similarity=similarity_of(encoder))
+    found = index(encoded_queries(encoder, name, list(queries.values()), length=lengths.query), depth)
     left = iter(passages)
+    number = 0
     with limited(encoder, lengths.passage):
-        number = 0
+        kept, unkept = PassageEncoder(encoder, name), PassageEncoder(encoder, None)
         while chunk := list(islice(left, CHUNK)):
             # In this order, the lower row wins a tie.
             chunk.sort(key=lambda passage: passage.passage_id, reverse=True)
-            kept = name if number < CACHED_CHUNKS else None
-            vectors = encode_passages(encoder, kept, [passage.full_text for passage in chunk])
-            far = prepare(torch.from_numpy(vectors).to(encoder.device))
+            texts = [passage.full_text for passage in chunk]
+            far = prepared(encoder, (kept if number < KEPT_CHUNKS else unkept).encode(texts))
             found.add([passage.passage_id for passage in chunk], far)
             number += 1
     return {
@@ -103,14 +99,62 @@ def dense_search(
     }
 
 
+class Chunk(NamedTuple):
+    """Passages that are encoded and searched together."""
+
+    rows: NDArray[np.int64]
+    """Number of each passage; of equal similarities, the higher number ranks first."""
+    texts: list[str]
+
+
+def nearest(
+    encoder: Any, name: str, queries: Sequence[str], *, passages: PassageEncoder, chunks: Iterable[Chunk], depth: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield the numbers of the `depth` best passages of every query and their similarities, best first.
+
+    As `dense_search`, for passages that are numbered and encoded by `passages`, which keeps all embeddings. `chunks` is
+    read once. Raises `ArtifactError` if an embedding or a similarity is not finite.
+    """
+    found = ExactRows(encoded_queries(encoder, name, queries), depth, similarity_of(encoder))
+    for chunk in chunks:
+        order = np.argsort(chunk.rows)[::-1]
+        found.add(chunk.rows[order], prepared(encoder, passages.encode([chunk.texts[place] for place in order])))
+    for query, (rows, scores) in zip(queries, found.best(), strict=True):
+        for row, score in zip(rows[~np.isfinite(scores)], scores[~np.isfinite(scores)], strict=True):
+            raise not_finite(query, str(row), score, name=name)
+        yield rows, scores
+
+
+def prepared(encoder: Any, vectors: NDArray[np.float32]) -> Tensor:
+    """Return embeddings [N, D] on the encoder's device, normalised if its similarity is the cosine."""
+    return SIMILARITIES.get(encoder.similarity_fn_name, _dot)(torch.from_numpy(vectors).to(encoder.device))
+
+
+def similarity_of(encoder: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the similarity of prepared embeddings [Q, D] and [N, D]: [Q, N]."""
+    similarity: Callable[[Tensor, Tensor], Tensor] = encoder.similarity
+    return _dot_products if encoder.similarity_fn_name in SIMILARITIES else similarity
+
+
+def encoded_queries(encoder: Any, name: str | None, queries: Sequence[str], *, length: int | None = None) -> Tensor:
+    """Return the prepared embeddings of queries: [Q, D]."""
+    with limited(encoder, length):
+        return prepared(encoder, encode_queries(encoder, name, queries))
+
+
 def _finite(best: list[tuple[str, float]], query_id: str, name: str | None) -> list[tuple[str, float]]:
     for passage_id, score in best:
         if not np.isfinite(score):
-            raise ArtifactError(
-                f"{name or 'the model'}: the similarity of query {query_id!r} and passage {passage_id!r} is {score}; "
-                "its weights are damaged or too large: train it again with a lower learning rate, or fetch it again"
-            )
+            raise not_finite(query_id, passage_id, score, name=name)
     return best
+
+
+def not_finite(query: str, passage: str, score: float, *, name: str | None) -> ArtifactError:
+    """Return the error for a similarity that is not a finite number."""
+    return ArtifactError(
+        f"{name or 'the model'}: the similarity of query {query!r} and passage {passage!r} is {score}; "
+        "its weights are damaged or too large: train it again with a lower learning rate, or fetch it again"
+    )
 
 
 @contextmanager
@@ -130,10 +174,11 @@ def _dot_products(queries: Tensor, passages: Tensor) -> Tensor:
     return queries @ passages.T
 
 
-class Exact:
+class ExactRows:
     """Compares every query with every passage, in tiles, and keeps the best passages of each query.
 
-    Equal scores are ranked by id in descending order, as in trec_eval.
+    A passage is a number; of equal scores, the one with the higher number ranks first. Memory does not grow with the
+    passages, and with the queries only by their vectors and their best passages.
     """
 
     def __init__(
@@ -141,36 +186,60 @@ class Exact:
     ) -> None:
         self.queries, self.depth, self.similarity = queries, depth, similarity
         self.scores = queries.new_empty((len(queries), 0))
-        self.places: NDArray[np.int64] = np.empty((len(queries), 0), dtype=np.int64)
-        self.added = 0
-        self.names: dict[int, str] = {}
-        """Place of each kept passage among all that were added -> its id."""
+        self.rows = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
+
+    def add(self, rows: NDArray[np.int64], passages: Tensor) -> None:
+        """Compare all queries with the passages [N, D], whose numbers are `rows` [N], in descending order."""
+        width = min(self.depth, self.scores.shape[1] + len(rows))
+        numbers = torch.from_numpy(rows).to(self.queries.device)
+        scores = self.scores.new_empty((len(self.queries), width))
+        kept = self.rows.new_empty((len(self.queries), width))
+        for start in range(0, len(self.queries), QUERY_TILE):
+            tile = slice(start, start + QUERY_TILE)
+            found, columns = best_first(self.similarity(self.queries[tile], passages), self.depth)
+            every = torch.cat([self.rows[tile], numbers[columns]], dim=1)
+            every, order = every.sort(dim=1, descending=True)
+            scores[tile], order = best_first(torch.cat([self.scores[tile], found], dim=1).gather(1, order), width)
+            kept[tile] = every.gather(1, order)
+        self.scores, self.rows = scores, kept
+
+    def best(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Yield the numbers and the scores of each query's best passages, best first."""
+        for start in range(0, len(self.queries), QUERY_TILE):
+            tile = slice(start, start + QUERY_TILE)
+            yield from zip(self.rows[tile].cpu().numpy(), self.scores[tile].cpu().numpy(), strict=True)
+
+
+class Exact:
+    """Exact search of passages with ids. Equal scores are ranked by id in descending order, as in trec_eval."""
+
+    def __init__(
+        self, queries: Tensor, depth: int, similarity: Callable[[Tensor, Tensor], Tensor] = _dot_products
+    ) -> None:
+        self._found = ExactRows(queries, depth, similarity)
+        self._names: NDArray[np.object_] = np.empty(0, dtype=object)
+        """Ids of the kept passages; a passage's number in `_found` is its place here."""
 
     def add(self, ids: Sequence[str], passages: Tensor) -> None:
-        names: NDArray[np.object_] = np.array(ids, dtype=object)
-        downwards = np.argsort(names, kind="stable")[::-1].copy()
-        names, passages = names[downwards], passages[torch.from_numpy(downwards).to(passages.device)]
-        tiles = [
-            best_first(self.similarity(tile, passages), self.depth) for tile in torch.split(self.queries, QUERY_TILE)
-        ]
-        found = self.added + torch.cat([columns for _, columns in tiles]).cpu().numpy()
-        scores = torch.cat([self.scores, torch.cat([values for values, _ in tiles])], dim=1)
-        every = np.concatenate([self.places, found], axis=1)
-        used, which = np.unique(every, return_inverse=True)
-        named = [names[place - self.added] if place >= self.added else self.names[place] for place in used.tolist()]
-        # Sort passages of several chunks by id in descending order before the best are selected.
-        rank = np.empty(len(named), dtype=np.int64)
-        rank[np.argsort(np.array(named, dtype=object), kind="stable")] = np.arange(len(named))
-        by_id = np.argsort(rank[which].reshape(every.shape), axis=1)[:, ::-1].copy()
-        self.scores, order = best_first(scores.gather(1, torch.from_numpy(by_id).to(scores.device)), self.depth)
-        self.places = np.take_along_axis(np.take_along_axis(every, by_id, axis=1), order.cpu().numpy(), axis=1)
-        kept = np.searchsorted(used, np.unique(self.places)).tolist()
-        self.names = {int(used[place]): named[place] for place in kept}
-        self.added += len(names)
+        """Compare all queries with the passages [N, D]."""
+        # Numbers follow the ids' order among the kept and the new passages.
+        every = np.concatenate([self._names, np.array(ids, dtype=object)])
+        order = np.argsort(every, kind="stable")
+        numbers = np.empty(len(every), dtype=np.int64)
+        numbers[order] = np.arange(len(every))
+        found = self._found
+        found.rows = torch.from_numpy(numbers).to(found.rows.device)[found.rows]
+        new = numbers[len(self._names) :]
+        downwards = np.argsort(new)[::-1].copy()
+        found.add(new[downwards], passages[torch.from_numpy(downwards).to(passages.device)])
+        kept, places = torch.unique(found.rows, return_inverse=True)
+        self._names, found.rows = every[order][kept.cpu().numpy()], places
 
     def best(self) -> list[list[tuple[str, float]]]:
-        pairs = zip(self.places.tolist(), self.scores.tolist(), strict=True)
-        return [[(self.names[place], score) for place, score in zip(*each, strict=True)] for each in pairs]
+        """Return the best passages of each query with their similarities."""
+        return [
+            list(zip(self._names[rows].tolist(), scores.tolist(), strict=True)) for rows, scores in self._found.best()
+        ]
 
 
 def best_first(scores: Tensor, depth: int) -> tuple[Tensor, Tensor]:

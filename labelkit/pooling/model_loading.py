@@ -1,6 +1,7 @@
 """Load sentence-transformers models without progress bars and without running code that comes with them."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from labelkit.errors import MissingPackageError, UsageError, first_line
@@ -30,3 +31,14 @@ def load_encoder(name: str, *, trust_remote_code: bool = False) -> Any:
         raise UsageError(
             f"cannot load the model {name!r}: {first_line(error)}; give a model folder or a Hub id"
         ) from None
+
+
+def hub_commit(name: str, revision: str | None = None) -> str | None:
+    """Return the commit of a Hub model that was loaded, from the cache of the Hub; None if it is not in that cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("config.json", "modules.json"):
+        path = try_to_load_from_cache(name, file, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parent.name
+    return None

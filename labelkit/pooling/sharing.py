@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import distributed as dist
 
 Vectors = NDArray[np.float32]
+T = TypeVar("T")
 _SHARED: ContextVar[bool] = ContextVar("shared", default=False)
 
 
@@ -56,11 +57,11 @@ def encode_shared(texts: Sequence[str], encode: Callable[[Sequence[str]], Vector
     return vectors
 
 
-def of_first(vectors: Vectors | None) -> Vectors | None:
-    """Return what the first process has, in every process."""
+def of_first(value: T) -> T:
+    """Return the first process's value, in every process."""
     if not _SHARED.get():
-        return vectors
-    found = [vectors]
+        return value
+    found = [value]
     dist.broadcast_object_list(found)
     return found[0]
 

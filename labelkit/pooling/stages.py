@@ -16,7 +16,8 @@ class Stage(NamedTuple):
 
     name: str
     done: int
-    total: int
+    total: int | None
+    """Number of items of the whole stage; None if it is unknown."""
     items: str
     """Name of the items that are counted, in the plural."""
 
@@ -37,7 +38,12 @@ class LoggedStages:
         now = time.monotonic()
         if stage.name != self._name:
             self._name, self._begun, self._spoken, self._first = stage.name, now, now, stage.done
-        elif now - self._spoken >= SECONDS or (stage.done >= stage.total and self._spoken > self._begun):
+        elif now - self._spoken >= SECONDS or (stage.done == stage.total and self._spoken > self._begun):
             self._spoken = now
             rate = (stage.done - self._first) / (now - self._begun)
-            log.info(f"{stage.name}: {stage.done:,}/{stage.total:,} {stage.items}, {rate:,.0f} a second")
+            log.info(f"{stage.name}: {stage.done:,}{of(stage.total)} {stage.items}, {rate:,.0f} a second")
+
+
+def of(total: int | None) -> str:
+    """Return a total as the second part of a fraction; nothing if it is unknown."""
+    return "" if total is None else f"/{total:,}"
