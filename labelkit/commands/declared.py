@@ -47,7 +47,14 @@ def declared(record: str) -> dict[str, Declared]:
     module, _, name = record.partition(":")
     tree = parsed(module)
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    return dict(fields_of(classes[name], classes, known_names(module, tree)))
+    elsewhere = {
+        alias.name: f"{node.module}:{alias.name}"
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name.endswith("Options") and alias.name != "Options"
+    }
+    return dict(fields_of(classes[name], classes, known_names(module, tree), elsewhere=elsewhere))
 
 
 @cache
@@ -64,7 +71,8 @@ def known_names(module: str, tree: ast.Module) -> dict[str, Any]:
     constants imported from our packages.
     """
     known: dict[str, Any] = {"Path": Path, "Any": Any, "Literal": Literal, "Annotated": Annotated}
-    known |= {"ClassVar": ClassVar, "Field": FieldSettings.of, "Address": str, "ScaleText": str}
+    known |= {"ClassVar": ClassVar, "Field": FieldSettings.of}
+    known |= dict.fromkeys(("Address", "CollectionPlace", "ScaleText"), str)
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == module.partition(".")[0]:
             named = {alias.name for alias in node.names if alias.name.isupper()}
@@ -86,12 +94,21 @@ def constants(module: str) -> dict[str, Any]:
 
 
 def fields_of(
-    node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], known: Mapping[str, Any]
+    node: ast.ClassDef,
+    classes: Mapping[str, ast.ClassDef],
+    known: Mapping[str, Any],
+    *,
+    elsewhere: Mapping[str, str],
 ) -> Iterator[tuple[str, Declared]]:
-    """Yield the annotated fields of a class and of its bases in the same module, each with the docstring below it."""
-    for base in node.bases:
+    """Yield the annotated fields of a class and of its bases, each with the docstring below it.
+
+    `elsewhere` has the option records that the module imports: name -> `module:Class`.
+    """
+    for base in reversed(node.bases):  # the order of pydantic
         if isinstance(base, ast.Name) and base.id in classes:
-            yield from fields_of(classes[base.id], classes, known)
+            yield from fields_of(classes[base.id], classes, known, elsewhere=elsewhere)
+        elif isinstance(base, ast.Name) and base.id in elsewhere:
+            yield from declared(elsewhere[base.id]).items()
     for line, below in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             kind = evaluated(line.annotation, known)

@@ -19,7 +19,7 @@ CASCADE_FLAGS = {
 
 @takes("labelkit.pooling.options:PoolOptions")
 def pool(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Collection: folder, or s3://, gs://, hf:// or irds:.")],
     output: Output,
     given: Given,
 ) -> None:

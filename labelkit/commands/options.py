@@ -16,7 +16,7 @@ DatasetFolder = Annotated[
     str, typer.Argument(metavar="DATASET", help="Dataset folder, local or at s3://, gs:// or hf://.")
 ]
 Source = Annotated[
-    str, typer.Argument(metavar="POOL", help="Pool folder, or a BEIR folder, which is first pooled with the defaults.")
+    str, typer.Argument(metavar="POOL", help="Pool folder, or a collection, which is first pooled with the defaults.")
 ]
 Given = dict[str, Any]
 """Field of an option record -> the value given on the command line."""

@@ -40,17 +40,24 @@ def replay(
     console.say(said)
 
 
+@takes("labelkit.corpora.options:CollectionOptions", only=("id_field", "text_field", "title_field"))
 def tidy(
-    data: Annotated[Path, typer.Argument(help="BEIR folder that has unreadable lines.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Collection: folder, or s3://, gs://, hf:// or irds:.")],
     output: Output,
+    given: Given,
     scale: Annotated[
         str | None, typer.Option(help="Scale of the qrels' grades, if it is not 0 to 3: 0-1, 0-4, 1-5, or a mapping.")
     ] = None,
 ) -> None:
-    """Copy a BEIR folder without its unreadable lines. Removed lines are listed with file, line number and reason."""
+    """Copy a collection as a BEIR folder, without its unreadable lines. Removed lines are listed with file, line number
+    and reason.
+    """
+    from labelkit.corpora.options import CollectionOptions
     from labelkit.corpora.tidy import ASIDE
 
-    counts = labelkit.tidy(data, output, scale=scale, command=console.command_line("labelkit"))
+    counts = labelkit.tidy(
+        data, output, CollectionOptions(**given), scale=scale, command=console.command_line("labelkit")
+    )
     for file, count in counts.items():
         console.say(f"{file}: {count} lines removed")
     console.say(f"{output}: {sum(counts.values())} lines removed in total; {output / ASIDE} lists them with reasons")

@@ -1,17 +1,29 @@
-"""Read grades of query-passage pairs from BEIR's TSV with a header or from TREC qrels."""
+"""Read grades of query-passage pairs: TREC qrels, or tables with columns such as query-id, corpus-id and score.
 
-import math
-from collections.abc import Iterator
+A grade says what the judgment means: 0 to 3 are grades; -1 marks a pair that was pooled but not judged, and -2 marks
+spam (TREC Web Track). Pairs with -1 or -2 are left out and counted; spam becomes grade 0 only on request.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from labelkit.corpora.rows import _decoded, lines
-from labelkit.corpora.scales import expected_grades, grade_on
+from labelkit.corpora.fields import GradeColumns, grade_columns
+from labelkit.corpora.files import READERS, column_names, file_rows, form_of
+from labelkit.corpora.rows import decoded, id_of, lines
+from labelkit.corpora.scales import expected_grades, grade_on, same
 from labelkit.errors import DataError
-from labelkit.storage.names import inside
+from labelkit.records import PairIds
+
+log = logging.getLogger(__name__)
 
 Qrels = dict[str, dict[str, int]]
 """Query id -> passage id -> grade."""
+UNJUDGED, SPAM = -1, -2
+MEANINGS = {UNJUDGED: "pooled but not judged", SPAM: "spam"}
 
 
 class QrelsRow(NamedTuple):
@@ -20,79 +32,151 @@ class QrelsRow(NamedTuple):
     query_id: str
     passage_id: str
     grade: int
-    """Grade from 0 to 3."""
+    """Grade from 0 to 3; in `marked_rows` also -1 and -2."""
     raw_grade: str | None
     """Grade on the scale of the file; None without a scale."""
 
 
-def qrels_path(folder: Path, split: str) -> Path:
-    """Return the qrels file of a split. Raises `DataError`, with the splits that exist, if there is none."""
-    path = inside(folder / "qrels", f"{split}.tsv")
-    if not path.is_file():
-        found = sorted(file.stem for file in (folder / "qrels").glob("*.tsv"))
-        raise DataError(f"{path} does not exist; splits of {folder}: {', '.join(found) or 'none'}")
-    return path
+class PlacedRow(NamedTuple):
+    """A grade of a pair with its place, `file:line`."""
+
+    where: str
+    query_id: str
+    passage_id: str
+    grade: int
+    raw_grade: str | None
 
 
-def read_qrels(path: Path, scale: str | None = None) -> Qrels:
-    """Read grades from a BEIR TSV (with header) or a TREC qrels file (`qid 0 docid rel`).
+class Columns(NamedTuple):
+    """The form of the lines of a qrels file."""
 
-    `scale` is the text of a scale (`read_scale`) if the grades are not 0 to 3. A negative grade (TREC's mark for spam)
-    becomes 0. Raises `DataError` for a grade outside the scale, and for a duplicated pair.
+    header: int
+    """Number of columns that the first line names; 0 without a header."""
+    tabs: bool
+    """The header separates columns by tabs, so that an id may contain a space."""
+    places: tuple[int, int, int]
+    """Places of query id, passage id and grade in a line."""
+
+
+def read_qrels(*paths: Path, scale: str | None = None, spam: bool = False) -> Qrels:
+    """Read the grades of qrels files.
+
+    `scale` is the text of a scale (`read_scale`) if the grades are not 0 to 3. With `spam`, grade -2 becomes 0. Raises
+    `DataError` for a grade outside the scale, and for a duplicated pair.
     """
     qrels: Qrels = {}
-    for row in graded_pairs(path, scale):
+    for row in graded_pairs(*paths, scale=scale, spam=spam):
         qrels.setdefault(row.query_id, {})[row.passage_id] = row.grade
     return qrels
 
 
-def graded_pairs(path: Path, scale: str | None = None) -> list[QrelsRow]:
-    """Read the rows of a qrels file in file order. Raises `DataError` as `read_qrels` does."""
-    found: dict[tuple[str, str], QrelsRow] = {}
-    for where, query_id, passage_id, grade, raw_grade in qrels_rows(path, scale):
-        if (query_id, passage_id) in found:
-            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} is duplicated")
-        found[query_id, passage_id] = QrelsRow(query_id, passage_id, grade, raw_grade=raw_grade)
+def graded_pairs(*paths: Path, scale: str | None = None, spam: bool = False) -> list[QrelsRow]:
+    """Read the rows of qrels files in file order. Raises `DataError` as `read_qrels` does."""
+    found: dict[PairIds, QrelsRow] = {}
+    for placed in qrels_rows(*paths, scale=scale, spam=spam):
+        row = QrelsRow(placed.query_id, placed.passage_id, placed.grade, raw_grade=placed.raw_grade)
+        if row[:2] in found:
+            raise DataError(f"{placed.where}: the pair {row.query_id!r}, {row.passage_id!r} is duplicated")
+        found[row[:2]] = row
     if not found:
-        raise DataError(f"{path}: there are no qrels")
+        raise DataError(f"{', '.join(map(str, paths))}: there are no qrels")
     return list(found.values())
 
 
-def qrels_rows(path: Path, scale: str | None = None) -> Iterator[tuple[str, str, str, int, str | None]]:
-    """Yield `file:line` and the fields of `QrelsRow` of each line, in file order."""
-    for number, (where, raw) in enumerate(lines(path)):
-        if number or not is_header(raw):
-            yield where, *qrels_row(raw, where, scale)
+def qrels_rows(*paths: Path, scale: str | None = None, spam: bool = False) -> Iterator[PlacedRow]:
+    """Yield the graded pairs in file order. Pairs with grade -1, and without `spam` with -2, are counted in the log."""
+    for path in paths:
+        left_out: Counter[int] = Counter()
+        for row in marked_rows(path, scale):
+            if row.grade >= 0:
+                yield row
+            elif spam and row.grade == SPAM:
+                yield row._replace(grade=0)
+            else:
+                left_out[row.grade] += 1
+        for grade, count in sorted(left_out.items(), reverse=True):
+            cure = "; labelkit import --spam makes them grade 0" if grade == SPAM else ""
+            log.warning(f"{path}: {count:,} pairs of grade {grade} ({MEANINGS[grade]}) are left out{cure}")
 
 
-def is_header(raw: bytes) -> bool:
-    """Return whether the first line of qrels is a header."""
-    return raw.split()[-1] == b"score"
+def marked_rows(path: Path, scale: str | None = None) -> Iterator[PlacedRow]:
+    """Yield all pairs of a qrels file, also with grade -1 and -2. Raises `DataError`."""
+    if is_table(path):
+        if names := column_names(path):
+            columns = grade_columns(names, str(path))
+            for where, row in file_rows(path, (), [name for name in columns if name]):
+                yield PlacedRow(where, *grade_in(row, columns, where, scale=scale))
+        return
+    form = None
+    for where, raw in lines(path):
+        if form is None and (form := columns_of(raw, scale)).header:
+            continue
+        yield PlacedRow(where, *qrels_row(raw, where, form, scale=scale))
 
 
-def qrels_row(raw: bytes, where: str, scale: str | None = None) -> QrelsRow:
+def is_table(path: Path) -> bool:
+    """Return whether a qrels file is a table with named columns; other files are text with tabs or spaces."""
+    return form_of(path) in READERS and form_of(path) != ".tsv"
+
+
+def grade_in(row: Mapping[str, Any], columns: GradeColumns, where: str, *, scale: str | None = None) -> QrelsRow:
+    """Return the grade in a row of a table. Raises `DataError`."""
+    text = "1" if columns.grade is None else str(row.get(columns.grade))
+    grade = grade_from(text, where, None if columns.grade is None else scale)
+    query_id, passage_id = id_of(row, columns.query, where), id_of(row, columns.passage, where)
+    return QrelsRow(query_id, passage_id, grade, raw_grade=scale and text.strip())
+
+
+def columns_of(raw: bytes, scale: str | None = None) -> Columns:
+    """Return the form of a qrels file by its first line: it is a header if it has three columns or more, all of them
+    words without digits, and if the last is no grade of the scale.
+
+    The names of a header say where the columns are; with unknown words, their order is query, passage, grade.
+    """
+    line = raw.decode("utf-8", errors="replace").strip()
+    cells = [cell.strip() for cell in (line.split("\t") if "\t" in line else line.split())]
+    header = len(cells) >= 3 and all(re.fullmatch(r"[^\W\d][^\d]*", cell) for cell in cells)
+    if not header or cells[-1].lower() in ("nan", "inf", "infinity") or grade_on(cells[-1], scale) is not None:
+        return Columns(0, False, places=(0, 1, 2))
+    try:
+        named = [cells.index(str(name)) for name in grade_columns(cells, "")]
+    except (DataError, ValueError):
+        named = [0, len(cells) - 2, len(cells) - 1]
+    query, passage, grade = named
+    return Columns(len(cells), "\t" in line, places=(query, passage, grade))
+
+
+def qrels_row(raw: bytes, where: str, columns: Columns, *, scale: str | None = None) -> QrelsRow:
     """Return the grade in a line. Raises `DataError`."""
-    line = _decoded(raw, where)
+    line = decoded(raw, where)
     fields = line.split("\t") if "\t" in line else line.split()
-    if len(fields) == 4:
-        query_id, _, passage_id, grade_text = fields
-    elif len(fields) == 3:
-        query_id, passage_id, grade_text = fields
-    else:
+    spaced = [field for field in fields if field.strip() and field.split() != [field]]
+    if "\t" in line and not columns.tabs and any(grade_on(field, scale) is None for field in spaced):
+        raise DataError(
+            f"{where}: the line mixes tabs and spaces; separate all columns by tabs or all by spaces (an id with a "
+            "space needs a header line with tabs)"
+        )
+    if columns.header and len(fields) != columns.header:
+        raise DataError(f"{where}: expected {columns.header} columns as in the header, found {len(fields)}")
+    if not columns.header and len(fields) not in (3, 4):
         raise DataError(f"{where}: expected 3 columns (BEIR) or 4 (TREC), found {len(fields)}")
-    return QrelsRow(query_id, passage_id, grade_from(grade_text, where, scale), raw_grade=scale and grade_text.strip())
+    query, passage, grade = columns.places if columns.header or len(fields) == 3 else (0, 2, 3)
+    if not fields[query] or not fields[passage]:
+        raise DataError(f"{where}: the id is empty")
+    text = fields[grade]
+    return QrelsRow(fields[query], fields[passage], grade_from(text, where, scale), raw_grade=scale and text.strip())
 
 
 def grade_from(text: str, where: str, scale: str | None = None) -> int:
-    """Return the grade from 0 to 3 for a grade as text, on the given scale. Raises `DataError` if it is none."""
+    """Return the grade from 0 to 3 for a grade as text, on the given scale; -1 (not judged) and -2 (spam) stay.
+
+    Raises `DataError` for any other text.
+    """
     grade = grade_on(text, scale)
     if grade is not None:
         return grade
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value.is_integer() or value >= 0:
+    mark = next((mark for mark in MEANINGS if same(text) == str(mark)), None)
+    if mark is None:
         wanted = "a grade" if scale else "a whole number"
         raise DataError(f"{where}: the grade {text!r} is not {wanted} {expected_grades(scale)}")
-    return 0
+    return mark

@@ -1,15 +1,43 @@
-"""Read the lines of text files, each with its `file:line`, without skipping any silently."""
+"""Read the lines of text files, plain or compressed, each with its `file:line`, without skipping any silently."""
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import pyarrow as pa
 
 from labelkit.errors import DataError
+from labelkit.storage.names import missing
 
 LINE_BYTES = 64 << 20
 """Longest line in bytes that is read."""
+COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Ending of a compressed file -> pyarrow's name of the compression."""
+BUFFER = 1 << 20
+"""Bytes that are decompressed at once."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading bytes; a file with an ending of `COMPRESSED` is decompressed as it is read.
+
+    Raises `DataError` if the file is missing or its compression is damaged.
+    """
+    if not path.is_file():
+        raise DataError(missing(path))
+    if path.suffix not in COMPRESSED:
+        with path.open("rb") as file:
+            yield file
+        return
+    try:
+        with pa.input_stream(str(path.absolute()), compression=COMPRESSED[path.suffix]) as stream:
+            yield io.BufferedReader(stream, BUFFER)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be decompressed: {error}") from None
 
 
 def lines(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -17,9 +45,7 @@ def lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
     Only LF and CRLF end a line; U+2028 and U+0085 are text. A line over `LINE_BYTES` is truncated to just above them.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist")
-    with path.open("rb") as file:
+    with opened(path) as file:
         number = 0
         while raw := file.readline(LINE_BYTES + 2):
             number += 1
@@ -33,15 +59,15 @@ def lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def text_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield `file:line` and text of every line that is not blank. Raises `DataError`."""
-    return ((where, _decoded(raw, where)) for where, raw in lines(path))
+    return ((where, decoded(raw, where)) for where, raw in lines(path))
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield `file:line` and object of every line of a JSONL file. Raises `DataError`."""
-    return ((where, _json(raw, where)) for where, raw in lines(path))
+    return ((where, object_in(raw, where)) for where, raw in lines(path))
 
 
-def _decoded(raw: bytes, where: str) -> str:
+def decoded(raw: bytes, where: str) -> str:
     if len(raw) > LINE_BYTES:
         raise DataError(f"{where}: the line is longer than {LINE_BYTES >> 20} MB")
     try:
@@ -50,10 +76,15 @@ def _decoded(raw: bytes, where: str) -> str:
         raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
-def _json(raw: bytes, where: str) -> dict[str, Any]:
+def object_in(raw: bytes, where: str) -> dict[str, Any]:
     """Return the object in a line of JSONL. Raises `DataError`."""
+    return parsed(decoded(raw, where), where)
+
+
+def parsed(text: str, where: str) -> dict[str, Any]:
+    """Return the object of a JSON text. Raises `DataError`."""
     try:
-        row = json.loads(_decoded(raw, where), object_pairs_hook=_once)
+        row = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(row, dict):
@@ -71,15 +102,24 @@ def _once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def text_of(row: Mapping[str, Any], field: str, where: str) -> str:
-    """Return the text in a field of a row. Raises `DataError` if it is not text or is an empty id."""
+    """Return the text in a field of a row. Raises `DataError` if it is not text."""
     value = row.get(field)
     if not isinstance(value, str):
-        raise DataError(f"{where}: field {field!r} must be text, found {json.dumps(value)[:40]}")
+        raise DataError(f"{where}: field {field!r} must be text, found {json.dumps(value, default=str)[:40]}")
     if not encodable(value):
         raise DataError(f"{where}: field {field!r} contains a lone surrogate, which is not text")
-    if field == "_id" and not value:
-        raise DataError(f"{where}: the id is empty")
     return value
+
+
+def id_of(row: Mapping[str, Any], field: str, where: str) -> str:
+    """Return the id in a field of a row; a whole number becomes its digits. Raises `DataError` for other values."""
+    value = row.get(field)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    name = text_of(row, field, where)
+    if not name:
+        raise DataError(f"{where}: the id is empty")
+    return name
 
 
 def encodable(text: str) -> bool:

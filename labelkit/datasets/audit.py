@@ -55,7 +55,10 @@ def audit(
     folders.manifest_kind(folder)  # fails for a missing folder before anything is written beside it
     with claimed(folder) as place:
         manifest = folders.read_manifest(folder, KIND, verify=options.verify)
-        known = [read_evaluation(path, options.eval_split, options.eval_scale) for path in options.eval]
+        known = [
+            read_evaluation(path, options.eval_split, scale=options.eval_scale, fields=options.fields)
+            for path in options.eval
+        ]
         scratch = place.beside(".audit")
         with tables.session(scratch) as db:
             open_dataset(db, folder, manifest.facts.calibrated_judges)

@@ -41,7 +41,10 @@ def clean(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> 
 
     Raises `DataError` for leaks that are neither dropped nor allowed.
     """
-    known = [read_evaluation(path, options.eval_split, options.eval_scale) for path in options.eval]
+    known = [
+        read_evaluation(path, options.eval_split, scale=options.eval_scale, fields=options.fields)
+        for path in options.eval
+    ]
     scope = AuditScope(options, draft.path / SCRATCH, evaluations=known)
     # Queries without positives or negatives are known only when everything else has been dropped.
     last = [name for name in options.drop if name in ("no-positives", "no-negatives")]

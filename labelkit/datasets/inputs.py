@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.evaluation_sets import files_of
+from labelkit.corpora.layout import layout_of
 from labelkit.corpora.qrels import qrels_rows
 from labelkit.corpora.queries import query_rows
 from labelkit.corpora.scales import read_scale
@@ -61,7 +62,7 @@ def save_inputs(db: DuckDBPyConnection, draft: folders.Draft, options: MixOption
 
     Returns the judges, and the ids of the judges that a calibration replaces.
     """
-    save_texts(db, draft, options.data)
+    save_texts(db, draft, options)
     judges, silent = save_judgements(db, draft, options)
     save_provenance(db, draft, options.sources)
     check_known(db, draft.path)
@@ -72,19 +73,18 @@ def save_inputs(db: DuckDBPyConnection, draft: folders.Draft, options: MixOption
     return judges, silent
 
 
-def save_texts(db: DuckDBPyConnection, draft: folders.Draft, folder: Path) -> None:
-    """Write the tables `corpus` and `queries` of a BEIR folder, by id. Raises `DataError` as `read_data` does."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
-    corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
-    stage_once(db, "passages", PASSAGE_SCHEMA, rows=lambda: corpus_rows(corpus), key=("passage_id",))
+def save_texts(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> None:
+    """Write the tables `corpus` and `queries` of a collection, by id. Raises `DataError` as `read_data` does."""
+    layout, fields = layout_of(options.data), options.fields
+    corpus, queries = layout.corpus, layout.queries
+    stage_once(db, "passages", PASSAGE_SCHEMA, rows=lambda: corpus_rows(*corpus, fields=fields), key=("passage_id",))
     tables.save(db, draft, "corpus", statement="FROM passages ORDER BY passage_id", schema=PASSAGE_SCHEMA)
     db.execute("DROP TABLE passages")
-    stage_once(db, "asked", QUERY_SCHEMA, rows=lambda: query_rows(queries), key=("query_id",))
+    stage_once(db, "asked", QUERY_SCHEMA, rows=lambda: query_rows(*queries, fields=fields), key=("query_id",))
     tables.save(db, draft, "queries", statement="FROM asked ORDER BY query_id", schema=QUERY_SCHEMA)
-    for path, table in ((corpus, "corpus"), (queries, "queries")):
+    for paths, table in ((corpus, "corpus"), (queries, "queries")):
         if not draft.rows[table]:
-            raise DataError(f"{path} is empty")
+            raise DataError(f"{paths[0]} is empty")
 
 
 def stage_once(db: DuckDBPyConnection, table: str, schema: pa.Schema, rows: RowStream, key: tuple[str, ...]) -> None:
@@ -165,7 +165,7 @@ def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, options: Mi
         return read_records(path, "judges", Judge), f"FROM {tables.parquet(path / 'judgements.parquet')}"
     scale = options.scale
     judge = imported_judge(path, path.stem, "human", scale=scale and read_scale(scale).mapping)
-    stage_once(db, table, GRADE_SCHEMA, rows=lambda: qrels_rows(path, scale), key=("query_id", "passage_id"))
+    stage_once(db, table, GRADE_SCHEMA, rows=lambda: qrels_rows(path, scale=scale), key=("query_id", "passage_id"))
     if not tables.row(db, f"FROM {table}"):
         raise DataError(f"{path} has no qrels")
     return [judge], f"SELECT *, {tables.text(judge.judge_id)} AS judge_id FROM {table}"
@@ -275,7 +275,8 @@ def scoring_judge(judges: Sequence[Judge]) -> str | None:
 
 def input_hashes(options: MixOptions) -> dict[str, str]:
     """Return path -> sha256 of every input file of the dataset."""
-    files = [options.data / "corpus.jsonl", options.data / "queries.jsonl"]
+    layout = layout_of(options.data)
+    files = [*layout.corpus, *layout.queries]
     files += [path / folders.MANIFEST if path.is_dir() else path for path in options.sources]
     files += [options.calibration] if options.calibration else []
     files += [path for folder in options.eval for path in files_of(folder, options.eval_split)]

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from labelkit.corpora.options import CollectionOptions, CollectionPlace
 from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UsageError
-from labelkit.options import SEEDS, Address, Options
+from labelkit.options import SEEDS, Options
 
 
 class MixRules(Options):
@@ -61,11 +62,11 @@ class MixRules(Options):
         return {name: getattr(self, name) for name in MixRules.model_fields}
 
 
-class MixOptions(MixRules):
+class MixOptions(MixRules, CollectionOptions):
     """The texts and judgements of a dataset, and the rules that turn judgements into labels."""
 
-    data: Address
-    """BEIR folder with the texts: corpus.jsonl and queries.jsonl."""
+    data: CollectionPlace
+    """Collection with the texts: a folder in any layout that is read, or s3://, gs://, hf:// or irds:."""
     human: Path | None = None
     """Human grades: a qrels file, or a labels folder written by review or import."""
     scale: ScaleText | None = None
@@ -82,16 +83,16 @@ class MixOptions(MixRules):
     """File written by labelkit calibrate. Its calibrated judgments replace the judgments of its judges."""
     apply_anyway: bool = False
     """Apply a calibration even if its grades agreed with people less than the judge's own grades."""
-    eval: tuple[Path, ...] = ()
-    """BEIR folder of an evaluation set that must not leak into training. May be repeated."""
+    eval: tuple[CollectionPlace, ...] = ()
+    """Collection of an evaluation set that must not leak into training. May be repeated."""
     eval_split: str = "test"
-    """Qrels split of the --eval folders."""
+    """Qrels split of the --eval collections."""
     eval_scale: ScaleText | None = None
-    """Scale of the grades of the --eval folders, if it is not 0 to 3."""
+    """Scale of the grades of the --eval collections, if it is not 0 to 3."""
     license: str | None = None
-    """Licence of the texts. Default: the licence in dataset_info.json of the BEIR folder."""
+    """Licence of the texts. Default: the licence in dataset_info.json of the collection."""
     revision: str | None = None
-    """Revision of the texts. Default: the revision in dataset_info.json of the BEIR folder."""
+    """Revision of the texts. Default: the revision in dataset_info.json of the collection."""
     verify: bool = True
     """Compare input folders with their checksums. --no-verify skips this, which saves time on large folders."""
 
@@ -107,15 +108,15 @@ class MixOptions(MixRules):
         return [*([self.human] if self.human else []), *self.llm]
 
 
-class AuditOptions(Options):
+class AuditOptions(CollectionOptions):
     """Evaluation sets and models that a dataset is compared with."""
 
-    eval: tuple[Path, ...] = ()
-    """BEIR folder of an evaluation set that must not leak into training. May be repeated."""
+    eval: tuple[CollectionPlace, ...] = ()
+    """Collection of an evaluation set that must not leak into training. May be repeated."""
     eval_split: str = "test"
-    """Qrels split of the --eval folders."""
+    """Qrels split of the --eval collections."""
     eval_scale: ScaleText | None = None
-    """Scale of the grades of the --eval folders, if it is not 0 to 3."""
+    """Scale of the grades of the --eval collections, if it is not 0 to 3."""
     model: tuple[str, ...] = ()
     """Retriever that will be trained or evaluated with the dataset, to find judges of the same model family. May be
     repeated.

@@ -59,7 +59,7 @@ def import_grades(
         if options.format in GRADES:
             judgements, judges = GRADES[options.format](path, options.judge, options.scale)
         else:
-            judgements, judge = imported_judgements(path, options.judge, KINDS[options.kind], scale=options.scale)
+            judgements, judge = imported_judgements(path, options)
             judges = [judge]
         draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
@@ -122,10 +122,10 @@ def inputs_of(path: Path) -> dict[str, str]:
     return {str(path / name): digest for name, digest in folders.known_sha256(path).items()}
 
 
-def imported_judgements(
-    path: Path, judge_name: str, kind: JudgeKind, *, scale: str | None = None
-) -> tuple[list[Judgement], Judge]:
+def imported_judgements(path: Path, options: ImportOptions) -> tuple[list[Judgement], Judge]:
     """Read the judgements of a qrels file, sorted by pair, and make their judge."""
-    rows = graded_pairs(path, scale)
-    judge = imported_judge(path, judge_name, kind, scale=scale and read_scale(scale).mapping)
+    scale = options.scale
+    rows = graded_pairs(path, scale=scale, spam=options.spam)
+    mapping = scale and read_scale(scale).mapping
+    judge = imported_judge(path, options.judge, KINDS[options.kind], scale=mapping)
     return [Judgement(judge_id=judge.judge_id, **row._asdict()) for row in sorted(rows, key=lambda row: row[:2])], judge

@@ -17,6 +17,8 @@ class ImportOptions(Options):
     """Format of the source. qrels, argilla and label-studio become a labels folder; the other formats of labelkit
     export become a dataset.
     """
+    spam: bool = False
+    """Make grade -2 of a qrels file (spam) grade 0. By default, such pairs are left out, as pairs of grade -1 are."""
     positive_grade: int = Field(default=2, ge=1, le=3)
     """Lowest grade of a positive in an imported dataset; use 1 for binary qrels."""
     scale: ScaleText | None = None

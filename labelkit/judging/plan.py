@@ -9,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from labelkit.corpora.places import local_collection
 from labelkit.engines import Reply, Request, traits_of
 from labelkit.engines.tokenizers import Tokens, most_prompt_tokens
 from labelkit.judging.gpu_speed import tokens_per_second
@@ -21,7 +22,6 @@ from labelkit.judging.reading import complete, read_texts
 from labelkit.judging.tasks import Room, Task, Work
 from labelkit.pooling.pool import Pool, first_pairs, pool_of
 from labelkit.records import Judge
-from labelkit.storage.remote import local
 
 BLOCK = 16
 """Tokens per block of a prefix cache, as in vLLM."""
@@ -72,7 +72,7 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
         UsageError: options contradict each other.
         EngineError: the judge's tokenizer cannot be loaded.
     """
-    beside = Path("pool") if isinstance(source, Pool) else local(str(source))
+    beside = Path("pool") if isinstance(source, Pool) else local_collection(str(source))
     pool = first_pairs(pool_of(source, beside, command, verify=options.verify), options.limit)
     method, traits = method_named(options.method), traits_of(options.engine)
     prompt = prompt_for(options.method, options.prompt, lambda: traits.pairs(options.settings))

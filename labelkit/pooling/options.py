@@ -4,13 +4,13 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from labelkit.corpora.options import CollectionOptions
 from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UsageError
-from labelkit.options import Options
 from labelkit.pooling.languages import code_of
 
 
-class PoolOptions(Options):
+class PoolOptions(CollectionOptions):
     """The sources of a pool's candidates, and their number."""
 
     split: str | None = None

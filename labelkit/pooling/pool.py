@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.corpora.beir import Data, check_ids, read_data
-from labelkit.corpora.qrels import Qrels, qrels_path, read_qrels
+from labelkit.corpora.layout import is_collection, layout_of
+from labelkit.corpora.places import local_collection
+from labelkit.corpora.qrels import Qrels, read_qrels
 from labelkit.corpora.runs import RankedRun, read_run
 from labelkit.errors import UsageError
 from labelkit.pooling.bm25 import bm25_run
@@ -29,7 +31,6 @@ from labelkit.storage import folders
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.manifest import POOL, PoolFacts
 from labelkit.storage.outputs import Place, place_of
-from labelkit.storage.remote import local
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +55,10 @@ def make_pool(
     *,
     command: str = "labelkit.pool",
 ) -> Pool:
-    """Collect the candidates worth judging from a BEIR folder and write them to a pool folder.
+    """Collect the candidates worth judging from a collection and write them to a pool folder.
 
     Args:
-        data: BEIR folder with corpus.jsonl and queries.jsonl; may be at s3://, gs:// or hf://.
+        data: collection in any layout that is read; may be at s3://, gs://, hf:// or irds:.
         output: the pool folder: `candidates`, `queries` and `passages`, in judging order.
         options: the retrievers and their depths, in passages per query.
         command: the command that the manifest records as the origin of the folder.
@@ -69,9 +70,15 @@ def make_pool(
         UsageError: no source of candidates is given, or no human grade makes a positive.
         DataError: a file is malformed or names unknown ids.
     """
-    folder = local(str(data))
+    folder = local_collection(str(data))
     with folders.writing(Path(output), KIND, command) as draft:
-        read = read_data(folder, options.split, options.scale)
+        read = read_data(
+            folder,
+            options.split,
+            scale=options.scale,
+            fields=options.fields,
+            skip_unknown=options.skip_unknown,
+        )
         candidates = list(candidates_of(read, options))
         write_tables(draft, candidates, queries=read.queries, passages=read.corpus)
         draft.inputs = {str(path): folders.file_sha256(path) for path in input_files(folder, options)}
@@ -142,11 +149,11 @@ def first_pairs(pool: Pool, limit: int | None) -> Pool:
 
 
 def pool_of(source: Pool | Path | str, output: Path, command: str, *, verify: bool = True) -> Pool:
-    """Return the pool to judge; from a BEIR folder, make a pool with default options beside the labels."""
+    """Return the pool to judge; from a collection, make a pool with default options beside the labels."""
     if isinstance(source, Pool):
         return source
-    folder = local(str(source))
-    if not (folder / "corpus.jsonl").is_file():
+    folder = local_collection(str(source))
+    if not is_collection(folder):
         return read_pool(folder, verify=verify)
     # Nothing is written into the folder of the data.
     place = Place(folder.resolve(), in_place=False) if output == folder else place_of(output)
@@ -155,7 +162,7 @@ def pool_of(source: Pool | Path | str, output: Path, command: str, *, verify: bo
         made = folders.read_manifest(target, KIND, verify=False).inputs
         if (
             made != {str(path): folders.file_sha256(path) for path in map(Path, made)}
-            or str(folder / "corpus.jsonl") not in made
+            or str(layout_of(folder).corpus[0]) not in made
         ):
             raise UsageError(f"{target} was made from other data than {folder}; choose another output or remove it")
         return read_pool(target, verify=verify)
@@ -187,7 +194,7 @@ def dense_run(data: Data, model: str, depth: int, *, trusted: bool = False) -> R
 
 def read_positives(path: Path, data: Data, options: PoolOptions) -> Qrels:
     """Read the human positives of the pooled queries. Raises `UsageError` if no grade is a positive."""
-    graded_pairs, positive_grade = read_qrels(path, options.scale), options.positive_grade
+    graded_pairs, positive_grade = read_qrels(path, scale=options.scale), options.positive_grade
     qrels = {query_id: graded for query_id, graded in graded_pairs.items() if query_id in data.queries}
     check_ids(qrels, data.queries, data.corpus, where=str(path))
     positives = {
@@ -244,9 +251,10 @@ def records_to_candidates(candidates: Iterable[Candidate]) -> Any:
 
 def input_files(folder: Path, options: PoolOptions) -> list[Path]:
     """Return the files from which a pool is made, for its manifest."""
-    files = [folder / "corpus.jsonl", folder / "queries.jsonl", *(path for path, _ in options.runs)]
+    layout = layout_of(folder)
+    files = [*layout.corpus, *layout.queries, *(path for path, _ in options.runs)]
     if options.split is not None:
-        files.append(qrels_path(folder, options.split))
+        files += layout.files_of(options.split)
     return files + ([options.human] if options.human else [])
 
 

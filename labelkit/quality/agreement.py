@@ -212,7 +212,7 @@ def joined(raters: Iterable[Rater]) -> list[Rater]:
 
 def human_rater(path: Path, scale: str | None = None) -> Rater:
     """Read a qrels file as the grades of one person."""
-    rows = {row[:2]: Judgement(judge_id=str(path), **row._asdict()) for row in graded_pairs(path, scale)}
+    rows = {row[:2]: Judgement(judge_id=str(path), **row._asdict()) for row in graded_pairs(path, scale=scale)}
     return Rater(str(path), path.name, "human", judgements=rows)
 
 

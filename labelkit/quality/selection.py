@@ -68,7 +68,7 @@ def select(
     refuse_own_input(Path(output), [options.pool])
     with folders.writing(Path(output), POOL, command) as draft:
         pool, raters, human = read_pool(options.pool), raters_of(labels, []), options.human
-        known = {row[:2] for row in graded_pairs(human, options.scale)} if human else set()
+        known = {row[:2] for row in graded_pairs(human, scale=options.scale)} if human else set()
         pairs = [pair for one in pool.candidates if (pair := (one.query_id, one.passage_id)) not in known]
         judged = [pair for pair in pairs if any(pair in rater.judgements for rater in raters)]
         if not judged:

@@ -11,6 +11,7 @@ from labelkit.errors import ArtifactError, DataError, UsageError
 from labelkit.records import RERANKERS, Judge, Judgement, Record
 from labelkit.storage import folders
 from labelkit.storage.manifest import DATASET, LABELS, LabelsFacts, Manifest
+from labelkit.storage.names import missing
 
 KIND = LABELS
 
@@ -64,7 +65,7 @@ def imported_judge(path: Path, judge_name: str, kind: JudgeKind, *, scale: str |
     `scale` is the mapping from the grades of the file to grades from 0 to 3; another mapping makes another judge.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist")
+        raise DataError(missing(path))
     revision = f"sha256:{folders.file_sha256(path)}"
     digest = hashlib.sha256(" ".join(filter(None, (kind, judge_name, revision, scale))).encode()).hexdigest()
     judge_id = f"{kind}-{judge_name}-{digest[:16]}"

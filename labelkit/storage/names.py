@@ -1,5 +1,6 @@
-"""Check names from outside that become paths: object keys, names in manifests, ids of batches and judges."""
+"""Check names from outside that become paths, such as object keys and names in manifests, and explain missing files."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from labelkit.errors import ArtifactError
@@ -17,3 +18,16 @@ def inside(folder: Path, name: str) -> Path:
     if not plain or not path.parent.resolve().is_relative_to(folder.resolve()):
         raise ArtifactError(f"{name!r} is not the name of a file inside {folder}: refused")
     return path
+
+
+def missing(path: Path) -> str:
+    """Explain in one line why a path is no readable file, with up to three files beside it that may be meant."""
+    if path.is_dir():
+        return f"{path} is a folder, but a file is needed here"
+    if path.exists():
+        return f"{path} is not a regular file"
+    if not path.parent.is_dir():
+        return f"{path} does not exist, and neither does the folder {path.parent}"
+    names = sorted(each.name for each in path.parent.iterdir() if not each.name.startswith("."))
+    near = get_close_matches(path.name, names, n=3) or [name for name in names if name.startswith(f"{path.stem}.")][:3]
+    return f"{path} does not exist" + (f"; beside it lies {', '.join(near)}" if near else "")

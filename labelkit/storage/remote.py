@@ -8,17 +8,22 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from labelkit.errors import ArtifactError, DataError, MissingPackageError, RemoteError, first_line
+from labelkit.storage.atomic import write_text
 from labelkit.storage.folders import MANIFEST
 from labelkit.storage.names import inside
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """Protocol -> extra of this package that installs its file system; `hub` for all other protocols."""
+VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "LastModified", "updated", "mtime", "created")
+"""Fields by which file systems tell versions of a file apart."""
 
 
 def is_remote(location: str) -> bool:
@@ -29,33 +34,73 @@ def is_remote(location: str) -> bool:
 def local(location: str) -> Path:
     """Return a local path unchanged; fetch the content of an address into the cache and return the path of the copy.
 
-    A folder with a manifest is fetched again only if the manifest has changed.
+    A folder with a manifest is fetched again only if the manifest has changed; of any other folder, only the files that
+    have changed are fetched again.
     """
     if not is_remote(location):
         return Path(location)
     files, place = file_system(location)
-    with remote_errors(location):
+    copy = cache_folder(location)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with remote_errors(location), FileLock(f"{copy}.lock"):
         if not files.exists(place):
             raise DataError(f"{location} does not exist")
         if files.isfile(place):
-            target = inside(cache_folder(location), Path(place).name)
+            target = inside(copy, Path(place).name)
             fetch_file(files, place, target)
             return target
-        return fetch_folder(files, place, cache_folder(location))
+        return fetch_folder(files, place, copy)
+
+
+def exists(location: str) -> bool:
+    """Return whether there is something at an address. Raises `RemoteError`."""
+    files, place = file_system(location)
+    with remote_errors(location):
+        return bool(files.exists(place))
 
 
 def fetch_folder(files: Any, place: str, target: Path) -> Path:
     """Fetch the files of a folder, the manifest last, so that a copy with a manifest is complete."""
     listed = objects_in(files, place, target)
+    if MANIFEST not in listed:
+        return fetch_changes(files, listed, target)
+    manifest = files.cat_file(listed[MANIFEST])
     copy = target / MANIFEST
-    if MANIFEST in listed:
-        manifest = files.cat_file(listed[MANIFEST])
-        if copy.is_file() and copy.read_bytes() == manifest:
-            return target
+    if copy.is_file() and copy.read_bytes() == manifest:
+        return target
     shutil.rmtree(target, ignore_errors=True)
     for name in sorted(listed, key=lambda name: name == MANIFEST):
         fetch_file(files, listed[name], target / name)
     return target
+
+
+def fetch_changes(files: Any, listed: Mapping[str, str], target: Path) -> Path:
+    """Fetch the files that are not in the copy or have changed; files that are gone are removed from the copy.
+
+    What a file system says about the version of a file is recorded beside the copy. A file without a version is fetched
+    every time.
+    """
+    record = target.with_name(f"{target.name}.versions.json")
+    old: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    if (target / MANIFEST).is_file():
+        shutil.rmtree(target)
+    new: dict[str, str] = {}
+    for name, key in listed.items():
+        version = version_of(files.info(key))
+        if not version or old.get(name) != version or not (target / name).is_file():
+            fetch_file(files, key, target / name)
+        new[name] = version
+        write_text(record, json.dumps({**old, **new}))
+    for name in old.keys() - new.keys():
+        (target / name).unlink(missing_ok=True)
+    write_text(record, json.dumps(new))
+    return target
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """Return what a file system says about the version of a file; empty if it says nothing."""
+    marks = {name: str(info[name]) for name in VERSIONS if info.get(name)}
+    return json.dumps({"size": info.get("size"), **marks}) if marks else ""
 
 
 def objects_in(files: Any, place: str, folder: Path) -> dict[str, str]:
@@ -131,10 +176,11 @@ def send_folder(files: Any, place: str, folder: Path) -> None:
 
 
 def cache_folder(location: str) -> Path:
-    """Return the folder for the local copy of an address."""
+    """Return the folder for the local copy of an address; its name is the last part of the address."""
     from labelkit.storage.cache_folder import cache_folder as base
 
-    return base() / "remote" / hashlib.sha256(location.encode()).hexdigest()[:16]
+    name = location.rstrip("/").rpartition("/")[2].partition("@")[0] or "files"
+    return inside(base() / "remote" / hashlib.sha256(location.encode()).hexdigest()[:16], name)
 
 
 def file_system(location: str) -> tuple[Any, str]:

@@ -91,11 +91,18 @@ def text(value: str) -> str:
 def parquet(path: Path) -> str:
     """Return the SQL that reads a Parquet file as a table, whatever characters its path has.
 
-    DuckDB would read `[`, `*` and `?` in a path as a pattern, and a folder `year=2024` as a column. In a pattern, each
-    of these characters is written as a set of one character.
+    DuckDB would read a folder `year=2024` as a column.
     """
-    literal = re.sub(r"([*?[])", r"[\1]", whole_path(path))
-    return f"read_parquet({text(literal)}, hive_partitioning = false)"
+    return f"read_parquet({place(path)}, hive_partitioning = false)"
+
+
+def place(path: Path) -> str:
+    """Return a path as an SQL literal that stands for this file only.
+
+    DuckDB would read `[`, `*` and `?` as a pattern. In a pattern, each of these characters is written as a set of one
+    character.
+    """
+    return text(re.sub(r"([*?[])", r"[\1]", whole_path(path)))
 
 
 def whole_path(path: Path) -> str:

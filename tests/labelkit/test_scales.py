@@ -69,17 +69,17 @@ def test_a_scale_that_is_none_is_refused(text):
 def test_names_differ_by_more_than_case(tmp_path, raw):
     path = tmp_path / "qrels.tsv"
     path.write_text(f"q\tp\t{raw}\nq\tr\tnot relevant\n")
-    assert read_qrels(path, "exact=3,not relevant=0") == {"q": {"p": 3, "r": 0}}
+    assert read_qrels(path, scale="exact=3,not relevant=0") == {"q": {"p": 3, "r": 0}}
 
 
 def test_a_grade_outside_its_scale_names_the_flag_and_the_scale(tmp_path):
     path = tmp_path / "qrels"
-    path.write_text("q 0 a 1\nq 0 b 5.0\nq 0 c -2\n")
-    assert read_qrels(path, "1-5") == {"q": {"a": 0, "b": 3, "c": 0}}
+    path.write_text("q 0 a 1\nq 0 b 5.0\nq 0 c -1\n")
+    assert read_qrels(path, scale="1-5") == {"q": {"a": 0, "b": 3}}
     with pytest.raises(DataError, match=r"qrels:2: the grade '5\.0' .* give --scale with 0-1, 0-4, 1-5, or"):
         read_qrels(path)
     with pytest.raises(DataError, match=r"qrels:2: the grade '5\.0' is not a grade of --scale 0-4: 0, 1, 2, 3, 4"):
-        read_qrels(path, "0-4")
+        read_qrels(path, scale="0-4")
 
 
 Command = Callable[[Path, Path], list[str | Path]]

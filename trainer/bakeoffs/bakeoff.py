@@ -24,7 +24,7 @@ def bakeoff(
     output: Path | str,
     config: BakeoffConfig,
     *,
-    evaluation: Sequence[Path],
+    evaluation: Sequence[Path | str],
     split: str = "test",
     command: str = "trainer.bakeoff",
 ) -> Bakeoff:
@@ -34,8 +34,8 @@ def bakeoff(
         dataset: folder of `labelkit mix`, or data in a format of `labelkit.exchange.formats`.
         output: folder of the results and of the report; the same call resumes an interrupted grid.
         config: objectives, regimes, seeds, and the settings that all runs share.
-        evaluation: BEIR folders on which every run is measured; training and selection do not use them.
-        split: split of the qrels of these folders.
+        evaluation: collections on which every run is measured; training and selection do not use them.
+        split: split of the qrels of these collections.
         command: the command line that the report names as its origin.
 
     Returns:
@@ -46,7 +46,7 @@ def bakeoff(
         LabelkitError: the errors of `fit` and `evaluate`.
     """
     folder, target = Path(dataset), Path(output)
-    collections = read_collections([Path(one) for one in evaluation], split, config.fit.get("scale"))
+    collections = read_collections(evaluation, split, scale=config.fit.get("scale"))
     results = run_grid(folder, target, config, collections=collections, command=command)
     title = f"{folder.name}, measured on {', '.join(one.name for one in collections)}"
     return Bakeoff(results, write_report(target, results, title, command=command))

@@ -188,8 +188,8 @@ def _identity(store: Store, config: BakeoffConfig, collections: Sequence[Collect
 
 
 def _files(collection: Collection) -> list[Path]:
-    names = ("corpus.jsonl", "queries.jsonl", f"qrels/{collection.split}.tsv")
-    return [collection.folder / name for name in names]
+    layout = collection.layout
+    return [*layout.corpus, *layout.queries, *layout.files_of(collection.split)]
 
 
 def _figures(result: RunResult) -> str:

@@ -16,7 +16,9 @@ from labelkit.errors import LabelkitError
 @takes("trainer.retrieval.options:EvaluateOptions")
 def evaluate(
     model: Annotated[str, typer.Argument(help="sentence-transformers folder or name on the Hub.")],
-    data: Annotated[list[Path], typer.Argument(help="BEIR folders: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")],
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA...", help="Collections: folders, or s3://, gs://, hf:// or irds:.")
+    ],
     given: Given,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, including values per query.")

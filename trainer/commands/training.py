@@ -68,8 +68,8 @@ def fit(
     given: Given,
     config: Config = None,
     evaluate: Annotated[
-        list[Path] | None,
-        typer.Option("--eval", help="BEIR folder (split test) to measure on for the model card; may be repeated."),
+        list[str] | None,
+        typer.Option("--eval", help="Collection (split test) to measure on for the model card; may be repeated."),
     ] = None,
 ) -> None:
     """Train a retriever on a dataset. The same command resumes an interrupted run."""
@@ -102,14 +102,14 @@ def fit(
 def bakeoff(
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")],
-    evaluate: Annotated[list[Path], typer.Option("--eval", help="BEIR folder to measure on; may be repeated.")],
+    evaluate: Annotated[list[str], typer.Option("--eval", help="Collection to measure on; may be repeated.")],
     given: Given,
     grid: Given,
     config: Annotated[
         str | None,
         typer.Option(help="TOML file of settings, or a file of the package: paper-nq.toml, paper-msmarco.toml, …"),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the qrels in the folders of --eval.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the qrels of the --eval collections.")] = "test",
 ) -> None:
     """Compare objectives and regimes of labels by training. Every objective is trained on every regime, with several
     seeds.

@@ -1,4 +1,4 @@
-"""Measure retrievers on BEIR folders, with confidence intervals and tests of differences.
+"""Measure retrievers on collections, with confidence intervals and tests of differences.
 
 All measures use the same ranking. Ties of similarity are broken by passage id, the higher id first, as in trec_eval.
 Queries without a relevant passage in the qrels count as 0, as in trec_eval. The average over several collections is
@@ -119,7 +119,7 @@ def load_contender(name: str, *, trust_remote_code: bool = False) -> Contender:
 
 def evaluate(
     model: Path | str,
-    data: Sequence[Path],
+    data: Sequence[Path | str],
     options: EvaluateOptions = EvaluateOptions(),  # noqa: B008 (a frozen record)
     *,
     progress: Callable[[str], None] = lambda words: None,
@@ -130,7 +130,7 @@ def evaluate(
 
     Args:
         model: sentence-transformers folder or name on the Hub.
-        data: BEIR folders: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.
+        data: collections: folders in any layout that is read, or s3://, gs://, hf:// or irds:.
         options: other models, cutoffs, lengths in tokens, index.
         progress: called with a line of text for each model and collection.
 
@@ -143,7 +143,9 @@ def evaluate(
         DataError: a file is malformed or contains unknown ids.
     """
     # All data and models are read first, so that a wrong name is reported before any long computation.
-    collections = read_collections(data, options.split, options.scale)
+    collections = read_collections(
+        data, options.split, scale=options.scale, fields=options.fields, skip_unknown=options.skip_unknown
+    )
     trusted = options.trust_remote_code
     with sharing() as first:
         contenders = [load_contender(str(name), trust_remote_code=trusted) for name in (model, *options.compare)]
@@ -277,7 +279,7 @@ def lexical_overlap(collection: Collection, relevant_grade: int) -> dict[str, fl
                 relevant.setdefault(passage_id, []).append(query_id)
     asked = {query_id: words(query.text) for query_id, query in collection.queries.items()}
     shares: dict[str, list[float]] = {}
-    for _, passage_id, title, text in corpus_rows(collection.folder / "corpus.jsonl"):
+    for _, passage_id, title, text in corpus_rows(*collection.layout.corpus, fields=collection.fields):
         for query_id in relevant.get(passage_id, ()):
             shares.setdefault(query_id, []).append(share(asked[query_id], f"{title} {text}"))
     return {query_id: float(np.mean(each)) for query_id, each in sorted(shares.items())}

@@ -5,11 +5,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from labelkit.corpora.options import CollectionOptions
 from labelkit.corpora.scales import ScaleText
-from labelkit.options import Options
 
 
-class EvaluateOptions(Options):
+class EvaluateOptions(CollectionOptions):
     """The settings of an evaluation."""
 
     split: str = "test"

@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from labelkit.corpora.beir import SKIP, known_qrels, unknown_id
 from labelkit.corpora.corpus import corpus_rows
-from labelkit.corpora.qrels import Qrels, qrels_path, read_qrels
+from labelkit.corpora.fields import USUAL, Fields
+from labelkit.corpora.layout import Layout, layout_of
+from labelkit.corpora.places import local_collection
+from labelkit.corpora.qrels import Qrels, qrels_rows
 from labelkit.corpora.queries import read_queries
 from labelkit.corpora.runs import RankedRun
 from labelkit.errors import DataError, MissingPackageError, UnknownNameError, UsageError
@@ -26,12 +30,19 @@ from trainer.objectives.batch import key_of
 
 
 class Collection(NamedTuple):
-    """The queries of a split and their qrels; the corpus is read from its file when it is needed."""
+    """The queries of a split and their qrels; the corpus is read from its files when it is needed."""
 
-    folder: Path
+    layout: Layout
     split: str
     queries: dict[str, Query]
     qrels: Qrels
+    fields: Fields = USUAL
+    scale: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the collection."""
+        return self.layout.folder
 
     @property
     def name(self) -> str:
@@ -39,35 +50,47 @@ class Collection(NamedTuple):
         return self.folder.name
 
     def passages(self) -> Iterator[Passage]:
-        """Read the passages of the corpus, in the order of the file."""
-        for _, name, title, text in corpus_rows(self.folder / "corpus.jsonl"):
+        """Read the passages of the corpus, in the order of the files."""
+        for _, name, title, text in corpus_rows(*self.layout.corpus, fields=self.fields):
             yield Passage(passage_id=name, title=title, text=text)
 
 
-def read_collection(folder: Path, split: str, scale: str | None = None) -> Collection:
-    """Read the judged queries of a split of a BEIR folder. Raises `DataError` for missing or malformed files.
+def read_collection(
+    place: Path | str,
+    split: str,
+    *,
+    scale: str | None = None,
+    fields: Fields = USUAL,
+    skip_unknown: bool = False,
+) -> Collection:
+    """Read the judged queries of a split of a collection: a folder, or an address as `local_collection` takes it.
 
-    `scale` is the text of the scale of the qrels' grades if they are not 0 to 3.
+    `scale` is the text of the scale of the qrels' grades if they are not 0 to 3. With `skip_unknown`, pairs of the
+    qrels with an unknown query or passage are left out, for which the ids of the corpus are read once more. Raises
+    `DataError` for missing or malformed files, and for an unknown query.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; give a BEIR folder with corpus.jsonl and queries.jsonl")
-    if not (folder / "corpus.jsonl").is_file():
-        raise DataError(f"{folder / 'corpus.jsonl'} does not exist")
-    path = qrels_path(folder, split)
-    qrels, queries = read_qrels(path, scale), read_queries(folder / "queries.jsonl")
-    for query_id in qrels:
-        if query_id not in queries:
-            raise DataError(f"{path}: query id {query_id!r} is not in queries.jsonl")
-    return Collection(folder, split, {query_id: queries[query_id] for query_id in qrels}, qrels=qrels)
+    layout = layout_of(local_collection(str(place)))
+    queries = read_queries(*layout.queries, fields=fields)
+    ids = {row[1] for row in corpus_rows(*layout.corpus, fields=fields)} if skip_unknown else None
+    qrels = known_qrels(layout.files_of(split), queries, ids, scale=scale, skip_unknown=skip_unknown)
+    asked = {query_id: queries[query_id] for query_id in qrels}
+    return Collection(layout, split, asked, qrels=qrels, fields=fields, scale=scale)
 
 
-def read_collections(folders: Sequence[Path], split: str, scale: str | None = None) -> list[Collection]:
-    """Read a split of several BEIR folders. Raises `UsageError` for two folders with the same name."""
-    names = [folder.name for folder in folders]
+def read_collections(
+    places: Sequence[Path | str],
+    split: str,
+    *,
+    scale: str | None = None,
+    fields: Fields = USUAL,
+    skip_unknown: bool = False,
+) -> list[Collection]:
+    """Read a split of several collections. Raises `UsageError` for two collections with the same name."""
+    names = [Path(str(place)).name for place in places]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two data folders have the name {name}; rename one of them, or measure them separately")
-    return [read_collection(folder, split, scale) for folder in folders]
+    return [read_collection(place, split, scale=scale, fields=fields, skip_unknown=skip_unknown) for place in places]
 
 
 def load_model(name: str, *, trust_remote_code: bool = False) -> SentenceTransformer:
@@ -117,14 +140,14 @@ def search(
 
 def _check(collection: Collection, missing: set[str], keys: NDArray[np.int64]) -> None:
     """Raise `DataError` for an empty corpus, a duplicated passage id, or a missing passage of the qrels."""
+    corpus, qrels = collection.layout.corpus, collection.layout.files_of(collection.split)
     if not len(keys):
-        raise DataError(f"{collection.folder / 'corpus.jsonl'}: the corpus is empty")
+        raise DataError(f"{corpus[0]}: the corpus is empty")
     if len(np.unique(keys)) < len(keys):
-        raise DataError(f"{collection.folder / 'corpus.jsonl'}: a passage id is duplicated")
+        raise DataError(f"{corpus[0]}: a passage id is duplicated")
     if missing:
-        raise DataError(
-            f"qrels of {collection.folder}, {collection.split}: passage id {min(missing)!r} is not in corpus.jsonl"
-        )
+        row = next(row for row in qrels_rows(*qrels, scale=collection.scale) if row.passage_id in missing)
+        raise DataError(f"{row.where}: {unknown_id(row.query_id, row.passage_id, collection.queries)}; {SKIP}")
 
 
 class Faiss:

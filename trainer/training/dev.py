@@ -33,11 +33,11 @@ def make_dev(config: FitConfig) -> Dev | None:
         return None
     folder, split = folder_and_split(config.dev, "dev")
     return Dev(
-        read_collection(folder, split, config.scale), Lengths(config.max_query_length, config.max_passage_length)
+        read_collection(folder, split, scale=config.scale), Lengths(config.max_query_length, config.max_passage_length)
     )
 
 
-def folder_and_split(text: str, split: str) -> tuple[Path, str]:
-    """Parse `FOLDER` or `FOLDER:SPLIT`; `split` is the default split."""
+def folder_and_split(text: str, split: str) -> tuple[str, str]:
+    """Parse `FOLDER` or `FOLDER:SPLIT`, with a folder or address of a collection; `split` is the default split."""
     folder, colon, named = text.rpartition(":")
-    return (Path(folder), named) if colon and not Path(text).exists() else (Path(text), split)
+    return (folder, named) if colon and "/" not in named and not Path(text).exists() else (text, split)

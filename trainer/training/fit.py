@@ -116,7 +116,7 @@ def fit(
     output: Path | str,
     config: FitConfig,
     *,
-    evaluation: Sequence[Path] = (),
+    evaluation: Sequence[Path | str] = (),
     command: str = "trainer.fit",
     progress: Callable[[str], None] = lambda words: None,
 ) -> FitReport:
@@ -126,7 +126,7 @@ def fit(
         dataset: folder of `labelkit mix`, or data in a format of `labelkit.exchange.formats`.
         output: folder of the trained model, an ordinary sentence-transformers folder with a manifest and a card.
         config: all settings of the run.
-        evaluation: BEIR folders (split test) on which the trained model and its start model are measured for the card.
+        evaluation: collections (split test) on which the trained model and its start model are measured for the card.
         command: the command line that the manifest records as the origin of the folder.
         progress: called with a line of text for each model and collection that is measured.
 
@@ -138,7 +138,7 @@ def fit(
         DataError: a dataset without positives, or with queries of the evaluation or of the dev set.
         ArtifactError: an incomplete or damaged dataset, or an output path that is already in use.
     """
-    collections = read_collections([Path(folder) for folder in evaluation], "test", config.scale)
+    collections = read_collections(evaluation, "test", scale=config.scale)
     target = Path(output)
     measure = card_measure(config, name_of(target), collections, progress=progress) if collections else None
     return train(Path(dataset), target, config, measure=measure, collections=collections, command=command)

@@ -83,7 +83,7 @@ def read_beir(path: Path, name: str, grading: Grading) -> Found:
 
 def add_qrels(collector: Collector, path: Path, grading: Grading) -> None:
     """Add the labels of a qrels file; a pair that already has a side keeps it."""
-    for query_id, passage_id, grade, raw_grade in graded_pairs(path, grading.scale):
+    for query_id, passage_id, grade, raw_grade in graded_pairs(path, scale=grading.scale):
         side = collector.side(query_id, passage_id) or ("positive" if grade >= grading.positive_grade else "negative")
         collector.label(query_id, passage_id, side, grade=grade, raw_grade=raw_grade)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from labelkit.corpora.beir import check_ids
 from labelkit.corpora.corpus import corpus_rows
+from labelkit.corpora.layout import layout_of
 from labelkit.corpora.queries import read_queries
 from labelkit.errors import DataError, UsageError
 from labelkit.pooling.bm25 import Bm25
@@ -93,11 +94,11 @@ def judge_scores(rater: Rater, pairs: Iterable[PairIds]) -> list[float]:
 
 
 def read_texts(folder: Path, pairs: Sequence[PairIds]) -> Texts:
-    """Read the texts of judged pairs from a BEIR folder; the other passages are not kept in memory.
+    """Read the texts of judged pairs from a collection; the other passages are not kept in memory.
 
     Raises `DataError` for a judged query or passage that is missing, or a judged passage that is duplicated.
     """
-    path = folder / "corpus.jsonl"
+    layout = layout_of(folder)
     wanted: dict[str, list[str]] = {}
     for query_id, passage_id in pairs:
         wanted.setdefault(query_id, []).append(passage_id)
@@ -105,17 +106,17 @@ def read_texts(folder: Path, pairs: Sequence[PairIds]) -> Texts:
     passages: dict[str, str] = {}
     rows: dict[str, int] = {}
     digest, count = hashlib.sha256(), 0
-    for where, passage_id, title, text in corpus_rows(path):
+    for where, passage_id, title, text in corpus_rows(*layout.corpus):
         update(digest, full_text(title, text))
         if passage_id in judged:
             if passage_id in rows:
                 raise DataError(f"{where}: passage id {passage_id!r} is duplicated")
             passages[passage_id], rows[passage_id] = full_text(title, text), count
         count += 1
-    queries = read_queries(folder / "queries.jsonl")
+    queries = read_queries(*layout.queries)
     check_ids(wanted, queries, passages, where="the judged pairs")
     collection = Corpus(
-        lambda: (full_text(title, text) for _, _, title, text in corpus_rows(path)), digest.hexdigest(), count
+        lambda: (full_text(title, text) for _, _, title, text in corpus_rows(*layout.corpus)), digest.hexdigest(), count
     )
     return Texts({query_id: queries[query_id].text for query_id in wanted}, passages, rows, collection=collection)
 

@@ -71,7 +71,9 @@ def redteam(
     """
     folder = Path(output)
     with claimed(folder) as place:
-        setup = draw(read_data(Path(data)), read_qrels(options.human, options.scale), options.pairs, seed=options.seed)
+        setup = draw(
+            read_data(Path(data)), read_qrels(options.human, scale=options.scale), options.pairs, seed=options.seed
+        )
         found: dict[str, Any] = {"command": command, "model": options.model, "engine": options.engine}
         found |= {"settings": settings_of(options), "attacks": [], "clean": []}
         refuse_other_attacks(folder / FILE, found["settings"])

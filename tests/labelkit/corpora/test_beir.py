@@ -83,7 +83,8 @@ BAD_LINES = {
     "null": (b"null", "expected a JSON object, found NoneType"),
     "no id": (b'{"text": "x"}', "field '_id' must be text"),
     "an empty id": (b'{"_id": "", "text": "x"}', "the id is empty"),
-    "a number as id": (b'{"_id": 7, "text": "x"}', "field '_id' must be text, found 7"),
+    "a fraction as id": (b'{"_id": 7.5, "text": "x"}', "field '_id' must be text, found 7.5"),
+    "a truth value as id": (b'{"_id": true, "text": "x"}', "field '_id' must be text, found true"),
     "no text": (b'{"_id": "b"}', "field 'text' must be text"),
     "null text": (b'{"_id": "b", "text": null}', "field 'text' must be text"),
     "a list as text": (b'{"_id": "b", "text": ["x"]}', "field 'text' must be text"),
@@ -148,6 +149,7 @@ def test_bom_crlf_and_a_missing_last_newline_are_no_text(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"_id": "a", "text": "x"}\r\n\r\n{"_id": "b", "text": "y"}')
     assert {name: one.text for name, one in read_corpus(path).items()} == {"a": "x", "b": "y"}
+    path = tmp_path / "test.tsv"
     path.write_bytes(b"\xef\xbb\xbfquery-id\tcorpus-id\tscore\r\nq\tp\t2\r\n")
     assert read_qrels(path) == {"q": {"p": 2}}
 
@@ -157,7 +159,7 @@ def test_qrels_are_read_as_beir_and_as_trec(tmp_path):
     path.write_text("query-id\tcorpus-id\tscore\nq 1\tp 1\t3\nq 1\tp2\t0\n")
     assert read_qrels(path) == {"q 1": {"p 1": 3, "p2": 0}}
     path.write_text("q1 0 p1 3\nq1 0 p2 0\nq2 0 p1 -2\n")
-    assert read_qrels(path) == {"q1": {"p1": 3, "p2": 0}, "q2": {"p1": 0}}
+    assert read_qrels(path) == {"q1": {"p1": 3, "p2": 0}}
 
 
 @pytest.mark.parametrize("grade", ["4", "99", "1.5", "x", "", "nan", "inf", "1e9", "two", "2,0", "0x1"])
@@ -184,11 +186,60 @@ def test_a_pair_that_stands_twice_is_named(tmp_path):
     assert_refused(read_run, path, f"{path}:2: ", "the pair 'q', 'p' is duplicated")
 
 
+def test_pairs_without_a_judgment_and_spam_are_left_out_and_counted(tmp_path, caplog):
+    """TREC marks a pooled pair that nobody judged with -1 and spam with -2; neither is a human negative by itself."""
+    path = tmp_path / "qrels.adhoc.txt"
+    path.write_text("q1 0 p1 3\nq1 0 p2 -1\nq1 0 p3 -2\nq1 0 p4 0\nq2 0 p1 -1\n")
+    assert read_qrels(path) == {"q1": {"p1": 3, "p4": 0}}
+    assert [record.message for record in caplog.records] == [
+        f"{path}: 2 pairs of grade -1 (pooled but not judged) are left out",
+        f"{path}: 1 pairs of grade -2 (spam) are left out; labelkit import --spam makes them grade 0",
+    ]
+    assert read_qrels(path, spam=True) == {"q1": {"p1": 3, "p3": 0, "p4": 0}}
+    path.write_text("q1 0 p1 -3\n")
+    assert_refused(read_qrels, path, f"{path}:1: ", "the grade '-3' is not a whole number from 0 to 3")
+
+
+@pytest.mark.parametrize(
+    "header", ["qid\tdocid\trelevance", "Anfrage\tDokument\tNote", "query-id corpus-id score", "topic run docno label"]
+)
+def test_a_header_of_any_words_is_a_header(tmp_path, header):
+    path = tmp_path / "test.tsv"
+    mark, columns = ("\t" if "\t" in header else " "), 3 if header.count(" ") != 3 else 4
+    path.write_text(
+        f"{header}\n" + mark.join(["q", "0", "p", "2"][-columns:] if columns == 4 else ["q", "p", "2"]) + "\n"
+    )
+    assert read_qrels(path) == {"q": {"p": 2}}
+
+
+def test_the_names_of_a_header_say_where_the_columns_are(tmp_path):
+    path = tmp_path / "test.tsv"
+    path.write_text("corpus-id\tscore\tquery-id\np\t2\tq\n")
+    assert read_qrels(path) == {"q": {"p": 2}}
+    path.write_text("q p 2\nq r 1\n")
+    assert read_qrels(path) == {"q": {"p": 2, "r": 1}}, "a first line with a grade is no header"
+
+
+@pytest.mark.parametrize("line", ["q1 0\tp1\t1", "q1\t0 p1\t1", "q1\t0\tp1 1", "q1 0 p1\t1"])
+def test_a_line_that_mixes_tabs_and_spaces_is_refused(tmp_path, line):
+    path = tmp_path / "qrels.txt"
+    path.write_text(f"q0 0 p0 1\n{line}\n")
+    assert_refused(read_qrels, path, f"{path}:2: ", "the line mixes tabs and spaces")
+
+
+def test_unknown_ids_are_skipped_on_request_and_counted(beir, caplog):
+    path = beir / "qrels" / "test.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nq1\tp1\t3\nq1\tp9\t1\nq9\tp1\t1\n")
+    assert_refused(lambda folder: read_data(folder, "test"), beir, f"{path}:3: ", "'p9' .* --skip-unknown leaves such")
+    assert read_data(beir, "test", skip_unknown=True).qrels == {"q1": {"p1": 3}}
+    assert caplog.records[-1].message == f"{path}: 2 pairs with an unknown query or passage are left out"
+
+
 @pytest.mark.parametrize("row", ["q9\tp1\t1", "q1\tp9\t1", "q1 \tp1\t1", "q1\t\t1"])
 def test_qrels_with_an_id_that_is_not_there_are_refused(beir, row):
     path = beir / "qrels" / "test.tsv"
     path.write_text(f"query-id\tcorpus-id\tscore\n{row}\n")
-    assert_refused(lambda folder: read_data(folder, "test"), beir, f"{path}: ", r"is not in (corpus|queries)\.jsonl")
+    assert_refused(lambda folder: read_data(folder, "test"), beir, f"{path}:2: ", r"is not in the|the id is empty")
 
 
 def test_a_run_is_read_by_score_with_ties_in_file_order(tmp_path):

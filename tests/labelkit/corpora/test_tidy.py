@@ -107,3 +107,17 @@ def test_a_line_without_end_is_set_aside_and_a_long_one_read(labelkit, beir, tmp
     corpus = read_data(tmp_path / "clean").corpus
     assert corpus["long"].text == long
     assert corpus["after"].text == "it"
+
+
+def test_grades_that_contradict_each_other_are_set_aside_with_both_values(labelkit, beir, tmp_path):
+    with (beir / "qrels" / "test.tsv").open("a") as file:
+        file.write("q1\tp1\t1\nq2\tp3\t3\n")
+    called = labelkit("tidy", beir, "-o", tmp_path / "clean")
+    assert called.code == 0, called.err
+    listed = [json.loads(line) for line in (tmp_path / "clean" / "set_aside.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["reason"]) for row in listed] == [
+        (2, "the pair 'q1', 'p1' has the grades 1 and 3"),
+        (9, "the pair 'q1', 'p1' has the grades 1 and 3"),
+        (10, "the pair 'q2', 'p3' is duplicated with the same grade"),
+    ]
+    assert read_data(tmp_path / "clean", "test").qrels["q1"] == {"p5": 1, "p2": 0}

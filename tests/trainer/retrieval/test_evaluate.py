@@ -150,7 +150,7 @@ def test_grades_on_another_scale_are_measured_as_their_mapped_grades(tmp_path: P
     folder = write_beir(tmp_path / "stars", {"x": "a", "y": "b"}, {"q": "a b"}, {"q": {"x": 5, "y": 1}})
     with pytest.raises(DataError, match="give --scale"):
         read_collection(folder, "test")
-    assert read_collection(folder, "test", "1-5").qrels == {"q": {"x": 3, "y": 0}}
+    assert read_collection(folder, "test", scale="1-5").qrels == {"q": {"x": 3, "y": 0}}
     with pytest.raises(UsageError, match="the scale '1-6' is unknown"):
         EvaluateOptions(scale="1-6")
 
@@ -348,7 +348,7 @@ def test_the_result_goes_through_json(bag: str, data: Path) -> None:
     ("corpus", "message"),
     [
         ('{"_id": "p1", "text": "a"}\n{"_id": "p1", "text": "b"}\n', "a passage id is duplicated"),
-        ('{"_id": "p9", "text": "a"}\n', "passage id 'p2' is not in corpus.jsonl"),
+        ('{"_id": "p9", "text": "a"}\n', "test.tsv:3: passage id 'p2' .* is not in the corpus"),
         ("", "the corpus is empty"),
     ],
 )

@@ -82,6 +82,11 @@ class Hub:
         """Called with the number of LFS uploads before one more is taken; may block."""
         self.on_commit: Callable[[], None] = lambda: None
 
+    @staticmethod
+    def repository() -> Repo:
+        """A public repository without commits."""
+        return Repo(private=False)
+
     def __enter__(self) -> "Hub":
         Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self

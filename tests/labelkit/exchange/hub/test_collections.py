@@ -1,0 +1,235 @@
+"""Collections on the Hub are read as they lie there: small replicas of real repositories behind the stand-in.
+
+A replica has the file names, configurations, columns and types of the repository that its docstring names. The texts
+are ours.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from labelkit.corpora.beir import read_data
+
+PASSAGES = {"4983": ("Tea", "green tea is brewed below the boiling point"), "31715818": ("Cats", "cats sleep by day")}
+QUERIES = {"1": "how hot is the water for tea", "13": "when do cats sleep"}
+QRELS = {"train": {"1": {"4983": 1}}, "test": {"13": {"31715818": 1}}}
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def put(hub: Any, name: str, files: Mapping[str, bytes]) -> None:
+    """Make a public repository with these files, Parquet and compressed ones as LFS."""
+    repo = hub.repos.setdefault(name, type(hub).repository())
+    tree = dict(repo.commits[-1][1]) if repo.commits else {}
+    for path, content in files.items():
+        if path.endswith((".parquet", ".gz")):
+            digest = hashlib.sha256(content).hexdigest()
+            hub.content[digest] = content
+            tree[path] = hub.lfs(digest, len(content))
+        else:
+            tree[path] = hub.blob(content)
+    repo.commit(tree)
+
+
+def jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def parquet(rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), out)
+    return out.getvalue()
+
+
+def passages(**more: Any) -> list[dict[str, Any]]:
+    return [{"_id": pid, "title": title, "text": text, **more} for pid, (title, text) in PASSAGES.items()]
+
+
+def queries(**more: Any) -> list[dict[str, Any]]:
+    return [{"_id": query_id, "text": text, **more} for query_id, text in QUERIES.items()]
+
+
+def grades(split: str) -> list[tuple[str, str, int]]:
+    return [(query_id, pid, grade) for query_id, graded in QRELS[split].items() for pid, grade in graded.items()]
+
+
+def beir(hub: Any) -> str:
+    """BeIR/scifact, and its qrels in BeIR/scifact-qrels, with the tables that the Hub's converter added.
+
+    https://huggingface.co/datasets/BeIR/scifact/tree/main, https://huggingface.co/datasets/BeIR/scifact-qrels/tree/main
+    """
+    tsv = {
+        f"{split}.tsv": "".join(["query-id\tcorpus-id\tscore\n", *(f"{q}\t{p}\t{g}\n" for q, p, g in grades(split))])
+        for split in QRELS
+    }
+    put(
+        hub,
+        "BeIR/scifact",
+        {
+            "README.md": b"---\nlicense: cc-by-sa-4.0\n---\n# BEIR\n",
+            "scifact.py": b"raise SystemExit('never run')\n",
+            "corpus.jsonl.gz": gzip.compress(jsonl(passages(metadata={}))),
+            "queries.jsonl.gz": gzip.compress(jsonl(queries(metadata={"13": []}))),
+        },
+    )
+    put(hub, "BeIR/scifact-qrels", {name: content.encode() for name, content in tsv.items()})
+    return "BeIR/scifact"
+
+
+MTEB = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: qrels/train.jsonl
+  - split: test
+    path: qrels/test.jsonl
+- config_name: corpus
+  data_files:
+  - split: corpus
+    path: corpus.jsonl
+- config_name: queries
+  data_files:
+  - split: queries
+    path: queries.jsonl
+---
+"""
+
+
+def mteb(hub: Any) -> str:
+    """mteb/scifact: JSONL for all parts, and scores that are float64.
+
+    https://huggingface.co/datasets/mteb/scifact/blob/main/README.md
+    """
+    qrels = {
+        f"qrels/{split}.jsonl": jsonl([{"query-id": q, "corpus-id": p, "score": float(g)} for q, p, g in grades(split)])
+        for split in QRELS
+    }
+    files = {"README.md": MTEB.encode(), "corpus.jsonl": jsonl(passages()), "queries.jsonl": jsonl(queries()), **qrels}
+    put(hub, "mteb/scifact", files)
+    return "mteb/scifact"
+
+
+NANO = """---
+configs:
+- config_name: corpus
+  data_files:
+  - split: train
+    path: corpus/train-*
+- config_name: qrels
+  data_files:
+  - split: train
+    path: qrels/train-*
+  - split: test
+    path: qrels/test-*
+- config_name: queries
+  data_files:
+  - split: train
+    path: queries/train-*
+---
+"""
+
+
+def nano(hub: Any) -> str:
+    """zeta-alpha-ai/NanoSciFact: sharded Parquet, and qrels without a score: every pair is relevant.
+
+    https://huggingface.co/datasets/zeta-alpha-ai/NanoSciFact
+    """
+    files = {"README.md": NANO.encode()}
+    for number, row in enumerate(passages()):
+        files[f"corpus/train-0000{number}-of-00002.parquet"] = parquet([{"_id": row["_id"], "text": row["text"]}])
+    files["queries/train-00000-of-00001.parquet"] = parquet(queries())
+    for split in QRELS:
+        rows = [{"query-id": query_id, "corpus-id": pid} for query_id, pid, _ in grades(split)]
+        files[f"qrels/{split}-00000-of-00001.parquet"] = parquet(rows)
+    put(hub, "zeta-alpha-ai/NanoSciFact", files)
+    return "zeta-alpha-ai/NanoSciFact"
+
+
+OWN_NAMES = """---
+configs:
+- config_name: documents
+  data_files: english_collection.parquet
+- config_name: queries
+  data_files:
+  - split: train
+    path: english_queries.train.parquet
+- config_name: qrels
+  data_files:
+    train: labels/one.parquet
+    test: [labels/two.parquet]
+- config_name: elsewhere
+  data_files: ../../secret.jsonl
+---
+"""
+
+
+def own_names(hub: Any) -> str:
+    """A repository whose configurations give files names of their own, with whole numbers as ids.
+
+    File names of documents and queries: https://huggingface.co/datasets/lightonai/ms-marco-en-bge/blob/main/README.md;
+    ways to write `data_files`: https://huggingface.co/docs/hub/datasets-manual-configuration
+    """
+    files = {
+        "README.md": OWN_NAMES.encode(),
+        "english_collection.parquet": parquet(
+            [{"document_id": int(row["_id"]), "title": row["title"], "text": row["text"]} for row in passages()]
+        ),
+        "english_queries.train.parquet": parquet([{"query_id": int(q), "text": text} for q, text in QUERIES.items()]),
+    }
+    for name, split in (("one", "train"), ("two", "test")):
+        rows = [{"query_id": int(q), "document_id": int(pid), "relevance": g} for q, pid, g in grades(split)]
+        files[f"labels/{name}.parquet"] = parquet(rows)
+    put(hub, "somebody/own-names", files)
+    return "somebody/own-names"
+
+
+@pytest.mark.parametrize("replica", [beir, mteb, nano, own_names])
+def test_a_repository_is_read_as_it_lies_there(
+    hub: Any, labelkit: Command, tmp_path: Path, replica: Callable[[Any], str]
+) -> None:
+    address = f"hf://datasets/{replica(hub)}"
+    called = labelkit("tidy", address, "-o", tmp_path / "clean")
+    assert called.returncode == 0, called.stderr
+    assert "0 lines removed" in called.stderr
+    for split, qrels in QRELS.items():
+        data = read_data(tmp_path / "clean", split)
+        assert data.qrels == qrels
+        assert {query_id: one.text for query_id, one in data.queries.items()} == {q: QUERIES[q] for q in qrels}
+    titles = {pid: "" if replica is nano else title for pid, (title, _) in PASSAGES.items()}
+    assert {pid: (one.title, one.text) for pid, one in data.corpus.items()} == {
+        pid: (titles[pid], text) for pid, (_, text) in PASSAGES.items()
+    }
+    called = labelkit("pool", address, "-o", tmp_path / "pool", "--split", "test")
+    assert called.returncode == 0, called.stderr
+    assert "candidates for 1 queries" in called.stderr
+
+
+def test_only_what_changed_is_fetched_again(hub: Any, labelkit: Command, tmp_path: Path) -> None:
+    address = f"hf://datasets/{mteb(hub)}"
+
+    def fetched() -> list[str]:
+        hub.ledger.clear()
+        called = labelkit("pool", address, "-o", tmp_path / "pool", LABELKIT_CACHE=str(tmp_path / "cache"))
+        assert called.returncode == 0, called.stderr
+        return sorted({path.split("/resolve/main/")[1] for method, path, _ in hub.ledger if "/resolve/" in path})
+
+    first = fetched()
+    assert {"corpus.jsonl", "queries.jsonl", "qrels/test.jsonl"} <= set(first)
+    assert fetched() == []
+    put(hub, "mteb/scifact", {"queries.jsonl": jsonl(queries()[:1])})
+    assert fetched() == ["queries.jsonl"]
+
+
+def test_a_repository_that_is_not_there_is_one_line(hub: Any, labelkit: Command, tmp_path: Path) -> None:
+    called = labelkit("pool", "hf://datasets/BeIR/nowhere", "-o", tmp_path / "pool")
+    assert called.returncode == 1
+    assert called.stderr == "error: hf://datasets/BeIR/nowhere does not exist\n"
