@@ -93,7 +93,7 @@ def not_a_folder(folder: Path) -> str:
     hub = str(folder)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", hub):
         return f"{folder} is not a folder; for the data set on the Hugging Face Hub give hf://datasets/{hub}"
-    return f"{missing(folder)}, so it is not a folder with corpus.jsonl and queries.jsonl"
+    return f"{missing(folder)}; give a folder with corpus.jsonl and queries.jsonl"
 
 
 Files = dict[str, dict[str, list[Path]]]

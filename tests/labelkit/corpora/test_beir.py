@@ -65,7 +65,7 @@ def test_an_unknown_split_lists_the_splits_there_are(beir, write_qrels):
 
 
 def test_a_missing_folder_or_file_is_named(beir, tmp_path):
-    assert_refused(read_data, tmp_path / "no", str(tmp_path / "no"), "is not a folder")
+    assert_refused(read_data, tmp_path / "no", str(tmp_path / "no"), "does not exist; give a folder")
     assert_refused(read_data, beir / "corpus.jsonl", str(beir / "corpus.jsonl"), "is not a folder")
     for read in (read_corpus, read_queries, read_qrels, read_run):
         assert_refused(read, tmp_path / "no.txt", f"{tmp_path / 'no.txt'} ", "does not exist")

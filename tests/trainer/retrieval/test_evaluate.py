@@ -348,7 +348,7 @@ def test_the_result_goes_through_json(bag: str, data: Path) -> None:
     ("corpus", "message"),
     [
         ('{"_id": "p1", "text": "a"}\n{"_id": "p1", "text": "b"}\n', "a passage id is duplicated"),
-        ('{"_id": "p9", "text": "a"}\n', "test.tsv:3: passage id 'p2' .* is not in the corpus"),
+        ('{"_id": "p9", "text": "a"}\n', "test.tsv:2: passage id 'p2' .* is not in the corpus"),
         ("", "the corpus is empty"),
     ],
 )
