@@ -33,8 +33,9 @@ from labelkit.engines.tokenizers import model_tokens
 from labelkit.engines.vllm import VllmEngine
 from labelkit.judging import annotate as annotation
 from labelkit.judging.options import AnnotateOptions
+from labelkit.judging.pool_texts import PoolTexts, tables_of
 from labelkit.judging.prompts import load_prompt
-from labelkit.judging.reading import PASSAGE_TOKENS, Reading, read_texts
+from labelkit.judging.reading import PASSAGE_TOKENS, Reading
 from labelkit.pooling.pool import Pool, read_pool
 
 MAX_MODEL_LEN = 4096
@@ -175,11 +176,14 @@ def warm() -> Request:
 
 def requests_of(pool: Pool, given: argparse.Namespace) -> Iterable[Request]:
     """Yield the requests of an annotation, with passages cut to the same length."""
-    texts = read_texts(pool, Reading(passage_tokens=PASSAGE_TOKENS), model_tokens(Settings(str(given.model)), None))
+    reading, tokens = Reading(passage_tokens=PASSAGE_TOKENS), model_tokens(Settings(str(given.model)), None)
     prompt = load_prompt("graded")
-    for query_id, passage_id in texts.pairs:
-        shown = prompt.render("judge", texts.queries[query_id], [texts.passages[passage_id]])
-        yield Request("", query_id, shown, prompt.label_texts)
+    with PoolTexts(tables_of(pool), reading, tokens, scratch=Path(tempfile.gettempdir())) as texts:
+        for number in range(len(texts)):
+            found = texts[number]
+            for passage in found.passages.values():
+                shown = prompt.render("judge", found.query, [passage])
+                yield Request("", found.query_id, shown, prompt.label_texts)
 
 
 def shuffled(pool: Pool) -> Pool:

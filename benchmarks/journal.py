@@ -29,6 +29,7 @@ from openai_overhead import Instant
 from labelkit.engines import Reply
 from labelkit.judging.annotate import annotate
 from labelkit.judging.journal import Answer, Arrival, Asked, Charge, Journal, Spent
+from labelkit.judging.key_set import KeySet, short
 from labelkit.judging.options import AnnotateOptions
 from labelkit.pooling.pool import Pool
 from labelkit.records import Candidate, Judge, Passage, Query
@@ -124,11 +125,14 @@ class Memory(Journal):
     def judges(self) -> list[tuple[Judge, bytes]]:
         return self._judges
 
-    def answered(self) -> set[str]:
-        return set(self._kept)
+    def answered(self) -> KeySet:
+        return KeySet(b"".join(map(short, self._kept)))
 
-    def models(self) -> int:
-        return 1
+    def one_model(self) -> bool:
+        return True
+
+    def last_row(self) -> int:
+        return 0
 
     def write_off(self) -> None:
         """Discard nothing."""

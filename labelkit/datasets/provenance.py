@@ -25,7 +25,7 @@ from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.prompts import Prompt
 from labelkit.judging.reading import Reading, Texts, reach, second_looks, shortened
 from labelkit.judging.request_keys import digest, identity_of, next_key, request_key
-from labelkit.judging.tasks import Task, Work
+from labelkit.judging.tasks import Requests, Task
 from labelkit.records import JUDGEMENT_SCHEMA, PROMPT_SCHEMA, REPLY_SCHEMA, Judge, Judgement
 from labelkit.storage import folders, tables
 
@@ -109,7 +109,7 @@ def exchanges_of(
     ask, key = next(steps), task.key
     exchanges: list[Exchange] = []
     while record := record_of(key):
-        messages = sent[0].request(sent[1], ask, key).messages if sent else None
+        messages = sent.requests.request(sent.texts, sent.task, ask, key=key).messages if sent else None
         exchanges.append(Exchange(messages, record))
         reply: Reply = reply_of(key, record["reply"], Path("replies.parquet"))
         try:
@@ -120,11 +120,19 @@ def exchanges_of(
     return exchanges
 
 
+class Sent(NamedTuple):
+    """Everything that renders the requests of a task as they were sent."""
+
+    requests: Requests
+    texts: Texts
+    task: Task
+
+
 def as_sent(
     judging: Judging, task: Task, query: str, *, passages: Sequence[str], tokenizer: str | None = None
-) -> tuple[Work, Task] | None:
-    """Find the work and task that render the request of a task as it was sent; None if no request that can be made from
-    the full texts has its key.
+) -> Sent | None:
+    """Find the texts and the task that render the request of a task as it was sent; None if no request that can be made
+    from the full texts has its key.
 
     `tokenizer`: path of the judge's tokenizer, if it has moved.
     """
@@ -134,18 +142,17 @@ def as_sent(
     read = json.loads(judge.reading)
     reading, identity = Reading(**read["reading"]), digest(identity_of(judge))
     ask = next(judging.method.judge(len(task.passage_ids), judging.prompt))
-    queries, pairs = {task.query_id: query}, [(task.query_id, passage_id) for passage_id in task.passage_ids]
+    requests = Requests(judging, reading)
     heads = [reach(passage, reading) for passage in passages]
     whole = [strip(passage) if "strip" in reading.defences else passage for passage in heads]
     for cut in cuts(whole, reading, engine=judge.engine, tokenizer=tokenizer or read["tokenizer"]):
         shown = dict(zip(task.passage_ids, cut, strict=True))
-        again = second_looks(pairs, queries, shown, reading=reading)
-        work = Work(judging, reading, Texts([], queries, shown, without_query=again, facts={}))
+        texts = Texts(task.query_id, query, shown, without_query=second_looks(query, shown, reading))
         # The second of two looks at a passage is about the same pair as the first, with another text.
-        for variant in range(2 if again else 1):
+        for variant in range(2 if texts.without_query else 1):
             look = task._replace(variant=variant)
-            if request_key(identity, work.request(look, ask, "")) == task.key:
-                return work, look
+            if request_key(identity, requests.request(texts, look, ask, key="")) == task.key:
+                return Sent(requests, texts, look)
     return None
 
 

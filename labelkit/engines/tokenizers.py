@@ -37,7 +37,7 @@ class Words:
         return [match.end() for match in re.finditer(r"\S+", text)]
 
     def prompt(self, messages: Sequence[Message]) -> int:
-        return sum(len(self.ends(message.content)) for message in messages)
+        return sum(len(message.content.split()) for message in messages)
 
 
 def words(settings: Settings, tokenizer: str | None) -> Tokens:

@@ -18,22 +18,23 @@ from labelkit.judging.budget import check_price
 from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
 from labelkit.judging.judges import refuse_further
-from labelkit.judging.label_tables import Tally, finalise
+from labelkit.judging.label_tables import RunPairs, Tally, finalise
 from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.options import AnnotateOptions
+from labelkit.judging.pool_texts import PoolTables, PoolTexts, inputs_of, tables_of
 from labelkit.judging.prices import known_context, price_line, price_of
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.judging.prompts import Prompt, prompt_for
-from labelkit.judging.reading import Reading, complete, read_texts
+from labelkit.judging.reading import Reading, complete
 from labelkit.judging.request_keys import canonical_json, digest, identity_of
 from labelkit.judging.scheduler import Scheduler, ask
-from labelkit.judging.tasks import VOTE_TEMPERATURE, Room, Work
-from labelkit.pooling.pool import Pool, first_pairs, pool_of
+from labelkit.judging.tasks import VOTE_TEMPERATURE, Requests, Room, Work
+from labelkit.pooling.pool import Pool, pool_folder
 from labelkit.records import Judge
 from labelkit.storage import folders
 from labelkit.storage.labels import KIND
 from labelkit.storage.manifest import LabelsFacts
-from labelkit.storage.outputs import claimed
+from labelkit.storage.outputs import Place, claimed
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +131,14 @@ def annotate(
         JournalError: another process writes to the folder, or its journal is damaged.
     """
     folder = Path(output)
-    pool = pool_of(source, folder, command, verify=options.verify)
-    return judge_pool(first_pairs(pool, options.limit), folder, options, command=command, progress=progress)
+    place = source if isinstance(source, Pool) else pool_folder(source, folder, command)
+    tables = tables_of(place, verify=options.verify).first(options.limit)
+    return judge_pool(tables, folder, options, command=command, progress=progress)
 
 
-def judge_pool(pool: Pool, folder: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress) -> Outcome:
+def judge_pool(
+    pool: PoolTables, folder: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress
+) -> Outcome:
     """Judge every pair of a pool: cut and defend its texts, send requests, settle the replies, write the tables."""
     method, traits = method_named(options.method), traits_of(options.engine)
     prompt = prompt_for(options.method, options.prompt, lambda: traits.pairs(options.settings))
@@ -142,7 +146,7 @@ def judge_pool(pool: Pool, folder: Path, options: AnnotateOptions, *, command: s
     check_price(price, options.caps, options.model)
     if price is not None:
         log.info(price_line(options.model, price, options.prices))
-    with output_of(folder), ExitStack() as opened:
+    with output_of(folder) as place, ExitStack() as kept, ExitStack() as opened:
         engine = open_engine(options.engine, options.settings._replace(folder=folder))
         opened.callback(engine.close)
         engine.check_labels(prompt.label_texts)
@@ -151,27 +155,35 @@ def judge_pool(pool: Pool, folder: Path, options: AnnotateOptions, *, command: s
         judge = make_judge(engine.facts, options, prompt, reading=reading)
         context = traits.context(options.settings) or known_context(price, tokens)
         room = Room(tokens, context if method.listwise else None)
-        work = Work(Judging(judge, prompt, method), reading, read_texts(pool, reading, tokens), room=room)
+        scratch = place.path if place.in_place else place.path.parent
+        texts = kept.enter_context(PoolTexts(pool, reading, tokens, scratch=scratch))
+        work = Work(Requests(Judging(judge, prompt, method), reading, room), texts)
         with Journal(folder) as journal:
             if not options.add_judge:
                 refuse_further(judge, journal, folder)
             begin = partial(folders.begin, folder, KIND, command)
             run = ask(work, engine, journal, options=options, price=price, show=progress, begin=begin)
             opened.close()
-            mine = Tally(work.pairs)
+            counts = Tally()
             if run.begun:
-                mine = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=work.pairs)
-    return outcome_of(work, run, mine, priced=price is not None)
+                mine = partial(run_pairs, judge.judge_id, texts)
+                counts = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=mine)
+    return outcome_of(work, run, counts, priced=price is not None)
+
+
+def run_pairs(judge_id: str, texts: PoolTexts) -> RunPairs:
+    """Return the pairs of a run, from their beginning."""
+    return RunPairs(judge_id, texts.passages_of())
 
 
 def outcome_of(work: Work, run: Scheduler, mine: Tally, *, priced: bool) -> Outcome:
     """Return the counts and costs of a run."""
     return Outcome(
-        pairs=len(work.pairs),
+        pairs=work.pairs,
         asked=run.asked,
         known=run.known,
         cached=run.cached,
-        pending=len(work.pairs) - mine.judged,
+        pending=work.pairs - mine.judged,
         failures=mine.failures,
         unscored=mine.unscored,
         score_only=mine.score_only,
@@ -192,18 +204,18 @@ def reparse(
     Raises `UsageError` if `output` has no journal.
     """
     folder = Path(output)
-    pool = pool_of(source, folder, command, verify=verify)
+    inputs = source.inputs if isinstance(source, Pool) else inputs_of(pool_folder(source, folder, command), verify)
     if not (folder / JOURNAL_FILE).is_file():
         raise UsageError(f"{folder} contains no annotation run; --reparse needs the replies of an earlier run")
     with output_of(folder), Journal(folder) as journal:
         whole = (folder / folders.MANIFEST).is_file()
         facts = folders.read_manifest(folder, KIND, verify=False).facts if whole else LabelsFacts()
         folders.begin(folder, KIND, command)
-        return finalise(journal, folder, command, inputs=pool.inputs, facts=facts).failures
+        return finalise(journal, folder, command, inputs=inputs, facts=facts).failures
 
 
 @contextmanager
-def output_of(folder: Path) -> Iterator[None]:
+def output_of(folder: Path) -> Iterator[Place]:
     """Reserve the folder of an annotation run, which must be new or from an earlier run, never of imported grades."""
     with claimed(folder) as place:
         if place.path.is_file():
@@ -212,7 +224,7 @@ def output_of(folder: Path) -> Iterator[None]:
             raise UsageError(f"{folder} exists and contains no annotation run; choose another output folder")
         there, new = place.path.exists(), not place.content()
         try:
-            yield
+            yield place
         finally:
             if new:
                 remove_unused(place.path, keep=there)

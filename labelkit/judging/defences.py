@@ -75,11 +75,12 @@ def defences_of(names: Sequence[str], *, once: bool) -> tuple[str, ...]:
 
 def strip(text: str) -> str:
     """Return a text without reserved tokens and invisible characters; the same object if it contains none."""
-    hidden = [match.start() for match in UNUSUAL.finditer(text) if _invisible(text, match.start())]
+    plain = text.isascii() and text.isprintable()
+    hidden = [] if plain else [match.start() for match in UNUSUAL.finditer(text) if _invisible(text, match.start())]
     bounds = [-1, *hidden, len(text)]
     shown = "".join(text[start + 1 : end] for start, end in pairwise(bounds)) if hidden else text
-    # Removing one token can produce another: <|im_<|x|>end|>.
-    while (shorter := RESERVED.sub("", shown)) != shown:
+    # Removing one token can produce another: <|im_<|x|>end|>. All of them begin with < or [.
+    while ("<" in shown or "[" in shown) and (shorter := RESERVED.sub("", shown)) != shown:
         shown = shorter
     return text if shown == text else shown
 
@@ -127,8 +128,11 @@ def announced(messages: Sequence[Message]) -> tuple[Message, ...]:
 def without_query(query: str, passage: str) -> str:
     """Return a passage without its repetitions of the query, in any word order; unchanged if it has none."""
     wanted = words_of_query(query)
+    # Most passages contain too few words of the query for a repetition of it, even as parts of other words.
+    folded = passage.casefold()
+    if sum(word in folded for word in wanted) < SHARE * len(wanted):
+        return passage
     words = words_of_passage(passage)
-    # Most passages contain too few words of the query for a repetition of it, and need no search.
     if len(wanted & words.different) < SHARE * len(wanted):
         return passage
     kept, end = [], 0

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
+from labelkit.judging.key_set import KeySet, short
 from labelkit.records import Judge
 from labelkit.storage.credentials import blot, secret_forms
 from labelkit.storage.sqlite_file import SqliteFile, digest_of
@@ -120,15 +121,21 @@ class Journal(SqliteFile):
         The pairs of a query must follow each other. With `whole`, the pairs replace all earlier pairs of this judge and
         these queries, because passages that were shown together cannot be replaced one by one.
         """
-        body = judge.model_dump_json()
+        groups = groupby(asked, key=lambda pair: pair.query_id)
+        queries = ((query_id, merged(None, (pair[2:] for pair in group))) for query_id, group in groups)
+        self.register_queries(judge, prompt, queries, whole=whole)
+
+    def register_queries(self, judge: Judge, prompt: bytes, queries: Iterable[tuple[str, str]], *, whole: bool) -> None:
+        """Record a judge and the pairs of queries, like `register`, from query ids and pairs as made by `merged`."""
+        judge_id, body = judge.judge_id, judge.model_dump_json()
         with self._commit():
             self._db.execute(
                 "INSERT OR REPLACE INTO judges VALUES (?, ?, ?, ?)",
-                (judge.judge_id, body, prompt, digest_of(judge.judge_id, body, prompt)),
+                (judge_id, body, prompt, digest_of(judge_id, body, prompt)),
             )
-            for (judge_id, query_id), group in groupby(asked, key=lambda pair: pair[:2]):
+            for query_id, new in queries:
                 before = None if whole else self._asked_before(judge_id, query_id)
-                pairs = merged(before, [pair[2:] for pair in group])
+                pairs = new if before is None else merged(before, json.loads(new))
                 if pairs != before:
                     row = (judge_id, query_id, pairs, digest_of(judge_id, query_id, pairs))
                     self._db.execute("INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?)", row)
@@ -224,13 +231,13 @@ class Journal(SqliteFile):
         """Return the cost of all replies so far, including reservations that were written off."""
         return self._spent
 
-    def answered(self) -> set[str]:
+    def answered(self) -> KeySet:
         """Return the keys of requests whose last reply is not an error.
 
         Damaged replies are deleted, so that their requests are sent again; their cost stays counted. Raises
         `JournalError` if records are missing or the file itself is damaged, because other losses cannot be detected.
         """
-        good: set[str] = set()
+        keys, errors = bytearray(), bytearray()
         damaged = []
         count = 0
         statement = f"SELECT row, {REPLY} FROM replies ORDER BY row"
@@ -240,14 +247,13 @@ class Journal(SqliteFile):
             text = f"{key}\x1f{attempt}\x1f{reply}\x1f{failed}\x1f{tokens}\x1f{usd}\x1f{at}"
             if digest != sha256(text.encode()).digest():
                 damaged.append(row)
-            elif failed:
-                good.discard(key)
             else:
-                good.add(key)
+                keys += short(key)
+                errors.append(failed)
         if damaged or count != self._spent.replies:
             self._strike_off(damaged, count)
             return self.answered()
-        return good
+        return KeySet.of_last(keys, errors)
 
     def check(self) -> None:
         """Raise `JournalError` for any damage, without changing anything."""
@@ -306,11 +312,21 @@ class Journal(SqliteFile):
                 key, attempt, reply, _, tokens, usd, at = fields
                 yield key, attempt, reply, tokens, usd, at
 
-    def models(self) -> int:
-        """Return the number of distinct models, by name and fingerprint, in the replies, damaged ones included."""
+    def last_row(self) -> int:
+        """Return the number of the newest reply; 0 if there is none."""
+        return int(next(self._rows("SELECT coalesce(max(row), 0) FROM replies"))[0])
+
+    def good_rows(self) -> Iterator[tuple[int, Reply]]:
+        """Yield the number and the reply of every undamaged record without an error, in order of writing."""
+        for row, *fields, digest in self._rows(f"SELECT row, {REPLY} FROM replies WHERE NOT failed ORDER BY row"):
+            if digest == digest_of(*fields):
+                yield row, reply_of(fields[0], fields[2], self.path)
+
+    def one_model(self) -> bool:
+        """Return whether all replies, damaged ones included, name the same model and fingerprint."""
         names = "json_extract(reply, '$.model'), json_extract(reply, '$.fingerprint')"
-        query = f"SELECT count(*) FROM (SELECT DISTINCT {names} FROM replies WHERE json_valid(reply))"
-        return int(next(self._rows(query))[0])
+        query = f"SELECT count(*) FROM (SELECT DISTINCT {names} FROM replies WHERE json_valid(reply) LIMIT 2)"
+        return int(next(self._rows(query))[0]) == 1
 
     def _read_spent(self) -> Spent:
         for *fields, digest in self._rows("SELECT tokens, usd, unpriced, replies, digest FROM spent"):

@@ -4,9 +4,10 @@ The same journal always gives the same bytes, because times are stored in the jo
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from labelkit.engines import Reply
@@ -22,20 +23,40 @@ from labelkit.storage.labels import rerankers
 from labelkit.storage.manifest import LABELS, LabelsFacts
 
 
+class RunPairs:
+    """The pairs of a run, looked up in the order of a labels table, with the passages of one query in memory."""
+
+    def __init__(self, judge_id: str, passages: Iterable[tuple[str, Iterable[str]]]) -> None:
+        """`passages`: query ids with their passage ids, sorted by query id."""
+        self._judge_id = judge_id
+        self._queries = groupby(passages, key=itemgetter(0))
+        self._query_id: str | None = ""
+        self._passages: set[str] = set()
+
+    def __contains__(self, row: Judgement) -> bool:
+        """Return whether a judgement is about a pair of the run. Rows of its judge must come sorted by query id."""
+        if row.judge_id != self._judge_id:
+            return False
+        while self._query_id is not None and self._query_id < row.query_id:
+            self._query_id, group = next(self._queries, (None, []))
+            self._passages = {passage_id for _, ids in group for passage_id in ids}
+        return self._query_id == row.query_id and row.passage_id in self._passages
+
+
 class Tally:
-    """Counts judgements as they are written: all, or only the given triples (judge, query, passage).
+    """Counts judgements as they are written: all, or only those about the given pairs of a run.
 
     `judged` counts all judgements, `unscored` the grades without a score, `score_only` the scores without a grade.
     """
 
-    def __init__(self, mine: set[tuple[str, str, str]] | None = None) -> None:
+    def __init__(self, mine: RunPairs | None = None) -> None:
         self._mine = mine
         self._reasons: Counter[str] = Counter()
         self.judged = self.unscored = self.score_only = 0
 
     def add(self, row: Judgement) -> None:
         """Count one more judgement."""
-        if self._mine is None or (row.judge_id, row.query_id, row.passage_id) in self._mine:
+        if self._mine is None or row in self._mine:
             self.judged += 1
             self.unscored += row.grade is not None and row.score is None
             self.score_only += row.score_only
@@ -55,13 +76,13 @@ def finalise(
     *,
     inputs: dict[str, str],
     facts: LabelsFacts,
-    mine: set[tuple[str, str, str]] | None = None,
+    mine: Callable[[], RunPairs] | None = None,
 ) -> Tally:
     """Write the tables of a journal to its folder, sorted by judge and pair, and then the manifest.
 
-    One query is in memory at a time. Returns the counts for the triples (judge, query, passage) in `mine`, or for all.
+    One query is in memory at a time. Returns the counts for the pairs of a run that `mine` returns, or for all.
     """
-    tally = Tally(mine)
+    tally = Tally(mine and mine())
     judges: list[Judge] = []
     every = Tally()
     pairs = 0

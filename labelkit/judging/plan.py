@@ -4,27 +4,31 @@ Every prompt of a first step is counted as it would be sent. The prompts of late
 bound is counted by selecting every passage and answering at full length.
 """
 
+import tempfile
 from collections.abc import Iterator
-from itertools import takewhile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.corpora.places import local_collection
 from labelkit.engines import Reply, Request, traits_of
-from labelkit.engines.tokenizers import Tokens, most_prompt_tokens
+from labelkit.engines.tokenizers import most_prompt_tokens
 from labelkit.judging.gpu_speed import tokens_per_second
 from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.methods.steps import Ask
 from labelkit.judging.options import PlanOptions
+from labelkit.judging.pool_texts import PoolTexts, tables_of
 from labelkit.judging.prices import known_context, price_line, price_of
 from labelkit.judging.prompts import prompt_for
-from labelkit.judging.reading import complete, read_texts
-from labelkit.judging.tasks import Room, Task, Work
-from labelkit.pooling.pool import Pool, first_pairs, pool_of
+from labelkit.judging.reading import Texts, complete
+from labelkit.judging.tasks import Requests, Room, Task, Work, one_step
+from labelkit.pooling.pool import Pool, pool_folder
 from labelkit.records import Judge
 
 BLOCK = 16
 """Tokens per block of a prefix cache, as in vLLM."""
+PREFIXES = 4096
+"""Number of beginnings of prompts whose tokens are counted only once."""
 
 
 class Plan(NamedTuple):
@@ -72,8 +76,7 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
         UsageError: options contradict each other.
         EngineError: the judge's tokenizer cannot be loaded.
     """
-    beside = Path("pool") if isinstance(source, Pool) else local_collection(str(source))
-    pool = first_pairs(pool_of(source, beside, command, verify=options.verify), options.limit)
+    tables = tables_of(source if isinstance(source, Pool) else pool_to_plan(source, command), verify=options.verify)
     method, traits = method_named(options.method), traits_of(options.engine)
     prompt = prompt_for(options.method, options.prompt, lambda: traits.pairs(options.settings))
     price = price_of(options.model, options.prices, batch=traits.batch)
@@ -81,42 +84,98 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
     reading = complete(options.reading, method, tokens)
     context = traits.context(options.settings) or known_context(price, tokens)
     judging = Judging(Judge(judge_id="", kind="llm", name=options.model, method=prompt.method), prompt, method)
-    work = Work(
-        judging, reading, read_texts(pool, reading, tokens), room=Room(tokens, context if method.listwise else None)
-    )
+    requests = Requests(judging, reading, Room(tokens, context if method.listwise else None))
+    scratch = Path(tempfile.gettempdir())
+    with PoolTexts(tables.first(options.limit), reading, tokens, scratch=scratch) as texts:
+        work = Work(requests, texts)
+        count = counted(work)
+        facts = work.facts.as_json()
     speed = tokens_per_second(options.gpu, options.model) if options.gpu else None
-    first = rest = calls = completion = shared = longest_tokens = 0
-    before = ""
-    for task in work.tasks:
-        for number, request in enumerate(largest(task, work)):
-            size = tokens.prompt(request.messages) if tokens else most_prompt_tokens(request.messages)
-            calls, completion = calls + 1, completion + request.max_tokens
-            longest_tokens = max(longest_tokens, size + request.max_tokens)
-            if number:
-                rest += size
-                continue
-            first += size
-            text = "\n".join(message.content for message in request.messages)
-            shared += cached(before, text, tokens)
-            before = text
+    most_prompt = count.prompt_tokens + count.later_tokens
     return Plan(
-        pairs=len(work.pairs),
-        calls=len(work.tasks),
-        most_calls=calls,
-        prompt_tokens=first,
-        most_prompt_tokens=first + rest,
-        most_completion_tokens=completion,
+        pairs=work.pairs,
+        calls=count.calls,
+        most_calls=count.most_calls,
+        prompt_tokens=count.prompt_tokens,
+        most_prompt_tokens=most_prompt,
+        most_completion_tokens=count.completion_tokens,
         counted=tokens is not None,
-        longest_tokens=longest_tokens,
+        longest_tokens=count.longest_tokens,
         context=context or (price.context if price else None),
-        shared_tokens=shared,
-        usd=price.usd(first, 0) if price else None,
-        most_usd=price.usd(first + rest, completion) if price else None,
+        shared_tokens=count.shared_tokens,
+        usd=price.usd(count.prompt_tokens, 0) if price else None,
+        most_usd=price.usd(most_prompt, count.completion_tokens) if price else None,
         price=price_line(options.model, price, options.prices) if price else None,
-        seconds=duration(len(work.tasks), options.rate) or duration(first, speed),
-        most_seconds=duration(calls, options.rate) or duration(first + rest + completion, speed),
-        facts=work.facts.as_json(),
+        seconds=duration(count.calls, options.rate) or duration(count.prompt_tokens, speed),
+        most_seconds=duration(count.most_calls, options.rate) or duration(most_prompt + count.completion_tokens, speed),
+        facts=facts,
     )
+
+
+def pool_to_plan(source: Path | str, command: str) -> Path:
+    """Return the folder of the pool to plan; from a collection, make a pool beside it."""
+    return pool_folder(source, local_collection(str(source)), command)
+
+
+class Count(NamedTuple):
+    """Calls and tokens of a run."""
+
+    calls: int = 0
+    """Calls of the first step."""
+    most_calls: int = 0
+    prompt_tokens: int = 0
+    """Prompt tokens of the first step."""
+    later_tokens: int = 0
+    """Most prompt tokens of all later steps."""
+    completion_tokens: int = 0
+    """Most tokens of all answers."""
+    shared_tokens: int = 0
+    """Prompt tokens of the first step that a prefix cache saves."""
+    longest_tokens: int = 0
+    """Most tokens of a prompt and its answer together."""
+
+
+def counted(work: Work) -> Count:
+    """Count the calls and tokens of all queries."""
+    tokens = work.tokens
+    shared_tokens = lru_cache(PREFIXES)(lambda start: len(tokens.ends(start)) // BLOCK * BLOCK if tokens else 0)
+    calls = most_calls = first = later = completion = shared = longest_tokens = 0
+    before = ""
+    for query in work.queries():
+        for task in query.tasks:
+            calls += 1
+            for number, request in enumerate(largest(query.texts, task, work)):
+                size = tokens.prompt(request.messages) if tokens else most_prompt_tokens(request.messages)
+                most_calls, completion = most_calls + 1, completion + request.max_tokens
+                longest_tokens = max(longest_tokens, size + request.max_tokens)
+                if number:
+                    later += size
+                    continue
+                first += size
+                text = "\n".join(message.content for message in request.messages)
+                shared += shared_tokens(common_start(before, text))
+                before = text
+    return Count(
+        calls,
+        most_calls,
+        first,
+        later_tokens=later,
+        completion_tokens=completion,
+        shared_tokens=shared,
+        longest_tokens=longest_tokens,
+    )
+
+
+def common_start(one: str, other: str) -> str:
+    """Return the longest common start of two texts."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:
+        middle = (least + most + 1) // 2
+        if one[least:middle] == other[least:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    return one[:least]
 
 
 def duration(count: int, per_second: float | None) -> float | None:
@@ -124,12 +183,14 @@ def duration(count: int, per_second: float | None) -> float | None:
     return count / per_second if per_second else None
 
 
-def largest(task: Task, work: Work) -> Iterator[Request]:
+def largest(texts: Texts, task: Task, work: Work) -> Iterator[Request]:
     """Yield the requests of a task if every reply is as long as possible."""
     steps = work.judging.method.judge(len(task.passage_ids), work.judging.prompt)
     ask = next(steps)
     while True:
-        yield work.request(task, ask, "")
+        yield work.requests.request(texts, task, ask, key="")
+        if one_step(work.judging):
+            return
         try:
             ask = steps.send(Reply(key="", text=longest(ask)))
         except StopIteration:
@@ -143,16 +204,6 @@ def longest(ask: Ask) -> str:
     if ask.pattern:
         return ", ".join(f"[{number}]" for number in range(1, len(ask.shown) + 1))
     return " ".join(["x"] * ask.max_tokens)
-
-
-def cached(before: str, text: str, tokens: Tokens | None) -> int:
-    """Return the tokens at the start of a prompt that the prompt before it shares, in whole blocks; 0 without a
-    tokenizer.
-    """
-    if tokens is None:
-        return 0
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False)))
-    return len(tokens.ends(text[:same])) // BLOCK * BLOCK
 
 
 def lines(plan: Plan, model: str) -> list[str]:

@@ -7,13 +7,16 @@ from typing import Any
 
 from labelkit.errors import MissingPackageError
 from labelkit.judging.failure_log import kind_of
+from labelkit.judging.journal import Charge
 
 KINDS = 2
 """Most kinds of failures that the progress shows."""
 
 
 class Progress:
-    """Counts judged pairs and their cost. `show` is called at the start, after every reply, and at the end."""
+    """Counts judged pairs and their cost. `show` is called at the start, after replies that arrived together, and at
+    the end.
+    """
 
     def __init__(self, total: int, done: int, show: "ShowProgress") -> None:
         self.total = total
@@ -50,10 +53,11 @@ class Progress:
             self._new += pairs
         self._failures.update(map(kind_of, failures))
 
-    def paid(self, tokens: int, usd: float | None) -> None:
-        """Count the cost of a reply and show the state: a pair may need several replies."""
-        self._tokens += tokens
-        self._usd = None if usd is None or self._usd is None else self._usd + usd
+    def paid(self, charges: Iterable[Charge]) -> None:
+        """Count the cost of replies that arrived together and show the state: a pair may need several replies."""
+        for tokens, usd in charges:
+            self._tokens += tokens
+            self._usd = None if usd is None or self._usd is None else self._usd + usd
         self._show(self)
 
     def close(self) -> None:

@@ -1,15 +1,13 @@
-"""Prepare the texts of a pool for a judge: apply defences, cut passages, and set orders and votes."""
+"""Prepare texts for a judge: apply defences, cut passages, and set orders and votes."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from labelkit.corpora.words import beginning
 from labelkit.engines.tokenizers import Tokens
 from labelkit.errors import UsageError
 from labelkit.judging.defences import strip, without_query
 from labelkit.judging.methods import Method
-from labelkit.pooling.pool import Pool
-from labelkit.records import PairIds
 
 PASSAGE_WORDS = 300
 """Words of a passage that a judge reads if no tokenizer is available, as in arXiv 2504.05220."""
@@ -37,16 +35,14 @@ class Reading(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """Texts of pairs as a judge reads them: cut, and with defences applied."""
+    """A query and its passages as a judge reads them: cut, and with defences applied."""
 
-    pairs: Sequence[PairIds]
-    """Pairs in the order of the pool, query by query."""
-    queries: Mapping[str, str]
+    query_id: str
+    query: str
     passages: Mapping[str, str]
-    without_query: Mapping[PairIds, str]
-    """Passages for the second look, without their repetition of the query."""
-    facts: Mapping[str, Any]
-    """Facts for the manifest: longest passage, and number of pairs whose passage was cut or stripped."""
+    """Passage id -> text, in the order of the pool."""
+    without_query: Mapping[str, str]
+    """Passage id -> text for the second look, without its repetition of the query; only passages that repeat it."""
 
 
 def complete(reading: Reading, method: Method, tokens: Tokens | None) -> Reading:
@@ -68,40 +64,29 @@ def complete(reading: Reading, method: Method, tokens: Tokens | None) -> Reading
     return reading._replace(passage_tokens=PASSAGE_TOKENS) if tokens else reading._replace(passage_words=PASSAGE_WORDS)
 
 
-def read_texts(pool: Pool, reading: Reading, tokens: Tokens | None) -> Texts:
-    """Return the texts of a pool's pairs, with passages defended and cut as the reading specifies."""
-    pairs = [(candidate.query_id, candidate.passage_id) for candidate in pool.candidates]
-    queries = {query_id: pool.queries[query_id].text for query_id, _ in pairs}
-    passages, cut, stripped = {}, set(), set()
-    for passage_id in dict.fromkeys(passage_id for _, passage_id in pairs):
-        full = pool.passages[passage_id].full_text
-        text = head = reach(full, reading)
-        if "strip" in reading.defences and (text := strip(head)) is not head:
-            stripped.add(passage_id)
-        passages[passage_id] = short = shortened(text, reading, tokens)
-        if short is not text or head is not full:
-            cut.add(passage_id)
-    facts: dict[str, Any] = (
-        {"passage_tokens": reading.passage_tokens}
-        if reading.passage_tokens
-        else {"passage_words": reading.passage_words}
-    )
-    facts["cut_passages"] = sum(passage_id in cut for _, passage_id in pairs)
-    if stripped:
-        facts["stripped_passages"] = sum(passage_id in stripped for _, passage_id in pairs)
-    return Texts(
-        pairs, queries, passages, without_query=second_looks(pairs, queries, passages, reading=reading), facts=facts
-    )
-
-
-def second_looks(
-    pairs: Iterable[PairIds], queries: Mapping[str, str], passages: Mapping[str, str], *, reading: Reading
-) -> dict[PairIds, str]:
-    """Return the passages that repeat their query, without the repetition, if the reading has the second look."""
+def second_looks(query: str, passages: Mapping[str, str], reading: Reading) -> dict[str, str]:
+    """Return the passages that repeat the query, without the repetition, if the reading has the second look."""
     if "second-look" not in reading.defences:
         return {}
-    shown = ((pair, without_query(queries[pair[0]], passages[pair[1]])) for pair in pairs)
-    return {pair: text for pair, text in shown if text != passages[pair[1]]}
+    shown = ((passage_id, text, without_query(query, text)) for passage_id, text in passages.items())
+    return {passage_id: again for passage_id, text, again in shown if again != text}
+
+
+class Read(NamedTuple):
+    """A passage as a judge reads it."""
+
+    text: str
+    cut: bool
+    stripped: bool
+
+
+def read_passage(full: str, reading: Reading, tokens: Tokens | None) -> Read:
+    """Return a passage with the defence `strip` applied, cut as the reading specifies."""
+    text = head = reach(full, reading)
+    if "strip" in reading.defences:
+        text = strip(head)
+    short = shortened(text, reading, tokens)
+    return Read(short, cut=short is not text or head is not full, stripped=text is not head)
 
 
 def reach(text: str, reading: Reading) -> str:

@@ -5,8 +5,7 @@ vote is a task of its own.
 """
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -17,8 +16,9 @@ from labelkit.judging.journal import Asked
 from labelkit.judging.methods import Judging
 from labelkit.judging.methods.steps import Ask
 from labelkit.judging.methods.utilsel import ANSWER_TOKENS
+from labelkit.judging.pool_texts import PoolTexts
 from labelkit.judging.reading import Reading, Texts
-from labelkit.judging.request_keys import digest, identity_of, request_key
+from labelkit.judging.request_keys import MARK, KeysOfQuery, digest, identity_of, request_key
 from labelkit.storage.manifest import LabelsFacts
 
 VOTE_TEMPERATURE = 1.0
@@ -46,113 +46,157 @@ class Room(NamedTuple):
     """Most tokens of a prompt and its answer together; None if only the server knows."""
 
 
-class Work:
-    """The tasks of one run, query by query, and their requests."""
+class Requests:
+    """Makes the tasks of a query and their requests, for one judge."""
 
-    def __init__(self, judging: Judging, reading: Reading, texts: Texts, *, room: Room | None = None) -> None:
-        """Make the tasks. A list that does not fit the judge's `room` is split into windows of nearly equal size."""
+    def __init__(self, judging: Judging, reading: Reading, room: Room | None = None) -> None:
+        """A list that does not fit the judge's `room` is split into windows of nearly equal size."""
         self.judging = judging
-        self._reading = reading
-        self._texts = texts
-        self._room = room
+        self.reading = reading
+        self.room = room
         self._identity = digest(identity_of(judging.judge))
-        self.tasks: list[Task] = []
-        self._most_windows = self._in_windows = 0
-        for query_id, group in groupby(texts.pairs, key=lambda pair: pair[0]):
-            ids = [passage_id for _, passage_id in group]
-            self.tasks += self._listed(query_id, ids) if judging.listwise else self._alone(query_id, ids)
+        self._nonce = "nonce" in reading.defences
+        self._only_ask = None if judging.listwise else next(judging.method.judge(1, judging.prompt))
 
-    @property
-    def tokens(self) -> Tokens | None:
-        """Tokenizer of the judge; None if there is none."""
-        return self._room.tokens if self._room else None
+    def tasks(self, texts: Texts) -> list[Task]:
+        """Return the tasks of a query: its orders and windows, or the votes and looks of each pair."""
+        return list(self._listed(texts) if self.judging.listwise else self._alone(texts))
 
-    @property
-    def facts(self) -> LabelsFacts:
-        """Facts about texts, orders and windows for the manifest of the run."""
-        facts: dict[str, Any] = dict(self._texts.facts)
-        if self.judging.listwise:
-            facts |= {"permutations": self._reading.permutations}
-            facts |= {"queries_in_windows": self._in_windows, "most_windows": self._most_windows}
-        elif self._reading.votes > 1:
-            facts |= {"votes": self._reading.votes}
-        return LabelsFacts(**facts)
-
-    @cached_property
-    def pairs(self) -> set[tuple[str, str, str]]:
-        """Judge, query and passage of every pair."""
-        judge_id = self.judging.judge.judge_id
-        return {(judge_id, task.query_id, passage_id) for task in self.tasks for passage_id in task.passage_ids}
-
-    def request(self, task: Task, ask: Ask, key: str) -> Request:
+    def request(self, texts: Texts, task: Task, ask: Ask, *, key: str) -> Request:
         """Return the request of one step of a task."""
-        voted = self._reading.votes > 1
-        passages = [self._texts.passages[task.passage_ids[place]] for place in ask.shown]
-        if task.variant and "second-look" in self._reading.defences:
-            passages = [self._texts.without_query[task.query_id, task.passage_ids[0]]]
+        shown = texts.passages
+        if task.variant and "second-look" in self.reading.defences:
+            shown = texts.without_query
+        passages = [shown[task.passage_ids[place]] for place in ask.shown]
+        return self._request(texts, ask, passages, seed=task.seed)._replace(key=key)
+
+    def _request(self, texts: Texts, ask: Ask, passages: Sequence[str], *, seed: int | None) -> Request:
+        """Return the request that shows these passages, without its key."""
+        voted = self.reading.votes > 1
         return Request(
-            key=key,
-            group=task.query_id,
-            messages=self.judging.prompt.render(
-                ask.step,
-                self._texts.queries[task.query_id],
-                passages,
-                answer=ask.answer,
-                marked="nonce" in self._reading.defences,
-            ),
+            key="",
+            group=texts.query_id,
+            messages=self.judging.prompt.render(ask.step, texts.query, passages, answer=ask.answer, marked=self._nonce),
             labels=ask.labels,
             pattern=ask.pattern,
             max_tokens=ask.max_tokens,
             temperature=VOTE_TEMPERATURE if voted else 0.0,
-            seed=task.seed if voted else None,
+            seed=seed if voted else None,
         )
 
-    def _alone(self, query_id: str, ids: Iterable[str]) -> Iterator[Task]:
+    def _alone(self, texts: Texts) -> Iterator[Task]:
         """Yield the tasks of each pair: one per vote, and another one for a second look."""
-        for passage_id in ids:
-            votes = self._reading.votes + ((query_id, passage_id) in self._texts.without_query)
-            for vote in range(votes):
-                seed = self._reading.seed + vote if self._reading.votes > 1 else None
-                yield self._keyed(Task(query_id, (passage_id,), vote, window=0, seed=seed, key=""))
+        query_id, votes = texts.query_id, self.reading.votes
+        seeds = [self.reading.seed + vote if votes > 1 else None for vote in range(votes)]
+        keys = [self._keys(texts, seed) for seed in seeds]
+        for passage_id, text in texts.passages.items():
+            for vote, key in enumerate(keys):
+                yield Task(query_id, (passage_id,), vote, window=0, seed=seeds[vote], key=key(text))
+            if passage_id in texts.without_query:
+                again = keys[0](texts.without_query[passage_id])
+                yield Task(query_id, (passage_id,), votes, window=0, seed=None, key=again)
 
-    def _listed(self, query_id: str, ids: Sequence[str]) -> Iterator[Task]:
+    def _keys(self, texts: Texts, seed: int | None) -> Callable[[str], str]:
+        """Return the function from a passage to the key of the request about it alone."""
+        ask = self._only_ask or Ask("", ())
+        marked = KeysOfQuery(self._identity, self._request(texts, ask, [MARK], seed=seed))
+
+        def key(passage: str) -> str:
+            # A turn without text is not sent, and marks are made from the passage.
+            if passage and not self._nonce:
+                return marked.key(passage)
+            return request_key(self._identity, self._request(texts, ask, [passage], seed=seed))
+
+        return key
+
+    def _listed(self, texts: Texts) -> Iterator[Task]:
         """Yield the windows of a query in each of its orders."""
-        sizes, most = self._sizes(query_id, ids)
-        windowed = False
-        for variant in range(self._reading.permutations):
-            seed = self._reading.seed + variant
-            order = [ids[place] for place in shuffled(len(ids), seed, query_id)]
+        ids = list(texts.passages)
+        sizes, most = self._sizes(texts)
+        for variant in range(self.reading.permutations):
+            seed = self.reading.seed + variant
+            order = [ids[place] for place in shuffled(len(ids), seed, texts.query_id)]
             for number, window in enumerate(windows(order, sizes, most)):
-                self._most_windows = max(self._most_windows, number + 1)
-                windowed = windowed or number > 0
-                yield self._keyed(Task(query_id, tuple(window), variant, window=number, seed=seed, key=""))
-        self._in_windows += windowed
+                task = Task(texts.query_id, tuple(window), variant, window=number, seed=seed, key="")
+                ask = next(self.judging.method.judge(len(window), self.judging.prompt))
+                yield task._replace(key=request_key(self._identity, self.request(texts, task, ask, key="")))
 
-    def _sizes(self, query_id: str, ids: Iterable[str]) -> tuple[dict[str, int], int | None]:
+    def _sizes(self, texts: Texts) -> tuple[dict[str, int], int | None]:
         """Return the tokens of each passage in a window, including its identifier in the answer, and the tokens
         available for all; None if the context is not known.
         """
-        if self._room is None or not self._room.context:
+        if self.room is None or not self.room.context:
             return {}, None
-        tokens, prompt = self._room.tokens, self.judging.prompt
-        marked = "nonce" in self._reading.defences
+        tokens, prompt = self.room.tokens, self.judging.prompt
 
         def count(text: str) -> int:
             return len(tokens.ends(text)) if tokens else bound(text)
 
         fixed = 0
         for step in prompt.steps:
-            messages = prompt.render(step, self._texts.queries[query_id], ("",), marked=marked)
+            messages = prompt.render(step, texts.query, ("",), marked=self._nonce)
             alone = tokens.prompt(messages) if tokens else sum(bound(message.content) for message in messages)
             fixed = max(fixed, alone + (ANSWER_TOKENS if len(prompt.steps) > 1 else 0))
-        marks = count(MARKS) if marked else 0
-        sizes = {pid: count(f"[9999] {self._texts.passages[pid]}\n") + marks + 8 for pid in ids}
-        return sizes, self._room.context - fixed - 8
+        marks = count(MARKS) if self._nonce else 0
+        sizes = {pid: count(f"[9999] {text}\n") + marks + 8 for pid, text in texts.passages.items()}
+        return sizes, self.room.context - fixed - 8
 
-    def _keyed(self, task: Task) -> Task:
-        """Return the task with the key of its first request."""
-        ask = next(self.judging.method.judge(len(task.passage_ids), self.judging.prompt))
-        return task._replace(key=request_key(self._identity, self.request(task, ask, "")))
+
+class QueryWork(NamedTuple):
+    """The texts of a query and the tasks about them."""
+
+    texts: Texts
+    tasks: list[Task]
+
+
+class Work:
+    """The tasks of a run, query by query: texts and tasks are made when a query is read."""
+
+    def __init__(self, requests: Requests, texts: PoolTexts) -> None:
+        self.requests = requests
+        self.judging = requests.judging
+        self.texts = texts
+        self.pairs = 0
+        """Number of pairs of the queries that `queries` has yielded."""
+        self._most_windows = self._in_windows = 0
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """Tokenizer of the judge; None if there is none."""
+        return self.requests.room.tokens if self.requests.room else None
+
+    def __getitem__(self, number: int) -> QueryWork:
+        """Return the work of a query by its number."""
+        texts = self.texts[number]
+        return QueryWork(texts, self.requests.tasks(texts))
+
+    def queries(self) -> Iterator[QueryWork]:
+        """Yield the work of every query, and count pairs and windows for `facts`."""
+        self.pairs = self._most_windows = self._in_windows = 0
+        for number in range(len(self.texts)):
+            work = self[number]
+            count = 1 + max(task.window for task in work.tasks)
+            self.pairs += len(work.texts.passages)
+            self._most_windows = max(self._most_windows, count)
+            self._in_windows += count > 1
+            yield work
+
+    @property
+    def facts(self) -> LabelsFacts:
+        """Facts about texts, orders and windows for the manifest of the run, after `queries` has ended."""
+        facts: dict[str, Any] = dict(self.texts.facts)
+        reading = self.requests.reading
+        if self.judging.listwise:
+            facts |= {"permutations": reading.permutations}
+            facts |= {"queries_in_windows": self._in_windows, "most_windows": self._most_windows}
+        elif reading.votes > 1:
+            facts |= {"votes": reading.votes}
+        return LabelsFacts(**facts)
+
+
+def one_step(judging: Judging) -> bool:
+    """Return whether a task of this judge needs only one reply."""
+    return len(judging.prompt.steps) == 1
 
 
 def shuffled(count: int, seed: int, query_id: str) -> list[int]:

@@ -152,9 +152,14 @@ def pool_of(source: Pool | Path | str, output: Path, command: str, *, verify: bo
     """Return the pool to judge; from a collection, make a pool with default options beside the labels."""
     if isinstance(source, Pool):
         return source
+    return read_pool(pool_folder(source, output, command), verify=verify)
+
+
+def pool_folder(source: Path | str, output: Path, command: str) -> Path:
+    """Return the folder of the pool to judge, which is made beside the labels if `source` is a collection."""
     folder = local_collection(str(source))
     if not is_collection(folder):
-        return read_pool(folder, verify=verify)
+        return folder
     # Nothing is written into the folder of the data.
     place = Place(folder.resolve(), in_place=False) if output == folder else place_of(output)
     target = place.beside(".pool")
@@ -165,9 +170,10 @@ def pool_of(source: Pool | Path | str, output: Path, command: str, *, verify: bo
             or str(layout_of(folder).corpus[0]) not in made
         ):
             raise UsageError(f"{target} was made from other data than {folder}; choose another output or remove it")
-        return read_pool(target, verify=verify)
+        return target
     log.info(f"{folder} is not a pool: pooling {PoolOptions().bm25} passages per query from BM25 into {target}")
-    return make_pool(folder, target, command=command)
+    make_pool(folder, target, command=command)
+    return target
 
 
 def rankings(data: Data, options: PoolOptions) -> Iterator[tuple[str, RankedRun]]:

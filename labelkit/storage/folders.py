@@ -206,10 +206,31 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path.absolute(), row_group_size=ROW_GROUP, **PARQUET)
 
 
-def read_table(folder: Path, name: str) -> pa.Table:
-    """Read one table of an artifact and verify its page checksums. Call `read_manifest` first."""
+def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one table of an artifact, or some of its columns, and verify its page checksums. Call `read_manifest` first.
+
+    Raises `ArtifactError` if the file is damaged.
+    """
+    with _read_errors(folder, name):
+        path = (folder / f"{name}.parquet").absolute()
+        return pq.read_table(path, columns=columns and list(columns), page_checksum_verification=True)
+
+
+def read_batches(folder: Path, name: str) -> Iterator[pa.RecordBatch]:
+    """Yield one table of an artifact in batches and verify its page checksums. Call `read_manifest` first.
+
+    Raises `ArtifactError` if the file is damaged.
+    """
+    with _read_errors(folder, name):
+        path = (folder / f"{name}.parquet").absolute()
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield from file.iter_batches()
+
+
+@contextmanager
+def _read_errors(folder: Path, name: str) -> Iterator[None]:
     try:
-        return pq.read_table((folder / f"{name}.parquet").absolute(), page_checksum_verification=True)
+        yield
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(f"{folder / name}.parquet cannot be read: {error}") from None
 

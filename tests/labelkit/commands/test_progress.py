@@ -15,6 +15,7 @@ import pytest
 from present import present
 
 from labelkit.commands.progress import ProgressBar
+from labelkit.judging.journal import Charge
 from labelkit.judging.progress import Progress, clock
 from labelkit.judging.reading import Reading
 
@@ -29,7 +30,7 @@ def test_rates_money_and_time_are_those_of_the_replies(monkeypatch, capsys):
     now[0] += 50
     for _ in range(100):
         progress.judged(1, failures=[], cached=False)
-        progress.paid(30, 0.01)
+        progress.paid([Charge(30, 0.01)])
     progress.judged(0, failures=["no answer: a", "no answer: b", "no label in 'x'"], cached=False)
     assert progress.words() == (
         "2.0 pairs/s, 60 tokens/s, 100 new, 100 cached, 3 failed (2 x no answer, 1 x no label), "
@@ -42,7 +43,7 @@ def test_rates_money_and_time_are_those_of_the_replies(monkeypatch, capsys):
 def test_an_unknown_price_is_not_shown_as_money(capsys):
     progress = Progress(total=2, done=0, show=ProgressBar())
     progress.judged(1, failures=[], cached=False)
-    progress.paid(30, None)
+    progress.paid([Charge(30, None)])
     progress.close()
     assert "dollars" not in capsys.readouterr().err
 

@@ -1,7 +1,9 @@
 """What a judge is shown when a passage was written against it."""
 
 import json
+import tempfile
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -25,9 +27,10 @@ from labelkit.judging.defences import (
 )
 from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.methods.steps import Verdict, lowest
+from labelkit.judging.pool_texts import PoolTexts, tables_of
 from labelkit.judging.prompts import load_prompt
-from labelkit.judging.reading import Reading, read_texts
-from labelkit.judging.tasks import Work
+from labelkit.judging.reading import Reading
+from labelkit.judging.tasks import Requests, Work
 from labelkit.records import Judge
 from labelkit.storage.labels import read_labels
 
@@ -112,8 +115,9 @@ def requests(pool, *defences):
     reading = Reading(passage_words=300, defences=defences)
     judge = Judge(judge_id="graded-m", kind="llm", name="m", method="graded")
     judging = Judging(judge, load_prompt("graded"), method_named("graded"))
-    tasks = Work(judging, reading, read_texts(pool, reading, Words())).tasks
-    return {(task.query_id, task.passage_ids[0], task.variant): task for task in tasks}
+    with PoolTexts(tables_of(pool), reading, Words(), scratch=Path(tempfile.gettempdir())) as texts:
+        queries = list(Work(Requests(judging, reading), texts).queries())
+    return {(task.query_id, task.passage_ids[0], task.variant): task for query in queries for task in query.tasks}
 
 
 def attacked(pool):

@@ -12,7 +12,7 @@ from labelkit.corpora.words import CHARACTERS
 from labelkit.engines.tokenizers import FileTokens
 from labelkit.judging.options import PlanOptions
 from labelkit.judging.plan import plan
-from labelkit.judging.reading import Reading, read_texts, shortened
+from labelkit.judging.reading import Reading, read_passage, shortened
 from labelkit.pooling.pool import Pool
 from labelkit.records import Candidate, Passage, Query
 
@@ -58,23 +58,23 @@ def pool_of_one(text):
 @pytest.mark.parametrize("kind", LONG)
 def test_a_tokenizer_sees_no_more_than_can_be_read(tokenizer_file, kind):
     tokens, reading = Counted(str(tokenizer_file)), Reading(passage_tokens=50, defences=("strip", "second-look"))
-    texts = read_texts(pool_of_one(LONG[kind]), reading, tokens)
+    read = read_passage(LONG[kind], reading, tokens)
     assert tokens.longest <= 50 * CHARACTERS
-    assert texts.facts["cut_passages"] == 1
-    assert len(tokens.ends(texts.passages["p"])) < 50 + 4, "the last character may be of several tokens"
-    words = read_texts(pool_of_one(LONG[kind]), reading._replace(passage_tokens=None, passage_words=50), None)
-    assert len(words.passages["p"]) <= 50 * CHARACTERS
-    assert words.facts["cut_passages"] == 1
+    assert read.cut
+    assert len(tokens.ends(read.text)) < 50 + 4, "the last character may be of several tokens"
+    words = read_passage(LONG[kind], reading._replace(passage_tokens=None, passage_words=50), None)
+    assert len(words.text) <= 50 * CHARACTERS
+    assert words.cut
 
 
 def test_what_is_read_of_ordinary_texts_is_what_all_of_their_tokens_say(tokenizer_file):
     tokens = FileTokens(str(tokenizer_file))
     for count in (1, 40, 2000):
         text, reading = SENTENCE * count, Reading(passage_tokens=30)
-        read = read_texts(pool_of_one(text), reading, tokens).passages["p"]
+        read = read_passage(text.strip(), reading, tokens).text
         whole = tokens.ends(text)
         assert read == (text[: whole[29]] if len(whole) > 30 else text.strip())
-        words = read_texts(pool_of_one(text), Reading(passage_words=20), None).passages["p"]
+        words = read_passage(text, Reading(passage_words=20), None).text
         assert words.split() == text.split()[:20]
 
 

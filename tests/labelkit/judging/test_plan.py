@@ -83,18 +83,19 @@ def tiny_tokenizer(tmp_path):
 
 def test_passages_are_cut_where_a_token_ends(tiny_tokenizer, write_beir, tmp_path):
     from labelkit.engines.tokenizers import FileTokens
-    from labelkit.judging.reading import read_texts
+    from labelkit.judging.pool_texts import PoolTexts, tables_of
     from labelkit.pooling.pool import make_pool
 
     text = "ünïcode red passage ☕ 你好世界 " * 30
     beir = write_beir(tmp_path / "b", {"a": ("", text), "s": ("", "red")}, {"q": "red"}, {})
     pool = make_pool(beir, tmp_path / "p")
     tokens = FileTokens(str(tiny_tokenizer))
-    texts = read_texts(pool, Reading(passage_tokens=50), tokens)
+    with PoolTexts(tables_of(pool), Reading(passage_tokens=50), tokens, scratch=tmp_path) as texts:
+        (found,) = (texts[number] for number in range(len(texts)))
     whole = pool.passages["a"].full_text
-    assert whole.startswith(texts.passages["a"])
-    assert 45 <= len(tokens.ends(texts.passages["a"])) <= 52
-    assert texts.passages["s"] == "red"
+    assert whole.startswith(found.passages["a"])
+    assert 45 <= len(tokens.ends(found.passages["a"])) <= 52
+    assert found.passages["s"] == "red"
     assert texts.facts == {"passage_tokens": 50, "cut_passages": 1}
 
 
