@@ -143,11 +143,6 @@ def pool_behind(labels: Path, inputs: Mapping[str, str], option: str) -> Path:
     raise UsageError(f"the pool of {labels} ({', '.join(inputs)}) is missing or has changed: give it by {option}")
 
 
-def first_pairs(pool: Pool, limit: int | None) -> Pool:
-    """Return a pool with only its first `limit` candidates; None keeps all."""
-    return pool._replace(candidates=pool.candidates[:limit])
-
-
 def pool_of(source: Pool | Path | str, output: Path, command: str, *, verify: bool = True) -> Pool:
     """Return the pool to judge; from a collection, make a pool with default options beside the labels."""
     if isinstance(source, Pool):
