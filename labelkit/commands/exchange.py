@@ -11,7 +11,7 @@ from labelkit.commands.options import DatasetFolder, Given, Output, takes
 
 Repository = Annotated[str, typer.Argument(metavar="ORG/NAME", help="Dataset repository on the Hugging Face Hub.")]
 FORMAT_NAMES = (
-    "beir, trec, msmarco, tevatron, tevatron-classic, flag-embedding, st-triplet, st-ntuple, st-labeled-list, "
+    "beir, trec, qrels, msmarco, tevatron, tevatron-classic, flag-embedding, st-triplet, st-ntuple, st-labeled-list, "
     "argilla, label-studio"
 )
 
@@ -38,11 +38,19 @@ def import_made(
 
 @takes("labelkit.exchange.options:ExportOptions", helps={"to": f"Output format: {FORMAT_NAMES}."})
 def export(
-    dataset: DatasetFolder,
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="Dataset folder, or labels folder with --to qrels; local or at s3://, gs:// or hf://.",
+        ),
+    ],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder to write to, local or at s3:// or gs://.")],
     given: Given,
 ) -> None:
-    """Write a dataset in the format of another tool. The information that the format cannot store is listed."""
+    """Write a dataset in the format of another tool. Labels folders become qrels. The information that the format
+    cannot store is listed.
+    """
     options = labelkit.ExportOptions(**given)
     made = labelkit.export(dataset, output, options, command=console.command_line("labelkit"))
     console.say(f"{output}: " + ", ".join(f"{file} {rows:,}" for file, rows in made.rows.items()))

@@ -49,8 +49,8 @@ def tidy(
         str | None, typer.Option(help="Scale of the qrels' grades, if it is not 0 to 3: 0-1, 0-4, 1-5, or a mapping.")
     ] = None,
 ) -> None:
-    """Copy a collection as a BEIR folder, without its unreadable lines. Removed lines are listed with file, line number
-    and reason.
+    """Copy a collection without its unreadable lines. The copy is a BEIR folder, and removed lines are listed with
+    file, line number and reason.
     """
     from labelkit.corpora.options import CollectionOptions
     from labelkit.corpora.tidy import ASIDE

@@ -13,8 +13,10 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from pydantic import ValidationError
 
+from labelkit.corpora.answers import tool_of
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.evaluation_sets import files_of
+from labelkit.corpora.human import files_behind, human_grades, no_grades, people_among
 from labelkit.corpora.layout import layout_of
 from labelkit.corpora.qrels import qrels_rows
 from labelkit.corpora.queries import query_rows
@@ -34,7 +36,7 @@ from labelkit.records import (
 from labelkit.storage import folders, tables
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import imported_judge, read_records
-from labelkit.storage.manifest import LABELS, Source, first_fault
+from labelkit.storage.manifest import DATASET, LABELS, Source, first_fault
 
 GRADE_SCHEMA = pa.schema(
     [("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8()), ("raw_grade", pa.string())]
@@ -157,12 +159,27 @@ def stage_calibrated(db: DuckDBPyConnection, options: MixOptions) -> tuple[Judge
 
 
 def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, options: MixOptions) -> tuple[list[Judge], str]:
-    """Return the judges of a source, and an SQL statement that selects its judgements. The rows of a qrels file are
-    written to the table `table` first.
+    """Return the judges of a source, and an SQL statement that selects its judgements. The grades of a file are written
+    to the table `table` first.
+
+    Of the source of human grades, only the judgements of people are used.
     """
+    human = path == options.human
+    if human and tool_of(path):
+        judgements, judges = human_grades(path, options.scale)
+        db.register(table, records_to_table(judgements, JUDGEMENT_SCHEMA))
+        return judges, f"FROM {table}"
     if path.is_dir():
-        folders.read_manifest(path, LABELS, verify=options.verify)
-        return read_records(path, "judges", Judge), f"FROM {tables.parquet(path / 'judgements.parquet')}"
+        if human and not (path / folders.MANIFEST).is_file():
+            raise DataError(no_grades(path))
+        dataset = human and folders.manifest_kind(path) is DATASET
+        folders.read_manifest(path, DATASET if dataset else LABELS, verify=options.verify)
+        judges = read_records(path, "judges", Judge)
+        rows = f"FROM {tables.parquet(path / 'judgements.parquet')}"
+        if not human:
+            return judges, rows
+        judges = people_among(judges, path)
+        return judges, f"{rows} WHERE judge_id IN ({', '.join(tables.text(judge.judge_id) for judge in judges)})"
     scale = options.scale
     judge = imported_judge(path, path.stem, "human", scale=scale and read_scale(scale).mapping)
     stage_once(db, table, GRADE_SCHEMA, rows=lambda: qrels_rows(path, scale=scale), key=("query_id", "passage_id"))
@@ -277,7 +294,7 @@ def input_hashes(options: MixOptions) -> dict[str, str]:
     """Return path -> sha256 of every input file of the dataset."""
     layout = layout_of(options.data)
     files = [*layout.corpus, *layout.queries]
-    files += [path / folders.MANIFEST if path.is_dir() else path for path in options.sources]
+    files += [file for path in options.sources for file in files_behind(path)]
     files += [options.calibration] if options.calibration else []
     files += [path for folder in options.eval for path in files_of(folder, options.eval_split)]
     return {str(path): folders.file_sha256(path) for path in files}

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from labelkit.corpora.options import CollectionOptions, CollectionPlace
 from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UsageError
-from labelkit.options import SEEDS, Options
+from labelkit.options import SEEDS, Address, Options
 
 
 class MixRules(Options):
@@ -67,8 +67,8 @@ class MixOptions(MixRules, CollectionOptions):
 
     data: CollectionPlace
     """Collection with the texts: a folder in any layout that is read, or s3://, gs://, hf:// or irds:."""
-    human: Path | None = None
-    """Human grades: a qrels file, or a labels folder written by review or import."""
+    human: Address | None = None
+    """Human grades: a labels folder, a qrels file, or an export of Argilla or Label Studio."""
     scale: ScaleText | None = None
     """Scale of the grades in the qrels file of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each
     label, such as no=0,partly=1,yes=3. The original grade is kept beside the mapped one.

@@ -1,4 +1,4 @@
-"""Writes a dataset in the format of another tool: `labelkit export`."""
+"""Writes a dataset, or the grades of a labels folder, in the format of another tool: `labelkit export`."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from labelkit.exchange.options import ExportOptions
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.foreign_text import markdown, markdown_code, markdown_indented
-from labelkit.storage.manifest import DATASET, EXPORT, ExportFacts
+from labelkit.storage.manifest import DATASET, EXPORT, LABELS, DatasetFacts, ExportFacts
 from labelkit.storage.remote import delivered, local
 
 KIND = EXPORT
@@ -33,7 +33,7 @@ def export(
     """Write a dataset in the format of another tool, as a stream, and report the information that is lost.
 
     Args:
-        dataset: dataset folder; may be at s3://, gs:// or hf://.
+        dataset: dataset folder, or a labels folder for the format `qrels`; may be at s3://, gs:// or hf://.
         output: folder to write, local or at s3:// or gs://. It gets the files of the format, a README.md that lists the
             missing information, and a manifest, which is written last.
         options: the format.
@@ -58,11 +58,10 @@ def write_export(dataset: Path, target: Path, options: ExportOptions, *, command
     """Write an export into a local folder."""
     format_name = options.to
     made = FORMATS[format_name]
-    manifest = folders.read_manifest(dataset, DATASET, verify=options.verify)
-    with (
-        folders.writing(target, KIND, command) as draft,
-        View(dataset, draft.path.parent, raw=bool(manifest.facts.scored_by)) as view,
-    ):
+    labels = made.labels and folders.manifest_kind(dataset) is LABELS
+    facts = folders.read_manifest(dataset, LABELS if labels else DATASET, verify=options.verify).facts
+    raw = isinstance(facts, DatasetFacts) and bool(facts.scored_by)
+    with folders.writing(target, KIND, command) as draft, View(dataset, draft.path.parent, raw=raw) as view:
         written = made.write(view, draft.path)
         left_out = {what: count for what, count in written.left_out.items() if count}
         if left_out and not any(written.rows.values()):
@@ -73,7 +72,10 @@ def write_export(dataset: Path, target: Path, options: ExportOptions, *, command
         draft.rows = written.rows
         draft.inputs = {str(dataset): folders.file_sha256(dataset / folders.MANIFEST)}
         draft.facts = ExportFacts(
-            format=format_name, lacks=tuple(made.lacks), left_out=left_out, dataset=manifest.facts
+            format=format_name,
+            lacks=tuple(made.lacks),
+            left_out=left_out,
+            dataset=facts if isinstance(facts, DatasetFacts) else DatasetFacts(),
         )
         result = Exported(written.rows, left_out, made.lacks)
         write_text(draft.path / "README.md", readme(dataset.name, format_name, result, command=command))

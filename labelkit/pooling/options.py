@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from labelkit.corpora.options import CollectionOptions
 from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UsageError
+from labelkit.options import Address
 from labelkit.pooling.languages import code_of
 
 
@@ -25,8 +26,10 @@ class PoolOptions(CollectionOptions):
     """Dense retriever as MODEL:N: add N passages per query. May be repeated."""
     run: tuple[str, ...] = ()
     """TREC run as FILE:N: add its first N passages per query. May be repeated."""
-    human: Path | None = None
-    """Human qrels whose positives are always in the pool."""
+    human: Address | None = None
+    """Human grades whose positives are always in the pool: a labels folder, a qrels file, or an export of Argilla or
+    Label Studio.
+    """
     positive_grade: int = Field(default=2, ge=1, le=3)
     """Lowest human grade of a positive; use 1 for binary qrels."""
     scale: ScaleText | None = None

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.corpora.beir import Data, check_ids, read_data
+from labelkit.corpora.human import files_behind, human_qrels
 from labelkit.corpora.layout import is_collection, layout_of
 from labelkit.corpora.places import local_collection
-from labelkit.corpora.qrels import Qrels, read_qrels
+from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun, read_run
 from labelkit.errors import UsageError
 from labelkit.pooling.bm25 import bm25_run
@@ -195,7 +196,7 @@ def dense_run(data: Data, model: str, depth: int, *, trusted: bool = False) -> R
 
 def read_positives(path: Path, data: Data, options: PoolOptions) -> Qrels:
     """Read the human positives of the pooled queries. Raises `UsageError` if no grade is a positive."""
-    graded_pairs, positive_grade = read_qrels(path, scale=options.scale), options.positive_grade
+    graded_pairs, positive_grade = human_qrels(path, options.scale), options.positive_grade
     qrels = {query_id: graded for query_id, graded in graded_pairs.items() if query_id in data.queries}
     check_ids(qrels, data.queries, data.corpus, where=str(path))
     positives = {
@@ -256,7 +257,7 @@ def input_files(folder: Path, options: PoolOptions) -> list[Path]:
     files = [*layout.corpus, *layout.queries, *(path for path, _ in options.runs)]
     if options.split is not None:
         files += layout.files_of(options.split)
-    return files + ([options.human] if options.human else [])
+    return files + (files_behind(options.human) if options.human else [])
 
 
 def empty(data: Data, candidates: Sequence[Candidate]) -> int:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from labelkit.corpora.qrels import graded_pairs
+from labelkit.corpora.answers import tool_of
+from labelkit.corpora.human import human_grades, human_qrels
 from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement_metrics import (
     FIGURES,
@@ -22,7 +23,7 @@ from labelkit.quality.agreement_metrics import (
     figure_interval,
     rated,
 )
-from labelkit.records import Judgement, PairIds
+from labelkit.records import Judge, Judgement, PairIds
 from labelkit.statistics.intervals import SIGNED, Estimate, estimate, standard_error
 from labelkit.storage.labels import judgements_in
 
@@ -145,7 +146,7 @@ def agreement_of(labels: Sequence[Path], human: Sequence[Path], scale: str | Non
     """
     raters = raters_of(labels, human, scale)
     if len(raters) < 2:
-        raise UsageError("agreement needs two judges or people: give --human QRELS, or a second labels folder")
+        raise UsageError("agreement needs two judges or people: give --human GRADES, or a second labels folder")
     return agree_raters(raters)
 
 
@@ -166,28 +167,33 @@ def agree_raters(raters: Sequence[Rater]) -> Agreement:
 
 
 def raters_of(labels: Iterable[Path], human: Iterable[Path], scale: str | None = None) -> list[Rater]:
-    """Read all raters: people from the qrels, then people from the folders, then the other judges of the folders.
+    """Read all raters: people from the human grades, then people from the folders, then the other judges of the
+    folders.
 
-    `scale` is the text of the scale of the qrels' grades if they are not 0 to 3.
+    `scale` is the text of the scale of the human grades if they are not 0 to 3.
     """
-    raters = []
-    for folder in labels:
-        judgements, judges = judgements_in(folder)
-        for judge in judges:
-            mine = {(row.query_id, row.passage_id): row for row in judgements if row.judge_id == judge.judge_id}
-            imported = judge.engine is None and judge.method is None
-            raters.append(
-                Rater(
-                    judge.judge_id,
-                    judge.name,
-                    judge.kind,
-                    judgements=mine,
-                    label_grades=judge.label_grades,
-                    family=judge.family,
-                    imported=imported,
-                )
-            )
-    return sorted([*(human_rater(path, scale) for path in human), *raters], key=lambda rater: rater.kind != "human")
+    raters = [rater for folder in labels for rater in raters_in(*judgements_in(folder))]
+    people = [rater for path in human for rater in human_raters(path, scale)]
+    return sorted([*people, *raters], key=lambda rater: rater.kind != "human")
+
+
+def raters_in(judgements: Iterable[Judgement], judges: Iterable[Judge]) -> list[Rater]:
+    """Make a rater of each judge, with its judgements."""
+    by_judge: dict[str, dict[PairIds, Judgement]] = {}
+    for row in judgements:
+        by_judge.setdefault(row.judge_id, {})[row.query_id, row.passage_id] = row
+    return [
+        Rater(
+            judge.judge_id,
+            judge.name,
+            judge.kind,
+            judgements=by_judge.get(judge.judge_id, {}),
+            label_grades=judge.label_grades,
+            family=judge.family,
+            imported=judge.engine is None and judge.method is None,
+        )
+        for judge in judges
+    ]
 
 
 def joined(raters: Iterable[Rater]) -> list[Rater]:
@@ -210,9 +216,21 @@ def joined(raters: Iterable[Rater]) -> list[Rater]:
     return list(found.values())
 
 
-def human_rater(path: Path, scale: str | None = None) -> Rater:
-    """Read a qrels file as the grades of one person."""
-    rows = {row[:2]: Judgement(judge_id=str(path), **row._asdict()) for row in graded_pairs(path, scale=scale)}
+def human_raters(path: Path, scale: str | None = None) -> list[Rater]:
+    """Read human grades as one rater per person; a qrels file is one person with the name of the file."""
+    judgements, judges = human_grades(path, scale)
+    if path.is_file() and not tool_of(path):
+        return [rater._replace(rater_id=str(path), name=path.name) for rater in raters_in(judgements, judges)]
+    return raters_in(judgements, judges)
+
+
+def consensus_rater(path: Path, scale: str | None = None) -> Rater:
+    """Read human grades as one rater, with the median grade of each pair."""
+    rows = {
+        (query_id, passage_id): Judgement(query_id=query_id, passage_id=passage_id, judge_id=str(path), grade=grade)
+        for query_id, graded in human_qrels(path, scale).items()
+        for passage_id, grade in graded.items()
+    }
     return Rater(str(path), path.name, "human", judgements=rows)
 
 

@@ -11,7 +11,7 @@ from labelkit.engines.option_use import unused_options
 from labelkit.errors import UsageError
 from labelkit.judging.defences import defences_of
 from labelkit.judging.options import AnnotateOptions
-from labelkit.options import SEEDS, Options
+from labelkit.options import SEEDS, Address, Options
 from labelkit.pooling.languages import code_of
 
 DEFENCES = ("none", "strip", "strip,second-look")
@@ -21,8 +21,10 @@ DEFENCES = ("none", "strip", "strip,second-look")
 class AgreeOptions(Options):
     """Human grades, system runs and breakdowns of a comparison of judges."""
 
-    human: tuple[Path, ...] = ()
-    """Human qrels, one file per annotator. May be repeated."""
+    human: tuple[Address, ...] = ()
+    """Human grades: a labels folder, a qrels file of one annotator, or an export of Argilla or Label Studio. May be
+    repeated.
+    """
     scale: ScaleText | None = None
     """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
     no=0,partly=1,yes=3.
@@ -44,8 +46,10 @@ class BiasOptions(Options):
 
     data: Path | None = None
     """BEIR folder with the texts. Not needed for a dataset, which contains them."""
-    human: Path | None = None
-    """Human qrels. With them, only passages with the same human grade are compared."""
+    human: Address | None = None
+    """Human grades: a labels folder, a qrels file, or an export of Argilla or Label Studio. With them, only passages
+    with the same human grade are compared.
+    """
     scale: ScaleText | None = None
     """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
     no=0,partly=1,yes=3.
@@ -59,8 +63,10 @@ class BiasOptions(Options):
 class CalibrateOptions(Options):
     """Human grades to which scores are fitted, or a calibration that is applied."""
 
-    human: Path | None = None
-    """Human qrels to which the scores are fitted."""
+    human: Address | None = None
+    """Human grades to which the scores are fitted: a labels folder, a qrels file, or an export of Argilla or Label
+    Studio. If several people graded a pair, the median counts.
+    """
     scale: ScaleText | None = None
     """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
     no=0,partly=1,yes=3.
@@ -102,7 +108,7 @@ class CalibrateOptions(Options):
     @model_validator(mode="after")
     def _either_fit_or_apply(self) -> Self:
         if (self.human is None) == (self.apply is None):
-            raise UsageError("give either --human QRELS to fit a calibration, or --apply FILE to apply one")
+            raise UsageError("give either --human GRADES to fit a calibration, or --apply FILE to apply one")
         if self.apply is None and (self.renamed or self.apply_anyway):
             raise UsageError("--as and --apply-anyway can be used only together with --apply FILE")
         return self
@@ -117,8 +123,10 @@ class SelectOptions(Options):
     """Number of pairs to choose."""
     random_share: float = Field(default=0.3, ge=0, le=1)
     """Share of the chosen pairs that is drawn at random. Only these give unbiased estimates."""
-    human: Path | None = None
-    """Human qrels. Pairs that already have a human grade are not chosen."""
+    human: Address | None = None
+    """Human grades: a labels folder, a qrels file, or an export of Argilla or Label Studio. Pairs that already have a
+    human grade are not chosen.
+    """
     scale: ScaleText | None = None
     """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
     no=0,partly=1,yes=3.
@@ -134,8 +142,10 @@ class SelectOptions(Options):
 class ReportOptions(Options):
     """Inputs of a report besides the labels or the dataset."""
 
-    human: tuple[Path, ...] = ()
-    """Human qrels, one file per annotator. Not needed for a dataset with human grades. May be repeated."""
+    human: tuple[Address, ...] = ()
+    """Human grades: a labels folder, a qrels file of one annotator, or an export of Argilla or Label Studio. Not needed
+    for a dataset with human grades. May be repeated.
+    """
     scale: ScaleText | None = None
     """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
     no=0,partly=1,yes=3.
@@ -151,8 +161,10 @@ class ReportOptions(Options):
 class RedteamOptions(Options):
     """The judge to attack, and the pairs, attacks and defences of the test."""
 
-    human: Path
-    """Human qrels. Only pairs with grade 0 are attacked."""
+    human: Address
+    """Human grades: a labels folder, a qrels file, or an export of Argilla or Label Studio. Only pairs with grade 0 are
+    attacked.
+    """
     model: str
     """Model of the judge: local folder, Hub id, or model name on the server."""
     engine: str = DEFAULT

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from labelkit.corpora.qrels import graded_pairs
+from labelkit.corpora.human import human_grades
 from labelkit.errors import DataError, UsageError
 from labelkit.pooling.pool import Pool, read_pool, write_tables
 from labelkit.quality.agreement import Rater, raters_of
@@ -68,7 +68,7 @@ def select(
     refuse_own_input(Path(output), [options.pool])
     with folders.writing(Path(output), POOL, command) as draft:
         pool, raters, human = read_pool(options.pool), raters_of(labels, []), options.human
-        known = {row[:2] for row in graded_pairs(human, scale=options.scale)} if human else set()
+        known = {(row.query_id, row.passage_id) for row in human_grades(human, options.scale)[0]} if human else set()
         pairs = [pair for one in pool.candidates if (pair := (one.query_id, one.passage_id)) not in known]
         judged = [pair for pair in pairs if any(pair in rater.judgements for rater in raters)]
         if not judged:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from labelkit.corpora.answers import READERS
 from labelkit.errors import DataError, UsageError
 from labelkit.exchange.formats import grouped, people, qrels, tuples
 from labelkit.exchange.formats.base import Found, Grading, View, Written
-from labelkit.records import Judge, Judgement
+from labelkit.storage.names import missing
 
 ORIGINS = "the origin of labels (judges, sources, weights)"
 
@@ -25,6 +26,8 @@ class Format(NamedTuple):
     configs: dict[str, str]
     """Configuration for `datasets.load_dataset` -> file."""
     lacks: tuple[str, ...]
+    labels: bool = False
+    """Whether a labels folder can be written too, and not only a dataset."""
 
 
 FORMATS = {
@@ -47,6 +50,13 @@ FORMATS = {
             "texts",
             "the thresholds between positive, negative and ignored: a reader has to set them by grade",
         ),
+    ),
+    "qrels": Format(
+        qrels.write_judged,
+        None,
+        {},
+        lacks=("texts", "scores and probabilities", "failures", "the judges, except for their ids"),
+        labels=True,
     ),
     "msmarco": Format(
         qrels.write_msmarco,
@@ -109,10 +119,7 @@ FORMATS = {
 }
 """Name of a format -> its writer and reader."""
 
-GRADES: dict[str, Callable[[Path, str, str | None], tuple[list[Judgement], list[Judge]]]] = {
-    "argilla": people.read_argilla,
-    "label-studio": people.read_label_studio,
-}
+GRADES = READERS
 """Format from which human grades can be imported -> its reader (path, name of the judges, scale)."""
 
 
@@ -152,5 +159,5 @@ def found_in(path: Path, name: str, judge: str, grading: Grading) -> Found:
     if read is None:
         raise UsageError(f"{name} has no texts, so it cannot become a dataset; import its grades as a labels folder")
     if not path.exists():
-        raise DataError(f"{path} does not exist")
+        raise DataError(missing(path))
     return read(path, judge, grading)

@@ -1,7 +1,7 @@
 """Records of Argilla and Label Studio: one record per pair, with models' grades as suggestions and human grades as
 answers.
 
-Answers given in these tools are imported as human judgements, with one judge per person.
+`labelkit.corpora.answers` reads the answers back, as human judgements with one judge per person.
 """
 
 import hashlib
@@ -11,15 +11,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from labelkit.corpora.rows import encodable
-from labelkit.corpora.scales import expected_grades, grade_on, read_scale
-from labelkit.errors import DataError
+from labelkit.corpora.answers import QUESTION
 from labelkit.exchange.formats.base import View, Written, write_lines
-from labelkit.records import MAX_GRADE, Judge, Judgement
-from labelkit.storage import folders
+from labelkit.records import MAX_GRADE
 
-QUESTION = "grade"
-"""Name of the question in both tools."""
 GRADES = [str(grade) for grade in range(MAX_GRADE + 1)]
 LABELLING = f"""\
 <View>
@@ -137,89 +132,3 @@ def write_array(path: Path, items: Iterable[Any]) -> int:
             file.write(json.dumps(item, ensure_ascii=False))
         file.write("\n]\n")
     return count
-
-
-def read_argilla(path: Path, name: str, scale: str | None = None) -> tuple[list[Judgement], list[Judge]]:
-    """Read human answers from a file of Argilla's `records.to_json`, which lists the newest answer of a person last."""
-    answers = []
-    for where, record in records_of(path):
-        pair = pair_of(record.get("metadata"), where)
-        for answer in (record.get("responses") or {}).get(QUESTION) or []:
-            answers.append((*pair, str(answer.get("user_id")), *grade_of(answer.get("value"), where, scale)))
-    return human_judgements(answers, path, name, scale=scale)
-
-
-def read_label_studio(path: Path, name: str, scale: str | None = None) -> tuple[list[Judgement], list[Judge]]:
-    """Read human answers from a JSON export of Label Studio, without cancelled annotations."""
-    answers = []
-    for where, task in records_of(path):
-        pair = pair_of(task.get("data"), where)
-        for annotation in task.get("annotations") or []:
-            who = annotation.get("completed_by")
-            person = str(who.get("email") or who.get("id")) if isinstance(who, dict) else str(who)
-            for result in [] if annotation.get("was_cancelled") else annotation.get("result") or []:
-                if result.get("from_name") == QUESTION:
-                    choices = (result.get("value") or {}).get("choices") or [None]
-                    answers.append((*pair, person, *grade_of(choices[0], where, scale)))
-    return human_judgements(answers, path, name, scale=scale)
-
-
-def records_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of a JSON array with their places; in a folder, of the file that an export writes."""
-    if path.is_dir():
-        path = next((path / name for name in ("records.json", "tasks.json") if (path / name).is_file()), path)
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as a JSON array: {error}") from None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(f"{path}: expected a JSON array of objects")
-    return ((f"{path}, record {number}", record) for number, record in enumerate(records, 1))
-
-
-def pair_of(ids: Any, where: str) -> tuple[str, str]:
-    """Return query and passage id of a record. Raises `DataError` if they are missing."""
-    found = [ids.get(name) if isinstance(ids, dict) else None for name in ("query_id", "passage_id")]
-    if not all(isinstance(name, str) and name and encodable(name) for name in found):
-        raise DataError(f"{where}: query_id or passage_id is missing; import only records exported by labelkit")
-    return str(found[0]), str(found[1])
-
-
-def grade_of(value: Any, where: str, scale: str | None) -> tuple[int, str | None]:
-    """Convert an answer to a grade from 0 to 3, and to its grade on the scale. Raises `DataError` if it is none."""
-    grade = grade_on(str(value), scale)
-    if grade is None:
-        raise DataError(f"{where}: the answer {value!r} is not a grade {expected_grades(scale)}")
-    return grade, scale and str(value)
-
-
-def human_judgements(
-    answers: list[tuple[str, str, str, int, str | None]], path: Path, name: str, *, scale: str | None
-) -> tuple[list[Judgement], list[Judge]]:
-    """Make judgements, sorted by pair and person, and one judge per person. A later answer replaces an earlier one."""
-    if not answers:
-        raise DataError(f"{path} has no answers to the question {QUESTION!r}")
-    revision = f"sha256:{folders.file_sha256(path)}" if path.is_file() else None
-    mapping = read_scale(scale).mapping if scale else None
-    judges = {}
-    for person in sorted({answer[2] for answer in answers}):
-        digest = hashlib.sha256(f"human {name} {person} {revision}{mapping or ''}".encode()).hexdigest()
-        judges[person] = Judge(
-            judge_id=f"human-{name}-{digest[:16]}",
-            kind="human",
-            name=f"{name}: {person}",
-            revision=revision,
-            scale=mapping,
-        )
-    last = {answer[:3]: answer[3:] for answer in answers}
-    judgements = [
-        Judgement(
-            query_id=query_id,
-            passage_id=passage_id,
-            judge_id=judges[person].judge_id,
-            grade=grade,
-            raw_grade=raw_grade,
-        )
-        for (query_id, passage_id, person), (grade, raw_grade) in sorted(last.items(), key=lambda item: item[0])
-    ]
-    return judgements, list(judges.values())

@@ -57,6 +57,26 @@ def qrels_lines(view: View, style: str, left_out: dict[str, int]) -> Iterator[st
                 yield form.format(query_id, plain(passage_id), grade)
 
 
+def write_judged(view: View, folder: Path) -> Written:
+    """Write the grades of each judge of a dataset or labels folder as `JUDGE.tsv`, in BEIR's form of qrels."""
+    left_out = {"judgements without a grade": 0}
+    rows: dict[str, int] = {}
+    with ExitStack() as stack:
+        files: dict[str, IO[str]] = {}
+        for row in view.rows("judgements"):
+            if row["grade"] is None:
+                left_out["judgements without a grade"] += 1
+                continue
+            name = f"{row['judge_id']}.tsv"
+            if name not in files:
+                path = inside(folder, name)
+                files[name] = stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+                files[name].write("query-id\tcorpus-id\tscore\n")
+            files[name].write(f"{plain(row['query_id'])}\t{plain(row['passage_id'])}\t{row['grade']}\n")
+            rows[name] = rows.get(name, 0) + 1
+    return Written(rows, left_out)
+
+
 def plain(name: str) -> str:
     """Return an id unchanged. Raises `DataError` if it contains a space, tab or quote."""
     if name.split() != [name] or '"' in name:

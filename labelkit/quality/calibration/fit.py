@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement import Rater, answered, joined, plain, raters_of
+from labelkit.quality.agreement import Rater, answered, consensus_rater, joined, plain, raters_of
 from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, GradedPair, Ints, figure_interval, rated
 from labelkit.quality.calibration.features import Feature, both_views, features_of, judge_scores, matrix
 from labelkit.quality.calibration.figures import FLOOR, WORSE, Graded, gain, own_relevance, quality, verdict
@@ -98,8 +98,8 @@ def fit_calibration(
     grades, and `DataError` if there are too few labels.
     """
     if options.human is None:
-        raise UsageError("human grades are needed to fit a calibration: give --human QRELS")
-    people, *others = raters_of(labels, [options.human], options.scale)
+        raise UsageError("human grades are needed to fit a calibration: give --human GRADES")
+    people, others = consensus_rater(options.human, options.scale), raters_of(labels, [])
     judges = joined(rater for rater in others if rater.kind != "human")
     features = tuple(features_of(judges, bm25=options.bm25, dense=options.dense, language=options.language))
     judged = judged_by(judges, features, options.data)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from labelkit.corpora.beir import read_data
-from labelkit.corpora.qrels import read_qrels
+from labelkit.corpora.human import files_behind, human_qrels
+from labelkit.corpora.places import local_collection
 from labelkit.errors import UsageError
 from labelkit.judging.annotate import annotate
 from labelkit.judging.defences import NONE
@@ -72,7 +73,10 @@ def redteam(
     folder = Path(output)
     with claimed(folder) as place:
         setup = draw(
-            read_data(Path(data)), read_qrels(options.human, scale=options.scale), options.pairs, seed=options.seed
+            read_data(local_collection(str(data))),
+            human_qrels(options.human, options.scale),
+            options.pairs,
+            seed=options.seed,
         )
         found: dict[str, Any] = {"command": command, "model": options.model, "engine": options.engine}
         found |= {"settings": settings_of(options), "attacks": [], "clean": []}
@@ -101,8 +105,9 @@ def redteam(
 
 def settings_of(options: RedteamOptions) -> dict[str, Any]:
     """The judge and the pairs of a run as plain JSON. Prompts, defences and attacks may be added to a folder."""
+    human = " ".join(file_sha256(path) for path in files_behind(options.human))
     own = options.model_dump(mode="json", include={"model", "engine", "revision", "tokenizer", "base_url"})
-    drawn = {"pairs": options.pairs, "seed": options.seed, "human": file_sha256(options.human)}
+    drawn = {"pairs": options.pairs, "seed": options.seed, "human": human}
     return own | drawn | {"scale": options.scale}
 
 

@@ -314,9 +314,10 @@ def test_two_people_in_label_studio_are_two_judges(tmp_path):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([{"data": {"query_id": "q"}}], r"record 1: query_id or passage_id is missing"),
+        ([{"data": {"query_id": "q"}}], r"row 1: query_id or passage_id is missing"),
         ([{"data": {"query_id": "q", "passage_id": "p"}}], r"has no answers to the question"),
-        ({"data": 1}, "expected a JSON array of objects"),
+        ({"data": 1}, "query_id or passage_id is missing"),
+        ([1, 2], "expected a JSON object, found int"),
     ],
 )
 def test_records_that_are_none_are_refused(tmp_path, records, message):
