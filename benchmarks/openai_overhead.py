@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from labelkit.engines import Request, Settings
-from labelkit.engines.openai import OpenAIEngine, chat_body, constrained
+from labelkit.engines.dialects import Dialect, chat_body
+from labelkit.engines.openai import OpenAIEngine
 from labelkit.judging.prompts import load_prompt
 
 LABELS = ("0", "1", "2", "3")
@@ -117,7 +118,7 @@ def plain(url: str, requests: Sequence[Request], concurrency: int) -> None:
         async with AsyncOpenAI(api_key="none", base_url=url) as client:
 
             async def one(request: Request) -> str | None:
-                body = chat_body("instant", request, constrained)
+                body = chat_body("instant", request, Dialect())
                 extra = {"structured_outputs": body.pop("structured_outputs")}
                 async with gate:
                     completion = await client.chat.completions.create(**body, extra_body=extra)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from labelkit.engines import Message, Reply, traits_of
+from labelkit.engines.dialects import dialect_of, turns
 from labelkit.engines.tokenizers import FileTokens, Tokens, Words
 from labelkit.errors import LabelkitError
 from labelkit.judging.defences import strip
@@ -24,7 +25,7 @@ from labelkit.judging.journal import Journal, reply_of
 from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.prompts import Prompt
 from labelkit.judging.reading import Reading, Texts, reach, second_looks, shortened
-from labelkit.judging.request_keys import digest, identity_of, next_key, request_key
+from labelkit.judging.request_keys import digest, identity_of, next_key, request_key, sent_of
 from labelkit.judging.tasks import Requests, Task
 from labelkit.records import JUDGEMENT_SCHEMA, PROMPT_SCHEMA, REPLY_SCHEMA, Judge, Judgement
 from labelkit.storage import folders, tables
@@ -105,11 +106,12 @@ def exchanges_of(
     ids = tuple(row.passage_id for row in shown)
     task = Task(first.query_id, ids, 0, window=0, seed=first.permutation_seed, key=first.reply_ref or "")
     sent = as_sent(Judging(judge, prompt, method_named(prompt.method)), task, query, passages=passages)
-    steps = method_named(prompt.method).judge(len(ids), prompt)
+    steps, dialect = method_named(prompt.method).judge(len(ids), prompt), dialect_of(sent_of(judge))
     ask, key = next(steps), task.key
     exchanges: list[Exchange] = []
     while record := record_of(key):
-        messages = sent.requests.request(sent.texts, sent.task, ask, key=key).messages if sent else None
+        request = sent.requests.request(sent.texts, sent.task, ask, key=key) if sent else None
+        messages = turns(request, dialect) if request else None
         exchanges.append(Exchange(messages, record))
         reply: Reply = reply_of(key, record["reply"], Path("replies.parquet"))
         try:

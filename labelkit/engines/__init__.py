@@ -10,7 +10,7 @@ In: requests. Out: replies. Touches: GPUs, model files, servers and clusters.
 import importlib
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
@@ -39,6 +39,8 @@ DEFAULT_WORKER = "vllm"
 """Engine of a `ray` worker if none is named."""
 LABEL_TOKENS = 8
 """Token limit of an answer that is a label; a longer answer is not a label."""
+THINKING_TOKENS = 2048
+"""Token limit of the reasoning before an answer if the user names a parser of reasoning and no limit."""
 MOST_TOKENS = 10**9
 """Largest valid token count of a prompt or an answer."""
 PAIR_ROLES = ("query", "document")
@@ -65,7 +67,7 @@ class Request(NamedTuple):
     pattern: str | None = None
     """Regular expression that the whole answer must match, enforced by engines that can constrain answers."""
     max_tokens: int = LABEL_TOKENS
-    """Token limit of the answer."""
+    """Token limit of the answer, including the reasoning before it."""
     temperature: float = 0.0
     """0 selects the most probable token; above 0 the answer is sampled."""
     seed: int | None = None
@@ -120,6 +122,10 @@ class Reply(Record):
 
     key: str
     text: Text | None = None
+    reasoning: Text | None = None
+    """Reasoning that a server states apart from the answer."""
+    in_json: bool = False
+    """True if the answer was requested as a JSON object; `text` is the answer in it."""
     label_logprobs: Annotated[dict[str, float] | None, BeforeValidator(all_finite)] = None
     """Natural log-probability of each label as the first token of the answer, over the whole vocabulary, not
     renormalised. None if the engine gives no log-probabilities.
@@ -166,6 +172,10 @@ class Settings(NamedTuple):
     """Copies of the model that share the requests (vllm)."""
     reasoning_parser: str | None = None
     """Name of vLLM's parser that separates reasoning from the answer (vllm)."""
+    thinking_tokens: int | None = None
+    """Token limit of the reasoning before an answer (openai, openai-batch, vllm)."""
+    reasoning_effort: str | None = None
+    """How long a model is to reason, as a word of the server (openai, openai-batch)."""
     engine_args: tuple[str, ...] = ()
     """Arguments of vLLM itself, as NAME=VALUE (vllm)."""
     worker_engine: str | None = None
@@ -218,12 +228,34 @@ class EngineFacts(NamedTuple):
     chat_template_sha256: str | None = None
     arguments: tuple[str, ...] = ()
     """The engine's own arguments that may change a reply, as NAME=VALUE."""
+    sent: tuple[tuple[str, Any], ...] = ()
+    """Options of a request that are spelled otherwise than by default, because the server refuses the default, as
+    (name, spelling). See `labelkit.engines.dialects`.
+    """
+
+
+class Probed(NamedTuple):
+    """The reply to a request that was sent alone to find out which options the server accepts."""
+
+    reply: Reply
+    again: bool
+    """True if the same request is to be sent again, with the options that `facts.sent` now has."""
 
 
 class Engine(Protocol):
     """Interface of all engines."""
 
     facts: EngineFacts
+    settled: bool = True
+    """False while `probe` must find out which options of a request the server accepts."""
+
+    def probe(self, request: Request) -> Probed:
+        """Send a request once, alone, with the options of `facts.sent`, which may change with the reply."""
+        return Probed(next(iter(self.run([request]))), again=False)
+
+    def adopt(self, sent: Mapping[str, Any] | None) -> None:
+        """Take these options of a request as known, so that no request is probed; None if they cannot be found out."""
+        self.settled = True
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
         """Raise `UsageError` if two labels start with the same token in this model's tokenizer."""

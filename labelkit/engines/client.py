@@ -63,9 +63,16 @@ def seconds_before_retry(error: CallError, pause: float) -> float:
 class Client:
     """HTTP client of one or more servers that serve the same model. Open it with `async with`."""
 
-    def __init__(self, urls: Sequence[str], *, ceiling: int, insecure: bool) -> None:
+    def __init__(
+        self, urls: Sequence[str], *, ceiling: int, insecure: bool, tries: int = TRIES, tries_at_500: int = TRIES
+    ) -> None:
+        """Prepare the connections. `tries`: most tries of a call; `tries_at_500`: most tries if it fails by status 500
+        (or 501), which may mean that the server fails on an option, and not that it is overloaded.
+        """
+        self.urls = tuple(urls)
         self._servers = [Server(checked_url(url, insecure=insecure), ceiling) for url in urls]
         self._insecure = insecure
+        self._tries, self._tries_at_500 = tries, min(tries, tries_at_500)
         self._turns = count(1)
 
     async def __aenter__(self) -> Self:
@@ -153,7 +160,8 @@ class Client:
                         faults.append(str(error))
                         server.failed(error, loop.time(), others=len(self._servers) > 1)
                     wait = seconds_before_retry(error, pause)
-                    if len(faults) >= TRIES or loop.time() + wait > deadline:
+                    most_tries = self._tries_at_500 if error.status in (500, 501) else self._tries
+                    if len(faults) >= most_tries or loop.time() + wait > deadline:
                         raise
                     server.waits(wait, error.wait, error, now=loop.time())
                 except asyncio.CancelledError:

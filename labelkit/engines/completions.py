@@ -8,10 +8,13 @@ as it came, so that a later release can read it again. An answer that is not a c
 import json
 import logging
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from labelkit.engines import LOWEST, Message, Reply, Request, token_count
+from labelkit.engines.answer_text import divided
+from labelkit.engines.dialects import JSON_KEY
 from labelkit.engines.http import REASON_LENGTH, error_inside, spoken
 from labelkit.engines.tokenizers import most_prompt_tokens
 
@@ -31,30 +34,34 @@ LONGEST_TOKEN = 32
 """Most bytes of prose per token, on average over a prompt."""
 TEXT_PARTS = ("text", "output_text", None)
 """Types of content parts that belong to the answer; other types (thinking, references) are ignored."""
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""Fields of a message with the reasoning: of DeepSeek, SGLang and earlier vLLM; of OpenRouter, Ollama and vLLM."""
+OBJECT = re.compile(r"\s*(?:```(?:json)?)?\s*(\{.*\})\s*(?:```)?\s*", re.DOTALL)
+"""A JSON object, perhaps in a Markdown block."""
 MARKS = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": "\n"})
 """Symbols for white space in sentencepiece and GPT-2 vocabularies, which some servers leave in their tokens."""
 EARLY = 10
 """Number of first answers that must all lack log-probabilities before the run logs that there are none."""
 
 
-def read_answer(body: bytes, request: Request) -> Reply:
-    """Read the body of an answer with status 2xx."""
-    return read_raw(body.decode("utf-8-sig", errors="replace"), request)
+def read_answer(body: bytes, request: Request, *, in_json: bool = False) -> Reply:
+    """Read the body of an answer with status 2xx. With `in_json`, the answer was requested as a JSON object."""
+    return read_raw(body.decode("utf-8-sig", errors="replace"), request, in_json=in_json)
 
 
 def read_again(reply: Reply, labels: tuple[str, ...]) -> Reply:
     """Read the body that is kept with a reply again with the current rules; its token counts stay as charged."""
     if reply.raw is None:
         return reply
-    again = read_raw(reply.raw, Request(reply.key, "", (), labels=labels))
+    again = read_raw(reply.raw, Request(reply.key, "", (), labels=labels), in_json=reply.in_json)
     kept = {name: getattr(reply, name) for name in ("tries", "prompt_tokens", "completion_tokens")}
     return again.model_copy(update=kept)
 
 
-def read_raw(raw: str, request: Request) -> Reply:
+def read_raw(raw: str, request: Request, *, in_json: bool = False) -> Reply:
     """Read the text of an answer."""
     try:
-        return read_completion(parsed(raw), raw, request)
+        return read_completion(parsed(raw), raw, request, in_json=in_json)
     except (ValueError, RecursionError) as error:
         return Reply(key=request.key, error=f"the answer is not JSON ({spoken(error)}): {raw[:60]!r}", raw=raw)
 
@@ -67,7 +74,7 @@ def parsed(raw: str) -> Any:
         return json.loads(raw, parse_int=float)
 
 
-def read_completion(completion: Any, raw: str, request: Request) -> Reply:
+def read_completion(completion: Any, raw: str, request: Request, *, in_json: bool = False) -> Reply:
     """Read a parsed completion; `raw` is the text it was parsed from."""
     if error := error_inside(completion):
         return Reply(key=request.key, error=spoken(error), raw=raw)
@@ -75,11 +82,14 @@ def read_completion(completion: Any, raw: str, request: Request) -> Reply:
         return Reply(key=request.key, error=f"the answer is not a chat completion: {raw[:REASON_LENGTH]!r}", raw=raw)
     choice, message = first_choice(completion)
     text = text_of(message.get("content"))
-    logprobs, masked = label_logprobs(choice.get("logprobs"), text, request.labels)
+    text = unwrapped(text) if in_json and text else text
+    logprobs, masked = label_logprobs(choice.get("logprobs"), divided(text or "").answer, request.labels)
     prompt_tokens, completion_tokens = counts_in(completion, text, request)
     reply = Reply(
         key=request.key,
         text=text,
+        reasoning=reasoning_of(message),
+        in_json=in_json,
         label_logprobs=logprobs,
         masked=masked,
         finish_reason=word(choice.get("finish_reason")),
@@ -110,6 +120,22 @@ def text_of(content: Any) -> str | None:
     return "".join(text for text in texts if isinstance(text, str)) if texts else None
 
 
+def unwrapped(text: str) -> str:
+    """Return the answer in a JSON object after the reasoning; the text unchanged if there is no such object."""
+    found = OBJECT.fullmatch(divided(text).answer)
+    try:
+        value = json.loads(found[1])[JSON_KEY] if found else None
+    except MALFORMED:
+        return text
+    return str(value) if isinstance(value, str | int) else text
+
+
+def reasoning_of(message: dict[str, Any]) -> str | None:
+    """Return the reasoning that a server states apart from the answer; None without any."""
+    stated = (message.get(name) for name in REASONING_FIELDS)
+    return next((value for value in stated if isinstance(value, str) and value), None)
+
+
 def is_text(part: Any) -> bool:
     """Return whether a content part belongs to the answer."""
     return isinstance(part, str) or (isinstance(part, dict) and part.get("type") in TEXT_PARTS)
@@ -131,6 +157,10 @@ def counts_in(completion: dict[str, Any], text: str | None, request: Request) ->
     # Some servers count the end token, which is one more than the limit.
     if written is not None and not bool(text) <= written <= request.max_tokens + 1:
         written = None
+    total = token_count(usage.get("total_tokens"))
+    if prompt and written and total and written < total - prompt <= request.max_tokens:
+        # Some servers count the reasoning in the total alone.
+        written = total - prompt
     return prompt, written
 
 
@@ -144,6 +174,7 @@ def holds_all(reply: Reply, completion: dict[str, Any]) -> bool:
     try:
         (choice,) = completion["choices"]
         said = {name for name, value in choice["message"].items() if value not in (None, "", [], {}, False)}
+        said -= {name for name in REASONING_FIELDS if choice["message"].get(name) == reply.reasoning}
         return (
             reply.text is not None
             and reply.text == choice["message"]["content"]

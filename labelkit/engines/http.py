@@ -17,6 +17,9 @@ BODY_BYTES = 4 << 20
 
 
 REASON_LENGTH = 300
+"""Most characters of a server's reason in messages and failures."""
+BODY_LENGTH = 10_000
+"""Most characters of a refusal that are searched for the name of an option."""
 
 if TYPE_CHECKING:
     import aiohttp
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
 
 class CallError(Exception):
     """A call without an answer; the message is the server's reason."""
+
+    status: int | None = None
+    """HTTP status of the refusal; None if there was no answer at all."""
+    body: str = ""
+    """Beginning of the refusal's body, longer than the message."""
 
 
 class BadRequestError(CallError):
@@ -124,6 +132,12 @@ def blotted(body: bytes, forms: Sequence[str]) -> bytes:
 
 def status_error(status: int, retry_after: str | None, body: bytes) -> CallError:
     """Return the error of a status other than 2xx."""
+    error = _status_error(status, retry_after, body)
+    error.status, error.body = status, body[:BODY_LENGTH].decode(errors="replace")
+    return error
+
+
+def _status_error(status: int, retry_after: str | None, body: bytes) -> CallError:
     reason = f"status {status}: {body[:REASON_LENGTH].decode(errors='replace')}"
     if retried := RETRIED_STATUS.get(status, InternalServerError if status >= 500 else None):
         return retried(reason, seconds_to_wait(retry_after))
@@ -143,7 +157,9 @@ def error_inside(answer: Any) -> CallError | None:
     body = json.dumps(error, ensure_ascii=False).encode(errors="backslashreplace")
     if len(code) == 3 and code.isdecimal() and "400" <= code <= "599":
         return status_error(int(code), None, body)
-    return APIStatusError(f"status 200 with an error: {body[:REASON_LENGTH].decode(errors='replace')}")
+    unnumbered = APIStatusError(f"status 200 with an error: {body[:REASON_LENGTH].decode(errors='replace')}")
+    unnumbered.body = body[:BODY_LENGTH].decode(errors="replace")
+    return unnumbered
 
 
 def refuse_error(body: bytes) -> None:

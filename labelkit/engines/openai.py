@@ -1,41 +1,48 @@
 """Judge through OpenAI-compatible servers: OpenAI itself, one or more instances of `vllm serve`, and others.
 
-Requests run concurrently. They ask for constrained answers and log-probabilities. If the server refuses these, the run
-logs it and continues without them; answers are parsed strictly in either case.
+Requests run concurrently. They ask for constrained answers and log-probabilities. The first requests of a run are sent
+alone, to each server one, and show which options it accepts (`labelkit.engines.ladder`). Answers are parsed strictly in
+any case.
 """
 
 import asyncio
 import json
-import logging
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
 
-from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Traits
+from labelkit.engines import Engine, EngineFacts, Probed, Reply, Request, Settings, Traits
 from labelkit.engines.client import TRIES, Client
 from labelkit.engines.completions import ScoreWatch, read_answer
-from labelkit.engines.http import AuthenticationError, BadRequestError, CallError, RetriedError, spoken
+from labelkit.engines.dialects import Dialect, chat_body, dialect_of
+from labelkit.engines.http import AuthenticationError, CallError, RetriedError, spoken
 from labelkit.engines.in_flight import flow
+from labelkit.engines.ladder import NAMING, Ladder, may_name, named_option, parameter_in
 from labelkit.engines.rerank_api import RerankApi
 from labelkit.engines.tokenizers import file_tokens, stated_context
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 from labelkit.storage.credentials import PLACES
 
-log = logging.getLogger(__name__)
-
 TRAITS = Traits(file_tokens, stated_context, tries=TRIES, pairs=lambda settings: True)
 CONCURRENCY = 32
 OPENAI_URL = "https://api.openai.com/v1"
-TOP_LOGPROBS = 20
+PATH = "/chat/completions"
+FEW_TRIES, SOON_SECONDS = 3, 60.0
+"""Tries of a first request that meets an internal error, before it is sent without an option; and tries and seconds at
+one of several servers, before it is sent to the next one.
+"""
+FAULTS = 2
+"""Most first requests that no server answers before all others are sent together."""
+EFFORT = re.compile(r"reasoning.?effort|reasoning_effort|thinking.?level", re.IGNORECASE)
+OUT_OF_LENGTH = re.compile(r"could not finish the message because max_tokens", re.IGNORECASE)
+"""Words of OpenAI's refusal for an answer whose token limit was used up by reasoning."""
 
 
 def open_engine(settings: Settings) -> "OpenAIEngine":
     """Prepare the connection; nothing is sent before the first request."""
     return OpenAIEngine(settings)
-
-
-Options = Callable[[Request], dict[str, Any]]
-"""Function from a request to the optional fields of its JSON body."""
 
 
 class OpenAIEngine(Engine):
@@ -48,13 +55,15 @@ class OpenAIEngine(Engine):
             raise MissingPackageError("aiohttp", "openai") from None
         self._settings = settings
         self._concurrency = settings.concurrency or CONCURRENCY
-        self._client = Client(
-            settings.base_urls or (OPENAI_URL,), ceiling=self._concurrency, insecure=settings.insecure
-        )
-        self._options: tuple[Options, ...] = (constrained, with_logprobs, plain)
+        urls = settings.base_urls or (OPENAI_URL,)
+        self._client = Client(urls, ceiling=self._concurrency, insecure=settings.insecure)
+        self._unknown = list(urls)
+        """Servers that are still to show which options they accept."""
+        self._known = 0
+        """Number of servers that have shown it."""
+        self._ladder = Ladder()
         self._scores = ScoreWatch()
-        self._proven: set[frozenset[str]] = {frozenset()}
-        """Sets of optional fields for which one request has shown whether the server accepts them."""
+        self.settled = False
         self.facts = EngineFacts(
             engine="openai", engine_version=f"aiohttp {aiohttp.__version__}", revision=settings.revision
         )
@@ -62,104 +71,142 @@ class OpenAIEngine(Engine):
     def check_labels(self, labels: tuple[str, ...]) -> None:
         """Do nothing: the server has the tokenizer, and labels are looked up in its list of most probable tokens."""
 
-    def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
-        with asyncio.Runner() as runner:
-            runner.run(self._client.__aenter__())
-            try:
-                requests = iter(requests)
-                for first in islice(requests, 1):
-                    yield from self._run(runner, chain([first], requests), pairs=first.pair)
-            finally:
-                runner.run(self._client.__aexit__())
+    def adopt(self, sent: Mapping[str, Any] | None) -> None:
+        self._ladder, self.settled = Ladder(dialect_of(sent or {})), True
+        self.facts = self.facts._replace(sent=tuple((sent or {}).items()))
 
-    def _run(self, runner: asyncio.Runner, requests: Iterable[Request], *, pairs: bool) -> Iterator[list[Reply]]:
-        """Answer requests that are all `pairs` for a reranker, or all chat messages."""
-        if not pairs:
-            # A first request, sent alone, shows which optional fields the server accepts.
-            yield from flow(runner, self._answer, requests, most=self._concurrency, alone=self._unproven)
-        elif not self._settings.base_urls:
+    def probe(self, request: Request) -> Probed:
+        """Send a request to a server whose dialect is not known yet."""
+        faults: list[str] = []
+        dialect, silent = self._ladder.dialect, False
+        try:
+            with asyncio.Runner() as runner:
+                answer = runner.run(self._alone(self._unknown[0], self._content(request, dialect), faults))
+        except CallError as error:
+            reply = self._failed(request, error, faults)
+            if reply.error is None:
+                again = self._ladder.answered(request, reply)
+            else:
+                self._refuse_effort(request, error)
+                again, silent = self._ladder.refused(request, error), not may_name(error)
+                if error.status in NAMING:
+                    reply = reply.model_copy(update={"tries": len(faults)})
+        else:
+            reply = self._read(answer, request, dialect, faults=faults)
+            again = self._ladder.answered(request, reply)
+        if self._ladder.settled or silent:
+            again = self._next_server(silent=silent)
+        self.facts = self.facts._replace(sent=tuple(self._ladder.dialect.changes().items()))
+        return Probed(reply, again)
+
+    async def _alone(self, url: str, content: bytes, faults: list[str]) -> bytes:
+        """Send a request to one server; one of several is given up sooner, because the others can answer."""
+        several = len(self._client.urls) > 1
+        tries, seconds = (FEW_TRIES, SOON_SECONDS) if several else (TRIES, None)
+        client = Client((url,), ceiling=1, insecure=self._settings.insecure, tries=tries, tries_at_500=FEW_TRIES)
+        async with client:
+            return await client.call("POST", PATH, lambda: content, faults=faults, seconds=seconds)
+
+    def _next_server(self, *, silent: bool) -> bool:
+        """Go to the next server, as this one is known or does not answer; return whether to send the request again."""
+        if silent and self._known == 0 and len(self._unknown) == 1:
+            return False
+        self._unknown.pop(0)
+        self._known += not silent
+        self.settled = not self._unknown
+        if self._unknown:
+            self._ladder = Ladder(self._ladder.dialect)
+        return silent
+
+    def _refuse_effort(self, request: Request, error: CallError) -> None:
+        """Raise `EngineError` if a server refuses the reasoning effort, which the user has asked for."""
+        effort = self._settings.reasoning_effort
+        if effort is None or not may_name(error):
+            return
+        named = parameter_in(error.body)
+        other = named_option(request, self._ladder.dialect, error.body)
+        if EFFORT.search(named or "") or (named is None and other is None and EFFORT.search(error.body)):
+            raise EngineError(f"the server refuses --reasoning-effort {effort}: {spoken(error)}")
+
+    def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
+        source = iter(requests)
+        for first in islice(source, 1):
+            yield from self._pairs(chain([first], source)) if first.pair else self._chats(chain([first], source))
+
+    def _chats(self, source: Iterator[Request]) -> Iterator[list[Reply]]:
+        """Answer requests with chat messages: the first ones alone, until the dialects of all servers are known."""
+        faults = 0
+        while not self.settled and (request := next(source, None)) is not None:
+            reply = self._told(request)
+            if reply is None:
+                source = chain([request], source)
+                continue
+            faults += reply.error is not None and reply.tries > 0
+            if faults == FAULTS:
+                self.adopt(dict(self.facts.sent))
+            yield [reply]
+        with self._connected() as runner:
+            yield from flow(runner, self._answer, source, most=self._concurrency)
+
+    def _told(self, request: Request) -> Reply | None:
+        """Answer a first request alone; None if a server that is known can answer it."""
+        replies: dict[tuple[Any, ...], Reply] = {}
+        again = True
+        while again and not self.settled:
+            sent = self.facts.sent
+            replies[sent], again = self.probe(request)
+        # The dialect may be one that an earlier try was answered in.
+        reply = replies.get(self.facts.sent, replies[sent])
+        return None if again and reply.error is not None else reply
+
+    def _pairs(self, source: Iterator[Request]) -> Iterator[list[Reply]]:
+        """Answer requests with pairs for a reranker."""
+        if not self._settings.base_urls:
             raise UsageError(
                 "OpenAI has no reranker: give the address of a server with --base-url, ending before /rerank"
             )
-        else:
-            yield from RerankApi(self._client, self._settings.model).together(runner, requests, self._concurrency)
+        with self._connected() as runner:
+            yield from RerankApi(self._client, self._settings.model).together(runner, source, self._concurrency)
+
+    @contextmanager
+    def _connected(self) -> Iterator[asyncio.Runner]:
+        with asyncio.Runner() as runner:
+            runner.run(self._client.__aenter__())
+            try:
+                yield runner
+            finally:
+                runner.run(self._client.__aexit__())
 
     def close(self) -> None:
         """Do nothing: connections are closed after each run."""
 
-    def _unproven(self, request: Request) -> bool:
-        return frozenset(constrained(request)) not in self._proven
-
     async def _answer(self, request: Request) -> Reply:
         """Send a request with retries; a failure becomes a reply with `error`, unless the key is refused."""
         faults: list[str] = []
+        dialect = self._ladder.dialect
         try:
-            return await self._call(request, faults)
-        except AuthenticationError as error:
-            raise EngineError(f"the server refuses the key in {PLACES}: {spoken(error)}") from None
+            answer = await self._client.post(PATH, self._content(request, dialect), faults)
         except CallError as error:
-            # The faults include the last try, unless that one failed by an error that is not retried.
-            tries = max(1, len(faults) + (not isinstance(error, RetriedError)))
-            return Reply(key=request.key, error=spoken(error), tries=tries)
+            return self._failed(request, error, faults)
+        return self._read(answer, request, dialect, faults=faults)
 
-    async def _call(self, request: Request, faults: list[str]) -> Reply:
-        """Send a request with all optional fields that the server has not refused.
+    def _content(self, request: Request, dialect: Dialect) -> bytes:
+        body = chat_body(self._settings.model, request, dialect, effort=self._settings.reasoning_effort)
+        return json.dumps(body).encode()
 
-        A 400 can mean that the server does not know a field or that this request is bad: a field is given up only if
-        the same request succeeds without it.
-        """
-        wanted = frozenset(constrained(request))
-        bodies = [chat_body(self._settings.model, request, options) for options in self._options]
-        refused: BadRequestError | None = None
-        for number, body in enumerate(bodies):
-            if body in bodies[:number]:
-                continue
-            try:
-                answer = await self._client.post("/chat/completions", json.dumps(body).encode(), faults)
-            except BadRequestError as error:
-                refused = error
-                if wanted in self._proven:
-                    break
-                continue
-            reply = read_answer(answer, request).model_copy(update={"tries": 1 + len(faults)})
-            if reply.error is not None:
-                return reply
+    def _read(self, answer: bytes, request: Request, dialect: Dialect, *, faults: list[str]) -> Reply:
+        wrapped = dialect.in_json and bool(request.labels or request.pattern)
+        reply = read_answer(answer, request, in_json=wrapped).model_copy(update={"tries": 1 + len(faults)})
+        if reply.error is None:
             self._scores.see(reply, request)
-            if number:
-                log.info(
-                    f"the server refuses requests of type {self._options[0].__name__}; the run continues with type "
-                    f"{self._options[number].__name__}"
-                )
-                self._options = self._options[number:]
-            self._proven.add(wanted)
-            return reply
-        assert refused is not None
-        return Reply(key=request.key, error=spoken(refused))
+        return reply
 
-
-def chat_body(model: str, request: Request, options: Options) -> dict[str, Any]:
-    """Return the JSON body of a request for a chat completion."""
-    return {
-        "model": model,
-        "messages": [message._asdict() for message in request.messages],
-        "temperature": request.temperature,
-        "max_tokens": request.max_tokens,
-        **({} if request.seed is None else {"seed": request.seed}),
-        **options(request),
-    }
-
-
-def constrained(request: Request) -> dict[str, Any]:
-    """Return the fields for log-probabilities and for vLLM's constraint to the labels or to the pattern."""
-    allowed = {"choice": list(request.labels)} if request.labels else {"regex": request.pattern}
-    return with_logprobs(request) | ({"structured_outputs": allowed} if any(allowed.values()) else {})
-
-
-def with_logprobs(request: Request) -> dict[str, Any]:
-    """Return OpenAI's fields for log-probabilities of the most probable tokens; none if the request has no labels."""
-    return {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if request.labels else {}
-
-
-def plain(request: Request) -> dict[str, Any]:
-    """Return no fields: the answer is text only, so that grades have no scores."""
-    return {}
+    def _failed(self, request: Request, error: CallError, faults: list[str]) -> Reply:
+        """Return the reply to a request without an answer. Raises `EngineError` if no request can be answered."""
+        if isinstance(error, AuthenticationError):
+            raise EngineError(f"the server refuses the key in {PLACES}: {spoken(error)}") from None
+        # The faults include the last try, unless that one failed by an error that is not retried.
+        tries = max(1, len(faults) + (not isinstance(error, RetriedError)))
+        if OUT_OF_LENGTH.search(error.body):
+            return Reply(key=request.key, finish_reason="length", tries=tries)
+        return Reply(key=request.key, error=spoken(error), tries=tries)

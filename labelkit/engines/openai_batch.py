@@ -11,17 +11,18 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from labelkit.engines import Engine, EngineFacts, Reply, Request, Settings, Traits
+from labelkit.engines import Engine, EngineFacts, Probed, Reply, Request, Settings, Traits
 from labelkit.engines.batch_services import Api, Ended, Files, Service
 from labelkit.engines.completions import ScoreWatch, read_completion
-from labelkit.engines.http import REASON_LENGTH, RETRIED_STATUS, RetriedError, error_inside
-from labelkit.engines.openai import chat_body, constrained, with_logprobs
+from labelkit.engines.dialects import Dialect, chat_body, dialect_of
+from labelkit.engines.http import REASON_LENGTH, RETRIED_STATUS, NotFoundError, RetriedError, error_inside
+from labelkit.engines.openai import OUT_OF_LENGTH, OpenAIEngine
 from labelkit.engines.tokenizers import file_tokens, stated_context
 from labelkit.errors import EngineError, JournalError, NotYetError, UsageError
 
@@ -37,6 +38,8 @@ TOGETHER = 1000
 """Replies of a batch that are returned together."""
 ROUNDS = 3
 """Number of batches per run without an answer to a request after which the request fails."""
+CAREFUL = Dialect(constraint="none")
+"""Dialect for a server that answers no single call: it would refuse the whole batch for one unknown field."""
 FULL = "token_limit_exceeded"
 """Error code of a batch that does not fit the queue: none of it was processed or paid."""
 FILE = "batches.sqlite"
@@ -69,13 +72,29 @@ class BatchEngine(Engine):
         self._path = folder / FILE
         directory = settings.batch_dir
         self._service: Service = Api(settings) if directory is None else Files(settings, directory)
-        # A server refuses the whole batch for one unknown field; `vllm run-batch` knows all fields.
-        self._options = with_logprobs if directory is None else constrained
+        self._chat = OpenAIEngine(settings) if directory is None else None
+        """Single calls, which show at once which options the server accepts; a batch would show it after hours."""
+        self._dialect = CAREFUL if directory is None else Dialect()
         self._scores = ScoreWatch()
+        self.settled = self._chat is None
         self.facts = EngineFacts("openai-batch", self._service.version, revision=settings.revision)
 
     def check_labels(self, labels: tuple[str, ...]) -> None:
         """Do nothing: the server has the tokenizer, and labels are looked up in its list of most probable tokens."""
+
+    def probe(self, request: Request) -> Probed:
+        assert self._chat is not None
+        probed = self._chat.probe(request)
+        self.facts = self.facts._replace(sent=self._chat.facts.sent)
+        self.settled, self._dialect = self._chat.settled, dialect_of(dict(self.facts.sent))
+        if (probed.reply.error or "").startswith(NotFoundError.__name__) and not probed.again:
+            self.adopt(None)
+        return probed
+
+    def adopt(self, sent: Mapping[str, Any] | None) -> None:
+        unknown = Dialect() if self._chat is None else CAREFUL
+        self.settled, self._dialect = True, unknown if sent is None else dialect_of(sent)
+        self.facts = self.facts._replace(sent=tuple(self._dialect.changes().items()))
 
     def together(self, requests: Iterable[Request]) -> Iterator[list[Reply]]:
         pending = {request.key: request for request in requests}
@@ -143,7 +162,7 @@ class BatchEngine(Engine):
                 break
 
     def _line(self, request: Request) -> bytes:
-        body = chat_body(self._settings.model, request, self._options)
+        body = chat_body(self._settings.model, request, self._dialect, effort=self._settings.reasoning_effort)
         line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(line).encode() + b"\n"
 
@@ -160,7 +179,7 @@ class BatchEngine(Engine):
         for line in ended.lines:
             key, row = read_row(line)
             if key in mine and key in pending:
-                reply = read_reply(row, pending[key])
+                reply = read_reply(row, pending[key], in_json=self._dialect.in_json)
                 if reply is not None:
                     self._scores.see(reply, pending[key])
                     part.append(reply)
@@ -260,8 +279,11 @@ def read_row(line: bytes) -> tuple[str | None, dict[str, Any]]:
     return row["custom_id"], row
 
 
-def read_reply(row: dict[str, Any], request: Request) -> Reply | None:
-    """Return the reply in a line; None if its request expired or met a fault of the server and must be sent again."""
+def read_reply(row: dict[str, Any], request: Request, *, in_json: bool = False) -> Reply | None:
+    """Return the reply in a line; None if its request expired or met a fault of the server and must be sent again.
+
+    With `in_json`, constrained answers were requested as JSON objects.
+    """
     response = row.get("response")
     response = response if isinstance(response, dict) else {}
     status, body = status_in(response.get("status_code")), response.get("body")
@@ -269,11 +291,14 @@ def read_reply(row: dict[str, Any], request: Request) -> Reply | None:
         # A line without a status, or with status 0, may have an error beside the response.
         if not status or status in RETRIED_STATUS or status >= 500:
             return None
+        if OUT_OF_LENGTH.search(str(body)):
+            return Reply(key=request.key, finish_reason="length")
         reason = " ".join(f"status {status}: {row.get('error') or body}".split())
         return Reply(key=request.key, error=reason[:REASON_LENGTH])
     if isinstance(error_inside(body), RetriedError):
         return None
-    return read_completion(body, json.dumps(body), request)
+    wrapped = in_json and bool(request.labels or request.pattern)
+    return read_completion(body, json.dumps(body), request, in_json=wrapped)
 
 
 def status_in(value: Any) -> int:

@@ -26,6 +26,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "pipeline_parallel": ("vllm",),
     "data_parallel": ("vllm",),
     "reasoning_parser": ("vllm",),
+    "thinking_tokens": ("vllm", *SERVERS),
+    "reasoning_effort": SERVERS,
     "engine_arg": ("vllm",),
     "worker_engine": (CLUSTER,),
     "workers": (CLUSTER,),

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from labelkit.engines import LOWEST, Engine, Reply, Request, Settings, Traits
+from labelkit.engines import LOWEST, THINKING_TOKENS, Engine, Reply, Request, Settings, Traits
 from labelkit.engines.in_flight import flow
 from labelkit.engines.local import (
     default_dtype,
@@ -33,8 +33,6 @@ from labelkit.pooling.model_safety import refuse_code
 
 AHEAD = 2
 """Requests passed to vLLM, as a multiple of its concurrent ones, so that it never waits for prompts or the journal."""
-THINKING_TOKENS = 2048
-"""Token limit of the reasoning before an answer."""
 MAX_MODEL_LEN = 4096
 TOP_LOGPROBS = 20
 """Most log-probabilities per token that vLLM returns by default; the constraint leaves only the labels in them."""
@@ -83,6 +81,11 @@ class VllmEngine(Engine):
         self._text = lru_cache(lambda ids: self._tokenizer.decode(list(ids), skip_special_tokens=True))
         version = f"vllm {_version()}"
         self._reasoning = reasoning_parser(settings.reasoning_parser, self._tokenizer)
+        if settings.thinking_tokens and self._reasoning is None:
+            raise UsageError(
+                "--thinking-tokens with engine vllm needs --reasoning-parser, which finds where thinking ends"
+            )
+        self._thinking = (settings.thinking_tokens or THINKING_TOKENS) if self._reasoning else 0
         self._arguments = parsed_arguments(settings.engine_args, trusted=settings.trust_remote_code)
         facts = model_facts("vllm", version, settings, dtype=self._dtype, tokenizer=self._tokenizer)
         self.facts = facts._replace(arguments=changing(self._arguments))
@@ -196,9 +199,8 @@ class VllmEngine(Engine):
             self._under_way[copy] -= 1
 
     def _answer_tokens(self, request: Request) -> int:
-        """Return the token limit of an answer: the longest label or the request's limit, plus the reasoning."""
-        answer = self._longest_label(request.labels) if request.labels else request.max_tokens
-        return answer + (THINKING_TOKENS if self._reasoning else 0)
+        """Return the token limit of an answer: the longest label plus the reasoning, or the request's limit."""
+        return self._longest_label(request.labels) + self._thinking if request.labels else request.max_tokens
 
     def _sampling(self, request: Request) -> Any:
         """Return vLLM's parameters for a request; requests whose fields after the messages are equal share them."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from labelkit.engines import EngineFacts, open_engine, traits_of
 from labelkit.engines.model_families import families
 from labelkit.errors import ArtifactError, BudgetError, EngineError, JournalError, UsageError
-from labelkit.judging.budget import check_price
+from labelkit.judging.budget import Budget, check_price
 from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
 from labelkit.judging.judges import refuse_further
@@ -23,11 +23,12 @@ from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.pool_texts import PoolTables, PoolTexts, inputs_of, tables_of
 from labelkit.judging.prices import known_context, price_line, price_of
+from labelkit.judging.probing import Probing, settle
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.judging.prompts import Prompt, prompt_for
 from labelkit.judging.reading import Reading, complete
 from labelkit.judging.request_keys import canonical_json, digest, identity_of
-from labelkit.judging.scheduler import Scheduler, ask
+from labelkit.judging.scheduler import Scheduler, ask, cache_of
 from labelkit.judging.tasks import VOTE_TEMPERATURE, Requests, Room, Work
 from labelkit.pooling.pool import Pool, pool_folder
 from labelkit.records import Judge
@@ -152,21 +153,31 @@ def judge_pool(
         engine.check_labels(prompt.label_texts)
         tokens = traits.tokens(options.settings, options.tokenizer)
         reading = complete(options.reading, method, tokens)
-        judge = make_judge(engine.facts, options, prompt, reading=reading)
         context = traits.context(options.settings) or known_context(price, tokens)
         room = Room(tokens, context if method.listwise else None)
         scratch = place.path if place.in_place else place.path.parent
         texts = kept.enter_context(PoolTexts(pool, reading, tokens, scratch=scratch))
-        work = Work(Requests(Judging(judge, prompt, method), reading, room), texts)
+
+        def requests_of(facts: EngineFacts) -> Requests:
+            judge = make_judge(facts, options, prompt, reading=reading)
+            return Requests(Judging(judge, prompt, method), reading, room)
+
         with Journal(folder) as journal:
             if not options.add_judge:
-                refuse_further(judge, journal, folder)
+                refuse_further(requests_of(engine.facts).judging.judge, journal, folder)
+            budget = Budget(journal, options.caps, price=price, tokens=tokens, traits=traits)
+            single = price_of(options.model, options.prices, batch=False)
+            first = Probing(
+                engine, requests_of, texts, journal=journal, budget=budget, price=single, batch=traits.batch
+            )
+            probed = settle(first, cache_of(options))
+            work = Work(requests_of(engine.facts), texts)
             begin = partial(folders.begin, folder, KIND, command)
-            run = ask(work, engine, journal, options=options, price=price, show=progress, begin=begin)
+            run = ask(work, engine, journal, options=options, budget=budget, show=progress, begin=begin, probed=probed)
             opened.close()
             counts = Tally()
             if run.begun:
-                mine = partial(run_pairs, judge.judge_id, texts)
+                mine = partial(run_pairs, work.judging.judge.judge_id, texts)
                 counts = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=mine)
     return outcome_of(work, run, counts, priced=price is not None)
 
@@ -253,8 +264,9 @@ def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, 
     defended = {"defences": reading.defences} if reading.defences else {}
     several = {"permutations": reading.permutations} if method.listwise else {"votes": reading.votes} if drawn else {}
     stated = facts._asdict()
-    changing = stated.pop("arguments")
-    arguments = {"engine_args": sorted(changing)} if changing else {}
+    changing, sent = stated.pop("arguments"), dict(stated.pop("sent"))
+    arguments: dict[str, Any] = {"engine_args": sorted(changing), "reasoning_effort": settings.reasoning_effort}
+    arguments |= {"thinking_tokens": reading.thinking_tokens, "sent": sent}
     fields: dict[str, Any] = {
         "kind": "llm",
         # A server may have two models whose paths end with the same name.
@@ -267,7 +279,7 @@ def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, 
         "prompt_sha256": prompt.sha256,
         "label_grades": None if method.score_only else method.grades or tuple(one.grade for one in prompt.labels),
         "scale": prompt.scale,
-        "decoding": canonical_json(decoding | defended | several | served | arguments),
+        "decoding": canonical_json(decoding | defended | several | served | given(arguments)),
         "seed": reading.seed if method.listwise or drawn else None,
     }
     judge = Judge(judge_id="", **fields)
@@ -278,6 +290,11 @@ def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, 
         "reading": canonical_json({"reading": read, "tokenizer": options.tokenizer or settings.called}),
     }
     return judge.model_copy(update=provenance)
+
+
+def given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that have a value."""
+    return {name: value for name, value in fields.items() if value}
 
 
 def served_by(base_urls: Sequence[str]) -> dict[str, Any]:

@@ -6,9 +6,12 @@ been billed; so the cap holds across kills and resumes.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from labelkit.engines import Reply, Request, Traits
+from labelkit.engines.client import TRIES
 from labelkit.engines.tokenizers import FileTokens, Tokens, bound, most_prompt_tokens
 from labelkit.errors import UsageError
 from labelkit.judging.journal import Charge, Journal
@@ -49,6 +52,14 @@ class Budget:
             self._add(charge)
         if spent.unpriced and caps.usd is not None:
             log.info(f"{spent.unpriced} earlier replies had no price: they do not count towards --max-usd")
+
+    @contextmanager
+    def single_calls(self, price: Price | None) -> Iterator[None]:
+        """Count requests inside the block as single calls, which are retried, and cost their full price."""
+        before = self._price, self._tries
+        self._price, self._tries = price, TRIES
+        yield
+        self._price, self._tries = before
 
     def reserve(self, request: Request) -> bool:
         """Reserve the worst-case cost of a request with all its tries; return False if it exceeds a cap."""

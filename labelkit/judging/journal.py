@@ -210,6 +210,11 @@ class Journal(SqliteFile):
             digest = digest_of(key, *charge)
             self._db.execute("INSERT OR REPLACE INTO aside VALUES (?, ?, ?, ?)", (key, *charge, digest))
 
+    def release(self, key: str) -> None:
+        """Remove the reservation for a request that the server refused to process."""
+        with self._commit():
+            self._db.execute("DELETE FROM aside WHERE key = ?", (key,))
+
     def aside(self) -> dict[str, Charge]:
         """Return the reservations for requests without a reply, by key."""
         found = {}

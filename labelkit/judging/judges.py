@@ -11,6 +11,7 @@ from labelkit.errors import UnknownNameError, UsageError
 from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
 from labelkit.judging.label_tables import Tally, finalise, settled
+from labelkit.judging.request_keys import options_key
 from labelkit.records import Judge, Judgement
 from labelkit.storage import folders
 from labelkit.storage.labels import KIND, read_labels
@@ -149,7 +150,7 @@ def drop_from_tables(path: Path, judge_id: str) -> None:
 def refuse_further(judge: Judge, journal: Journal, folder: Path) -> None:
     """Raise `UsageError` if a folder has labels of other judges and none of this judge."""
     there = [one for one, _ in journal.judges()]
-    if not there or judge.judge_id in {one.judge_id for one in there}:
+    if not there or options_key(judge) in map(options_key, there):
         return
     other = min(there, key=lambda one: len(differences(one, judge)))
     raise UsageError(

@@ -14,6 +14,7 @@ from labelkit.engines import Reply
 from labelkit.judging.failure_log import kind_of
 from labelkit.judging.journal import Answer, Asked, Journal
 from labelkit.judging.methods import judging_of
+from labelkit.judging.request_keys import sent_of
 from labelkit.judging.settling import judgements_of
 from labelkit.judging.tasks import tasks_of
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
@@ -102,6 +103,7 @@ def finalise(
             judges.append(judge.model_copy(update={"model_answered": served} if served else {}))
     if every.judged < pairs and journal.mend():
         return finalise(journal, folder, command, inputs=inputs, facts=facts, mine=mine)
+    sent = {judge.judge_id: options for judge in judges if (options := sent_of(judge))}
     folders.write_parquet(folder / "judges.parquet", records_to_table(judges, JUDGE_SCHEMA))
     folders.write_manifest(
         folder,
@@ -115,6 +117,7 @@ def finalise(
                 "pending": pairs - every.judged,
                 "without_score": every.unscored,
                 **({"without_grade": every.score_only, "rerankers": rerankers(judges)} if every.score_only else {}),
+                **({"sent": sent} if sent else {}),
             }
         ),
         files=["judgements.parquet", "ballots.parquet", "judges.parquet"],

@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from labelkit.engines import DEFAULT, Settings
+from labelkit.engines import DEFAULT, THINKING_TOKENS, Settings
 from labelkit.engines.option_use import refuse_unused
 from labelkit.judging.budget import Caps
 from labelkit.judging.defences import defences_of
@@ -47,6 +47,12 @@ class JudgeOptions(Options):
     """Defence against manipulative passages: strip, nonce, second-look or none. May be repeated. Default: strip, and
     also second-look for pointwise methods with one vote.
     """
+    thinking_tokens: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    """Tokens that a model may use for reasoning before each answer. plan and the caps include them. Default: 0, and
+    2048 with --reasoning-parser.
+    """
+    reasoning_parser: str | None = None
+    """vllm: name of the parser of the model's reasoning, such as deepseek_r1 or qwen3."""
     prices: Path | None = None
     """TOML file with US dollars per million tokens. Default: the prices.toml shipped with labelkit."""
     verify: bool = True
@@ -73,12 +79,14 @@ class JudgeOptions(Options):
     def reading(self) -> Reading:
         """Length, orders, votes and defences with which passages are read."""
         method = method_named(self.method)
+        thinking = self.thinking_tokens or (THINKING_TOKENS if self.reasoning_parser else 0)
         once = self.votes == 1 and not method.listwise and not method.score_only
         return Reading(
             passage_tokens=self.passage_tokens,
             passage_words=self.passage_words,
             permutations=self.permutations,
             votes=self.votes,
+            thinking_tokens=thinking,
             defences=defences_of(self.defence, once=once),
         )
 
@@ -101,6 +109,10 @@ class PlanOptions(JudgeOptions):
 class AnnotateOptions(JudgeOptions):
     """A run of `annotate`: judge, reading, engine and spending limits."""
 
+    reasoning_effort: str | None = Field(default=None, pattern="^[a-z]+$")
+    """How long a model behind a server is to reason before an answer, in a word that the server knows, such as none,
+    minimal, low, medium or high. Default: the server's default.
+    """
     dtype: str | None = None
     """Precision of the model: bfloat16, float16 or float32. Default: the fastest precision of the hardware."""
     base_url: tuple[str, ...] = ()
@@ -127,8 +139,6 @@ class AnnotateOptions(JudgeOptions):
     """vllm: number of groups of GPUs, each with a part of the model's layers, through which the requests pass."""
     data_parallel: int = Field(default=1, ge=1)
     """vllm: number of copies of the model that share the work."""
-    reasoning_parser: str | None = None
-    """vllm: name of the parser of the model's reasoning, such as deepseek_r1 or qwen3."""
     engine_arg: tuple[str, ...] = ()
     """vllm: argument of vLLM itself as NAME=VALUE, such as gpu_memory_utilization=0.8 or kv_cache_dtype=fp8. May be
     repeated.

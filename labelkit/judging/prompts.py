@@ -18,9 +18,9 @@ from pydantic import Field, ValidationError
 
 from labelkit.corpora.scales import read_scale
 from labelkit.engines import PAIR_ROLES, Message
+from labelkit.engines.answer_text import normalise
 from labelkit.errors import DataError, UnknownNameError, UsageError
 from labelkit.judging.defences import announced, between_marks
-from labelkit.judging.reply_parser import normalise
 from labelkit.records import MAX_GRADE, RERANK, Record
 from labelkit.storage.shipped import SHIPPED
 

@@ -20,7 +20,7 @@ texts with few spaces.
 
 
 class Reading(NamedTuple):
-    """How passages are read: their length, orders, votes, seed and defences."""
+    """How passages are read: their length, orders, votes, seed, defences, and the tokens for thinking about them."""
 
     passage_tokens: int | None = None
     passage_words: int | None = None
@@ -30,6 +30,8 @@ class Reading(NamedTuple):
     """Number of answers that a pointwise method samples per pair; with 1, the most probable answer is used."""
     seed: int = 0
     """Seed of the first order or vote; the seed of each further one is larger by 1."""
+    thinking_tokens: int = 0
+    """Token limit of the reasoning before an answer."""
     defences: tuple[str, ...] = ()
     """Names from `labelkit.judging.defences`."""
 

@@ -8,12 +8,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from labelkit.engines import Reply
+from labelkit.engines.answer_text import DECORATION, divided, normalise, unfinished
 
-DECORATION = " \t\r\n.\"'*`"
-"""Characters that are ignored around an answer: white space, full stops, quotes, Markdown."""
-REASONING = re.compile(r"\s*<(think|thinking|reasoning|reflection)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
-"""Reasoning before the answer."""
-REASONING_TAG = re.compile(r"</?(think|thinking|reasoning|reflection)>", re.IGNORECASE)
 NONE = "none"
 """Answer that selects no passage."""
 IDENTIFIER = r"\[[1-9][0-9]{0,3}\]"
@@ -39,6 +35,8 @@ NO_END = (
 """Words in the finish reasons of answers that were withheld or interrupted. All other reasons count as a normal end,
 for which every vendor has its own word.
 """
+RAN_OUT = "the length ran out while the model was thinking; raise --thinking-tokens, or lower --reasoning-effort"
+"""Reason for a missing answer of a model that reasons longer than its token limit."""
 RANKING = re.compile(rf"{IDENTIFIER}(?:[ \t\r\n]*[>,;]?[ \t\r\n]*{IDENTIFIER})*")
 
 
@@ -46,11 +44,6 @@ class Failure(NamedTuple):
     """The reason why a reply has no valid answer."""
 
     reason: str
-
-
-def normalise(text: str) -> str:
-    """Return an answer in lower case and without `DECORATION`, for comparison with labels."""
-    return text.strip(DECORATION).lower()
 
 
 def read_label(reply: Reply, labels: Sequence[str]) -> str | Failure:
@@ -112,13 +105,19 @@ def answer_text(reply: Reply) -> str | Failure:
     """Return the text of a reply after its reasoning, or a failure if the reasoning does not end."""
     if reply.error is not None:
         return Failure(f"no answer: {reply.error}")
+    if ran_out(reply):
+        return Failure(RAN_OUT)
     if reply.text is None:
         return Failure("no answer: the reply holds no text")
-    thought = REASONING.match(reply.text)
-    text = reply.text[thought.end() :] if thought else reply.text
-    if tag := REASONING_TAG.search(text):
-        return Failure(f"reasoning without an end: {tag[0]} in the answer")
-    return text
+    parts = divided(reply.text)
+    if parts.stray is not None:
+        return Failure(f"reasoning without an end: {parts.stray} in the answer")
+    return parts.answer
+
+
+def ran_out(reply: Reply) -> bool:
+    """Return whether the token limit was used up before an answer began."""
+    return says(reply.finish_reason, CUT_OFF) and reply.error is None and unfinished(reply.text)
 
 
 def ended(reply: Reply, text: str) -> Failure | None:

@@ -13,6 +13,21 @@ from labelkit.records import SCHEMA_VERSION, Judge
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 MARK = f"\ue000{secrets.token_hex(16)}\ue000"
 """Text that no prompt contains: it takes the place of a passage."""
+SERVED = ("base_url", "engine_args", "reasoning_effort", "sent")
+"""Fields of a judge's decoding that may change a reply and are not in its requests."""
+
+
+def sent_of(judge: Judge) -> dict[str, Any]:
+    """Return the options of a judge's requests that are not the default, because its server refuses the default."""
+    sent: dict[str, Any] = json.loads(judge.decoding or "{}").get("sent", {})
+    return sent
+
+
+def options_key(judge: Judge) -> str:
+    """Return a hash over a judge without the options that its server accepts, which its first requests show."""
+    decoding = {name: value for name, value in json.loads(judge.decoding or "{}").items() if name != "sent"}
+    plain = judge.model_copy(update={"decoding": canonical_json(decoding)})
+    return digest(["options", identity_of(plain), plain.decoding, plain.seed])
 
 
 def identity_of(judge: Judge) -> dict[str, Any]:
@@ -34,7 +49,7 @@ def identity_of(judge: Judge) -> dict[str, Any]:
     )
     kept = {name: value for name, value in judge.model_dump().items() if name not in provenance}
     decoding = json.loads(judge.decoding or "{}").items()
-    served = {name: value for name, value in decoding if name in ("base_url", "engine_args")}
+    served = {name: value for name, value in decoding if name in SERVED}
     known = judge.dtype and judge.revision
     return kept | {"model": known or judge.name, "served": served}
 

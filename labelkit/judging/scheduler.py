@@ -4,18 +4,17 @@ Each reply is stored in the journal before it is used, and read from the journal
 and requests are made query by query, when the engine takes them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from labelkit.engines import Engine, Reply, Request, traits_of
+from labelkit.engines import Engine, Reply, Request
 from labelkit.errors import EngineError, NotYetError
 from labelkit.judging.budget import Budget
 from labelkit.judging.failure_log import FailureLog
 from labelkit.judging.journal import Arrival, Journal
 from labelkit.judging.model_change import ModelChange
 from labelkit.judging.options import AnnotateOptions
-from labelkit.judging.prices import Price
 from labelkit.judging.progress import Progress, ShowProgress
 from labelkit.judging.reading import Texts
 from labelkit.judging.reply_cache import Cache
@@ -37,18 +36,20 @@ def ask(
     journal: Journal,
     *,
     options: AnnotateOptions,
-    price: Price | None,
+    budget: Budget,
     show: ShowProgress,
     begin: Callable[[], None],
+    probed: Sequence[str] = (),
 ) -> "Scheduler":
     """Send all requests without a reply, as far as the budget allows.
 
     The work is registered in the journal, and `begin` is called, only once the judge has answered: a judge that never
-    answers leaves no trace. Raises `EngineError` if the judge does not answer or its model has changed. Paid replies
-    are added to the cache in any case.
+    answers leaves no trace. `probed`: keys of requests that this run sent, and got answered, to find out which options
+    the server accepts. Raises `EngineError` if the judge does not answer or its model has changed. Paid replies are
+    added to the cache in any case.
     """
     replies = RunReplies(journal)
-    with Survey(work, replies.good) as survey:
+    with Survey(work, replies.good, probed) as survey:
         known = work.judging.judge.judge_id in {judge.judge_id for judge, _ in journal.judges()}
         answered = known or not work.pairs or survey.states.any_answered()
 
@@ -60,10 +61,19 @@ def ask(
         watched = not options.allow_drift and engine.facts.model_answered is None
         drift = ModelChange(replies.earlier(survey.keys()) if watched else (), watched=watched)
         survey.take_up(replies, retry=options.retry_failed)
-        traits = traits_of(options.engine)
-        budget = Budget(journal, options.caps, price=price, tokens=work.tokens, traits=traits)
-        run = Scheduler(work, survey.states, replies, budget=budget, answered=answered, begin=register, show=show)
-        cache = None if options.cache is None else Cache(options.cache)
+        run = Scheduler(
+            work,
+            survey.states,
+            replies,
+            budget=budget,
+            answered=answered,
+            begin=register,
+            show=show,
+            probed=len(probed),
+        )
+        cache = cache_of(options)
+        if probed:
+            run.begin()
         try:
             run.ask(engine, drift, None if options.retry_failed else cache)
             if answered:
@@ -76,6 +86,11 @@ def ask(
             if cache is not None and run.asked:
                 replies.publish(cache)
     return run
+
+
+def cache_of(options: AnnotateOptions) -> Cache | None:
+    """Return the cache of stored replies that the options name."""
+    return None if options.cache is None else Cache(options.cache)
 
 
 class Ready(NamedTuple):
@@ -103,6 +118,7 @@ class Scheduler:
         answered: bool,
         begin: Callable[[], None],
         show: ShowProgress,
+        probed: int,
     ) -> None:
         self._work = work
         self._judging = work.judging
@@ -118,7 +134,7 @@ class Scheduler:
         self.begun = False
         self._capped = False
         """Whether the budget ended the current round."""
-        self.asked = self.cached = 0
+        self.asked, self.cached = probed, 0
         done, self.known = states.counts()
         self.progress = Progress(total=states.pairs, done=done, show=show)
 

@@ -1,7 +1,7 @@
 """Look through the tasks of a run before its first request: which are unfinished, and what the journal will record."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -17,11 +17,12 @@ from labelkit.storage.text_file import TextFile
 class Survey:
     """The states of all tasks of a run, and their records for the journal in a temporary file. Use it in `with`."""
 
-    def __init__(self, work: Work, answered: KeySet) -> None:
+    def __init__(self, work: Work, answered: KeySet, new: Sequence[str] = ()) -> None:
+        """`answered`: keys with a reply; `new`: the keys among them whose reply arrived in this run."""
         self._work = work
         self.states = TaskStates(listwise=work.judging.listwise)
         self._asked = TextFile(self._records(), work.texts.scratch)
-        self.states.group(answered)
+        self.states.group(answered, new)
 
     def __enter__(self) -> Self:
         return self

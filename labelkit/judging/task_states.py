@@ -46,14 +46,20 @@ class TaskStates:
         """Return the number of the first task of a query."""
         return self._starts[query]
 
-    def group(self, answered: KeySet) -> None:
-        """Find tasks with equal keys, after the last query was added. The first ones without an answer wait."""
+    def group(self, answered: KeySet, new: Sequence[str] = ()) -> None:
+        """Find tasks with equal keys, after the last query was added. The first ones without an answer wait.
+
+        `new`: keys that were answered in this run, so that their pairs do not count as known.
+        """
         keys = np.frombuffer(self._keys, dtype=KEYS)
         pairs = np.frombuffer(self._pairs, dtype=np.int32)
         self._order = np.argsort(keys, kind="stable")
         ordered = keys[self._order]
         self._firsts = np.flatnonzero(np.concatenate([ordered[:1] == ordered[:1], ordered[1:] != ordered[:-1]]))
         leaders = self._order[self._firsts]
+        self._new = (
+            np.isin(keys, np.array(list(map(short, new)), dtype=KEYS)) if new else np.zeros(len(keys), dtype=bool)
+        )
         self.waiting = np.zeros(len(keys), dtype=bool)
         self.waiting[leaders] = ~answered.has(ordered[self._firsts])
         self.pairs_for = np.zeros(len(keys), dtype=np.int32)
@@ -100,5 +106,6 @@ class TaskStates:
         done[self._order] = np.repeat(~self.waiting[self._order[self._firsts]], sizes)
         del self._order, self._firsts
         units = np.frombuffer(self._starts, dtype=np.int64)[:-1] if self._listwise else np.flatnonzero(pairs)
-        known = np.add.reduceat(pairs, units)[np.logical_and.reduceat(done, units)]
+        known = np.add.reduceat(pairs, units)[np.logical_and.reduceat(done & ~self._new, units)]
+        del self._new
         return int(pairs[done].sum(dtype=np.int64)), int(known.sum(dtype=np.int64))

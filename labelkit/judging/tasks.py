@@ -10,6 +10,7 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from labelkit.engines import Request
+from labelkit.engines.dialects import JSON_TOKENS, dialect_of
 from labelkit.engines.tokenizers import Tokens, bound
 from labelkit.judging.defences import MARKS
 from labelkit.judging.journal import Asked
@@ -18,7 +19,7 @@ from labelkit.judging.methods.steps import Ask
 from labelkit.judging.methods.utilsel import ANSWER_TOKENS
 from labelkit.judging.pool_texts import PoolTexts
 from labelkit.judging.reading import Reading, Texts
-from labelkit.judging.request_keys import MARK, KeysOfQuery, digest, identity_of, request_key
+from labelkit.judging.request_keys import MARK, KeysOfQuery, digest, identity_of, request_key, sent_of
 from labelkit.storage.manifest import LabelsFacts
 
 VOTE_TEMPERATURE = 1.0
@@ -55,6 +56,9 @@ class Requests:
         self.reading = reading
         self.room = room
         self._identity = digest(identity_of(judging.judge))
+        in_json = dialect_of(sent_of(judging.judge)).in_json
+        self._more_tokens = reading.thinking_tokens + (JSON_TOKENS if in_json else 0)
+        """Tokens of an answer besides the answer itself."""
         self._nonce = "nonce" in reading.defences
         self._only_ask = None if judging.listwise else next(judging.method.judge(1, judging.prompt))
 
@@ -70,6 +74,11 @@ class Requests:
         passages = [shown[task.passage_ids[place]] for place in ask.shown]
         return self._request(texts, ask, passages, seed=task.seed)._replace(key=key)
 
+    def first_request(self, texts: Texts, task: Task) -> Request:
+        """Return the first request of a task."""
+        ask = next(self.judging.method.judge(len(task.passage_ids), self.judging.prompt))
+        return self.request(texts, task, ask, key=task.key)
+
     def _request(self, texts: Texts, ask: Ask, passages: Sequence[str], *, seed: int | None) -> Request:
         """Return the request that shows these passages, without its key."""
         voted = self.reading.votes > 1
@@ -79,7 +88,7 @@ class Requests:
             messages=self.judging.prompt.render(ask.step, texts.query, passages, answer=ask.answer, marked=self._nonce),
             labels=ask.labels,
             pattern=ask.pattern,
-            max_tokens=ask.max_tokens,
+            max_tokens=ask.max_tokens + self._more_tokens,
             temperature=VOTE_TEMPERATURE if voted else 0.0,
             seed=seed if voted else None,
         )
@@ -139,7 +148,7 @@ class Requests:
             fixed = max(fixed, alone + (ANSWER_TOKENS if len(prompt.steps) > 1 else 0))
         marks = count(MARKS) if self._nonce else 0
         sizes = {pid: count(f"[9999] {text}\n") + marks + 8 for pid, text in texts.passages.items()}
-        return sizes, self.room.context - fixed - 8
+        return sizes, self.room.context - fixed - self._more_tokens - 8
 
 
 class QueryWork(NamedTuple):
@@ -191,6 +200,8 @@ class Work:
             facts |= {"queries_in_windows": self._in_windows, "most_windows": self._most_windows}
         elif reading.votes > 1:
             facts |= {"votes": reading.votes}
+        if reading.thinking_tokens:
+            facts |= {"thinking_tokens": reading.thinking_tokens}
         return LabelsFacts(**facts)
 
 

@@ -66,6 +66,10 @@ class LabelsFacts(Facts):
     queries_in_windows: int = 0
     most_windows: int = 0
     votes: int = 1
+    thinking_tokens: int = 0
+    """Token limit of the reasoning before an answer."""
+    sent: Mapping[str, Mapping[str, str | int]] = {}
+    """Id of a judge -> options of its requests that are not the default, because its server refuses the default."""
     review: ReviewFacts | None = None
     failures: Mapping[str, int] = {}
     """Kind of reason -> number of pairs without a grade."""

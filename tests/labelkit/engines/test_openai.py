@@ -110,14 +110,16 @@ def test_refused_structured_outputs_are_dropped_with_a_word(server, answer_all, 
     assert {reply.text for reply in replies.values()} == {"2"}
     assert replies["c"].label_logprobs == TOP
     assert len(server.ledger) == 4
-    assert capsys.readouterr().err.count("the server refuses requests of type constrained") == 1
+    assert capsys.readouterr().err.count("this run sends: constraint none") == 1
 
 
 def test_refused_log_probabilities_leave_grades_without_scores(server, answer_all, completion, Answer):
     server.script = lambda body: Answer({}, 400) if "logprobs" in body else Answer(completion("2"))
     replies = answer_all("a", "b")
     assert [(reply.text, reply.label_logprobs) for reply in replies.values()] == [("2", None)] * 2
-    assert len(server.ledger) == 4
+    # In full, without the constraint, with 5, 1 and no log-probabilities, and the second request.
+    assert len(server.ledger) == 6
+    assert "structured_outputs" in server.ledger[-1], "what the server accepts is not given up"
 
 
 @pytest.mark.parametrize("order", [["long", "a", "b"], ["a", "long", "b"]], ids=["first", "later"])

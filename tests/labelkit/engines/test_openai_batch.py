@@ -17,6 +17,8 @@ from labelkit.engines import Message, Request, Settings, client, open_engine, op
 from labelkit.engines.tokenizers import most_prompt_tokens
 from labelkit.errors import EngineError, NotYetError, UsageError
 from labelkit.judging.journal import Journal
+from labelkit.judging.reply_parser import RAN_OUT, Failure, read_label
+from labelkit.storage.labels import read_labels
 
 LABELS = ("0", "1", "2", "3")
 
@@ -29,6 +31,10 @@ class BatchServer:
         self.batches: dict[str, Any] = {}
         self.orders: list[Any] = []
         self.rows: list[Any] = []
+        self.chats: list[Any] = []
+        """Bodies of single calls."""
+        self.chat = lambda body: ({"error": {"message": "no such path"}}, 404)
+        """Gives the body and the status of the answer to a single call."""
         self.polls = 1
         self.room = 10**9
         """Requests that may be enqueued."""
@@ -52,6 +58,9 @@ class BatchServer:
                     }
                     assert parts["purpose"].strip() == b"batch"
                     self.send({"id": server.keep(parts["file"])})
+                elif self.path == "/v1/chat/completions":
+                    server.chats.append(json.loads(content))
+                    self.send(*server.chat(server.chats[-1]))
                 else:
                     self.order(json.loads(content))
 
@@ -455,6 +464,7 @@ def test_a_kill_between_submission_and_record_orphans_nothing(batches, pool, tmp
     assert len(batches.rows) == outcome["pairs"] == len(set(batches.rows))
     with Journal(tmp_path / "labels") as journal:
         assert journal.spent().replies == len(batches.rows)
+    assert len(batches.chats) == 2, "one refused single call a run"
 
 
 def test_a_run_that_is_not_done_says_so_and_leaves_no_labels(batches, pool, tmp_path, labelkit):
@@ -506,3 +516,72 @@ def test_files_for_vllm_run_batch_go_and_come(tmp_path, pool, labelkit, completi
 def test_wrong_settings_are_refused(batches, tmp_path, settings, reason):
     with pytest.raises(UsageError, match=reason):
         open_engine("openai-batch", Settings("m", **{"folder": tmp_path, "base_urls": (batches.url,)} | settings))
+
+
+def refusing_gpt5(completion):
+    """Answers single calls like gpt-5: it refuses the name of the limit, the temperature and log-probabilities."""
+
+    def chat(body):
+        for field in ("structured_outputs", "max_tokens", "temperature", "logprobs"):
+            if field in body:
+                code = "unknown_parameter" if field == "structured_outputs" else "unsupported_parameter"
+                told = {"message": f"Unsupported parameter: '{field}'", "param": field, "code": code}
+                return {"error": told}, 400
+        return completion("1"), 200
+
+    return chat
+
+
+def test_a_single_call_shows_what_a_batch_must_not_send(batches, pool, tmp_path, labelkit, completion):
+    """A batch of gpt-5 would come back after hours with a refusal on every line."""
+    batches.chat = refusing_gpt5(completion)
+    (tmp_path / "prices.toml").write_text("[m]\nprompt = 100.0\ncompletion = 200.0\nbatch = 0.5\n")
+    command = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "openai-batch", "--model", "m", "--wait")
+    called = labelkit(*command, "--base-url", batches.url, "--json", "--prices", tmp_path / "prices.toml")
+    assert called.code == 0, called.err
+    outcome = json.loads(called.out)
+    assert (outcome["failures"], outcome["asked"]) == ({}, outcome["pairs"])
+    assert len(batches.rows) == outcome["pairs"] - 1, "the answered call is the reply of its pair"
+    sent = {frozenset(row["body"]) for batch in batches.batches.values() for row in batch["rows"]}
+    assert sent == {frozenset({"model", "messages", "max_completion_tokens"})}
+    # 40 tokens and 1: at the full price for the single call, at half the price for the others.
+    full = (40 * 100 + 200) / 1e6
+    assert outcome["usd"] == pytest.approx(full + (outcome["pairs"] - 1) * full / 2)
+    judgements, (judge,), manifest = read_labels(tmp_path / "labels")
+    assert {row.grade for row in judgements} == {1}
+    expected = {"constraint": "none", "limit": "max_completion_tokens", "temperature": "none", "logprobs": 0}
+    assert manifest.facts.sent == {judge.judge_id: expected}
+    before = len(batches.chats)
+    assert json.loads(labelkit(*command, "--base-url", batches.url, "--json").out)["asked"] == 0
+    assert len(batches.chats) == before
+
+
+def test_a_cap_that_allows_no_single_call_sends_none(batches, pool, tmp_path, labelkit, completion):
+    batches.chat = refusing_gpt5(completion)
+    command = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "openai-batch", "--model", "m", "--wait")
+    called = labelkit(*command, "--base-url", batches.url, "--max-tokens", 100)
+    assert called.code == 1
+    assert "the caps allow no more requests" in called.err
+    assert (batches.chats, batches.orders) == ([], [])
+
+
+def test_a_batch_of_a_server_that_wants_json_is_read_from_json(batches, pool, tmp_path, labelkit, completion):
+    def chat(body):
+        if "response_format" not in body:
+            return completion("Well, it depends"), 200
+        return completion('{"answer": "1"}'), 200
+
+    batches.chat = chat
+    batches.answer = lambda row: {"response": {"status_code": 200, "body": chat(row["body"])[0]}, "error": None}
+    command = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "openai-batch", "--model", "m", "--wait")
+    assert labelkit(*command, "--base-url", batches.url).code == 0
+    judgements, _, manifest = read_labels(tmp_path / "labels")
+    assert {row.grade for row in judgements} == {1}
+    assert list(manifest.facts.sent.values()) == [{"constraint": "json_schema"}]
+
+
+def test_a_line_whose_length_ran_out_names_the_flag(run, batches):
+    told = "Could not finish the message because max_tokens or model output limit was reached."
+    batches.answer = lambda row: {"response": {"status_code": 400, "body": {"error": {"message": told}}}, "error": None}
+    replies = run(2)
+    assert {read_label(reply, LABELS) for reply in replies.values()} == {Failure(RAN_OUT)}

@@ -29,6 +29,8 @@ VALUES: dict[str, Any] = {
     "pipeline_parallel": 2,
     "data_parallel": 2,
     "reasoning_parser": "qwen3",
+    "thinking_tokens": 512,
+    "reasoning_effort": "low",
     "engine_arg": ("seed=1",),
     "worker_engine": "local",
     "workers": 2,
