@@ -70,10 +70,13 @@ if TYPE_CHECKING:
         RedteamOptions,
         ReportOptions,
         SelectOptions,
+        TuneOptions,
     )
     from labelkit.quality.redteam.run import redteam
     from labelkit.quality.report import report
     from labelkit.quality.selection import select
+    from labelkit.quality.tuning.result import Tuned
+    from labelkit.quality.tuning.run import tune
     from labelkit.records import Candidate, Example, Judge, Judgement, Label, Origin, Passage, Query
     from labelkit.storage.dataset import Dataset
     from labelkit.storage.dataset import read_dataset as open_dataset
@@ -129,6 +132,8 @@ HOMES = {
     "SelectOptions": "labelkit.quality.options",
     "ShowOptions": "labelkit.datasets.options",
     "ShownQuery": "labelkit.datasets.show",
+    "TuneOptions": "labelkit.quality.options",
+    "Tuned": "labelkit.quality.tuning.result",
     "UnknownNameError": "labelkit.errors",
     "Upload": "labelkit.exchange.hub",
     "UsageError": "labelkit.errors",
@@ -161,6 +166,7 @@ HOMES = {
     "select": "labelkit.quality.selection",
     "show": "labelkit.datasets.show",
     "tidy": "labelkit.corpora.tidy",
+    "tune": "labelkit.quality.tuning.run",
     "verify": "labelkit.datasets.verify",
 }
 """Name -> its module, followed by `:` and its name there if that differs. The imports above are for type checkers."""
@@ -215,6 +221,8 @@ __all__ = [
     "SelectOptions",
     "ShowOptions",
     "ShownQuery",
+    "TuneOptions",
+    "Tuned",
     "UnknownNameError",
     "Upload",
     "UsageError",
@@ -248,6 +256,7 @@ __all__ = [
     "select",
     "show",
     "tidy",
+    "tune",
     "verify",
 ]
 

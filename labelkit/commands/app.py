@@ -17,6 +17,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "select": quality.select,
     "report": quality.report,
     "redteam": quality.redteam,
+    "tune": quality.tune,
     "mix": datasets.mix,
     "audit": datasets.audit,
     "show": datasets.show,

@@ -51,6 +51,40 @@ def redteam(
         print_attacks(found)
 
 
+@takes(
+    "labelkit.judging.options:AnnotateOptions",
+    helps={
+        "prompt": "Prompt to start from: the name of a shipped prompt, or a TOML file. Default: the shipped prompt of "
+        "the method.",
+        "seed": "Seed of the split into halves, of the examples and of the proposals.",
+        "max_usd": "Spend at most this many US dollars on the output folder, all prompts and proposals together.",
+        "max_tokens": "Use at most this many tokens for the output folder, all prompts and proposals together.",
+    },
+)
+@takes("labelkit.quality.options:TuneOptions", "tuning")
+def tune(
+    source: Annotated[str, typer.Argument(metavar="DATA", help="BEIR folder with the texts, or a pool folder.")],
+    output: Output,
+    given: Given,
+    tuning: Given,
+    as_json: Json = False,
+) -> None:
+    """Tune a judge's prompt to human grades. Half of the queries choose among proposed wordings and examples, and the
+    other half reports the difference to the old prompt, with its confidence interval.
+    """
+    from labelkit.commands.progress import ProgressBar
+    from labelkit.commands.tuning_tables import print_tuned
+
+    options, wanted = labelkit.AnnotateOptions(**given), labelkit.TuneOptions(**tuning)
+    command = console.command_line("labelkit")
+    found = labelkit.tune(source, output, options, tuning=wanted, command=command, progress=ProgressBar())
+    if as_json:
+        console.result_json(found.to_json(), indent=2)
+    else:
+        print_tuned(found)
+    console.say(f"{output}: {found.verdict}", *([f"tuned prompt: {found.prompt}"] if found.prompt else []))
+
+
 @takes("labelkit.quality.options:CalibrateOptions", flags={"renamed": "--as"})
 def calibrate(
     labels: Annotated[list[Path], typer.Argument(help="Labels folders, whose judges are features.")],

@@ -78,6 +78,8 @@ class Prompt(Record):
     citation: str
     steps: dict[str, Templates]
     labels: tuple[PromptLabel, ...] = ()
+    history: dict[str, Any] | None = None
+    """How `labelkit tune` made the prompt: its parent, split, scores and labels. No request contains it."""
     sha256: str
     content: bytes
     """Content of the file, stored in the journal so that replies can be parsed again later."""

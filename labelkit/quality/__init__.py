@@ -1,5 +1,5 @@
 """In: labels folders, and human grades.
 
 Out: agreement, calibration, biases, attack results and a report. Labels are never changed. Touches: new files;
-`cascade` and `redteam` also call engines.
+`cascade`, `redteam` and `tune` also call engines.
 """

@@ -203,6 +203,50 @@ class RedteamOptions(Options):
         return [defences_of(item.split(","), once=True) for item in self.defence or DEFENCES]
 
 
+class TuneOptions(Options):
+    """The human grades to which a prompt is tuned, and the proposals that are tried."""
+
+    human: Path
+    """Human qrels. Half of their queries choose the prompt, the other half reports it."""
+    scale: ScaleText | None = None
+    """Scale of the grades of --human, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
+    no=0,partly=1,yes=3.
+    """
+    proposer: str | None = None
+    """Model that proposes wordings. Default: the judge itself."""
+    proposer_engine: str | None = None
+    """Engine of the proposer. Default: --engine."""
+    proposer_base_url: tuple[str, ...] = ()
+    """Server address of the proposer. Default: --base-url."""
+    wordings: int = Field(default=4, ge=0, le=100)
+    """Number of wordings to propose."""
+    examples: int = Field(default=4, ge=0, le=50)
+    """Number of labelled pairs that a prompt shows as examples; they are taken from the half that chooses. 0 tries no
+    examples.
+    """
+    detect: float = Field(default=0.2, ge=0.01, le=1)
+    """Difference in kappa (grade >= 2) that the labels must be able to detect with a probability of 80%. With fewer
+    labels, nothing is sent.
+    """
+
+    @model_validator(mode="after")
+    def _something_to_try(self) -> Self:
+        if not self.wordings and not self.examples:
+            raise UsageError("--wordings 0 and --examples 0 leave nothing to try")
+        return self
+
+    def proposing(self, judge: AnnotateOptions) -> AnnotateOptions:
+        """Return the options of the proposer: the judge's options with another model, engine or address."""
+        if self.proposer is None:
+            return judge
+        engine = self.proposer_engine or judge.engine
+        fields = type(judge).model_fields
+        unused = unused_options(engine, fields, worker=judge.worker_engine)
+        kept = judge.but(engine=engine, **{name: fields[name].default for name in unused})
+        addresses = self.proposer_base_url or kept.base_url
+        return kept.but(model=self.proposer, revision=None, tokenizer=None, base_url=addresses)
+
+
 class CascadeOptions(Options):
     """The strong judge of a cascade, and the share of pairs that it judges. Unset fields have the value of the cheap
     judge.
