@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.corpora.beir import check_ids, read_data
+from labelkit.corpora.layout import is_collection, layout_of
+from labelkit.corpora.places import local_collection
 from labelkit.corpora.qrels import read_qrels
 from labelkit.errors import UsageError
 from labelkit.judging.annotate import annotate
@@ -186,16 +188,16 @@ def tried(job: Job, prompt: Prompt, half: Grades) -> Trial:
 
 def labelled(source: Pool | Path | str, tuning: TuneOptions, *, verify: bool) -> tuple[Pool, Grades]:
     """Return the texts with the human-graded pairs as candidates, and the grades of these pairs."""
-    qrels = read_qrels(tuning.human, tuning.scale)
+    qrels = read_qrels(tuning.human, scale=tuning.scale)
     where = str(tuning.human)
-    if isinstance(source, Pool) or not (local(str(source)) / "corpus.jsonl").is_file():
+    folder = None if isinstance(source, Pool) else local_collection(str(source))
+    if folder is None or not is_collection(folder):
         pool = source if isinstance(source, Pool) else read_pool(local(str(source)), verify=verify)
         kept = [one for one in pool.candidates if one.passage_id in qrels.get(one.query_id, {})]
         grades = {(one.query_id, one.passage_id): qrels[one.query_id][one.passage_id] for one in kept}
         if not kept:
             raise UsageError(f"{where} grades no pair of the pool")
         return pool._replace(candidates=kept), grades
-    folder = local(str(source))
     data = read_data(folder)
     check_ids(qrels, data.queries, data.corpus, where=where)
     grades = {(query_id, pid): grade for query_id, graded in sorted(qrels.items()) for pid, grade in graded.items()}
@@ -203,8 +205,8 @@ def labelled(source: Pool | Path | str, tuning: TuneOptions, *, verify: bool) ->
         Candidate(query_id=query_id, passage_id=pid, sources=(Origin("human", 1, float(grade)),))
         for (query_id, pid), grade in grades.items()
     ]
-    files = (folder / "corpus.jsonl", folder / "queries.jsonl", tuning.human)
-    inputs = {str(path): file_sha256(path) for path in files}
+    layout = layout_of(folder)
+    inputs = {str(path): file_sha256(path) for path in (*layout.corpus, *layout.queries, tuning.human)}
     return Pool(data.queries, data.corpus, candidates, inputs=inputs), grades
 
 
