@@ -13,7 +13,7 @@ from labelkit.judging.journal import Journal
 from labelkit.judging.methods import METHODS
 from labelkit.judging.prompts import load_prompt
 from labelkit.judging.reading import Reading
-from labelkit.judging.tasks import Work
+from labelkit.judging.tasks import Requests
 
 PRICES = "[overlap]\nprompt = 1000.0\ncompletion = 2000.0\n"
 GRADING = [name for name, method in METHODS.items() if not method.score_only]
@@ -29,15 +29,15 @@ SEVERAL = {
 def sent(monkeypatch):
     """Every request that the runs of a test send: the key and the messages."""
     seen = {}
-    request = Work.request
+    request = Requests.request
 
-    def note(self, task, ask, key):
-        made = request(self, task, ask, key)
+    def note(self, texts, task, ask, *, key):
+        made = request(self, texts, task, ask, key=key)
         if key:
             seen[key] = made.messages
         return made
 
-    monkeypatch.setattr(Work, "request", note)
+    monkeypatch.setattr(Requests, "request", note)
     return seen
 
 
