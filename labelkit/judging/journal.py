@@ -193,7 +193,7 @@ class Journal(SqliteFile):
                 attempts[reply.key] += 1
                 failed, cost = int(reply.error is not None), charge or (None, None)
                 row = (reply.key, attempts[reply.key], body, failed, *cost, now)
-                rows.append((*row, digest_of(*row)))
+                rows.append((*row, digest_of_reply(*row)))
                 if charge is not None:
                     spent = spent.plus(charge)
             self._db.executemany(f"INSERT INTO replies ({REPLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
@@ -246,15 +246,13 @@ class Journal(SqliteFile):
         damaged = []
         count = 0
         statement = f"SELECT row, {REPLY} FROM replies ORDER BY row"
-        for row, key, attempt, reply, failed, tokens, usd, at, digest in self._rows(statement):
+        for row, *fields, digest in self._rows(statement):
             count += 1
-            # Same as `digest_of`, written inline to take a third less time for every reply of a journal.
-            text = f"{key}\x1f{attempt}\x1f{reply}\x1f{failed}\x1f{tokens}\x1f{usd}\x1f{at}"
-            if digest != sha256(text.encode()).digest():
+            if digest != digest_of_reply(*fields):
                 damaged.append(row)
             else:
-                keys += short(key)
-                errors.append(failed)
+                keys += short(fields[0])
+                errors.append(fields[3])
         if damaged or count != self._spent.replies:
             self._strike_off(damaged, count)
             return self.answered()
@@ -295,7 +293,7 @@ class Journal(SqliteFile):
         statement = f"SELECT {REPLY} {KEYS} ORDER BY key, attempt"
         found = {}
         for key, group in groupby(self._rows(statement, json.dumps(list(keys))), key=itemgetter(0)):
-            rows = [row for row in group if row[-1] == digest_of(*row[:-1])]
+            rows = [row for row in group if row[-1] == digest_of_reply(*row[:-1])]
             if rows:
                 found[key] = Answer(reply_of(key, rows[-1][2], self.path), dollars(rows))
         return found
@@ -351,6 +349,14 @@ class Journal(SqliteFile):
             raise JournalError(f"{self.path}: the record of {fields[0]!r} is damaged; restore the file from a copy")
 
 
+def digest_of_reply(
+    key: object, attempt: object, reply: object, failed: object, tokens: object, usd: object, at: object
+) -> bytes:
+    """Return the same as `digest_of`, in half of the time, for the columns of the table `replies`."""
+    text = f"{key}\x1f{attempt}\x1f{reply}\x1f{failed}\x1f{tokens}\x1f{usd}\x1f{at}"
+    return sha256(text.encode()).digest()
+
+
 def merged(before: str | None, pairs: Iterable[Sequence[Any]]) -> str:
     """Return the pairs of a query as sorted JSON: earlier pairs, replaced by new pairs with the same passage and
     variant.
@@ -373,6 +379,8 @@ def body_of(reply: Reply) -> str:
 def reply_of(key: str, body: str, path: Path) -> Reply:
     """Return a stored reply. Raises `JournalError` if it has another schema."""
     try:
-        return Reply.model_validate({**json.loads(body), "key": key})
+        # The body is an object, to which the key is added as text: parsing it takes half of the time.
+        more = "" if body == "{}" else ","
+        return Reply.model_validate_json(f'{{"key":{json.dumps(key)}{more}{body[1:]}')
     except (ValueError, ValidationError):
         raise JournalError(f"{path} has a reply of another schema; use the labelkit release that wrote it") from None

@@ -93,6 +93,16 @@ class Prompt(Record):
     def label_texts(self) -> tuple[str, ...]:
         return tuple(label.text for label in self.labels)
 
+    @cached_property
+    def grades(self) -> tuple[int, ...]:
+        """Grades of the labels, in their order."""
+        return tuple(label.grade for label in self.labels)
+
+    @cached_property
+    def grade_of(self) -> dict[str, int]:
+        """Text of a label -> its grade."""
+        return dict(zip(self.label_texts, self.grades, strict=True))
+
     @property
     def scale(self) -> str | None:
         """The mapping from labels to grades as text; None if every label is its grade."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple, Protocol
 
 from labelkit.engines import Reply
@@ -71,57 +72,71 @@ def judgements_of(
     tasks of a pair, or with a listwise method the tasks of a query. `cost` gives the US dollars of a reply. Pairs
     without a reply are omitted; with a listwise method, all pairs of their query are omitted.
     """
+    grades = judging.grades
     for group in together(tasks, listwise=judging.listwise):
-        found: dict[str, list[Judgement]] = {}
+        found: dict[str, list[Ballot]] = {}
         pending = False
         for task in group:
             done = advance(task, judging, replies)
-            pending = pending or isinstance(done, Waiting)
-            if isinstance(done, Finished):
-                for row in _rows(judging, task, done, cost=cost):
-                    found.setdefault(row.passage_id, []).append(row)
+            if isinstance(done, Waiting):
+                pending = True
+                continue
+            for passage_id, ballot in _ballots(judging, task, done, cost=cost):
+                found.setdefault(passage_id, []).append(ballot)
         if pending:
             continue
         ids = sorted(found)
-        settled = judging.method.settle([[_verdict(row) for row in found[pid]] for pid in ids], judging.grades)
+        settled = judging.method.settle([[ballot.verdict for ballot in found[pid]] for pid in ids], grades)
         for pid, verdict in zip(ids, settled, strict=True):
-            yield _joined(found[pid], verdict), found[pid] if len(found[pid]) > 1 else []
+            rows = [ballot.row for ballot in found[pid]]
+            # Most pairs have one ballot, whose verdict stays.
+            same = len(rows) == 1 and verdict == found[pid][0].verdict
+            yield rows[0] if same else _joined(rows, verdict), rows if len(rows) > 1 else []
 
 
 def together(tasks: Iterable[Task], *, listwise: bool) -> Iterator[list[Task]]:
     """Yield groups of tasks that are settled together: of each pair, or with a listwise method of each query."""
-    for _, group in groupby(tasks, key=lambda task: (task.query_id, *(() if listwise else task.passage_ids))):
+    # The first two fields of a task are its query and its passages.
+    for _, group in groupby(tasks, key=itemgetter(slice(1 if listwise else 2))):
         yield list(group)
 
 
-def _rows(judging: Judging, task: Task, done: Finished, *, cost: Cost) -> Iterator[Judgement]:
-    """Yield one judgement per passage of a task, with an equal share of the window's tokens and US dollars."""
-    costs = [cost(key) for key in done.keys]
+class Ballot(NamedTuple):
+    """The verdict of one order, vote or look on a pair, and its judgement."""
+
+    verdict: Verdict
+    row: Judgement
+
+
+def _ballots(judging: Judging, task: Task, done: Finished, *, cost: Cost) -> Iterator[tuple[str, Ballot]]:
+    """Yield one ballot per passage of a task, with an equal share of the window's tokens and US dollars."""
+    costs = [cost(reply.key) for reply in done.replies]
     usd = None if None in costs else sum(filter(None, costs))
     counted = [reply for reply in done.replies if reply.prompt_tokens is not None]
     tokens = sum((reply.prompt_tokens or 0) + (reply.completion_tokens or 0) for reply in counted)
+    size = len(task.passage_ids)
     for place, (passage_id, verdict) in enumerate(zip(task.passage_ids, done.verdicts, strict=True), 1):
-        yield Judgement(
+        row = Judgement(
             query_id=task.query_id,
             passage_id=passage_id,
             judge_id=judging.judge.judge_id,
-            **verdict._asdict(),
+            grade=verdict.grade,
+            raw_grade=verdict.raw_grade,
+            score=verdict.score,
+            probs=verdict.probs,
+            label_mass=verdict.label_mass,
+            failure=verdict.failure,
             position=place if judging.listwise else None,
             permutation_seed=task.seed,
             reply_ref=task.key,
-            tokens=round(tokens / len(task.passage_ids)) if counted else None,
-            cost=None if usd is None else usd / len(task.passage_ids),
+            tokens=round(tokens / size) if counted else None,
+            cost=None if usd is None else usd / size,
         )
-
-
-def _verdict(row: Judgement) -> Verdict:
-    return Verdict(*(getattr(row, name) for name in Verdict._fields))
+        yield passage_id, Ballot(verdict, row)
 
 
 def _joined(rows: Sequence[Judgement], verdict: Verdict) -> Judgement:
     """Return the judgement of a pair from its rows and the verdict that they were settled to."""
-    if len(rows) == 1 and verdict == _verdict(rows[0]):
-        return rows[0]
     tokens = [row.tokens for row in rows if row.tokens is not None]
     costs = [row.cost for row in rows if row.cost is not None]
     changed = {**verdict._asdict(), "tokens": sum(tokens) if tokens else None}

@@ -9,7 +9,7 @@ from labelkit.judging.prompts import Prompt
 
 def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
     """Ask for the label of one pair; the score is the log-odds of the positive labels."""
-    return (yield from judge_pair(prompt, log_odds))
+    return (yield from judge_pair(prompt, lambda logprobs, probs, prompt: log_odds(logprobs, prompt)))
 
 
 def log_odds(logprobs: Mapping[str, float], prompt: Prompt) -> float:

@@ -4,19 +4,19 @@ The answer is constrained to a label, and the distribution over grades is read f
 most probable grade of a weak judge says little, its expected grade still orders pairs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from operator import mul
 
 from labelkit.judging.methods.steps import Steps, Verdict, judge_pair
 from labelkit.judging.prompts import Prompt
-from labelkit.judging.reply_parser import label_probabilities
 
 
 def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
     """Ask for the label of one pair; the score is the expected grade."""
-    return (yield from judge_pair(prompt, expected_grade))
+    return (yield from judge_pair(prompt, lambda logprobs, probs, prompt: expected_grade(probs, prompt)))
 
 
-def expected_grade(logprobs: Mapping[str, float], prompt: Prompt) -> float:
+def expected_grade(probs: Sequence[float], prompt: Prompt) -> float:
     """Return the mean grade under the renormalised label probabilities, within the grades of the prompt."""
-    probs, _ = label_probabilities(logprobs, prompt.label_texts)
-    return sum(p * label.grade for p, label in zip(probs, prompt.labels, strict=True))
+    mean: float = sum(map(mul, probs, prompt.grades))
+    return mean

@@ -41,8 +41,8 @@ class Verdict(NamedTuple):
     raw_grade: str | None = None
 
 
-Score = Callable[[Mapping[str, float], Prompt], float]
-"""Function from the log-probabilities of a prompt's labels to a score."""
+Score = Callable[[Mapping[str, float], Sequence[float], Prompt], float]
+"""Function from the log-probabilities and the renormalised probabilities of a prompt's labels to a score."""
 
 
 def judge_pair(prompt: Prompt, score: Score) -> Steps[list[Verdict]]:
@@ -51,13 +51,13 @@ def judge_pair(prompt: Prompt, score: Score) -> Steps[list[Verdict]]:
     label = read_label(reply, prompt.label_texts)
     if isinstance(label, Failure):
         return [Verdict(failure=label.reason)]
-    grade = next(one.grade for one in prompt.labels if one.text == label)
-    verdict = Verdict(grade, raw_grade=None if label == str(grade) else label)
+    grade = prompt.grade_of[label]
+    raw_grade = None if label == str(grade) else label
     if reply.label_logprobs is None:
-        return [verdict]
+        return [Verdict(grade, raw_grade=raw_grade)]
     probs, mass = label_probabilities(reply.label_logprobs, prompt.label_texts)
-    scored = score(reply.label_logprobs, prompt)
-    return [verdict._replace(score=scored, probs=probs, label_mass=None if reply.masked else mass)]
+    scored = score(reply.label_logprobs, probs, prompt)
+    return [Verdict(grade, scored, probs, label_mass=None if reply.masked else mass, raw_grade=raw_grade)]
 
 
 def majority(pool: Sequence[Sequence[Verdict]], grades: tuple[int, ...]) -> list[Verdict]:

@@ -38,3 +38,8 @@ def test_the_beginning_is_what_tokens_can_reach():
     short, long = "a" * CHARACTERS, "a" * (CHARACTERS * 3)
     assert beginning(short, 1) is short
     assert beginning(long, 2) == "a" * (2 * CHARACTERS)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_an_ascii_text_has_the_same_words_beside_another_word(text):
+    assert words(text) | {"é"} == words(f"{text} é")

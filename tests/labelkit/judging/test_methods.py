@@ -11,17 +11,23 @@ from labelkit.judging.methods import METHODS, method_named
 from labelkit.judging.methods.binary import log_odds
 from labelkit.judging.methods.graded import expected_grade
 from labelkit.judging.prompts import STEPS, load_prompt, parse_prompt
+from labelkit.judging.reply_parser import label_probabilities
 
 GRADED, BINARY = load_prompt("graded"), load_prompt("binary")
 
 MASSES = st.floats(1e-6, 1)
 
 
+def expected(logprobs):
+    """The expected grade of a reply with these log-probabilities."""
+    return expected_grade(label_probabilities(logprobs, GRADED.label_texts)[0], GRADED)
+
+
 @given(st.tuples(MASSES, MASSES, MASSES, MASSES))
 def test_the_expected_grade_is_the_mean_of_the_grades(masses):
     logprobs = {label: math.log(mass) for label, mass in zip("0123", masses, strict=True)}
     slow = sum(grade * mass for grade, mass in enumerate(masses)) / sum(masses)
-    assert expected_grade(logprobs, GRADED) == pytest.approx(slow)
+    assert expected(logprobs) == pytest.approx(slow)
 
 
 @given(MASSES, MASSES)
@@ -39,11 +45,11 @@ def test_labels_on_one_side_add_up():
 
 @pytest.mark.parametrize(("values", "grade"), [((0, -9999, -9999, -9999), 0), ((-9999, -9999, -9999, 0), 3)])
 def test_a_sure_judge_expects_its_grade(values, grade):
-    assert expected_grade(dict(zip("0123", map(float, values), strict=True)), GRADED) == grade
+    assert expected(dict(zip("0123", map(float, values), strict=True))) == grade
 
 
 def test_a_judge_without_any_idea_expects_the_middle():
-    assert expected_grade(dict.fromkeys("0123", -9999.0), GRADED) == pytest.approx(1.5)
+    assert expected(dict.fromkeys("0123", -9999.0)) == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize(
