@@ -17,6 +17,7 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from labelkit.engines import LOWEST, THINKING_TOKENS, Engine, Reply, Request, Settings, Traits
+from labelkit.engines.child_output import ChildOutput, reason_of, root_cause
 from labelkit.engines.in_flight import flow
 from labelkit.engines.local import (
     default_dtype,
@@ -104,6 +105,9 @@ class VllmEngine(Engine):
             self._llm.shutdown()
             del self._llm
             gc.unfreeze()
+        if "_output" in self.__dict__:
+            self._output.close()
+            del self._output
         if "_runner" in self.__dict__:
             self._runner.close()
             del self._runner
@@ -112,6 +116,11 @@ class VllmEngine(Engine):
     def _runner(self) -> asyncio.Runner:
         """Return the event loop on which replies arrive, the same for all runs."""
         return asyncio.Runner()
+
+    @cached_property
+    def _output(self) -> ChildOutput:
+        """Return the output of vLLM's processes."""
+        return ChildOutput()
 
     @cached_property
     def _llm(self) -> Any:
@@ -128,12 +137,21 @@ class VllmEngine(Engine):
             arguments: Any = AsyncEngineArgs
             given = {"enforce_eager": not torch.cuda.is_available(), **self._own_arguments(), **self._arguments}
             # Without this context vLLM takes the small batches of a server.
-            engine: Any = AsyncLLM.from_engine_args(arguments(**given), usage_context=UsageContext.LLM_CLASS)
+            with self._output.inherited():
+                engine: Any = AsyncLLM.from_engine_args(arguments(**given), usage_context=UsageContext.LLM_CLASS)
         except (ImportError, OSError, ValueError, RuntimeError) as error:
-            raise EngineError(f"vLLM cannot run {self._settings.model!r}: {first_line(error)}") from error
+            raise EngineError(self._failed_start(error)) from error
+        self._output.started()
         # The garbage collector would scan the permanent objects of vLLM and torch, half a second each time.
         gc.freeze()
         return engine
+
+    def _failed_start(self, error: Exception) -> str:
+        """Return the message for a failed start: the root cause, and the file with the whole output if there is any."""
+        output = self._output.text()
+        where = f" (whole output: {self._output.path})" if output.strip() else ""
+        self._output.close(keep=bool(where))
+        return f"vLLM cannot run {self._settings.model!r}: {reason_of(error, output)}{where}"
 
     def _own_arguments(self) -> dict[str, Any]:
         """Return the arguments of vLLM that follow from the settings."""
@@ -165,8 +183,10 @@ class VllmEngine(Engine):
             raise
         except Exception as error:  # vLLM may raise errors of any type for a bad row
             return Reply(key=request.key, error=f"{type(error).__name__}: {first_line(error)}")
+        cause = root_cause(self._output.text())
         raise EngineError(
-            "vLLM stopped while it was judging; every finished reply is kept: run the same command again to resume"
+            f"vLLM stopped while it was judging{f' ({cause})' if cause else ''}; every finished reply is kept: run the "
+            "same command again to resume"
         )
 
     async def _reply_to(self, request: Request) -> Reply:

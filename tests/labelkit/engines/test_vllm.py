@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
@@ -168,9 +169,19 @@ def test_an_engine_that_cannot_be_loaded_ends_the_run_and_fails_no_pair(tiny_qwe
     shutil.copytree(tiny_qwen, broken)
     (broken / "model.safetensors").unlink()
     engine = open_engine("vllm", Settings(str(broken), dtype="float32"))
-    with pytest.raises(EngineError, match="vLLM cannot run"):
-        list(engine.run([Request("key", "q", (Message("user", "a"),), ("0", "1"))]))
+    asked = [Request("key", "q", (Message("user", "a"),), ("0", "1"))]
+    with pytest.raises(
+        EngineError, match=r"vLLM cannot run .*max_model_len \(4096\) is greater .* lower --max-model-len"
+    ):
+        list(engine.run(asked))
     engine.close()
+    engine = open_engine("vllm", Settings(str(broken), dtype="float32", max_model_len=MAX_LEN))
+    with pytest.raises(EngineError, match=r"RuntimeError: Cannot find any model weights .* \(whole output: ") as failed:
+        list(engine.run(asked))
+    engine.close()
+    log = Path(str(failed.value).rpartition("(whole output: ")[2].rstrip(")"))
+    assert "Traceback" in log.read_text()
+    log.unlink()
 
 
 def test_labels_that_share_a_first_token_are_refused(tiny_qwen):
