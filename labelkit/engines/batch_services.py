@@ -14,6 +14,7 @@ from labelkit.engines.client import FIRST_PAUSE, TRIES, Client
 from labelkit.engines.completions import MALFORMED, word
 from labelkit.engines.http import CallError, DeadlineError, NotFoundError, RetriedError, spoken
 from labelkit.engines.openai import OPENAI_URL
+from labelkit.engines.stopping import FinalErrors
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 from labelkit.storage.names import inside
 
@@ -86,6 +87,7 @@ class Api:
         self.version = f"aiohttp {aiohttp.__version__}"
         self._client = Client(settings.base_urls or (OPENAI_URL,), ceiling=1, insecure=settings.insecure)
         self._runner: asyncio.Runner | None = None
+        self._final_errors = FinalErrors(settings.model)
         self._odd: set[str] = set()
         """Unknown statuses that were logged."""
 
@@ -114,7 +116,7 @@ class Api:
         try:
             return self._runner.run(work)
         except CallError as error:
-            raise EngineError(f"the batch API failed: {spoken(error)}") from None
+            raise EngineError(f"the batch API failed: {self._final_errors.problem(error) or spoken(error)}") from None
         except MALFORMED as error:
             raise EngineError(f"the batch API sent an invalid answer: {spoken(error)}") from None
 

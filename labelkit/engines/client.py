@@ -18,13 +18,17 @@ from labelkit.engines.http import (
     APIConnectionError,
     CallError,
     DeadlineError,
+    NoConnectionError,
     RateLimitError,
     RetriedError,
+    SilentError,
+    UnavailableError,
     blotted,
     checked_url,
     decoded,
     read_body,
     refuse_error,
+    spoken,
     status_error,
 )
 from labelkit.errors import EngineError
@@ -34,7 +38,12 @@ log = logging.getLogger(__name__)
 
 CALL_SECONDS = 300.0
 """Deadline of a call with all its retries, in seconds after it is first sent."""
-CONNECT_SECONDS = 20.0
+CONNECT_SECONDS = 8.0
+"""Longest time in seconds until a connection is made, including the lookup of the name."""
+START_SECONDS = 12.0
+"""Seconds after which a run ends if none of its servers has ever accepted a connection."""
+FIRST_LOST, LOST = 3, 20
+"""Number of consecutive calls without an answer, at the start of a run and later, that end the run."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Longest pause in seconds before the first retry and before any retry. The limit doubles with each retry; the pause
 is drawn at random below it.
@@ -42,8 +51,8 @@ is drawn at random below it.
 LONGEST_WAIT = 60.0
 """Longest wait in seconds that a server's Retry-After can impose."""
 TRIES = 8
-"""Most tries of a call that fail by a fault of server or connection; a 429 is not a fault and is retried until the
-deadline.
+"""Most tries of a call that fail by a fault of server or connection. Tries that no server worked on and no vendor bills
+do not count, and are repeated until the deadline: too many requests, no service, no connection.
 """
 
 
@@ -73,7 +82,19 @@ class Client:
         self._servers = [Server(checked_url(url, insecure=insecure), ceiling) for url in urls]
         self._insecure = insecure
         self._tries, self._tries_at_500 = tries, min(tries, tries_at_500)
+        self._reached = False
+        """Whether any server has accepted a connection."""
+        self._answers = 0
+        """Number of calls that were answered."""
+        self._lost = 0
+        """Number of consecutive calls that were lost to faults or to the deadline."""
+        self._first_try: float | None = None
         self._turns = count(1)
+
+    @property
+    def addresses(self) -> str:
+        """Addresses of all servers, for messages."""
+        return " or ".join(server.url for server in self._servers)
 
     async def __aenter__(self) -> Self:
         import aiohttp
@@ -82,7 +103,7 @@ class Client:
         # The session has no limits: each server limits its connections, and each call has a deadline.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=not self._insecure),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_connect=CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -117,7 +138,13 @@ class Client:
         try:
             return await self._retried(method, path, content, most, seconds, [] if faults is None else faults)
         except TimeoutError:
-            raise DeadlineError(f"no answer within {seconds:.0f} s") from None
+            late = DeadlineError(f"no answer within {seconds:.0f} s")
+            self._lose(late)
+            raise late from None
+        except RetriedError as error:
+            if not isinstance(error, RateLimitError):
+                self._lose(error)
+            raise
 
     async def once(self, method: str, path: str, content: bytes) -> bytes:
         """Send a request without any retry and return the body of the answer. Raises `CallError`."""
@@ -126,6 +153,14 @@ class Client:
                 return await self._send(self._servers[0], method, path, content, BODY_BYTES)
         except TimeoutError:
             raise DeadlineError(f"no answer within {CALL_SECONDS:.0f} s") from None
+
+    async def look(self, path: str, seconds: float) -> bytes | None:
+        """Get a document from the first server, in one try; None if it does not send it within `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._send(self._servers[0], "GET", path, None, BODY_BYTES)
+        except (CallError, TimeoutError):
+            return None
 
     async def wait(self, error: CallError, pause: float) -> None:
         """Log an error and wait for `seconds_before_retry` before the request is sent again."""
@@ -143,7 +178,7 @@ class Client:
         faults: list[str],
     ) -> bytes:
         loop = asyncio.get_running_loop()
-        pause = FIRST_PAUSE
+        pause, answers, failures = FIRST_PAUSE, self._answers, 0
         server = await self._take()
         deadline = loop.time() + seconds
         async with asyncio.timeout_at(deadline) as timer:
@@ -152,16 +187,22 @@ class Client:
                 try:
                     body = await self._send(server, method, path, content() if content else None, most)
                     server.answered()
+                    self._answers, self._lost = self._answers + 1, 0
                     return body
                 except RetriedError as error:
                     if isinstance(error, RateLimitError):
                         server.refused(sent, loop.time())
                     else:
-                        faults.append(str(error))
                         server.failed(error, loop.time(), others=len(self._servers) > 1)
-                    wait = seconds_before_retry(error, pause)
+                    # A server that answers others meanwhile refuses this request, and is not out of service.
+                    down = isinstance(error, UnavailableError) and self._answers == answers
+                    answers, failures = self._answers, failures + (not isinstance(error, RateLimitError))
+                    if not (down or isinstance(error, RateLimitError | NoConnectionError)):
+                        faults.append(str(error))
+                    wait = self._wait_for_first(error, sent, seconds_before_retry(error, pause))
                     most_tries = self._tries_at_500 if error.status in (500, 501) else self._tries
-                    if len(faults) >= most_tries or loop.time() + wait > deadline:
+                    given_up = len(faults) >= most_tries or failures >= self._tries < TRIES
+                    if given_up or loop.time() + wait > deadline:
                         raise
                     server.waits(wait, error.wait, error, now=loop.time())
                 except asyncio.CancelledError:
@@ -174,6 +215,27 @@ class Client:
                 await asyncio.sleep(wait)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 server = await self._take()
+
+    def _wait_for_first(self, error: RetriedError, sent: float, wait: float) -> float:
+        """Return the seconds until the next try. Raises `SilentError` if nothing listens at any address."""
+        if self._reached or not isinstance(error, NoConnectionError):
+            return wait
+        now = asyncio.get_running_loop().time()
+        if self._first_try is None:
+            self._first_try = sent
+            log.info(f"nothing answers at {self.addresses} ({error}): trying again for {START_SECONDS:.0f} s")
+        if now - self._first_try + (now - sent) > START_SECONDS:
+            raise SilentError(f"nothing listens at {self.addresses} ({error}): start the server, or correct --base-url")
+        return min(wait, START_SECONDS / 10)
+
+    def _lose(self, error: CallError) -> None:
+        """Count a call without an answer. Raises `SilentError` if so many were lost that no server answers any more."""
+        self._lost += 1
+        if self._lost >= (LOST if self._answers else FIRST_LOST):
+            raise SilentError(
+                f"{self.addresses}: no answer to {self._lost} requests in a row, each tried for up to "
+                f"{CALL_SECONDS:.0f} s ({spoken(error)}); every reply is kept: run the same command again to resume"
+            ) from None
 
     async def _take(self) -> Server:
         """Return the least busy server, in turn among equals, as soon as it may get one more request."""
@@ -199,6 +261,7 @@ class Client:
             async with self._session.request(
                 method, server.url + path, data=content, headers=headers, allow_redirects=False, proxy=server.proxy
             ) as response:
+                self._reached = True
                 body = decoded(await read_body(response, most), response.headers.get("Content-Encoding", ""), most)
                 failed = response.status // 100 != 2
                 body = blotted(body, server.all_secret_forms if failed else server.secret_forms)
@@ -211,6 +274,10 @@ class Client:
             raise EngineError(
                 f"{server.url}: {error}; fix its certificate, or skip the verification with --insecure"
             ) from None
+        except CallError as error:
+            error.url = server.url
+            raise
         except (aiohttp.ClientError, OSError) as error:
             reason = blot(f"{type(error).__name__}: {error}", server.all_secret_forms)
-            raise APIConnectionError(reason) from None
+            unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+            raise (NoConnectionError if unsent else APIConnectionError)(reason) from None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -32,6 +33,8 @@ class CallError(Exception):
     """HTTP status of the refusal; None if there was no answer at all."""
     body: str = ""
     """Beginning of the refusal's body, longer than the message."""
+    url: str = ""
+    """Address of the server that failed."""
 
 
 class BadRequestError(CallError):
@@ -44,6 +47,10 @@ class AuthenticationError(CallError):
 
 class NotFoundError(CallError):
     """Status 404."""
+
+
+class OutOfCreditError(CallError):
+    """Status 429 because the account is empty, so that a retry is useless."""
 
 
 class APIStatusError(CallError):
@@ -74,8 +81,20 @@ class InternalServerError(RetriedError):
     """Status 408, 409 or 5xx."""
 
 
+class UnavailableError(InternalServerError):
+    """Status 503: the server refuses all requests for now, for example while it loads the model."""
+
+
+class SilentError(CallError):
+    """No server answers, over many tries or calls; the message says what to do."""
+
+
 class APIConnectionError(RetriedError):
     """No connection, or a connection that broke before the answer was complete."""
+
+
+class NoConnectionError(APIConnectionError):
+    """No connection, so that nothing was sent."""
 
 
 STATUS_ERRORS: dict[int, type[CallError]] = {
@@ -89,7 +108,15 @@ RETRIED_STATUS: dict[int, type[RetriedError]] = {
     408: InternalServerError,
     409: InternalServerError,
     429: RateLimitError,
+    503: UnavailableError,
 }
+EMPTY_ACCOUNT = re.compile(
+    r"\b(insufficient_quota|billing_hard_limit_reached|billing_not_active|exceeded_current_quota_error|"
+    r"insufficient_balance|insufficient_credits?|credit_limit_reached)\b|used all available credits",
+)
+"""Codes of vendors, in the body of a 429, for an account without credit. Words such as "quota" are not enough: they are
+also used for limits per minute.
+"""
 
 
 async def read_body(response: "aiohttp.ClientResponse", most: int) -> bytes:
@@ -139,6 +166,8 @@ def status_error(status: int, retry_after: str | None, body: bytes) -> CallError
 
 def _status_error(status: int, retry_after: str | None, body: bytes) -> CallError:
     reason = f"status {status}: {body[:REASON_LENGTH].decode(errors='replace')}"
+    if status == 429 and EMPTY_ACCOUNT.search(body[:BODY_LENGTH].decode(errors="replace")):
+        return OutOfCreditError(reason)
     if retried := RETRIED_STATUS.get(status, InternalServerError if status >= 500 else None):
         return retried(reason, seconds_to_wait(retry_after))
     if status // 100 == 3:

@@ -17,13 +17,13 @@ from labelkit.engines import Engine, EngineFacts, Probed, Reply, Request, Settin
 from labelkit.engines.client import TRIES, Client
 from labelkit.engines.completions import ScoreWatch, read_answer
 from labelkit.engines.dialects import Dialect, chat_body, dialect_of
-from labelkit.engines.http import AuthenticationError, CallError, RetriedError, spoken
+from labelkit.engines.http import CallError, RetriedError, spoken
 from labelkit.engines.in_flight import flow
 from labelkit.engines.ladder import NAMING, Ladder, may_name, named_option, parameter_in
 from labelkit.engines.rerank_api import RerankApi
+from labelkit.engines.stopping import FinalErrors
 from labelkit.engines.tokenizers import file_tokens, stated_context
 from labelkit.errors import EngineError, MissingPackageError, UsageError
-from labelkit.storage.credentials import PLACES
 
 TRAITS = Traits(file_tokens, stated_context, tries=TRIES, pairs=lambda settings: True)
 CONCURRENCY = 32
@@ -48,7 +48,8 @@ def open_engine(settings: Settings) -> "OpenAIEngine":
 class OpenAIEngine(Engine):
     """Chat completions over HTTP, many concurrently."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, only_probes: bool = False) -> None:
+        """Prepare the connection. With `only_probes`, a server that lacks this API is not a wrong address."""
         try:
             import aiohttp
         except ImportError:
@@ -63,6 +64,7 @@ class OpenAIEngine(Engine):
         """Number of servers that have shown it."""
         self._ladder = Ladder()
         self._scores = ScoreWatch()
+        self._final = FinalErrors(settings.model, any_path=only_probes)
         self.settled = False
         self.facts = EngineFacts(
             engine="openai", engine_version=f"aiohttp {aiohttp.__version__}", revision=settings.revision
@@ -83,12 +85,16 @@ class OpenAIEngine(Engine):
             with asyncio.Runner() as runner:
                 answer = runner.run(self._alone(self._unknown[0], self._content(request, dialect), faults))
         except CallError as error:
+            if problem := self._final.certain(error):
+                raise EngineError(problem) from None
             reply = self._failed(request, error, faults)
             if reply.error is None:
                 again = self._ladder.answered(request, reply)
             else:
                 self._refuse_effort(request, error)
                 again, silent = self._ladder.refused(request, error), not may_name(error)
+                if not again and not (silent and self._others):
+                    self._final.refuse(error)
                 if error.status in NAMING:
                     reply = reply.model_copy(update={"tries": len(faults)})
         else:
@@ -105,11 +111,17 @@ class OpenAIEngine(Engine):
         tries, seconds = (FEW_TRIES, SOON_SECONDS) if several else (TRIES, None)
         client = Client((url,), ceiling=1, insecure=self._settings.insecure, tries=tries, tries_at_500=FEW_TRIES)
         async with client:
+            await self._final.look(client)
             return await client.call("POST", PATH, lambda: content, faults=faults, seconds=seconds)
+
+    @property
+    def _others(self) -> bool:
+        """Whether other servers than the one that is probed may answer."""
+        return self._known > 0 or len(self._unknown) > 1
 
     def _next_server(self, *, silent: bool) -> bool:
         """Go to the next server, as this one is known or does not answer; return whether to send the request again."""
-        if silent and self._known == 0 and len(self._unknown) == 1:
+        if silent and not self._others:
             return False
         self._unknown.pop(0)
         self._known += not silent
@@ -166,13 +178,17 @@ class OpenAIEngine(Engine):
                 "OpenAI has no reranker: give the address of a server with --base-url, ending before /rerank"
             )
         with self._connected() as runner:
-            yield from RerankApi(self._client, self._settings.model).together(runner, source, self._concurrency)
+            yield from self._reranker().together(runner, source, self._concurrency)
+
+    def _reranker(self) -> RerankApi:
+        return RerankApi(self._client, self._settings.model, self._final)
 
     @contextmanager
     def _connected(self) -> Iterator[asyncio.Runner]:
         with asyncio.Runner() as runner:
             runner.run(self._client.__aenter__())
             try:
+                runner.run(self._final.look(self._client))
                 yield runner
             finally:
                 runner.run(self._client.__aexit__())
@@ -181,12 +197,13 @@ class OpenAIEngine(Engine):
         """Do nothing: connections are closed after each run."""
 
     async def _answer(self, request: Request) -> Reply:
-        """Send a request with retries; a failure becomes a reply with `error`, unless the key is refused."""
+        """Send a request with retries; a failure becomes a reply with `error`, unless it is final for the run."""
         faults: list[str] = []
         dialect = self._ladder.dialect
         try:
             answer = await self._client.post(PATH, self._content(request, dialect), faults)
         except CallError as error:
+            self._final.refuse(error)
             return self._failed(request, error, faults)
         return self._read(answer, request, dialect, faults=faults)
 
@@ -195,6 +212,7 @@ class OpenAIEngine(Engine):
         return json.dumps(body).encode()
 
     def _read(self, answer: bytes, request: Request, dialect: Dialect, *, faults: list[str]) -> Reply:
+        self._final.see(answer)
         wrapped = dialect.in_json and bool(request.labels or request.pattern)
         reply = read_answer(answer, request, in_json=wrapped).model_copy(update={"tries": 1 + len(faults)})
         if reply.error is None:
@@ -202,9 +220,7 @@ class OpenAIEngine(Engine):
         return reply
 
     def _failed(self, request: Request, error: CallError, faults: list[str]) -> Reply:
-        """Return the reply to a request without an answer. Raises `EngineError` if no request can be answered."""
-        if isinstance(error, AuthenticationError):
-            raise EngineError(f"the server refuses the key in {PLACES}: {spoken(error)}") from None
+        """Return the reply to a request without an answer."""
         # The faults include the last try, unless that one failed by an error that is not retried.
         tries = max(1, len(faults) + (not isinstance(error, RetriedError)))
         if OUT_OF_LENGTH.search(error.body):

@@ -21,7 +21,14 @@ from labelkit.engines import Engine, EngineFacts, Probed, Reply, Request, Settin
 from labelkit.engines.batch_services import Api, Ended, Files, Service
 from labelkit.engines.completions import ScoreWatch, read_completion
 from labelkit.engines.dialects import Dialect, chat_body, dialect_of
-from labelkit.engines.http import REASON_LENGTH, RETRIED_STATUS, NotFoundError, RetriedError, error_inside
+from labelkit.engines.http import (
+    EMPTY_ACCOUNT,
+    REASON_LENGTH,
+    RETRIED_STATUS,
+    NotFoundError,
+    RetriedError,
+    error_inside,
+)
 from labelkit.engines.openai import OUT_OF_LENGTH, OpenAIEngine
 from labelkit.engines.tokenizers import file_tokens, stated_context
 from labelkit.errors import EngineError, JournalError, NotYetError, UsageError
@@ -72,7 +79,7 @@ class BatchEngine(Engine):
         self._path = folder / FILE
         directory = settings.batch_dir
         self._service: Service = Api(settings) if directory is None else Files(settings, directory)
-        self._chat = OpenAIEngine(settings) if directory is None else None
+        self._chat = OpenAIEngine(settings, only_probes=True) if directory is None else None
         """Single calls, which show at once which options the server accepts; a batch would show it after hours."""
         self._dialect = CAREFUL if directory is None else Dialect()
         self._scores = ScoreWatch()
@@ -289,7 +296,8 @@ def read_reply(row: dict[str, Any], request: Request, *, in_json: bool = False) 
     status, body = status_in(response.get("status_code")), response.get("body")
     if status // 100 != 2:
         # A line without a status, or with status 0, may have an error beside the response.
-        if not status or status in RETRIED_STATUS or status >= 500:
+        unpaid = EMPTY_ACCOUNT.search(json.dumps(body)) is not None
+        if not status or (status in RETRIED_STATUS and not unpaid) or status >= 500:
             return None
         if OUT_OF_LENGTH.search(str(body)):
             return Reply(key=request.key, finish_reason="length")

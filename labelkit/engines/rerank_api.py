@@ -26,9 +26,8 @@ from labelkit.engines.http import (
     spoken,
 )
 from labelkit.engines.in_flight import flow
+from labelkit.engines.stopping import FinalErrors
 from labelkit.engines.tokenizers import most_prompt_tokens
-from labelkit.errors import EngineError
-from labelkit.storage.credentials import PLACES
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +67,10 @@ DIALECTS: dict[str, Dialect] = {
 class RerankApi:
     """The rerank API of servers that serve one model."""
 
-    def __init__(self, client: Client, model: str) -> None:
+    def __init__(self, client: Client, model: str, final: FinalErrors) -> None:
         self._client = client
         self._model = model
+        self._final = final
         self._dialect: str | None = None
         """Dialect that the server speaks; None before it has answered."""
         self._seen = 0
@@ -95,15 +95,14 @@ class RerankApi:
             yield waiting
 
     async def _answer(self, batch: list[Request]) -> list[Reply]:
-        """Send a batch with retries; a failure becomes replies with `error`, unless the key is refused."""
+        """Send a batch with retries; a failure becomes replies with `error`, unless it is final for the run."""
         faults: list[str] = []
         try:
             return await self._call(batch, faults)
-        except AuthenticationError as error:
-            raise EngineError(f"the server refuses the key in {PLACES}: {spoken(error)}") from None
         except (RetriedError, DeadlineError) as error:
             return [Reply(key=request.key, error=spoken(error), tries=max(1, len(faults))) for request in batch]
         except CallError as error:
+            self._final.refuse(error)
             if len(batch) == 1:
                 return [Reply(key=batch[0].key, error=spoken(error), tries=1 + len(faults))]
         half = len(batch) // 2
@@ -121,7 +120,7 @@ class RerankApi:
             except (RetriedError, DeadlineError, AuthenticationError):
                 raise
             except CallError as error:
-                if self._dialect is not None:
+                if self._dialect is not None or self._final.problem(error, any_path=True):
                     raise
                 refused.append(f"{name}: {error}")
                 continue

@@ -147,6 +147,8 @@ class Server:
         self.script: Callable[[dict[str, Any]], Answer] = lambda body: Answer(completion("2"))
         self.route: Callable[[str, dict[str, Any]], Answer] = lambda path, body: self.script(body)
         """Gives the answer where it depends on the path, too."""
+        self.models: Callable[[], Answer] = lambda: Answer({}, 404)
+        """The answer to a request for the list of models."""
         self.ledger: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.busy = self.most_busy = 0
@@ -155,6 +157,9 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.answer(server.models() if self.path == "/v1/models" else Answer({}, 404))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -166,6 +171,9 @@ class Server:
                 answer = server.route(self.path, body)
                 with lock:
                     server.busy -= 1
+                self.answer(answer)
+
+            def answer(self, answer: Answer) -> None:
                 sent = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
                 self.send_response(answer.status)
                 length = len(sent) if answer.length is None else answer.length

@@ -80,6 +80,7 @@ def test_a_dripping_server_costs_the_deadline_and_the_others_keep_their_rate(
     fleet, server, raw, monkeypatch, completion, Answer, passage_of
 ):
     monkeypatch.setattr(client, "CALL_SECONDS", 3.0)
+    monkeypatch.setattr("labelkit.engines.openai.SOON_SECONDS", 1.0)
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
     dripping = raw(lambda: itertools.chain([head], itertools.repeat(b" ")), 0.1)
     server.script = lambda body: Answer(completion("1"))

@@ -352,7 +352,7 @@ def test_a_404_of_a_server_without_batches_submits_nothing(run, batches, monkeyp
     with pytest.raises(NotYetError):
         run(3, wait=False)
     monkeypatch.setattr(batches._http.RequestHandlerClass, "do_GET", lambda self: self.send(b"<html>", 404))
-    with pytest.raises(EngineError, match="the batch API failed: NotFoundError: status 404"):
+    with pytest.raises(EngineError, match=r"the batch API failed: .* is not the address of this API: status 404"):
         run(3)
     assert len(batches.orders) == 1
 
@@ -424,7 +424,7 @@ def test_a_refused_batch_stops_the_run_with_the_reason(run, batches):
 def test_a_server_that_refuses_batches_is_one_line_without_the_key(run, batches, monkeypatch):
     monkeypatch.setenv("LABELKIT_API_KEY", "sk-canary")
     batches.on_order = lambda batch: 403
-    with pytest.raises(EngineError, match="the batch API failed: APIStatusError: status 403") as stopped:
+    with pytest.raises(EngineError, match=r"the batch API failed: .* refuses access: status 403") as stopped:
         run(1)
     assert "Bearer [secret]" in str(stopped.value)
 

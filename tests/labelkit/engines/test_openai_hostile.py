@@ -17,7 +17,7 @@ NO_ANSWER = {
     "half an object": b'{"choices": [{"message": {"content": "3"',
     "no UTF-8": b'{"choices": "\xff"}',
     "deep nesting": b"[" * 100_000,
-    "an error": b'{"error": {"message": "overloaded", "code": 503}}',
+    "an error": b'{"error": {"message": "overloaded", "code": 502}}',
     "no choices": {"choices": []},
     "null choices": {"choices": None},
     "an object of choices": {"choices": {"0": CHOICE}},

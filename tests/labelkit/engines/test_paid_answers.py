@@ -183,7 +183,7 @@ def test_an_error_with_status_200_is_an_error_by_its_own_code(annotate, server, 
     assert len(server.ledger) == 5 + 3
     with Journal(tmp_path / "labels") as journal:
         tries = [json.loads(reply).get("tries", 1) for _, _, reply, *_ in journal.records()]
-    assert sorted(tries) == [1, 1, 1, 1, 3], "a 429 is not billed"
+    assert sorted(tries) == [1, 1, 1, 1, 2], "neither a 429 nor a 503 is billed"
     server.script = lambda body: Answer({"error": "no such thing", "choices": None})
     called = annotate("--limit", 6, "--cache", tmp_path / "cache")
     assert json.loads(called.out)["failures"] == {"no answer": 1}

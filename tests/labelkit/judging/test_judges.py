@@ -25,6 +25,7 @@ def nobody(monkeypatch):
     """The options of a judge at an address at which nothing listens."""
     monkeypatch.setattr("labelkit.engines.client.FIRST_PAUSE", 0.001)
     monkeypatch.setattr("labelkit.engines.client.LONGEST_PAUSE", 0.002)
+    monkeypatch.setattr("labelkit.engines.client.START_SECONDS", 0.1)
     return {"model": "m", "engine": "openai", "base_url": ("http://127.0.0.1:9/v1",)}
 
 

@@ -135,7 +135,8 @@ def test_equal_texts_are_paid_once(judge, write_beir, tmp_path):
 def test_a_judge_that_cannot_be_reached_stops_the_run(judge, wide, tmp_path, monkeypatch):
     monkeypatch.setattr("labelkit.engines.client.FIRST_PAUSE", 0.001)
     monkeypatch.setattr("labelkit.engines.client.LONGEST_PAUSE", 0.002)
-    with pytest.raises(EngineError, match="the judge does not answer"):
+    monkeypatch.setattr("labelkit.engines.client.START_SECONDS", 0.1)
+    with pytest.raises(EngineError, match=r"nothing listens at http://127.0.0.1:9/v1 .*: start the server"):
         judge(wide, tmp_path / "labels", "m", engine="openai", base_url=("http://127.0.0.1:9/v1",))
     assert not (tmp_path / "labels" / "unfinished.json").exists()
 
