@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from labelkit.judging.plan import Plan, plan
     from labelkit.judging.progress import Progress, progress_bar
     from labelkit.pooling.options import PoolOptions
-    from labelkit.pooling.pool import Pool, read_pool
+    from labelkit.pooling.pool import Pool, Written, read_pool, write_pool
     from labelkit.pooling.pool import make_pool as pool
     from labelkit.quality.agree import AgreementReport, agree
     from labelkit.quality.bias import Biases
@@ -138,6 +138,7 @@ HOMES = {
     "Upload": "labelkit.exchange.hub",
     "UsageError": "labelkit.errors",
     "Verified": "labelkit.datasets.verify",
+    "Written": "labelkit.pooling.pool",
     "agree": "labelkit.quality.agree",
     "annotate": "labelkit.judging.annotate",
     "audit": "labelkit.datasets.audit",
@@ -168,6 +169,7 @@ HOMES = {
     "tidy": "labelkit.corpora.tidy",
     "tune": "labelkit.quality.tuning.run",
     "verify": "labelkit.datasets.verify",
+    "write_pool": "labelkit.pooling.pool",
 }
 """Name -> its module, followed by `:` and its name there if that differs. The imports above are for type checkers."""
 
@@ -227,6 +229,7 @@ __all__ = [
     "Upload",
     "UsageError",
     "Verified",
+    "Written",
     "__version__",
     "agree",
     "annotate",
@@ -258,6 +261,7 @@ __all__ = [
     "tidy",
     "tune",
     "verify",
+    "write_pool",
 ]
 
 

@@ -24,9 +24,12 @@ def pool(
     given: Given,
 ) -> None:
     """Collect the candidate passages of each query for judging. Each candidate lists the sources that found it."""
+    from labelkit.commands.progress import StageBar
+
     options = labelkit.PoolOptions(**given)
-    made = labelkit.pool(data, output, options, command=console.command_line("labelkit"))
-    console.say(f"{output}: {len(made.candidates):,} candidates for {len(made.queries):,} queries")
+    command = console.command_line("labelkit")
+    made = labelkit.write_pool(data, output, options, command=command, report=StageBar())
+    console.say(f"{output}: {made.candidates:,} candidates for {made.queries:,} queries")
 
 
 @takes("labelkit.judging.options:PlanOptions")

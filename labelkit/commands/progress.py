@@ -9,6 +9,7 @@ from rich.progress import Progress as RichProgress
 from labelkit.commands.console import say
 from labelkit.commands.terminal import Terminal
 from labelkit.judging.progress import Progress
+from labelkit.pooling.stages import LoggedStages, Stage
 
 LOG_SECONDS = 30.0
 
@@ -46,3 +47,32 @@ class ProgressBar:
     def _say(self, progress: Progress) -> None:
         self._spoken = time.monotonic()
         say(f"judged {progress.done}/{progress.total}, {progress.words()}")
+
+
+class StageBar:
+    """Shows how far the stages of a pool are: a bar for each on a terminal, a line every half minute in a log file."""
+
+    def __init__(self) -> None:
+        self._logged = LoggedStages()
+        self._bar: RichProgress | None = None
+        self._name = ""
+
+    def __call__(self, stage: Stage) -> None:
+        if not sys.stderr.isatty():
+            self._logged(stage)
+            return
+        if self._bar is None or stage.name != self._name:
+            self.close()
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(stage.items))
+            self._bar, self._name = RichProgress(*columns, console=Terminal(stderr=True), transient=True), stage.name
+            self._task = self._bar.add_task(stage.name, total=stage.total)
+            self._bar.start()
+        self._bar.update(self._task, completed=stage.done)
+        if stage.done == stage.total:
+            self.close()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

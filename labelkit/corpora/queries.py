@@ -16,11 +16,17 @@ QueryRow = tuple[str, str, str]
 
 def read_queries(*paths: Path, fields: Fields = USUAL) -> dict[str, Query]:
     """Read queries by id, in file order. Raises `DataError`."""
-    queries: dict[str, Query] = {}
+    texts = query_texts(*paths, fields=fields)
+    return {query_id: Query(query_id=query_id, text=text) for query_id, text in texts.items()}
+
+
+def query_texts(*paths: Path, fields: Fields = USUAL) -> dict[str, str]:
+    """Read the texts of queries by id, in file order. Raises `DataError`."""
+    queries: dict[str, str] = {}
     for where, query_id, text in query_rows(*paths, fields=fields):
         if query_id in queries:
             raise DataError(f"{where}: query id {query_id!r} is duplicated")
-        queries[query_id] = Query(query_id=query_id, text=text)
+        queries[query_id] = text
     if not queries:
         raise DataError(f"{', '.join(map(str, paths))}: there are no queries")
     return queries

@@ -1,6 +1,7 @@
 """Read TREC runs: ranked passages of each query."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from labelkit.corpora.rows import text_lines
@@ -16,6 +17,16 @@ def read_run(path: Path) -> RankedRun:
     Raises `DataError`.
     """
     run: RankedRun = {}
+    for where, query_id, passage_id, score in run_rows(path):
+        ranked = run.setdefault(query_id, {})
+        if passage_id in ranked:
+            raise DataError(f"{where}: the pair {query_id!r}, {passage_id!r} is duplicated")
+        ranked[passage_id] = score
+    return {qid: dict(sorted(ranked.items(), key=lambda item: -item[1])) for qid, ranked in run.items()}
+
+
+def run_rows(path: Path) -> Iterator[tuple[str, str, str, float]]:
+    """Yield `file:line`, query id, passage id and score of each line of a TREC run. Raises `DataError`."""
     for where, line in text_lines(path):
         fields = line.split()
         if len(fields) != 6:
@@ -26,8 +37,4 @@ def read_run(path: Path) -> RankedRun:
             score = math.nan
         if not math.isfinite(score):
             raise DataError(f"{where}: the score {fields[4]!r} is not a finite number")
-        ranked = run.setdefault(fields[0], {})
-        if fields[2] in ranked:
-            raise DataError(f"{where}: the pair {fields[0]!r}, {fields[2]!r} is duplicated")
-        ranked[fields[2]] = score
-    return {qid: dict(sorted(ranked.items(), key=lambda item: -item[1])) for qid, ranked in run.items()}
+        yield where, fields[0], fields[2], score

@@ -4,10 +4,8 @@ All data are streamed: neither the corpus nor the judgements are loaded into mem
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
@@ -21,6 +19,7 @@ from labelkit.corpora.layout import layout_of
 from labelkit.corpora.qrels import qrels_rows
 from labelkit.corpora.queries import query_rows
 from labelkit.corpora.scales import read_scale
+from labelkit.corpora.staged import stage_once
 from labelkit.datasets.options import MixOptions
 from labelkit.datasets.policies import RELEVANT
 from labelkit.datasets.provenance import save_provenance
@@ -55,8 +54,6 @@ WEIGHTED_SCHEMA = pa.schema(
 )
 ROUNDING = 1e-6
 """Rounding error by which a computed probability may exceed 1."""
-RowStream = Callable[[], Iterator[tuple[Any, ...]]]
-"""Function that reads a file from its start and yields `file:line` and the fields of each row."""
 
 
 def save_inputs(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> tuple[list[Judge], list[str]]:
@@ -87,16 +84,6 @@ def save_texts(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions
     for paths, table in ((corpus, "corpus"), (queries, "queries")):
         if not draft.rows[table]:
             raise DataError(f"{paths[0]} is empty")
-
-
-def stage_once(db: DuckDBPyConnection, table: str, schema: pa.Schema, rows: RowStream, key: tuple[str, ...]) -> None:
-    """Make a table from the rows of a file. Raises `DataError` with file and line of a duplicate key."""
-    tables.stage(db, table, schema, rows=(tuple(row[1:]) for row in rows()))
-    names = ", ".join(key)
-    if twice := tables.row(db, f"SELECT {names} FROM {table} GROUP BY {names} HAVING count(*) > 1 ORDER BY {names}"):
-        _, where = islice((where for where, *fields in rows() if tuple(fields[: len(key)]) == twice), 2)
-        what = {"passage_id": "passage id", "query_id": "query id"}[key[0]] if len(key) == 1 else "the pair"
-        raise DataError(f"{where}: {what} {', '.join(map(repr, twice))} is duplicated")
 
 
 def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> tuple[list[Judge], list[str]]:

@@ -1,42 +1,47 @@
 """Make and read pools of candidates worth judging: from BM25, dense models, run files and human positives.
 
-Rankings are fused by reciprocal rank (Cormack, Clarke and Büttcher, SIGIR 2009, k = 60), and `depth` keeps the best
-candidates per query. Human positives are always kept. Each candidate records its sources.
+Rankings are fused by reciprocal rank, and `depth` keeps the best candidates per query. Human positives are always kept.
+Each candidate records its sources. A pool is written query by query, so that memory does not grow with its pairs.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from labelkit.corpora.beir import Data, check_ids, read_data
-from labelkit.corpora.human import files_behind, human_qrels
+import pyarrow as pa
+
+from labelkit.corpora.human import files_behind
 from labelkit.corpora.layout import is_collection, layout_of
 from labelkit.corpora.places import local_collection
-from labelkit.corpora.qrels import Qrels
-from labelkit.corpora.runs import RankedRun, read_run
 from labelkit.errors import UsageError
-from labelkit.pooling.bm25 import bm25_run
-from labelkit.pooling.model_loading import load_encoder
+from labelkit.pooling.bm25 import Bm25
+from labelkit.pooling.collection import stage_collection
+from labelkit.pooling.fusion import Found, candidate_batches, found_in, fuse
 from labelkit.pooling.options import PoolOptions
-from labelkit.records import (
-    CANDIDATE_SCHEMA,
-    PASSAGE_SCHEMA,
-    QUERY_SCHEMA,
-    Candidate,
-    Origin,
-    Passage,
-    Query,
+from labelkit.pooling.sources import (
+    Source,
+    Workplace,
+    bm25_source,
+    commits_of,
+    dense_source,
+    human_positives,
+    run_source,
 )
-from labelkit.storage import folders
+from labelkit.pooling.stages import LoggedStages, Report, Stage
+from labelkit.records import CANDIDATE_SCHEMA, PASSAGE_SCHEMA, QUERY_SCHEMA, Candidate, Origin, Passage, Query
+from labelkit.storage import folders, tables
 from labelkit.storage.dataset import records_to_table
-from labelkit.storage.manifest import POOL, PoolFacts
+from labelkit.storage.manifest import POOL, PoolFacts, parse_manifest
 from labelkit.storage.outputs import Place, place_of
 
 log = logging.getLogger(__name__)
 
 KIND = POOL
-RRF_K = 60
+QUERIES = 1_000
+"""Queries after which the progress of pooling is reported."""
+LATER = ("split", "language", "scale", "id_field", "text_field", "title_field", "skip_unknown")
+"""Options that are in a recipe only if they are given."""
 
 
 class Pool(NamedTuple):
@@ -68,41 +73,114 @@ def make_pool(
         The pool as it was written: candidates query by query, best fused rank first.
 
     Raises:
-        UsageError: no source of candidates is given, or no human grade makes a positive.
+        UsageError: no source of candidates is given, no human grade makes a positive, or `output` is a pool that was
+            made with other settings.
         DataError: a file is malformed or names unknown ids.
     """
-    folder = local_collection(str(data))
-    with folders.writing(Path(output), KIND, command) as draft:
-        read = read_data(
-            folder,
-            options.split,
-            scale=options.scale,
-            fields=options.fields,
-            skip_unknown=options.skip_unknown,
-        )
-        candidates = list(candidates_of(read, options))
-        write_tables(draft, candidates, queries=read.queries, passages=read.corpus)
-        draft.inputs = {str(path): folders.file_sha256(path) for path in input_files(folder, options)}
-        draft.facts = PoolFacts(recipe=recipe(options), queries_without_candidates=empty(read, candidates))
+    write_pool(data, output, options, command=command)
     return read_pool(Path(output))
 
 
-def candidates_of(data: Data, options: PoolOptions) -> Iterator[Candidate]:
-    """Yield the candidates of every query. Raises `UsageError` for options without a source."""
-    ranked = list(rankings(data, options))
-    if not ranked and options.human is None:
+class Written(NamedTuple):
+    """The numbers of a pool that was written."""
+
+    candidates: int
+    queries: int
+    queries_without_candidates: int
+
+
+def write_pool(
+    data: Path | str,
+    output: Path | str,
+    options: PoolOptions = PoolOptions(),  # noqa: B008 (a frozen record)
+    *,
+    command: str = "labelkit.write_pool",
+    report: Report | None = None,
+) -> Written:
+    """Make a pool as `make_pool` does, without reading it back, for pools that are larger than memory.
+
+    `report` is called with the progress of each stage; None writes it to the log.
+    """
+    folder, shown = local_collection(str(data)), report or LoggedStages()
+    refuse_other_settings(Path(output), options)
+    with folders.writing(Path(output), KIND, command) as draft:
+        scratch = draft.path / "scratch"
+        with tables.session(scratch) as db:
+            collection = stage_collection(db, folder, scratch, options=options, report=shown)
+            place = Workplace(db, scratch, collection=collection, report=shown)
+            facts = write_candidates(draft, place, options)
+            asked = {"query_id": list(collection.queries), "text": list(collection.queries.values())}
+            draft.write_table("queries", pa.table(asked, schema=QUERY_SCHEMA))
+            candidates = tables.parquet(draft.path / "candidates.parquet")
+            used = f"""SELECT passage_id, title, text FROM corpus
+                WHERE passage_id IN (SELECT passage_id FROM {candidates}) ORDER BY passage_id"""
+            tables.save(db, draft, "passages", statement=used, schema=PASSAGE_SCHEMA)
+        draft.inputs = {str(path): folders.file_sha256(path) for path in input_files(folder, options)}
+        draft.facts = facts
+    return Written(draft.rows["candidates"], draft.rows["queries"], facts.queries_without_candidates)
+
+
+def write_candidates(draft: folders.Draft, place: Workplace, options: PoolOptions) -> PoolFacts:
+    """Write the table of candidates, query by query, and return the facts of the pool.
+
+    Raises `UsageError` for options without a source.
+    """
+    if not (options.bm25 or options.models or options.runs or options.human):
         raise UsageError("nothing to pool from: give --bm25, --dense, --run or --human")
-    human = read_positives(options.human, data, options) if options.human else {}
-    for query_id in data.queries:
-        runs = [(name, run.get(query_id, {})) for name, run in ranked]
-        yield from fuse(query_id, runs, human, depth=options.depth)
+    queries, without = place.collection.queries, 0
+    engine = Bm25(place.collection.corpus, options.language, place.report) if options.bm25 else None
+    sources = list(rankings(place, options, engine))
+    human = human_positives(place, options.human, options) if options.human else ({} for _ in queries)
+
+    def pooled() -> Iterator[tuple[str, Sequence[Found]]]:
+        nonlocal without
+        streams = zip(queries, human, *(source.rankings for source in sources), strict=True)
+        for number, (query_id, positives, *ranked) in enumerate(streams, 1):
+            named = [(source.name, scores) for source, scores in zip(sources, ranked, strict=True)]
+            found = fuse(named, positives, depth=options.depth)
+            without += not found
+            yield query_id, found
+            if number % QUERIES == 0:
+                place.report(Stage("pool", number, len(queries), items="queries"))
+
+    draft.write_batches("candidates", CANDIDATE_SCHEMA, candidate_batches(pooled()))
+    return PoolFacts(
+        recipe=recipe(options),
+        queries_without_candidates=without,
+        **({"bm25": engine.settings} if engine else {}),
+        **({"encoders": commits} if (commits := commits_of(options.models)) else {}),
+    )
+
+
+def rankings(place: Workplace, options: PoolOptions, engine: Bm25 | None) -> Iterator[Source]:
+    """Yield the sources of candidates."""
+    if engine:
+        yield bm25_source(place, engine, options.bm25)
+    for model, depth in options.models:
+        yield dense_source(place, model, depth, trusted=options.trust_remote_code)
+    for number, (path, depth) in enumerate(options.runs):
+        yield run_source(place, number, path, depth=depth)
 
 
 def recipe(options: PoolOptions) -> tuple[str, ...]:
     """Return the options of a pool in the form for its manifest."""
     sources = (options.bm25, options.models, options.runs, options.human)
     rest = (options.positive_grade, options.depth, options.trust_remote_code)
-    return tuple(str(value) for value in (*sources, *rest))
+    given = options.model_dump(mode="json", exclude_defaults=True)
+    named = (f"{name}={given[name]}" for name in LATER if name in given)
+    return (*(str(value) for value in (*sources, *rest)), *named)
+
+
+def refuse_other_settings(output: Path, options: PoolOptions) -> None:
+    """Raise `UsageError` if the output is a pool that was made with other settings: it would be replaced."""
+    if not (output / folders.MANIFEST).is_file():
+        return
+    manifest = parse_manifest(output / folders.MANIFEST)
+    if manifest.kind == KIND and tuple(manifest.facts.recipe) != recipe(options):
+        raise UsageError(
+            f"{output} is a pool with other settings, which was made by: {manifest.command}. "
+            f"Give another output, or remove {output}"
+        )
 
 
 def write_tables(
@@ -114,7 +192,7 @@ def write_tables(
 ) -> None:
     """Write the tables of a pool: candidates in judging order, all queries, and the passages that are candidates."""
     used = sorted({candidate.passage_id for candidate in candidates})
-    draft.write_table("candidates", records_to_candidates(candidates))
+    draft.write_batches("candidates", CANDIDATE_SCHEMA, candidate_batches(found_in(candidates)))
     draft.write_table("queries", records_to_table(queries.values(), QUERY_SCHEMA))
     draft.write_table("passages", records_to_table((passages[pid] for pid in used), PASSAGE_SCHEMA))
 
@@ -172,85 +250,6 @@ def pool_folder(source: Path | str, output: Path, command: str) -> Path:
     return target
 
 
-def rankings(data: Data, options: PoolOptions) -> Iterator[tuple[str, RankedRun]]:
-    """Yield the name of each source of candidates with its ranking of passages for every query."""
-    if options.bm25:
-        yield "bm25", bm25_run(data.corpus, data.queries, options.bm25, language=options.language)
-    for model, depth in options.models:
-        yield f"dense:{Path(model).name}", dense_run(data, model, depth, trusted=options.trust_remote_code)
-    for path, depth in options.runs:
-        run = read_run(path)
-        wanted = {qid: dict(list(ranked.items())[:depth]) for qid, ranked in run.items() if qid in data.queries}
-        check_ids(wanted, data.queries, data.corpus, where=str(path))
-        yield f"run:{path.name}", wanted
-
-
-def dense_run(data: Data, model: str, depth: int, *, trusted: bool = False) -> RankedRun:
-    """Rank passages by exact search with a sentence-transformers model and its own similarity."""
-    encoder = load_encoder(model, trust_remote_code=trusted)
-    from labelkit.pooling.dense_search import dense_search
-
-    texts = {query_id: query.text for query_id, query in data.queries.items()}
-    return dense_search(encoder, model, texts, passages=data.corpus.values(), depth=depth)
-
-
-def read_positives(path: Path, data: Data, options: PoolOptions) -> Qrels:
-    """Read the human positives of the pooled queries. Raises `UsageError` if no grade is a positive."""
-    graded_pairs, positive_grade = human_qrels(path, options.scale), options.positive_grade
-    qrels = {query_id: graded for query_id, graded in graded_pairs.items() if query_id in data.queries}
-    check_ids(qrels, data.queries, data.corpus, where=str(path))
-    positives = {
-        query_id: {pid: grade for pid, grade in graded.items() if grade >= positive_grade}
-        for query_id, graded in qrels.items()
-    }
-    if not any(positives.values()):
-        raise UsageError(
-            f"{path}: no grade reaches {positive_grade} for these queries; "
-            "binary qrels need --positive-grade 1 or --scale 0-1"
-        )
-    return positives
-
-
-def fuse(
-    query_id: str,
-    ranked: Sequence[tuple[str, Mapping[str, float]]],
-    human: Mapping[str, Mapping[str, int]],
-    *,
-    depth: int | None,
-) -> list[Candidate]:
-    """Return the candidates of a query by reciprocal rank, ties by passage id; `depth` keeps all human positives."""
-    origins: dict[str, list[Origin]] = {}
-    fused: dict[str, float] = {}
-    for name, scores in ranked:
-        for rank, (passage_id, score) in enumerate(scores.items(), 1):
-            origins.setdefault(passage_id, []).append(Origin(name, rank, score))
-            fused[passage_id] = fused.get(passage_id, 0.0) + 1 / (RRF_K + rank)
-    positives = human.get(query_id, {})
-    for rank, (passage_id, grade) in enumerate(sorted(positives.items(), key=lambda item: (-item[1], item[0])), 1):
-        origins.setdefault(passage_id, []).append(Origin("human", rank, float(grade)))
-    order = sorted(origins, key=lambda pid: (-fused.get(pid, 0.0), pid))
-    if depth is not None:
-        others = {*[pid for pid in order if pid not in positives][: max(0, depth - len(positives))]}
-        # Positives keep their rank among the others, so that the first pairs of a pool include both.
-        order = [pid for pid in order if pid in positives or pid in others]
-    return [Candidate(query_id=query_id, passage_id=pid, sources=tuple(origins[pid])) for pid in order]
-
-
-def records_to_candidates(candidates: Iterable[Candidate]) -> Any:
-    """Return candidates as a table; their sources become a list of structs."""
-    import pyarrow as pa
-
-    rows = [
-        {
-            "query_id": candidate.query_id,
-            "passage_id": candidate.passage_id,
-            "sources": [origin._asdict() for origin in candidate.sources],
-        }
-        for candidate in candidates
-    ]
-    return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
-
-
 def input_files(folder: Path, options: PoolOptions) -> list[Path]:
     """Return the files from which a pool is made, for its manifest."""
     layout = layout_of(folder)
@@ -258,8 +257,3 @@ def input_files(folder: Path, options: PoolOptions) -> list[Path]:
     if options.split is not None:
         files += layout.files_of(options.split)
     return files + (files_behind(options.human) if options.human else [])
-
-
-def empty(data: Data, candidates: Sequence[Candidate]) -> int:
-    """Return the number of queries without candidates."""
-    return len(set(data.queries) - {candidate.query_id for candidate in candidates})

@@ -38,6 +38,10 @@ class PoolFacts(Facts):
     """Facts of `labelkit pool`, or of `labelkit select`."""
 
     recipe: tuple[str, ...] = ()
+    bm25: Mapping[str, str] = {}
+    """Formula, tokenizer, stop words and stemmer of BM25; empty without BM25."""
+    encoders: Mapping[str, str] = {}
+    """Dense model of the Hub -> its commit."""
     queries_without_candidates: int = 0
     chosen: Mapping[str, int] = {}
     """Reason -> number of pairs that `labelkit select` chose for it."""

@@ -52,12 +52,27 @@ def stage(db: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: Ite
     """Create the table `name` from tuples, in batches."""
     db.register("incoming", schema.empty_table())
     db.execute(f"CREATE OR REPLACE TABLE {name} AS FROM incoming")
+    for batch in batches_of(schema, rows):
+        db.register("incoming", pa.Table.from_batches([batch]))
+        db.execute(f"INSERT INTO {name} FROM incoming")
+    db.unregister("incoming")
+
+
+def batches_of(schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> Iterator[pa.RecordBatch]:
+    """Yield tuples as record batches."""
     left = iter(rows)
     while part := list(islice(left, ROWS_AT_ONCE)):
         columns = zip(zip(*part, strict=True), schema, strict=True)
-        db.register("incoming", pa.table([pa.array(column, field.type) for column, field in columns], schema=schema))
-        db.execute(f"INSERT INTO {name} FROM incoming")
-    db.unregister("incoming")
+        yield pa.record_batch([pa.array(column, field.type) for column, field in columns], schema=schema)
+
+
+def mapped(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    """Write batches to an Arrow file, and return the table of this file, which is mapped into memory and not read."""
+    with pa.OSFile(str(path.absolute()), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    with pa.memory_map(str(path.absolute())) as source:
+        return pa.ipc.open_file(source).read_all()
 
 
 def save(db: duckdb.DuckDBPyConnection, draft: folders.Draft, name: str, statement: str, schema: pa.Schema) -> None:

@@ -1,16 +1,26 @@
 """Pools: every source with its ranks, fusion as by hand, people's positives always kept."""
 
 import json
+import tracemalloc
 from typing import Any
 
+import bm25s
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labelkit.corpora.corpus import corpus_rows
+from labelkit.corpora.qrels import read_qrels
+from labelkit.corpora.queries import query_texts
 from labelkit.errors import DataError, UsageError
+from labelkit.pooling import fusion, pool
+from labelkit.pooling.fusion import fuse
 from labelkit.pooling.options import PoolOptions
-from labelkit.pooling.pool import fuse, make_pool, read_pool
-from labelkit.records import Origin
+from labelkit.pooling.pool import make_pool, read_pool, write_pool
+from labelkit.pooling.stages import Stage
+from labelkit.records import Origin, full_text
+from labelkit.storage import tables
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +96,22 @@ def test_a_run_gives_its_first_passages(beir, tmp_path):
 def test_fusion_is_the_sum_of_reciprocal_ranks():
     one = {"a": 9.0, "b": 8.0, "c": 7.0}
     other = {"c": 0.3, "b": 0.2, "d": 0.1}
-    fused = fuse("q", [("one", one), ("other", other)], {}, depth=None)
+    fused = fuse([("one", one), ("other", other)], {}, depth=None)
     by_hand = {"a": 1 / 61, "b": 1 / 62 + 1 / 62, "c": 1 / 63 + 1 / 61, "d": 1 / 63}
-    assert [candidate.passage_id for candidate in fused] == sorted(by_hand, key=lambda name: -by_hand[name])
+    assert [found.passage_id for found in fused] == sorted(by_hand, key=lambda name: -by_hand[name])
     assert fused[0].sources == (Origin("one", 3, 7.0), Origin("other", 1, 0.3))
 
 
 def test_ties_go_by_passage_id():
-    fused = fuse("q", [("one", {"b": 1.0}), ("other", {"a": 1.0})], {}, depth=None)
-    assert [candidate.passage_id for candidate in fused] == ["a", "b"]
+    fused = fuse([("one", {"b": 1.0}), ("other", {"a": 1.0})], {}, depth=None)
+    assert [found.passage_id for found in fused] == ["a", "b"]
 
 
 @given(st.permutations(list("abcdef")), st.integers(1, 8), st.sets(st.sampled_from("abcdefgh"), max_size=4))
 def test_people_s_positives_are_kept_beyond_any_depth(order, depth, positives):
     ranked = {name: float(-place) for place, name in enumerate(order)}
-    fused = fuse("q", [("run", ranked)], {"q": dict.fromkeys(positives, 2)}, depth=depth)
-    names = [candidate.passage_id for candidate in fused]
+    fused = fuse([("run", ranked)], dict.fromkeys(positives, 2), depth=depth)
+    names = [found.passage_id for found in fused]
     assert positives <= set(names)
     assert len(names) == max(len(positives), min(depth, len({*order, *positives})))
     others = [name for name in names if name not in positives]
@@ -165,6 +175,145 @@ def test_the_same_command_gives_the_same_bytes(labelkit, beir, tmp_path, encoder
     assert seen[0] == seen[1]
     inputs = json.loads(seen[0]["manifest.json"])["inputs"]
     assert set(inputs) == {str(beir / "corpus.jsonl"), str(beir / "queries.jsonl"), str(human), str(path)}
+
+
+def reference(folder, *, depth, runs, human, kept):
+    """The candidates of a pool by plain loops: BM25 by bm25s, runs sorted in memory, fused by reciprocal rank."""
+    passages = {pid: full_text(title, text) for _, pid, title, text in corpus_rows(folder / "corpus.jsonl")}
+    queries = query_texts(folder / "queries.jsonl")
+    words = bm25s.tokenize(list(passages.values()), stopwords="en", show_progress=False)
+    engine = bm25s.BM25(backend="numba")
+    engine.index(words, show_progress=False)
+    asked = bm25s.tokenize(list(queries.values()), stopwords="en", return_ids=False, show_progress=False)
+    rows, scores = engine.retrieve(asked, k=depth, show_progress=False)
+    ids = list(passages)
+    for number, query_id in enumerate(queries):
+        best = zip(rows[number].tolist(), scores[number].tolist(), strict=True)
+        sources = [("bm25", [(ids[row], score) for row, score in best if score > 0])]
+        for path, most in runs:
+            lines = [line.split() for line in path.read_text().splitlines()]
+            ranked = [(pid, float(score)) for qid, _, pid, _, score, _ in lines if qid == query_id]
+            sources.append((f"run:{path.name}", sorted(ranked, key=lambda pair: -pair[1])[:most]))
+        found: dict[str, list[tuple[str, int, float]]] = {}
+        fused: dict[str, float] = {}
+        for name, ranked in sources:
+            for rank, (pid, score) in enumerate(ranked, 1):
+                found.setdefault(pid, []).append((name, rank, score))
+                fused[pid] = fused.get(pid, 0.0) + 1 / (60 + rank)
+        positives = {pid: grade for pid, grade in read_qrels(human).get(query_id, {}).items() if grade >= 1}
+        for rank, pid in enumerate(sorted(positives, key=lambda pid: (-positives[pid], pid)), 1):
+            found.setdefault(pid, []).append(("human", rank, float(positives[pid])))
+        order = sorted(found, key=lambda pid: (-fused.get(pid, 0.0), pid))
+        others = [pid for pid in order if pid not in positives][: max(0, kept - len(positives))]
+        yield from ((query_id, pid, found[pid]) for pid in order if pid in positives or pid in others)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, write_beir, write_qrels):
+    """A collection of 700 passages, a third of which are copies, with two runs in no order and human grades."""
+    folder, random = tmp_path_factory.mktemp("large"), np.random.default_rng(1)
+    texts = [" ".join(f"w{n}" for n in row) for row in (random.zipf(1.4, (500, 8)) % 300).tolist()]
+    passages = {f"p{number}": ("", text) for number, text in enumerate(texts + texts[:200])}
+    queries = {f"q{number}": " ".join(text.split()[:4]) for number, text in enumerate(texts[:60])}
+    grades = {query: {f"p{random.integers(700)}": int(random.integers(4)) for _ in range(3)} for query in queries}
+    beir = write_beir(folder / "beir", passages, queries, grades)
+    runs = []
+    for name in ("one.run", "two.run"):
+        pairs = [(query, pid) for query in [*queries, "unpooled"] for pid in random.choice(700, 20, replace=False)]
+        random.shuffle(pairs)
+        lines = [f"{query} Q0 p{pid} 1 {random.integers(9)} tag\n" for query, pid in pairs]
+        (folder / name).write_text("".join(lines))
+        runs.append(folder / name)
+    return beir, runs
+
+
+def test_a_pool_is_the_one_that_plain_loops_make(large, tmp_path, monkeypatch):
+    beir, runs = large
+    human = beir / "qrels" / "test.tsv"
+    monkeypatch.setattr(fusion, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 64)
+    options = PoolOptions(bm25=15, run=(f"{runs[0]}:7", f"{runs[1]}:30"), human=human, positive_grade=1, depth=25)
+    made = make_pool(beir, tmp_path / "pool", options)
+    expected = list(reference(beir, depth=15, runs=[(runs[0], 7), (runs[1], 30)], human=human, kept=25))
+    assert [(one.query_id, one.passage_id, list(map(tuple, one.sources))) for one in made.candidates] == expected
+    assert list(made.passages) == sorted({pid for _, pid, _ in expected})
+    assert list(made.queries) == list(query_texts(beir / "queries.jsonl"))
+
+
+def test_the_numbers_of_a_pool_are_counted_while_it_is_written(large, tmp_path, monkeypatch):
+    beir, runs = large
+    monkeypatch.setattr(pool, "read_pool", lambda *given: pytest.fail("the pool is read back"))
+    written = write_pool(beir, tmp_path / "pool", PoolOptions(bm25=0, run=(f"{runs[0]}:7",)))
+    assert written == (60 * 7, 60, 0)
+    assert not (tmp_path / "pool" / "scratch").exists()
+
+
+def test_memory_per_pair_does_not_grow(write_beir, tmp_path):
+    words = [f"w{number}" for number in range(40)]
+    texts = {f"p{number}": ("", f"{words[number % 40]} {words[number % 37]} common") for number in range(400)}
+
+    def peak(queries: int) -> int:
+        asked = {f"q{number}": f"{words[number % 40]} common" for number in range(queries)}
+        beir = write_beir(tmp_path / f"beir-{queries}", texts, asked, {})
+        tracemalloc.start()
+        write_pool(beir, tmp_path / f"pool-{queries}", PoolOptions(bm25=100))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(50)
+    few, many = peak(100), peak(500)
+    # A query takes some hundred bytes, and its hundred pairs take none.
+    assert (many - few) / (400 * 100) < 15
+
+
+def test_progress_is_told_by_stage(large, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELKIT_CACHE", str(tmp_path / "cache"))
+    told: list[Stage] = []
+    write_pool(large[0], tmp_path / "pool", PoolOptions(bm25=3), report=told.append)
+    assert [stage.name for stage in told] == ["read", "BM25: count terms", "BM25: search"]
+    assert told[-1] == ("BM25: search", 60, 60, "queries")
+
+
+def test_a_pool_with_other_settings_is_refused_and_with_the_same_made_again(labelkit, beir, tmp_path):
+    command = ("pool", beir, "-o", tmp_path / "pool")
+    assert labelkit(*command, "--bm25", 2).code == 0
+    before = (tmp_path / "pool" / "manifest.json").read_bytes()
+    for other in (["--bm25", 3], ["--bm25", 2, "--language", "de"], ["--bm25", 2, "--split", "test"]):
+        called = labelkit(*command, *other)
+        assert called.code == 2
+        assert "is a pool with other settings, which was made by: labelkit pool" in called.err
+        assert (tmp_path / "pool" / "manifest.json").read_bytes() == before
+    assert labelkit(*command, "--bm25", 2).code == 0
+
+
+def test_the_manifest_says_how_bm25_read_the_texts(beir, tmp_path):
+    make_pool(beir, tmp_path / "pool", PoolOptions(bm25=2, language="german"))
+    facts = json.loads((tmp_path / "pool" / "manifest.json").read_text())["facts"]
+    assert facts["bm25"]["language"] == "de"
+    assert facts["bm25"]["stop_words"].endswith(f"of bm25s {bm25s.__version__}")
+    assert facts["bm25"]["stemmer"].startswith("Snowball")
+    make_pool(beir, tmp_path / "other", PoolOptions(bm25=2))
+    facts = json.loads((tmp_path / "other" / "manifest.json").read_text())["facts"]
+    assert facts["bm25"] == {
+        "formula": "lucene, k1 = 1.5, b = 0.75",
+        "language": "none given",
+        "tokenizer": "words of two or more characters, in lower case",
+        "stop_words": f"33 of bm25s {bm25s.__version__}",
+        "stemmer": "none",
+    }
+
+
+def test_a_duplicated_pair_of_a_run_is_refused_with_its_line(beir, tmp_path):
+    path = run_file(tmp_path, ("q1", "p1", 1), ("q2", "p1", 1), ("q1", "p1", 2))
+    with pytest.raises(DataError, match=r"some\.run:3: the pair 'q1', 'p1' is duplicated"):
+        pooled(beir, tmp_path, run=(f"{path}:5",))
+
+
+def test_two_runs_of_one_name_are_two_sources(beir, tmp_path):
+    (tmp_path / "other").mkdir()
+    one, other = run_file(tmp_path, ("q1", "p1", 1)), run_file(tmp_path / "other", ("q1", "p2", 1))
+    assert set(pooled(beir, tmp_path, run=(f"{one}:5", f"{other}:5"))["q1"]) == {"p1", "p2"}
 
 
 def test_a_pool_holds_only_the_passages_it_needs(beir, tmp_path):
