@@ -144,12 +144,9 @@ def write_candidates(draft: folders.Draft, place: Workplace, options: PoolOption
                 place.report(Stage("pool", number, len(queries), items="queries"))
 
     draft.write_batches("candidates", CANDIDATE_SCHEMA, candidate_batches(pooled()))
-    return PoolFacts(
-        recipe=recipe(options),
-        queries_without_candidates=without,
-        **({"bm25": engine.settings} if engine else {}),
-        **({"encoders": commits} if (commits := commits_of(options.models)) else {}),
-    )
+    facts = PoolFacts(recipe=recipe(options), queries_without_candidates=without)
+    used = {"bm25": engine.settings if engine else {}, "encoders": commits_of(options.models)}
+    return facts.model_copy(update={name: settings for name, settings in used.items() if settings})
 
 
 def rankings(place: Workplace, options: PoolOptions, engine: Bm25 | None) -> Iterator[Source]:
@@ -246,7 +243,7 @@ def pool_folder(source: Path | str, output: Path, command: str) -> Path:
             raise UsageError(f"{target} was made from other data than {folder}; choose another output or remove it")
         return target
     log.info(f"{folder} is not a pool: pooling {PoolOptions().bm25} passages per query from BM25 into {target}")
-    make_pool(folder, target, command=command)
+    write_pool(folder, target, command=command)
     return target
 
 

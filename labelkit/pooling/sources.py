@@ -64,7 +64,8 @@ class Workplace(NamedTuple):
         """Raise `DataError` for a pair in a table of pooled queries whose passage is not in the corpus."""
         statement = f"SELECT query_id, passage_id FROM {table} WHERE passage_id NOT IN (SELECT passage_id FROM corpus)"
         if found := tables.row(self.db, f"{statement} ORDER BY number, place"):
-            raise DataError(f"{path}: {unknown_id(*found, self.collection.queries)}")
+            query_id, passage_id = found
+            raise DataError(f"{path}: {unknown_id(query_id, passage_id, self.collection.queries)}")
 
 
 def bm25_source(place: Workplace, engine: Bm25, depth: int) -> Source:

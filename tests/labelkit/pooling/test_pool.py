@@ -14,7 +14,7 @@ from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import read_qrels
 from labelkit.corpora.queries import query_texts
 from labelkit.errors import DataError, UsageError
-from labelkit.pooling import fusion, pool
+from labelkit.pooling import bm25, fusion, pool
 from labelkit.pooling.fusion import fuse
 from labelkit.pooling.options import PoolOptions
 from labelkit.pooling.pool import make_pool, read_pool, write_pool
@@ -248,7 +248,9 @@ def test_the_numbers_of_a_pool_are_counted_while_it_is_written(large, tmp_path, 
     assert not (tmp_path / "pool" / "scratch").exists()
 
 
-def test_memory_per_pair_does_not_grow(write_beir, tmp_path):
+def test_memory_per_pair_does_not_grow(write_beir, tmp_path, monkeypatch):
+    monkeypatch.setattr(fusion, "ROWS_AT_ONCE", 1_000)
+    monkeypatch.setattr(bm25, "QUERIES_AT_ONCE", 32)
     words = [f"w{number}" for number in range(40)]
     texts = {f"p{number}": ("", f"{words[number % 40]} {words[number % 37]} common") for number in range(400)}
 
