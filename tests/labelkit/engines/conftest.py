@@ -273,14 +273,16 @@ def passage_of() -> Callable[[dict[str, Any]], str]:
 
 
 @contextmanager
-def vllm_server(model: Path, max_model_len: int, log: Path, *, dtype: str = "float32") -> Iterator[str]:
+def vllm_server(
+    model: Path, max_model_len: int, log: Path, *, dtype: str = "float32", runner: str = "auto"
+) -> Iterator[str]:
     """vLLM's own OpenAI server on a free port of loopback; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--dtype", dtype]
     command += ["--enforce-eager", "--max-model-len", max_model_len, "--host", "127.0.0.1", "--port", port]
-    command += ["--max-num-batched-tokens", 2048, "--max-num-seqs", 16]
+    command += ["--max-num-batched-tokens", 2048, "--max-num-seqs", 16, "--runner", runner]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **os.environ}
     with log.open("wb") as output:
         child = subprocess.Popen(

@@ -214,3 +214,13 @@ def test_a_reranker_gives_the_logits_of_sentence_transformers(pool, tiny_reranke
     peer = peer_scores("why do cats sleep in the day", [TEXTS[name] for name in names])
     assert [found[name].score for name in names] == pytest.approx(peer, abs=1e-3)
     assert max(abs(score) for score in peer) > 1
+
+
+def test_the_server_gives_the_same_logits_to_engine_openai(pool, tiny_reranker, peer_scores, annotated, vllm_server):
+    options = ("--engine", "openai", "--model", tiny_reranker, "--method", "rerank", "--base-url")
+    with vllm_server(tiny_reranker, 128, pool.with_name("rerank.log"), runner="pooling") as url:
+        found = annotated(pool, pool.with_name("served-scores"), *options, url)
+    assert "128" in present(found["long"].failure), "the server refuses this pair alone, in its own words"
+    names = sorted(TEXTS)
+    peer = peer_scores("why do cats sleep in the day", [TEXTS[name] for name in names])
+    assert [found[name].score for name in names] == pytest.approx(peer, abs=1e-3)
