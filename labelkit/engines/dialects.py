@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from labelkit.engines import Message, Request
+from labelkit.errors import EngineError
 
 JSON_TOKENS = 16
 """Tokens that an answer in JSON needs besides the answer itself."""
@@ -188,5 +189,8 @@ CONSTRAINTS: dict[str, Callable[[Request], dict[str, Any]]] = {
 
 
 def dialect_of(changes: Mapping[str, Any]) -> Dialect:
-    """Return a dialect from its `changes`. Unknown names, from another release, raise `TypeError`."""
+    """Return a dialect from its `changes`. Raises `EngineError` if another release made them."""
+    known = {name: RUNGS[name] for name in changes if name in RUNGS}
+    if len(known) < len(changes) or any(changes[name] not in rungs for name, rungs in known.items()):
+        raise EngineError(f"unknown options of requests {dict(changes)}: use the labelkit release that sent them")
     return Dialect(**changes)

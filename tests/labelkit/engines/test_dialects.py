@@ -7,7 +7,10 @@ test asserts grades, scores, the journal, the number of requests and the exit co
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +18,8 @@ import pytest
 from present import present
 
 from labelkit.engines import Message, Request
-from labelkit.engines.dialects import CONSTRAINTS, Dialect, chat_body, grammar_of
+from labelkit.engines.dialects import CONSTRAINTS, Dialect, chat_body, dialect_of, grammar_of
+from labelkit.errors import EngineError
 from labelkit.judging.journal import Journal
 from labelkit.judging.reply_parser import ranking_pattern, selection_pattern
 from labelkit.storage.labels import read_labels
@@ -393,6 +397,44 @@ def test_a_run_that_breaks_off_after_its_first_answer_resumes_with_its_options(a
     assert len(server.ledger) == before + outcome["asked"]
 
 
+def test_a_run_that_is_killed_at_any_request_has_one_judge_and_loses_nothing(
+    annotate, server, Answer, completion, pool, tmp_path
+):
+    """Killed at its first answers, four times: at most the requests in flight are paid for again."""
+    refusals = [unsupported("max_tokens"), TEMPERATURE]
+    answering(server, Answer, completion, refusals)
+    assert annotate(output="whole").code == 0
+    answered = [body for body in server.ledger if "max_completion_tokens" in body and "temperature" not in body]
+    pairs = len(answered)
+    server.ledger.clear()
+    command = [sys.executable, "-m", "labelkit", "annotate", pool, "-o", tmp_path / "labels", "--engine", "openai"]
+    command += ["--model", "m", "--base-url", server.url, "--concurrency", "2"]
+    for most in (2, 3, 2, 3):
+        reached, before = threading.Event(), len(server.ledger)
+
+        def stop(body, before=before, most=most, reached=reached):
+            if len(server.ledger) - before >= most:
+                reached.set()
+                time.sleep(0.2)
+            return Answer(completion("2", TOP))
+
+        answering(server, Answer, completion, refusals, stop)
+        child = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
+        assert reached.wait(60)
+        child.kill()
+        child.wait()
+    answering(server, Answer, completion, refusals)
+    assert annotate().code == 0
+    rows, judges, _ = read_labels(tmp_path / "labels")
+    whole = read_labels(tmp_path / "whole")[0]
+    assert [(row.judge_id, row.passage_id, row.grade, row.score) for row in rows] == [
+        (row.judge_id, row.passage_id, row.grade, row.score) for row in whole
+    ]
+    assert len(judges) == 1
+    paid = [body for body in server.ledger if "max_completion_tokens" in body and "temperature" not in body]
+    assert pairs <= len(paid) <= pairs + 4 * 2
+
+
 def test_other_options_are_another_judge_with_other_keys(annotate, server, Answer, completion, tmp_path):
     answering(server, Answer, completion, [])
     annotate()
@@ -424,6 +466,12 @@ def test_the_grammar_of_a_pattern_has_the_same_answers(kind, size):
     literals = r'"(?:[^"\\]|\\.)*"'
     back = re.sub(literals, lambda found: re.sub(r"([\[\]])", r"\\\1", json.loads(found[0])).replace(" ", "_"), rule)
     assert back.replace(" ", "").replace("_", " ") == kind(size)
+
+
+@pytest.mark.parametrize("changes", [{"colour": "blue"}, {"limit": "blue"}, {"logprobs": 7}])
+def test_options_of_another_release_are_one_line(changes):
+    with pytest.raises(EngineError, match="use the labelkit release that sent them"):
+        dialect_of(changes)
 
 
 def test_free_text_has_no_constraint_in_any_dialect():

@@ -191,6 +191,11 @@ def test_labels_that_share_a_first_token_are_refused(tiny_qwen):
         engine.check_labels(("10", "12"))
 
 
+def test_a_budget_for_thinking_needs_the_parser_that_finds_its_end(tiny_qwen):
+    with pytest.raises(UsageError, match="--thinking-tokens with engine vllm needs --reasoning-parser"):
+        open_engine("vllm", Settings(str(tiny_qwen), thinking_tokens=64))
+
+
 def test_a_missing_model_is_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(EngineError, match="cannot be loaded"):
         open_engine("vllm", Settings(str(tmp_path / "absent")))
