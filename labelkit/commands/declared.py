@@ -76,7 +76,9 @@ def known_names(module: str, tree: ast.Module) -> dict[str, Any]:
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == module.partition(".")[0]:
             named = {alias.name for alias in node.names if alias.name.isupper()}
-            known |= {name: value for name, value in constants(str(node.module)).items() if name in named}
+            # Finding a module imports its package, so modules without constants are left alone.
+            found = constants(str(node.module)) if named else {}
+            known |= {name: value for name, value in found.items() if name in named}
     return known | constants(module)
 
 
