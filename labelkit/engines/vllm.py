@@ -67,6 +67,11 @@ class VllmEngine(Engine):
     """vLLM's engine, constrained to the labels or the pattern; labels are read at the first token of the answer."""
 
     def __init__(self, settings: Settings) -> None:
+        # vLLM reads its environment when it is first imported. The first two variables are for the CPU build alone:
+        # cache size in GiB, and number of cores without model threads.
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
+        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._settings = settings
         refuse_code(settings.model, trusted=settings.trust_remote_code)
         self._tokenizer = load_tokenizer(settings)
@@ -124,10 +129,6 @@ class VllmEngine(Engine):
 
     @cached_property
     def _llm(self) -> Any:
-        # The first two are for the CPU build alone: cache size in GiB, and number of cores without model threads.
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
-        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         try:
             import torch
             from vllm import AsyncEngineArgs

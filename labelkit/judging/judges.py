@@ -1,4 +1,4 @@
-"""List the judges of a labels folder, remove one of them, and refuse a further judge that nobody asked for."""
+"""List the judges of a labels folder, remove one of them, and refuse a further judge without a flag."""
 
 import shlex
 from collections.abc import Iterable

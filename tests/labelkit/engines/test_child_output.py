@@ -24,6 +24,11 @@ Loading weights:   0% Completed | 0/1
 STATED = "Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 
 
+def test_colours_of_earlier_releases_are_ignored():
+    coloured = TRACE.replace("(EngineCore pid=17)", "\x1b[0;36m(EngineCore_DP0 pid=17)\x1b[0;0m")
+    assert root_cause(coloured) == root_cause(TRACE)
+
+
 def test_the_first_exception_of_a_process_is_the_root_cause():
     assert root_cause(TRACE) == (
         "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`."
