@@ -1,8 +1,8 @@
 """Makes the rows of `train` from judgements: decides the label of each pair by the policy, and lists labels by query.
 
 The SQL needs a session with the tables `judgements`, `judges`, `queries`, `set_aside` (queries whose human labels are
-not used), `drops` (pairs to ignore, or queries to leave out if `passage_id` is NULL) and `scored_by` (the judge whose
-scores are those of all labels). Queries are processed in slices.
+not used), `drops` (pairs to ignore, or queries to leave out if `passage_id` is NULL) and `scored_by` (the judge that
+gives all labels their scores). Queries are processed in slices.
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ STAGES = {dataset.OF_MODELS: "kind <> 'human'", dataset.OF_PEOPLE: "kind = 'huma
 
 
 def open_labels(db: DuckDBPyConnection, rules: MixRules, scored_by: str | None = None) -> None:
-    """Make the tables that every slice needs: queries set aside, pairs to drop, the judge whose scores are those of all
-    labels (`scored_by`, or none), and posteriors of Dawid and Skene.
+    """Make the tables that every slice needs: queries set aside, pairs to drop, the judge that gives all labels
+    their scores (`scored_by`, or none), and posteriors of Dawid and Skene.
     """
     set_aside(db, rules)
     db.execute("CREATE TABLE scored_by AS SELECT judge_id FROM judges WHERE judge_id = $judge", {"judge": scored_by})

@@ -220,7 +220,7 @@ def load_cross_encoder(settings: Settings, dtype: str) -> Any:
 
 
 def pair_rows(encoder: Any) -> Callable[[Sequence[Pair]], list[PairRow]]:
-    """Return a function from pairs to tokens: the fast tokenizer, if its tokens equal those of the preprocessing."""
+    """Return a function from pairs to tokens: by the fast tokenizer, if the preprocessing gives the same tokens."""
 
     def slow(pairs: Sequence[Pair]) -> list[PairRow]:
         prompt = encoder.prompts.get(encoder.default_prompt_name)

@@ -59,7 +59,7 @@ def test_a_run_of_annotate_with_a_cross_encoder(labelkit, pool, tiny_reranker, t
     assert isinstance(judge, Judge)
     assert (judge.family, judge.engine, judge.dtype) == ("BERT", "local", "float32")
     assert manifest.facts.rerankers == {judge.judge_id: "BERT"}
-    assert f"prompt tokens      {sum(row.tokens for row in rows)}" in planned.out
+    assert f"prompt tokens      {sum(row.tokens or 0 for row in rows)}" in planned.out
 
 
 def test_a_reranker_answers_no_chat(labelkit, pool, tiny_reranker, tmp_path):
@@ -89,7 +89,7 @@ def test_a_language_model_answers_yes_or_no_after_an_empty_reasoning(labelkit, p
     assert (judge.prompt_name, judge.family, judge.label_grades) == ("rerank-yes-no", "Qwen", None)
     assert len({row.score for row in rows}) > 1
     assert {(row.grade, row.failure) for row in rows} == {(None, None)}
-    assert all(0 < row.label_mass < 1 for row in rows)
+    assert all(row.label_mass is not None and 0 < row.label_mass < 1 for row in rows)
 
 
 def test_the_answer_begins_as_the_prompt_says(tiny_qwen):

@@ -8,6 +8,7 @@ import pytest
 
 from labelkit.judging.journal import Journal
 from labelkit.judging.methods.steps import Verdict, lowest
+from labelkit.records import Judgement
 from labelkit.storage.dataset import read_dataset
 from labelkit.storage.labels import read_labels
 from trainer.config.fit_config import FitConfig
@@ -22,10 +23,13 @@ WORDS = ["ash", "birch", "cedar", "elm", "fir", "oak", "pine", "yew"]
 def forest(labelkit, write_beir, tmp_path):
     """Six queries of four words and twelve passages each with one to four of them, graded by people with noise."""
     draw = np.random.default_rng(1)
-    queries, passages, qrels = {}, {}, {}
+    queries: dict[str, str] = {}
+    passages: dict[str, tuple[str, str]] = {}
+    qrels: dict[str, dict[str, int]] = {}
     for number in range(6):
         query = [f"{word}{number}" for word in WORDS[:4]]
-        queries[f"q{number}"], qrels[f"q{number}"] = " ".join(query), {}
+        queries[f"q{number}"] = " ".join(query)
+        qrels[f"q{number}"] = {}
         for place in range(12):
             shared = place % 4 + 1
             passages[f"p{number}x{place:02}"] = ("", " ".join([*query[:shared], f"tree{place}"]))
@@ -61,7 +65,7 @@ def raw_scores(folder):
 def test_a_reranker_gives_scores_and_no_grades(labelkit, forest, scored, tmp_path):
     rows, (judge,), manifest = read_labels(scored)
     assert {(row.grade, row.failure, row.probs) for row in rows} == {(None, None, None)}
-    assert sorted({row.score for row in rows}) == [-2.0, 0.0, 2.0, 4.0]
+    assert {row.score for row in rows} == {-2.0, 0.0, 2.0, 4.0}
     assert (judge.method, judge.label_grades, judge.prompt_name) == ("rerank", None, "rerank")
     facts = manifest.facts
     assert (facts.without_grade, facts.failures, facts.rerankers) == (72, {}, {judge.judge_id: "unknown"})
@@ -102,7 +106,7 @@ def test_mix_names_the_cure_for_scores_without_grades(labelkit, forest, scored, 
 def test_raw_scores_reach_the_dataset_the_export_and_the_training(
     labelkit, forest, scored, calibration, tmp_path, applied_by
 ):
-    given = ("--llm", scored, "--calibration", calibration)
+    given: tuple[object, ...] = ("--llm", scored, "--calibration", calibration)
     if applied_by == "calibrate":
         assert labelkit("calibrate", scored, "--apply", calibration, "-o", tmp_path / "done").code == 0
         given = ("--llm", tmp_path / "done")
@@ -210,7 +214,7 @@ def test_a_second_look_counts_the_lower_score():
 def test_review_shows_pairs_of_a_reranker(scored):
     from labelkit.review.session import by_disagreement
 
-    pairs = {}
+    pairs: dict[tuple[str, str], list[Judgement]] = {}
     for row in read_labels(scored)[0]:
         pairs.setdefault((row.query_id, row.passage_id), []).append(row)
     assert sorted(by_disagreement(pairs, 0)) == sorted(pairs)

@@ -45,8 +45,7 @@ def labels(labelkit, beir, pool, tmp_path):
     folder = tmp_path / "labels"
     for method in ("graded", "binary", "relsel"):
         command = ("annotate", pool, "-o", folder, "--engine", "scripted", "--model", "overlap", "--method", method)
-        command = (*command, "--add-judge")
-        assert labelkit(*command, *(["--permutations", 2] if method == "relsel" else [])).code == 0
+        assert labelkit(*command, "--add-judge", *(["--permutations", 2] if method == "relsel" else [])).code == 0
     return folder
 
 
