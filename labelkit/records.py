@@ -150,6 +150,33 @@ class Judgement(Record):
         return self
 
 
+class JudgementRow(NamedTuple):
+    """A judgement as a row of a table, in the order of the columns of `JUDGEMENT_SCHEMA`.
+
+    It is made where a judge's verdicts are computed, millions at a time, so that it is not validated.
+    """
+
+    query_id: str
+    passage_id: str
+    judge_id: str
+    grade: int | None
+    raw_grade: str | None
+    score: float | None
+    probs: tuple[float, ...] | None
+    label_mass: float | None
+    failure: str | None
+    position: int | None
+    permutation_seed: int | None
+    reply_ref: str | None
+    tokens: int | None
+    cost: float | None
+
+    @property
+    def score_only(self) -> bool:
+        """Whether the judgement has a score from which `labelkit calibrate` must first make a grade."""
+        return self.failure is None and self.grade is None
+
+
 class Label(Record):
     """The label of one passage of an example: its grade and the source of the grade."""
 

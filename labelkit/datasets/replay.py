@@ -22,7 +22,7 @@ from labelkit.judging.methods.steps import Verdict
 from labelkit.judging.settling import judgements_of
 from labelkit.judging.tasks import Task
 from labelkit.pooling.pool import Pool, pool_behind, read_pool
-from labelkit.records import Judge, Judgement, Passage, Query
+from labelkit.records import Judge, Judgement, JudgementRow, Passage, Query
 from labelkit.storage import dataset, folders
 from labelkit.storage.labels import KIND as LABELS
 
@@ -153,7 +153,7 @@ class Bench:
         listwise = method_of(self._records.judges[row.judge_id]).listwise
         return (row.judge_id, row.query_id, *(() if listwise else (row.passage_id,)))
 
-    def _judge_again(self, unit: tuple[str, ...]) -> dict[str, Judgement]:
+    def _judge_again(self, unit: tuple[str, ...]) -> dict[str, JudgementRow]:
         """Rebuild the judgements of a unit from its replies, by passage. Raises `DataError` if a request differs."""
         judging = self._judging(unit[0])
         if judging.prompt.sha256 != judging.judge.prompt_sha256:

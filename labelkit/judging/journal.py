@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -291,12 +290,11 @@ class Journal(SqliteFile):
     def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
         """Return the last undamaged reply to each of these requests, by key, and the cost of all its replies."""
         statement = f"SELECT {REPLY} {KEYS} ORDER BY key, attempt"
-        found = {}
-        for key, group in groupby(self._rows(statement, json.dumps(list(keys))), key=itemgetter(0)):
-            rows = [row for row in group if row[-1] == digest_of_reply(*row[:-1])]
-            if rows:
-                found[key] = Answer(reply_of(key, rows[-1][2], self.path), dollars(rows))
-        return found
+        found: dict[str, list[tuple[Any, ...]]] = {}
+        for row in self._rows(statement, json.dumps(list(keys))):
+            if row[-1] == digest_of_reply(*row[:-1]):
+                found.setdefault(row[0], []).append(row)
+        return {key: Answer(reply_of(key, rows[-1][2], self.path), dollars(rows)) for key, rows in found.items()}
 
     def cost(self, key: str) -> float | None:
         """Return the US dollars spent on all replies to a request; None if none was paid or one had no price."""

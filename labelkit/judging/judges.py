@@ -12,7 +12,7 @@ from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
 from labelkit.judging.label_tables import Tally, finalise, settled
 from labelkit.judging.request_keys import options_key
-from labelkit.records import Judge, Judgement
+from labelkit.records import Judge, Judgement, JudgementRow
 from labelkit.storage import folders
 from labelkit.storage.labels import KIND, read_labels
 from labelkit.storage.manifest import LabelsFacts
@@ -68,7 +68,7 @@ def in_journal(path: Path) -> list[JudgeCounts]:
         return [counts([judge], (row for row, _ in rows))[0] for judge, _, rows in settled(journal)]
 
 
-def counts(found: Iterable[Judge], rows: Iterable[Judgement]) -> list[JudgeCounts]:
+def counts(found: Iterable[Judge], rows: Iterable[Judgement | JudgementRow]) -> list[JudgeCounts]:
     """Return the counts of judges from their judgements."""
     none: dict[str, Any] = {"labels": 0, "failures": 0, "usd": 0.0}
     each = {

@@ -17,7 +17,7 @@ from labelkit.judging.methods import judging_of
 from labelkit.judging.request_keys import sent_of
 from labelkit.judging.settling import judgements_of
 from labelkit.judging.tasks import tasks_of
-from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
+from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement, JudgementRow
 from labelkit.storage import folders
 from labelkit.storage.dataset import RowWriter, records_to_table
 from labelkit.storage.labels import rerankers
@@ -34,7 +34,7 @@ class RunPairs:
         self._query_id: str | None = ""
         self._passages: set[str] = set()
 
-    def __contains__(self, row: Judgement) -> bool:
+    def __contains__(self, row: Judgement | JudgementRow) -> bool:
         """Return whether a judgement is about a pair of the run. Rows of its judge must come sorted by query id."""
         if row.judge_id != self._judge_id:
             return False
@@ -55,7 +55,7 @@ class Tally:
         self._reasons: Counter[str] = Counter()
         self.judged = self.unscored = self.score_only = 0
 
-    def add(self, row: Judgement) -> None:
+    def add(self, row: Judgement | JudgementRow) -> None:
         """Count one more judgement."""
         if self._mine is None or row in self._mine:
             self.judged += 1
@@ -125,7 +125,7 @@ def finalise(
     return tally
 
 
-def settled(journal: Journal) -> Iterator[tuple[Judge, "Account", Iterator[tuple[Judgement, list[Judgement]]]]]:
+def settled(journal: Journal) -> Iterator[tuple[Judge, "Account", Iterator[tuple[JudgementRow, list[JudgementRow]]]]]:
     """Yield every judge of a journal with its account and its judgements, each with its ballots if there are several.
 
     The judgements of a judge must be read before the next judge is taken.

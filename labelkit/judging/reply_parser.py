@@ -40,6 +40,10 @@ RAN_OUT = "the length ran out while the model was thinking; raise --thinking-tok
 RANKING = re.compile(rf"{IDENTIFIER}(?:[ \t\r\n]*[>,;]?[ \t\r\n]*{IDENTIFIER})*")
 
 
+SHORT = 32
+"""Most characters of a text whose label is looked up instead of parsed again."""
+
+
 class Failure(NamedTuple):
     """The reason why a reply has no valid answer."""
 
@@ -48,6 +52,18 @@ class Failure(NamedTuple):
 
 def read_label(reply: Reply, labels: Sequence[str]) -> str | Failure:
     """Return the label in a reply, or a failure. The whole answer must be the label, in upper or lower case."""
+    if reply.error is None and reply.text is not None and len(reply.text) <= SHORT:
+        return _label_in(reply.text, reply.finish_reason, tuple(labels))
+    return _read_label(reply, labels)
+
+
+@lru_cache(maxsize=4096)
+def _label_in(text: str, finish_reason: str | None, labels: tuple[str, ...]) -> str | Failure:
+    """Return the label in a short text; millions of replies have one of a few texts."""
+    return _read_label(Reply(key="", text=text, finish_reason=finish_reason), labels)
+
+
+def _read_label(reply: Reply, labels: Sequence[str]) -> str | Failure:
     text = answer_text(reply)
     if isinstance(text, Failure):
         return text

@@ -11,7 +11,7 @@ from labelkit.judging.methods import Judging
 from labelkit.judging.methods.steps import Ask, Verdict
 from labelkit.judging.request_keys import next_key
 from labelkit.judging.tasks import Task
-from labelkit.records import Judgement
+from labelkit.records import JudgementRow
 
 Cost = Callable[[str], float | None]
 """Function from the key of a reply to its cost in US dollars; None if that is not known."""
@@ -65,7 +65,7 @@ def advance(task: Task, judging: Judging, replies: Replies) -> Waiting | Finishe
 
 def judgements_of(
     judging: Judging, tasks: Iterable[Task], replies: Replies, *, cost: Cost
-) -> Iterator[tuple[Judgement, list[Judgement]]]:
+) -> Iterator[tuple[JudgementRow, list[JudgementRow]]]:
     """Yield the judgements of a judge in the order of its tasks, each with its ballots if there are several.
 
     Ballots are the judgements of single orders or votes. Tasks that are settled together must follow each other: the
@@ -105,7 +105,7 @@ class Ballot(NamedTuple):
     """The verdict of one order, vote or look on a pair, and its judgement."""
 
     verdict: Verdict
-    row: Judgement
+    row: JudgementRow
 
 
 def _ballots(judging: Judging, task: Task, done: Finished, *, cost: Cost) -> Iterator[tuple[str, Ballot]]:
@@ -114,19 +114,19 @@ def _ballots(judging: Judging, task: Task, done: Finished, *, cost: Cost) -> Ite
     usd = None if None in costs else sum(filter(None, costs))
     counted = [reply for reply in done.replies if reply.prompt_tokens is not None]
     tokens = sum((reply.prompt_tokens or 0) + (reply.completion_tokens or 0) for reply in counted)
-    size = len(task.passage_ids)
+    size, judge_id, listwise = len(task.passage_ids), judging.judge.judge_id, judging.listwise
     for place, (passage_id, verdict) in enumerate(zip(task.passage_ids, done.verdicts, strict=True), 1):
-        row = Judgement(
+        row = JudgementRow(
             query_id=task.query_id,
             passage_id=passage_id,
-            judge_id=judging.judge.judge_id,
+            judge_id=judge_id,
             grade=verdict.grade,
             raw_grade=verdict.raw_grade,
             score=verdict.score,
             probs=verdict.probs,
             label_mass=verdict.label_mass,
             failure=verdict.failure,
-            position=place if judging.listwise else None,
+            position=place if listwise else None,
             permutation_seed=task.seed,
             reply_ref=task.key,
             tokens=round(tokens / size) if counted else None,
@@ -135,12 +135,13 @@ def _ballots(judging: Judging, task: Task, done: Finished, *, cost: Cost) -> Ite
         yield passage_id, Ballot(verdict, row)
 
 
-def _joined(rows: Sequence[Judgement], verdict: Verdict) -> Judgement:
+def _joined(rows: Sequence[JudgementRow], verdict: Verdict) -> JudgementRow:
     """Return the judgement of a pair from its rows and the verdict that they were settled to."""
     tokens = [row.tokens for row in rows if row.tokens is not None]
     costs = [row.cost for row in rows if row.cost is not None]
-    changed = {**verdict._asdict(), "tokens": sum(tokens) if tokens else None}
-    changed["cost"] = sum(costs) if len(costs) == len(rows) else None
-    if len(rows) > 1:
-        changed |= {"position": None, "permutation_seed": None, "reply_ref": None}
-    return Judgement(**{**rows[0].model_dump(), **changed})
+    joined = rows[0]._replace(
+        **verdict._asdict(),
+        tokens=sum(tokens) if tokens else None,
+        cost=sum(costs) if len(costs) == len(rows) else None,
+    )
+    return joined if len(rows) == 1 else joined._replace(position=None, permutation_seed=None, reply_ref=None)

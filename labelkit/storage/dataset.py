@@ -7,12 +7,13 @@ texts of passages are only in `corpus`.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from labelkit.errors import ArtifactError
@@ -109,14 +110,36 @@ def records_to_table(records: Iterable[Record], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(list(map(vars, records)), schema=schema)
 
 
+ROWS = 2048
+"""Rows of a `RowWriter` that become an Arrow table at a time."""
+
+
+def rows_to_table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Return rows, whose values are in the order of the schema, as a table.
+
+    Raises `ValueError` for a number that is not finite, which no label may have.
+    """
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    for array, field in zip(arrays, schema, strict=True):
+        values = array.flatten() if pa.types.is_list(field.type) else array
+        if pa.types.is_floating(values.type) and pc.any(pc.invert(pc.is_finite(values))).as_py():
+            raise ValueError(f"column {field.name} has a number that is not finite")
+    return pa.table(arrays, schema=schema)
+
+
 class RowWriter:
-    """Writes records to a Parquet file, with at most one row group in memory. Use it in `with`."""
+    """Writes rows to a Parquet file, with at most one row group in memory. Use it in `with`.
+
+    Rows soon become Arrow tables, because many thousands of Python objects slow the garbage collector down.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
         self._writer = pq.ParquetWriter(path.absolute(), schema, **folders.PARQUET)
-        self._waiting: list[Record] = []
-        self.count = 0
+        self._rows: list[Sequence[Any]] = []
+        self._tables: list[pa.Table] = []
+        self._waiting = self.count = 0
 
     def __enter__(self) -> Self:
         return self
@@ -128,16 +151,24 @@ class RowWriter:
             self._write()
         self._writer.close()
 
-    def add(self, *records: Record) -> None:
-        """Append records as rows."""
-        self.count += len(records)
-        self._waiting += records
-        if len(self._waiting) >= folders.ROW_GROUP:
+    def add(self, *rows: Sequence[Any]) -> None:
+        """Append rows, whose values are in the order of the schema."""
+        self.count += len(rows)
+        self._waiting += len(rows)
+        self._rows += rows
+        if self._waiting >= folders.ROW_GROUP:
             self._write()
+        elif len(self._rows) >= ROWS:
+            self._convert()
+
+    def _convert(self) -> None:
+        self._tables.append(rows_to_table(self._rows, self._schema))
+        self._rows = []
 
     def _write(self) -> None:
-        self._writer.write_table(records_to_table(self._waiting, self._schema), folders.ROW_GROUP)
-        self._waiting = []
+        self._convert()
+        self._writer.write_table(pa.concat_tables(self._tables).combine_chunks(), folders.ROW_GROUP)
+        self._tables, self._waiting = [], 0
 
 
 def examples_to_table(examples: Iterable[Example]) -> pa.Table:

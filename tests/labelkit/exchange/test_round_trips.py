@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from labelkit.engines import Reply
 from labelkit.judging.journal import Arrival, Asked, Charge, Journal
-from labelkit.records import JUDGEMENT_SCHEMA, Judge, Judgement
+from labelkit.records import JUDGEMENT_SCHEMA, Judge, Judgement, JudgementRow
 from labelkit.storage import folders
 from labelkit.storage.dataset import RowWriter
 from labelkit.storage.manifest import Facts
@@ -87,7 +87,7 @@ def test_every_judgement_and_fact_comes_back_from_a_folder(rows, facts):
         for _ in range(2):
             with folders.writing(target, "thing", "make thing") as draft:
                 with RowWriter(draft.path / "rows.parquet", JUDGEMENT_SCHEMA) as table:
-                    table.add(*rows)
+                    table.add(*(JudgementRow(**vars(row)) for row in rows))
                 draft.facts = Facts.model_validate(facts)
             manifest = folders.read_manifest(target, "thing")
         found = folders.read_table(target, "rows").to_pylist()

@@ -21,7 +21,8 @@ from labelkit.judging.request_keys import MARK, KeysOfQuery, request_key
 from labelkit.judging.task_states import TaskStates
 from labelkit.judging.tasks import Task
 from labelkit.pooling.pool import Pool, read_pool
-from labelkit.records import Candidate, Judgement, Origin, Passage, Query
+from labelkit.records import JUDGEMENT_SCHEMA, Candidate, Judgement, JudgementRow, Origin, Passage, Query
+from labelkit.storage.dataset import rows_to_table
 from labelkit.storage.text_file import TextFile
 
 GRADED = """
@@ -199,3 +200,16 @@ def test_the_pairs_of_a_run_are_found_in_the_order_of_a_table():
     found = [Judgement(query_id=qid, passage_id=pid, judge_id="j", grade=1) in pairs for qid, pid in rows]
     assert found == [False, True, False, False, True, True, False, False]
     assert Judgement(query_id="q4", passage_id="a", judge_id="k", grade=1) not in pairs
+
+
+def test_a_row_has_the_columns_of_the_table_and_the_fields_of_the_record():
+    assert list(JudgementRow._fields) == JUDGEMENT_SCHEMA.names
+    assert set(JudgementRow._fields) == set(Judgement.model_fields)
+
+
+@pytest.mark.parametrize("wrong", [{"score": float("nan")}, {"probs": (0.5, float("inf"))}])
+def test_a_number_that_is_not_finite_is_never_written(wrong):
+    row = JudgementRow(**vars(Judgement(query_id="q", passage_id="p", judge_id="j", grade=1)))
+    assert rows_to_table([row], JUDGEMENT_SCHEMA).to_pylist() == [row._asdict()]
+    with pytest.raises(ValueError, match=f"column {next(iter(wrong))} has a number that is not finite"):
+        rows_to_table([row, row._replace(**wrong)], JUDGEMENT_SCHEMA)
