@@ -1,7 +1,8 @@
 """A real browser, headless Chromium, driven over its DevTools protocol; and the mark `slow`.
 
-Every test that needs a model, a browser, a cluster or another process is marked `slow`, and `make test-fast` leaves it
-out. The mark follows from the code of the test and of its fixtures, so that nobody has to keep a list.
+Every test that needs a model, a browser, a cluster, a server or another process is marked `slow`, and `make test-fast`
+leaves it out. The mark follows from the code of the test, of its fixtures and of the helpers that they use, so that
+nobody has to keep a list. Only tests that run whole commands many times carry the mark themselves.
 """
 
 import asyncio
@@ -9,10 +10,11 @@ import base64
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -149,9 +151,12 @@ def page(devtools: str) -> Iterator[Page]:
 HEAVY = {
     "NotebookClient",
     "Popen",
+    "Process",
     "SentenceTransformer",
+    "ThreadingHTTPServer",
     "check_output",
     "fork",
+    "get_context",
     "from_pretrained",
     "init_process_group",
     "save_pretrained",
@@ -159,7 +164,7 @@ HEAVY = {
     "subprocess",
     "write_encoder",
 }
-"""Names of what starts a process or makes a model."""
+"""Names of functions and classes that start a process or a server, or make a model."""
 TIMED_MARKS = ("judge", "vllm")
 
 
@@ -171,17 +176,36 @@ def names_in(code: CodeType) -> Iterator[str]:
             yield from names_in(constant)
 
 
+def is_ours(thing: object) -> bool:
+    """Whether a function or a class is defined in a file of the tests."""
+    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+    return Path(__file__).parent in Path(getattr(module, "__file__", None) or "/").parents
+
+
+def helpers_of(function: FunctionType) -> Iterator[Callable[..., Any]]:
+    """Yield the test helpers that a function uses: functions and classes, also as attributes of their module."""
+    names = set(names_in(function.__code__))
+    named = [function.__globals__.get(name) for name in names]
+    named += [getattr(module, name, None) for module in named if isinstance(module, ModuleType) for name in names]
+    yield from (one for one in named if callable(one) and is_ours(one))
+    inner = getattr(getattr(function, "hypothesis", None), "inner_test", None)
+    if inner is not None:
+        yield inner
+
+
 def needs_more(function: Callable[..., Any], seen: set[int]) -> bool:
-    """Whether a function, or one of the test helpers that it calls, starts a process or makes a model."""
-    function = getattr(function, "__wrapped__", function)
-    if not isinstance(function, FunctionType) or id(function) in seen:
+    """Whether a function, or one of the test helpers that it uses, starts a process or a server or makes a model."""
+    if id(function) in seen:
         return False
     seen.add(id(function))
-    names = set(names_in(function.__code__))
-    inner = getattr(getattr(function, "hypothesis", None), "inner_test", None)
-    helpers = [function.__globals__.get(name) for name in names] + [inner]
-    ours = [one for one in helpers if getattr(one, "__module__", "").startswith("tests") or one is inner]
-    return bool(names & HEAVY) or any(needs_more(one, seen) for one in ours if callable(one))
+    if isinstance(function, type):
+        return any(needs_more(one, seen) for one in vars(function).values() if callable(one))
+    function = getattr(function, "__wrapped__", function)
+    if not isinstance(function, FunctionType):
+        return False
+    return bool(HEAVY.intersection(names_in(function.__code__))) or any(
+        needs_more(one, seen) for one in helpers_of(function)
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

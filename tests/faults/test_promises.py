@@ -6,6 +6,8 @@ import promises
 import pytest
 from present import present
 
+pytestmark = pytest.mark.slow  # every promise is tried, some in processes
+
 CHECKED = [promise for promise in promises.PROMISES if promise.check]
 
 

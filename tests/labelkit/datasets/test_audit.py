@@ -373,6 +373,7 @@ def test_abstracts_are_no_attacks():
         assert present(found).fetchall() == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SCIFACT.is_dir(), reason="needs ../shared/data/scifact")
 @pytest.mark.parametrize("what", ["queries", "passages"])
 def test_500_planted_copies_in_real_text(what, write_beir, labelkit, found, tmp_path):

@@ -77,6 +77,7 @@ TOKENIZERS = {
 }
 
 
+@pytest.mark.slow
 @given(text=st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_words_have_the_tokens_of_the_whole_text(name, text):

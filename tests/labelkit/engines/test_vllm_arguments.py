@@ -12,6 +12,7 @@ from labelkit.judging.reading import Reading
 from labelkit.judging.request_keys import identity_of
 
 
+@pytest.mark.slow
 def test_values_are_json_or_text():
     given = ("gpu_memory_utilization=0.8", "--enable-prefix-caching=false", "quantization=fp8", 'hf_overrides={"a": 1}')
     assert parsed_arguments(given, trusted=False) == {

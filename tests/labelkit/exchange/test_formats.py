@@ -133,6 +133,7 @@ HELD: dict[str, Callable[[Sides], Sides]] = {
 """What of the sides each format can hold."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HELD)
 def test_a_round_trip_keeps_all_that_the_format_can_hold(dataset, tmp_path, name):
     export(dataset, tmp_path / "out", ExportOptions(to=name))
@@ -274,6 +275,7 @@ def test_an_id_that_is_no_word_is_refused_and_leaves_no_folder(tmp_path, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.configs])
 def test_every_export_loads_with_datasets(dataset, tmp_path, name):
     made = export(dataset, tmp_path / "out", ExportOptions(to=name))

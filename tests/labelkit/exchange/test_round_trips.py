@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from labelkit.records import JUDGEMENT_SCHEMA, Judge, Judgement, JudgementRow
 from labelkit.storage import folders
 from labelkit.storage.dataset import RowWriter
 from labelkit.storage.manifest import Facts
+
+pytestmark = pytest.mark.slow  # hypothesis writes hundreds of folders
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)

@@ -22,6 +22,8 @@ from labelkit.judging.journal import Arrival, Journal
 from labelkit.judging.prices import Price
 from labelkit.storage.labels import read_labels
 
+pytestmark = pytest.mark.slow  # every test annotates several times
+
 REPOSITORY = Path(__file__).parents[3]
 PRICES = "[overlap]\nprompt = 1000.0\ncompletion = 2000.0\n"
 

@@ -16,6 +16,8 @@ from labelkit.judging.reading import Reading
 from labelkit.judging.reply_cache import FILE, Cache
 from labelkit.pooling.pool import make_pool
 
+pytestmark = pytest.mark.slow  # every test annotates several times
+
 REPOSITORY = Path(__file__).parents[3]
 
 

@@ -137,6 +137,7 @@ PIECES = [
 PIECES += ["<think>", "</think>", "score", "grade: ", "the ", "not ", "stop"]
 
 
+@pytest.mark.slow
 def test_of_100_000_fuzzed_replies_none_that_is_no_answer_becomes_one():
     """Answers are checked by other means than the parser's own: what is left of them when all that may be there is
     taken out.
@@ -233,6 +234,7 @@ def oracle(text: str) -> str | None:
 LABEL_LIKE = st.text(st.sampled_from("0123 .\n*`'\"/-:４３²٣aesyno"), max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=3000, deadline=None)
 @given(st.one_of(st.text(), LABEL_LIKE))
 def test_any_text_is_a_label_exactly_where_the_oracle_says_so(text):

@@ -12,6 +12,8 @@ from labelkit.errors import EngineError, JournalError, LabelkitError
 from labelkit.pooling.pool import make_pool
 from labelkit.storage.labels import read_labels
 
+pytestmark = pytest.mark.slow  # every test annotates several times
+
 REPOSITORY = Path(__file__).parents[3]
 
 

@@ -74,6 +74,7 @@ def assert_same(one: dict[str, float | None], other: dict[str, float | None]) ->
 GRADES = st.integers(0, 3)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(GRADES, GRADES, st.floats(-5, 5)), min_size=1, max_size=15))
 def test_every_figure_is_that_of_the_packages(rows):
@@ -317,6 +318,7 @@ def test_two_judges_are_compared_on_the_pairs_that_all_three_graded():
     assert agree_raters([good, poor]).differences == [], "nobody to be right about"
 
 
+@pytest.mark.slow
 def test_a_breakdown_puts_every_pair_into_one_third(labelkit, beir, pool, tmp_path):
     human = beir / "qrels" / "test.tsv"
     labelkit("annotate", pool, "-o", tmp_path / "labels", "--engine", "scripted", "--model", "overlap")

@@ -29,6 +29,8 @@ from labelkit.quality.selection import Chosen, Quota, chances, choose, draw
 from labelkit.statistics.intervals import Estimate
 from labelkit.storage.labels import read_labels
 
+pytestmark = pytest.mark.slow  # every test annotates and fits
+
 FEATURES = (Feature("judge", "j"),)
 
 

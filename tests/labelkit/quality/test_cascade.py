@@ -13,6 +13,8 @@ from labelkit.quality.cascade import cascade
 from labelkit.quality.options import CascadeOptions
 from labelkit.storage.labels import read_labels
 
+pytestmark = pytest.mark.slow  # every test annotates twice
+
 CHEAP = AnnotateOptions(model="overlap", engine="scripted", method="binary", defence=("none",))
 """The scripted judge with yes and no."""
 STRONG = CascadeOptions(model="overlap", method="graded")
