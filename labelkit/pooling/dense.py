@@ -25,25 +25,34 @@ from labelkit.storage.cache_folder import cache_folder
 BATCH = 32
 FEW = 1_000
 """Most texts for which no progress bar is shown."""
+ENCODE = {"document": "encode passages", "query": "encode queries"}
+"""Task -> name of the stage."""
 BLOCK = 8_192
 """Texts that are encoded before their embeddings are written to disk."""
 
 
-class PassageEncoder:
-    """Encodes passages with a model, and keeps the embeddings on disk if the model's files are known."""
+class CachedEncoder:
+    """Encodes texts with a model, and keeps the embeddings on disk if the model's files are known."""
 
     def __init__(
-        self, encoder: Any, model: str | None, report: Report | None = None, *, total: int | None = None
+        self,
+        encoder: Any,
+        model: str | None,
+        report: Report | None = None,
+        *,
+        total: int | None = None,
+        task: str = "document",
     ) -> None:
         """`model` is the local folder or Hub id from which `encoder`, a `SentenceTransformer`, was loaded. Embeddings
         of a model without a name (None), or of a Hub id whose commit is unknown, have no key and are not kept.
-        `total` is the number of passages that will be encoded, for `report`.
+        `total` is the number of texts that will be encoded, for `report`; `task` is document or query.
         """
         from labelkit.pooling.sharing import is_first
 
         self._encoder, self._model = encoder, model
         self._report, self._done, self._total = report or LoggedStages(), 0, total
-        key = key_of(model, encoder) if model is not None else None
+        self._task = task
+        key = key_of(model, encoder, task) if model is not None else None
         self._keeps = key is not None
         folder = cache_folder() / "embeddings" / str(key)
         self._cache = VectorCache(folder) if self._keeps and is_first() else None
@@ -56,26 +65,26 @@ class PassageEncoder:
         from labelkit.pooling.sharing import of_first
 
         if not self._keeps:
-            return _encode(self._encoder, self._model, texts)
+            return _encode(self._encoder, self._model, texts, task=self._task)
         known = of_first(self._cache.find(texts) if self._cache else None)
         assert known is not None
         vectors = known.vectors
         for start in range(0, len(known.missing), BLOCK):
             numbers = known.missing[start : start + BLOCK]
-            made = _encode(self._encoder, self._model, [texts[number] for number in numbers])
+            made = _encode(self._encoder, self._model, [texts[number] for number in numbers], task=self._task)
             if vectors.shape[1:] != made.shape[1:]:
                 vectors = np.zeros((len(texts), *made.shape[1:]), np.float32)
             vectors[numbers] = made
             if self._cache:
                 self._cache.add([texts[number] for number in numbers], made)
-                self._report(Stage("encode", self._done + start + len(numbers), self._total, items="passages"))
+                self._report(Stage(ENCODE[self._task], self._done + start + len(numbers), self._total, items="texts"))
         self._done += len(texts)
         return vectors[known.first]
 
 
 def encode_passages(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Return embeddings of `texts` in their order, as `PassageEncoder` does: [texts, dimensions], float32."""
-    return PassageEncoder(encoder, model).encode(texts)
+    """Return embeddings of `texts` in their order, as `CachedEncoder` does: [texts, dimensions], float32."""
+    return CachedEncoder(encoder, model).encode(texts)
 
 
 def encode_queries(encoder: Any, model: str | None, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -116,12 +125,11 @@ def finite(vectors: NDArray[np.float32], model: str | None, texts: Sequence[str]
     return vectors
 
 
-def key_of(model: str, encoder: Any) -> str | None:
-    """Return the sha256 over the model's files, or its commit on the Hub, and its limits of length and dimensions.
-
-    None for a Hub id whose commit is unknown.
+def key_of(model: str, encoder: Any, task: str) -> str | None:
+    """Return the sha256 over the model's files, or its commit on the Hub, its limits of length and dimensions, and the
+    task; None for a Hub id whose commit is unknown.
     """
-    digest = hashlib.sha256(f"{encoder.max_seq_length} {encoder.truncate_dim}\n".encode())
+    digest = hashlib.sha256(f"{encoder.max_seq_length} {encoder.truncate_dim} {task}\n".encode())
     if not Path(model).is_dir():
         commit = hub_commit(model)
         digest.update(f"{model} {commit}\n".encode())

@@ -6,7 +6,7 @@ The corpus is encoded and searched in chunks that are then discarded, so that me
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +17,8 @@ from torch.nn.functional import normalize
 
 from labelkit.corpora.runs import RankedRun
 from labelkit.errors import ArtifactError
-from labelkit.pooling.dense import PassageEncoder, encode_queries
+from labelkit.pooling.dense import CachedEncoder, encode_queries
+from labelkit.pooling.stages import Report
 from labelkit.records import Passage
 
 CHUNK = 50_000
@@ -85,7 +86,7 @@ def dense_search(
     left = iter(passages)
     number = 0
     with limited(encoder, lengths.passage):
-        kept, unkept = PassageEncoder(encoder, name), PassageEncoder(encoder, None)
+        kept, unkept = CachedEncoder(encoder, name), CachedEncoder(encoder, None)
         while chunk := list(islice(left, CHUNK)):
             # In this order, the lower row wins a tie.
             chunk.sort(key=lambda passage: passage.passage_id, reverse=True)
@@ -108,21 +109,44 @@ class Chunk(NamedTuple):
 
 
 def nearest(
-    encoder: Any, name: str, queries: Sequence[str], *, passages: PassageEncoder, chunks: Iterable[Chunk], depth: int
+    encoder: Any,
+    name: str,
+    queries: Sequence[str],
+    *,
+    chunks: Iterable[Chunk],
+    passages: int,
+    depth: int,
+    report: Report,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield the numbers of the `depth` best passages of every query and their similarities, best first.
 
-    As `dense_search`, for passages that are numbered and encoded by `passages`, which keeps all embeddings. `chunks` is
-    read once. Raises `ArtifactError` if an embedding or a similarity is not finite.
+    As `dense_search`, for `passages` passages that are numbered; all embeddings are kept on disk. `chunks` is read
+    once. Raises `ArtifactError` if an embedding or a similarity is not finite.
     """
-    found = ExactRows(encoded_queries(encoder, name, queries), depth, similarity_of(encoder))
+    if not queries:
+        return
+    found = ExactRows(kept_queries(encoder, name, queries, report=report), depth, similarity_of(encoder))
+    kept = CachedEncoder(encoder, name, report, total=passages)
     for chunk in chunks:
         order = np.argsort(chunk.rows)[::-1]
-        found.add(chunk.rows[order], prepared(encoder, passages.encode([chunk.texts[place] for place in order])))
+        found.add(chunk.rows[order], prepared(encoder, kept.encode([chunk.texts[place] for place in order])))
     for query, (rows, scores) in zip(queries, found.best(), strict=True):
         for row, score in zip(rows[~np.isfinite(scores)], scores[~np.isfinite(scores)], strict=True):
             raise not_finite(query, str(row), score, name=name)
         yield rows, scores
+
+
+def kept_queries(encoder: Any, name: str, queries: Sequence[str], *, report: Report) -> Tensor:
+    """Return the prepared embeddings of queries [Q, D], of which each is in memory once; all are kept on disk."""
+    kept = CachedEncoder(encoder, name, report, total=len(queries), task="query")
+    blocks = (prepared(encoder, kept.encode(queries[start : start + CHUNK])) for start in range(0, len(queries), CHUNK))
+    first = next(blocks)
+    if len(first) == len(queries):
+        return first
+    near = first.new_empty((len(queries), first.shape[1]))
+    for number, block in enumerate(chain([first], blocks)):
+        near[number * CHUNK : number * CHUNK + len(block)] = block
+    return near
 
 
 def prepared(encoder: Any, vectors: NDArray[np.float32]) -> Tensor:

@@ -82,7 +82,6 @@ def bm25_source(place: Workplace, engine: Bm25, depth: int) -> Source:
 def dense_source(place: Workplace, model: str, depth: int, *, trusted: bool) -> Source:
     """Rank passages by exact search with a sentence-transformers model and its own similarity."""
     encoder = load_encoder(model, trust_remote_code=trusted)
-    from labelkit.pooling.dense import PassageEncoder
     from labelkit.pooling.dense_search import Chunk, nearest
 
     collection = place.collection
@@ -97,9 +96,9 @@ def dense_source(place: Workplace, model: str, depth: int, *, trusted: bool) -> 
             yield Chunk(numbers[start : start + CHUNK], [full_text(*each) for each in texts])
 
     def rankings() -> Rankings:
-        passages = PassageEncoder(encoder, model, place.report, total=len(by_id))
-        queries = list(collection.queries.values())
-        for found, scores in nearest(encoder, model, queries, passages=passages, chunks=chunks(), depth=depth):
+        queries, count = list(collection.queries.values()), len(by_id)
+        ranked = nearest(encoder, model, queries, chunks=chunks(), passages=count, depth=depth, report=place.report)
+        for found, scores in ranked:
             ids = collection.ids.take(pa.array(by_id[found])).to_pylist()
             yield dict(zip(ids, scores.tolist(), strict=True))
 

@@ -32,11 +32,13 @@ class LoggedStages:
     def __init__(self) -> None:
         self._name = ""
         self._begun = self._spoken = 0.0
-        self._first = 0
+        self._first = self._last = 0
 
     def __call__(self, stage: Stage) -> None:
         now = time.monotonic()
-        if stage.name != self._name:
+        again = stage.name != self._name or stage.done <= self._last
+        self._last = stage.done
+        if again:
             self._name, self._begun, self._spoken, self._first = stage.name, now, now, stage.done
         elif now - self._spoken >= SECONDS or (stage.done == stage.total and self._spoken > self._begun):
             self._spoken = now

@@ -217,6 +217,19 @@ def test_a_killed_run_encodes_only_what_it_had_not_kept(model):
     assert vectors == [[6, ord(str(number))] for number in range(10)]
 
 
+def test_queries_and_passages_of_one_text_have_their_own_vectors(model):
+    class Two(Counting):
+        def encode_query(self, texts: list[str], **options: object) -> np.ndarray:
+            return -self.encode_document(texts)
+
+    encoder = Two()
+    for _ in range(2):
+        asked = dense.CachedEncoder(encoder, str(model), task="query").encode(TEXTS)
+        assert np.array_equal(asked, -expected(TEXTS))
+        assert np.array_equal(encode_passages(encoder, str(model), TEXTS), expected(TEXTS))
+    assert len(encoder.encoded) == 2 * 4
+
+
 def test_an_encoder_reads_no_more_of_a_text_than_its_limit_can_reach(model):
     encoder = Counting()
     encoder.max_seq_length = 8

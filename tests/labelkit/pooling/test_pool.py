@@ -14,7 +14,7 @@ from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import read_qrels
 from labelkit.corpora.queries import query_texts
 from labelkit.errors import DataError, UsageError
-from labelkit.pooling import bm25, fusion, pool
+from labelkit.pooling import bm25, dense_search, fusion, pool, sources
 from labelkit.pooling.fusion import fuse
 from labelkit.pooling.options import PoolOptions
 from labelkit.pooling.pool import make_pool, read_pool, write_pool
@@ -78,6 +78,20 @@ def test_dense_ranks_by_the_models_own_similarity(beir, tmp_path, encoder):
             similarity = model.similarity(vector, model.encode_document(data.passages[passage_id].full_text)).item()
             assert origin[:2] == ("dense:tiny", rank)
             assert origin.score == pytest.approx(similarity, abs=1e-5)
+
+
+def test_chunks_and_blocks_change_nothing_in_a_dense_pool(large, tmp_path, encoder, monkeypatch):
+    beir, _ = large
+    options = PoolOptions(bm25=0, dense=(f"{encoder}:9",))
+    whole = make_pool(beir, tmp_path / "whole", options).candidates
+    for module, name, size in ((sources, "CHUNK", 64), (dense_search, "CHUNK", 25), (dense_search, "QUERY_TILE", 7)):
+        monkeypatch.setattr(module, name, size)
+    assert make_pool(beir, tmp_path / "chunks", options).candidates == whole
+    by_query: dict[str, list[Any]] = {}
+    for one in whole:
+        by_query.setdefault(one.query_id, []).append((one.sources[0].score, one.passage_id))
+    # A third of the passages are copies, whose equal scores are ranked by id, downwards.
+    assert all(pairs == sorted(pairs, reverse=True) and len(pairs) == 9 for pairs in by_query.values())
 
 
 def test_dense_pools_are_the_same_again_from_the_cache(beir, tmp_path, encoder):
