@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from labelkit.quality.agreement_metrics import FIGURES, GRADES, RELEVANT, Floats, GradedPair, Ints, rated
+from labelkit.quality.agreement_metrics import FIGURES, GRADES, RELEVANT, Floats, Ints, rated_columns
 from labelkit.quality.calibration.features import Feature, both_views
 from labelkit.quality.calibration.figures import Graded, gain
 from labelkit.quality.calibration.fit import (
@@ -46,9 +46,8 @@ from labelkit.quality.calibration.fit import (
     cross_fitted,
     held_out,
 )
-from labelkit.quality.calibration.label_quality import label_quality
+from labelkit.quality.calibration.label_quality import Judged, label_quality
 from labelkit.quality.calibration.models import by_grade, grades_of, predict, relevance
-from labelkit.records import PairIds
 from labelkit.statistics.intervals import Estimate, estimate, ratio
 
 FLEXIBLE: Choice = ("isotonic", True)
@@ -78,15 +77,17 @@ class World(NamedTuple):
     human: Ints
     grades: Ints
     scores: Floats
-    pairs: list[PairIds]
     views: Floats
     """`[2, n, 1]` scores, absolute and within queries."""
 
+    @property
+    def pair(self) -> Ints:
+        """Number of each pair."""
+        return np.arange(len(self.query))
+
     def part(self, rows: Ints) -> LabelledPairs:
         """Select some of the pairs as labelled pairs."""
-        names, query = np.unique(self.query[rows], return_inverse=True)
-        pairs = [self.pairs[row] for row in rows]
-        return LabelledPairs(pairs, self.views[:, rows], self.human[rows], query, len(names))
+        return LabelledPairs(self.pair[rows], self.views[:, rows], self.human[rows], self.query[rows])
 
 
 def world(draw: np.random.Generator, queries: int, quality: str, style: str) -> World:
@@ -99,9 +100,7 @@ def world(draw: np.random.Generator, queries: int, quality: str, style: str) -> 
     seen = (relevant + noise) / np.sqrt(1 + QUALITY[quality] ** 2 / 1.5) + LENIENT[style]
     grades = (seen[:, None] > HUMAN_CUTS).sum(1)
     scores = grades.astype(float) if style == "coarse" else 3 / (1 + np.exp(1 - 1.5 * seen))
-    names = [f"q{number:03}" for number in query]
-    pairs = [(name, f"p{row}") for row, name in enumerate(names)]
-    return World(query, human.sum(1), grades, scores, pairs, both_views(scores[:, None], names))
+    return World(query, human.sum(1), grades, scores, both_views(scores[:, None], query))
 
 
 def model(labelled: int) -> list[Choice]:
@@ -131,13 +130,15 @@ def estimates_once(
     fitted = best_fit(found.part(rows), FEATURES, model(labelled))
     held = held_out(found.part(rows), FEATURES, model(labelled))
     said = relevance(predict(fitted, found.views))
-    cross = cross_fitted(JudgedPairs(found.pairs, found.views), held, fitted)
+    cross = cross_fitted(JudgedPairs(found.pair, found.query, found.views), held, fitted)
     taken, relevant = said >= LINE, found.human >= RELEVANT
     if not taken.any():
         return estimates_once(draw, labelled, share, quality)
-    labels = {found.pairs[row]: bool(relevant[row]) for row in rows}
+    labels = np.full(len(relevant), np.nan)
+    labels[rows] = relevant[rows]
     count = counted(found, taken.astype(float), rows)
-    power = label_quality(found.pairs, taken, cross, blind=cross >= LINE, relevant=labels)
+    every = np.ones(len(relevant))
+    power = label_quality(Judged(found.query, taken, cross, blind=cross >= LINE, relevant=labels, weight=every))
     off = relevant[rows] - cross[rows]
     mixed = (said * taken).mean() + (off * (cross[rows] >= LINE)).mean()
     truth = {"precision": float(relevant[taken].mean()), "recall": float(taken[relevant].mean())}
@@ -195,13 +196,12 @@ RULES: dict[str, Rule] = {
 
 
 def graded(labelled: LabelledPairs, grades: Ints, scores: Floats) -> Graded:
-    names = [query_id for query_id, _ in labelled.pairs]
-    return Graded(names, labelled.grades, grades, scores, None, np.zeros(len(names)))
+    return Graded(labelled.query, labelled.grades, grades, scores, None, np.zeros(len(grades)))
 
 
 def kappa(world: World, grades: Ints) -> float:
-    pairs = rated(map(GradedPair, ["q"] * len(grades), world.human.tolist(), grades.tolist(), grades.tolist()))
-    return FIGURES["kappa"].of(pairs, np.ones(1, dtype=np.int64))
+    pairs = rated_columns(np.zeros(len(grades), dtype=np.int64), world.human, grades, grades.astype(float))
+    return float(FIGURES["kappa"].of(pairs.count(np.ones(1, dtype=np.int64))))
 
 
 def verdict_once(draw: np.random.Generator, labelled: int, quality: str, style: str) -> tuple[Estimate, float]:

@@ -5,13 +5,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median_low
 
+from duckdb import DuckDBPyConnection
+
 from labelkit.corpora.answers import READERS, tool_of
 from labelkit.corpora.qrels import Qrels, graded_pairs
 from labelkit.corpora.scales import read_scale
+from labelkit.corpora.staged import stage_grades
 from labelkit.errors import DataError, UsageError
-from labelkit.records import Judge, Judgement
-from labelkit.storage import folders
-from labelkit.storage.labels import imported_judge, judgements_in
+from labelkit.records import JUDGEMENT_SCHEMA, Judge, Judgement
+from labelkit.storage import folders, tables
+from labelkit.storage.dataset import records_to_table
+from labelkit.storage.labels import imported_judge, judgements_in, judgements_sql, judges_in
 from labelkit.storage.manifest import DATASET, LABELS
 from labelkit.storage.names import missing
 
@@ -29,7 +33,7 @@ def human_grades(path: Path, scale: str | None = None) -> tuple[list[Judgement],
         UsageError: a labels folder has no person among its judges.
         DataError: the path is missing or malformed.
     """
-    if path.is_dir() and (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) in (LABELS, DATASET):
+    if is_labelled(path):
         return people_in(path)
     if tool := tool_of(path):
         return READERS[tool](path, path.stem, scale)
@@ -38,6 +42,31 @@ def human_grades(path: Path, scale: str | None = None) -> tuple[list[Judgement],
     judge = imported_judge(path, path.stem, "human", scale=scale and read_scale(scale).mapping)
     rows = graded_pairs(path, scale=scale)
     return [Judgement(judge_id=judge.judge_id, **row._asdict()) for row in rows], [judge]
+
+
+def stage_human(db: DuckDBPyConnection, table: str, path: Path, scale: str | None = None) -> tuple[list[Judge], str]:
+    """Return the judges of `human_grades`, and the SQL of their judgements; the grades of a file become `table`.
+
+    Raises the errors of `human_grades`.
+    """
+    if is_labelled(path):
+        people = people_among(judges_in(path), path)
+        ids = ", ".join(tables.text(judge.judge_id) for judge in people)
+        columns = ", ".join(JUDGEMENT_SCHEMA.names)
+        graded = f"judge_id IN ({ids}) AND grade IS NOT NULL"
+        return people, f"SELECT {columns} FROM {judgements_sql(db, path)} WHERE {graded}"
+    if path.is_file() and not tool_of(path):
+        judge = imported_judge(path, path.stem, "human", scale=scale and read_scale(scale).mapping)
+        stage_grades(db, table, path, scale=scale)
+        return [judge], f"SELECT *, {tables.text(judge.judge_id)} AS judge_id FROM {table}"
+    judgements, people = human_grades(path, scale)
+    db.register(table, records_to_table(judgements, JUDGEMENT_SCHEMA))
+    return people, f"FROM {table}"
+
+
+def is_labelled(path: Path) -> bool:
+    """Return whether a path is a labels folder or a dataset."""
+    return path.is_dir() and (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) in (LABELS, DATASET)
 
 
 def no_grades(path: Path) -> str:

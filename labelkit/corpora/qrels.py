@@ -7,7 +7,7 @@ spam (TREC Web Track). Pairs with -1 or -2 are left out and counted; spam become
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,16 +87,26 @@ def qrels_rows(*paths: Path, scale: str | None = None, spam: bool = False) -> It
     """Yield the graded pairs in file order. Pairs with grade -1, and without `spam` with -2, are counted in the log."""
     for path in paths:
         left_out: Counter[int] = Counter()
-        for row in marked_rows(path, scale):
-            if row.grade >= 0:
-                yield row
-            elif spam and row.grade == SPAM:
-                yield row._replace(grade=0)
-            else:
-                left_out[row.grade] += 1
-        for grade, count in sorted(left_out.items(), reverse=True):
-            cure = "; labelkit import --spam makes them grade 0" if grade == SPAM else ""
-            log.warning(f"{path}: {count:,} pairs of grade {grade} ({MEANINGS[grade]}) are left out{cure}")
+        yield from graded(marked_rows(path, scale), left_out, spam=spam)
+        report_left_out(path, left_out)
+
+
+def graded(rows: Iterable[PlacedRow], left_out: Counter[int], *, spam: bool) -> Iterator[PlacedRow]:
+    """Yield the graded pairs among all pairs, and count the others by their grade in `left_out`."""
+    for row in rows:
+        if row.grade >= 0:
+            yield row
+        elif spam and row.grade == SPAM:
+            yield row._replace(grade=0)
+        else:
+            left_out[row.grade] += 1
+
+
+def report_left_out(path: Path, left_out: Counter[int]) -> None:
+    """Log the numbers of pairs with grade -1 and -2 that were left out."""
+    for grade, count in sorted(left_out.items(), reverse=True):
+        cure = "; labelkit import --spam makes them grade 0" if grade == SPAM else ""
+        log.warning(f"{path}: {count:,} pairs of grade {grade} ({MEANINGS[grade]}) are left out{cure}")
 
 
 def marked_rows(path: Path, scale: str | None = None) -> Iterator[PlacedRow]:

@@ -2,12 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
+from labelkit.corpora.corpus import corpus_rows
+from labelkit.corpora.fields import USUAL, Fields
+from labelkit.corpora.layout import layout_of
+from labelkit.corpora.qrels import qrels_rows
+from labelkit.corpora.qrels_batches import GRADE_SCHEMA, qrels_batches
+from labelkit.corpora.queries import query_rows
 from labelkit.errors import DataError
+from labelkit.records import PASSAGE_SCHEMA, QUERY_SCHEMA
 from labelkit.storage import tables
 
 RowStream = Callable[[], Iterator[tuple[Any, ...]]]
@@ -16,10 +24,32 @@ NAMES = {("passage_id",): "passage id", ("query_id",): "query id", ("query_id", 
 """Columns that identify a row -> their name in messages."""
 
 
+def stage_texts(db: DuckDBPyConnection, folder: Path, fields: Fields = USUAL) -> None:
+    """Make the tables `corpus` and `queries` of a collection. Raises `DataError` as `read_data` does."""
+    layout = layout_of(folder)
+    corpus, queries = layout.corpus, layout.queries
+    stage_once(db, "corpus", PASSAGE_SCHEMA, rows=lambda: corpus_rows(*corpus, fields=fields), key=("passage_id",))
+    stage_once(db, "queries", QUERY_SCHEMA, rows=lambda: query_rows(*queries, fields=fields), key=("query_id",))
+    for paths, table in ((corpus, "corpus"), (queries, "queries")):
+        if not tables.row(db, f"FROM {table}"):
+            raise DataError(f"{paths[0]} is empty")
+
+
 def stage_once(db: DuckDBPyConnection, table: str, schema: pa.Schema, rows: RowStream, key: tuple[str, ...]) -> None:
     """Make a table from the rows of a file. Raises `DataError` with file and line of a duplicate key."""
     tables.stage(db, table, schema, rows=(tuple(row[1:]) for row in rows()))
     refuse_duplicates(db, table, rows, key=key)
+
+
+def stage_grades(
+    db: DuckDBPyConnection, table: str, path: Path, *, scale: str | None = None, spam: bool = False
+) -> None:
+    """Make the table of a qrels file with the columns of `GRADE_SCHEMA`. Raises `DataError` as `read_qrels` does."""
+    tables.stage_batches(db, table, GRADE_SCHEMA, batches=qrels_batches(path, scale=scale, spam=spam))
+    rows: RowStream = lambda: qrels_rows(path, scale=scale, spam=spam)  # noqa: E731
+    refuse_duplicates(db, table, rows, key=("query_id", "passage_id"))
+    if not tables.row(db, f"FROM {table}"):
+        raise DataError(f"{path}: there are no qrels")
 
 
 def refuse_duplicates(db: DuckDBPyConnection, table: str, rows: RowStream, key: tuple[str, ...]) -> None:

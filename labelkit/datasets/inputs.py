@@ -1,6 +1,7 @@
 """Reads the texts and judgements of a new dataset from several sources into sorted tables.
 
-All data are streamed: neither the corpus nor the judgements are loaded into memory as a whole.
+All data are streamed: neither the corpus nor the judgements are loaded into memory as a whole. A calibration has the
+scores of its judges in memory, as columns.
 """
 
 import json
@@ -12,14 +13,11 @@ from duckdb import DuckDBPyConnection
 from pydantic import ValidationError
 
 from labelkit.corpora.answers import tool_of
-from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.evaluation_sets import files_of
 from labelkit.corpora.human import files_behind, human_grades, no_grades, people_among
 from labelkit.corpora.layout import layout_of
-from labelkit.corpora.qrels import qrels_rows
-from labelkit.corpora.queries import query_rows
 from labelkit.corpora.scales import read_scale
-from labelkit.corpora.staged import stage_once
+from labelkit.corpora.staged import stage_grades, stage_texts
 from labelkit.datasets.options import MixOptions
 from labelkit.datasets.policies import RELEVANT
 from labelkit.datasets.provenance import save_provenance
@@ -37,9 +35,6 @@ from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import imported_judge, read_records
 from labelkit.storage.manifest import DATASET, LABELS, Source, first_fault
 
-GRADE_SCHEMA = pa.schema(
-    [("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8()), ("raw_grade", pa.string())]
-)
 WEIGHTED_SCHEMA = pa.schema(
     [
         ("judge_id", pa.string()),
@@ -74,16 +69,10 @@ def save_inputs(db: DuckDBPyConnection, draft: folders.Draft, options: MixOption
 
 def save_texts(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> None:
     """Write the tables `corpus` and `queries` of a collection, by id. Raises `DataError` as `read_data` does."""
-    layout, fields = layout_of(options.data), options.fields
-    corpus, queries = layout.corpus, layout.queries
-    stage_once(db, "passages", PASSAGE_SCHEMA, rows=lambda: corpus_rows(*corpus, fields=fields), key=("passage_id",))
-    tables.save(db, draft, "corpus", statement="FROM passages ORDER BY passage_id", schema=PASSAGE_SCHEMA)
-    db.execute("DROP TABLE passages")
-    stage_once(db, "asked", QUERY_SCHEMA, rows=lambda: query_rows(*queries, fields=fields), key=("query_id",))
-    tables.save(db, draft, "queries", statement="FROM asked ORDER BY query_id", schema=QUERY_SCHEMA)
-    for paths, table in ((corpus, "corpus"), (queries, "queries")):
-        if not draft.rows[table]:
-            raise DataError(f"{paths[0]} is empty")
+    stage_texts(db, options.data, options.fields)
+    tables.save(db, draft, "corpus", statement="FROM corpus ORDER BY passage_id", schema=PASSAGE_SCHEMA)
+    tables.save(db, draft, "queries", statement="FROM queries ORDER BY query_id", schema=QUERY_SCHEMA)
+    db.execute("DROP TABLE corpus; DROP TABLE queries")
 
 
 def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, options: MixOptions) -> tuple[list[Judge], list[str]]:
@@ -124,25 +113,24 @@ def stage_calibrated(db: DuckDBPyConnection, options: MixOptions) -> tuple[Judge
     """Make the table `calibrated` of calibrated judgements. Returns the calibrated judge, and the ids of the judges
     that it replaces.
 
-    Unlike the other functions here, it loads all judgements into memory. Raises `UsageError` if a judge of the
-    calibration is missing, and `DataError` if the calibration is worse than the raw grades.
+    Raises `UsageError` if a judge of the calibration is missing, and `DataError` if the calibration is worse than the
+    raw grades.
     """
-    from labelkit.quality.agreement import raters_of
     from labelkit.quality.calibration.apply import apply_calibration, refuse_worse
     from labelkit.quality.calibration.judges import match
     from labelkit.quality.calibration.models import read_calibration
+    from labelkit.quality.rater_reading import raters_of
 
     assert options.calibration is not None
-    calibration, raters = read_calibration(options.calibration), raters_of(options.llm, [])
+    calibration, raters = read_calibration(options.calibration), raters_of(db, options.llm)
     if not options.apply_anyway:
         refuse_worse(calibration, options.calibration)
     found = match(calibration, raters)
     spoken_for = {rater.identity for rater in found.values()}
     silent = sorted(rater.rater_id for rater in raters if rater.identity in spoken_for)
-    judgements, judge = apply_calibration(calibration, found, options.data)
-    rows = (tuple(getattr(row, name) for name in JUDGEMENT_SCHEMA.names) for row in judgements)
-    tables.stage(db, "calibrated", JUDGEMENT_SCHEMA, rows=rows)
-    return judge, silent
+    made = apply_calibration(calibration, found, db, data=options.data)
+    tables.stage_batches(db, "calibrated", JUDGEMENT_SCHEMA, batches=made.judgements)
+    return made.judge, silent
 
 
 def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, options: MixOptions) -> tuple[list[Judge], str]:
@@ -169,9 +157,7 @@ def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, options: Mi
         return judges, f"{rows} WHERE judge_id IN ({', '.join(tables.text(judge.judge_id) for judge in judges)})"
     scale = options.scale
     judge = imported_judge(path, path.stem, "human", scale=scale and read_scale(scale).mapping)
-    stage_once(db, table, GRADE_SCHEMA, rows=lambda: qrels_rows(path, scale=scale), key=("query_id", "passage_id"))
-    if not tables.row(db, f"FROM {table}"):
-        raise DataError(f"{path} has no qrels")
+    stage_grades(db, table, path, scale=scale)
     return [judge], f"SELECT *, {tables.text(judge.judge_id)} AS judge_id FROM {table}"
 
 

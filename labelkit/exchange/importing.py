@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from labelkit.corpora.qrels import graded_pairs
 from labelkit.corpora.scales import read_scale
+from labelkit.corpora.staged import stage_grades
 from labelkit.datasets.card import dataset_card
 from labelkit.errors import UnknownNameError, UsageError
 from labelkit.exchange.formats import FORMATS, GRADES, found_in
 from labelkit.exchange.formats.base import Grading, queries_of
 from labelkit.exchange.options import ImportOptions
-from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
-from labelkit.storage import folders
+from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge
+from labelkit.storage import folders, tables
 from labelkit.storage.dataset import records_to_table, write_tables
 from labelkit.storage.labels import JudgeKind, imported_judge
 from labelkit.storage.manifest import DATASET, LABELS, DatasetFacts
@@ -58,13 +58,12 @@ def import_grades(
     with folders.writing(Path(output), LABELS, command) as draft:
         if options.format in GRADES:
             judgements, judges = GRADES[options.format](path, options.judge, options.scale)
+            draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
         else:
-            judgements, judge = imported_judgements(path, options)
-            judges = [judge]
-        draft.write_table("judgements", records_to_table(judgements, JUDGEMENT_SCHEMA))
+            judges = [save_qrels(draft, path, options)]
         draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
         draft.inputs = inputs_of(path)
-    return len(judgements)
+    return draft.rows["judgements"]
 
 
 def import_dataset(
@@ -122,10 +121,15 @@ def inputs_of(path: Path) -> dict[str, str]:
     return {str(path / name): digest for name, digest in folders.known_sha256(path).items()}
 
 
-def imported_judgements(path: Path, options: ImportOptions) -> tuple[list[Judgement], Judge]:
-    """Read the judgements of a qrels file, sorted by pair, and make their judge."""
+def save_qrels(draft: folders.Draft, path: Path, options: ImportOptions) -> Judge:
+    """Write the judgements of a qrels file, sorted by pair, and return their judge."""
     scale = options.scale
-    rows = graded_pairs(path, scale=scale, spam=options.spam)
-    mapping = scale and read_scale(scale).mapping
-    judge = imported_judge(path, options.judge, KINDS[options.kind], scale=mapping)
-    return [Judgement(judge_id=judge.judge_id, **row._asdict()) for row in sorted(rows, key=lambda row: row[:2])], judge
+    judge = imported_judge(path, options.judge, KINDS[options.kind], scale=scale and read_scale(scale).mapping)
+    with tables.temporary() as db:
+        stage_grades(db, "grades", path, scale=scale, spam=options.spam)
+        db.register("nothing", JUDGEMENT_SCHEMA.empty_table())
+        rows = f"FROM nothing UNION ALL BY NAME SELECT *, {tables.text(judge.judge_id)} AS judge_id FROM grades"
+        tables.save(
+            db, draft, "judgements", statement=f"FROM ({rows}) ORDER BY query_id, passage_id", schema=JUDGEMENT_SCHEMA
+        )
+    return judge

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.errors import UnknownNameError
-from labelkit.quality.agreement import Agreement, agreement_of, plain, raters_of
+from labelkit.quality.agreement import Agreement, agree_raters, plain
 from labelkit.quality.by_group import BY, GroupInputs, Part, break_down
 from labelkit.quality.options import AgreeOptions
+from labelkit.quality.rater_reading import raters_of
 from labelkit.quality.system_rankings import SystemAgreement, compare_systems
+from labelkit.storage import tables
 
 
 class AgreementReport(NamedTuple):
@@ -46,14 +48,17 @@ def agree(
     """
     if unknown := set(options.by) - set(BY):
         raise UnknownNameError("breakdown", min(unknown), BY)
-    found = agreement_of(labels, options.human, options.scale)
-    reference, *judges = raters_of(labels, options.human, options.scale)
-    graders = [judge for judge in judges if not judge.score_only] if options.run else []
-    systems = [row for judge in graders for row in compare_systems(reference, judge, options.run)]
-    parts = [
-        part
-        for judge in judges
-        for name in options.by
-        for part in break_down(reference, GroupInputs(judge, options.data, options.pool), name)
-    ]
+    with tables.temporary() as db:
+        raters = raters_of(db, labels, options.human, scale=options.scale)
+        found = agree_raters(raters)
+        reference, *judges = raters
+        systems = [
+            row for judge in judges if not judge.score_only for row in compare_systems(reference, judge, options.run)
+        ]
+        parts = [
+            part
+            for judge in judges
+            for name in options.by
+            for part in break_down(reference, GroupInputs(db, judge, options.data, pool=options.pool), name)
+        ]
     return AgreementReport(found, systems, parts)

@@ -6,7 +6,6 @@ from pathlib import Path
 from labelkit.quality.calibration.fit import fit_calibration
 from labelkit.quality.calibration.models import Calibration, write_calibration
 from labelkit.quality.options import CalibrateOptions
-from labelkit.quality.selection import chances
 from labelkit.storage.outputs import refuse_other_file
 
 
@@ -31,7 +30,6 @@ def calibrate(
         ArtifactError: `output` is a file that this command did not write.
     """
     refuse_other_file(Path(output), b'{\n  "features":', "calibration")
-    weights = chances(options.selection) if options.selection else None
-    fitted = fit_calibration(labels, options, weights=weights, command=command)
+    fitted = fit_calibration(labels, options, command=command)
     write_calibration(fitted, Path(output))
     return fitted

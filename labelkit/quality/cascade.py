@@ -6,9 +6,12 @@ the pairs that only the cheap judge judged.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
 
 from labelkit.errors import UsageError
 from labelkit.judging.annotate import Outcome, annotate
@@ -16,20 +19,22 @@ from labelkit.judging.methods import method_named
 from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.pooling.pool import Pool, pool_of
-from labelkit.quality.agreement import Rater, rated_pairs, raters_of
-from labelkit.quality.agreement_metrics import RELEVANT, figure_interval
+from labelkit.quality.agreement_metrics import RELEVANT, figure_interval, rated_columns
+from labelkit.quality.calibration.features import Scored
 from labelkit.quality.options import CascadeOptions
-from labelkit.quality.selection import RANDOM, Chosen, Quota, beliefs, choose, chosen_pool
-from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement, PairIds
+from labelkit.quality.rater_reading import numbers_in, raters_of
+from labelkit.quality.selection import RANDOM, Chosen, Quota, beliefs, choose
+from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Origin, PairIds
 from labelkit.statistics.intervals import Estimate, share
-from labelkit.storage import folders
+from labelkit.storage import folders, tables
 from labelkit.storage.dataset import records_to_table
-from labelkit.storage.labels import read_labels
+from labelkit.storage.labels import judgements_sql, judges_in
 from labelkit.storage.manifest import LABELS, LabelsFacts
 from labelkit.storage.outputs import claimed
 
 log = logging.getLogger(__name__)
 
+PAIR_SCHEMA = pa.schema([("query_id", pa.string()), ("passage_id", pa.string())])
 RANDOM_SHARE = 0.25
 """Share of the strong judge's pairs that is drawn at random, to compare the two judges."""
 
@@ -90,14 +95,37 @@ def cascade(
     with claimed(folder, LABELS) as place:
         first, second = place.beside(".cheap"), place.beside(".strong")
         spent = judged(pool, first, options, command=command, progress=progress)
-        (judge,) = raters_of([first], [])
-        believed = beliefs(sorted(judge.judgements), [judge])
-        chosen = choose(believed, {}, Quota(round(strong.share * len(believed)), RANDOM_SHARE, options.seed))
-        if not chosen:
-            raise UsageError(f"--cascade-share {strong.share} of {len(believed)} pairs is less than one pair; raise it")
-        more = judged(chosen_pool(pool, chosen), second, strong.judge(options), command=command, progress=progress)
+        chosen = choose_unsure(first, strong.share, options.seed)
+        part = chosen_pool(pool, chosen)
+        more = judged(part, second, strong.judge(options), command=command, progress=progress)
         join(first, second, folder, command=command)
-    return account(judge, raters_of([second], [])[0], chosen, spent=spent, more=more)
+    return account(first, second, chosen, spent=spent, more=more)
+
+
+def choose_unsure(labels: Path, share: float, seed: int) -> dict[PairIds, Chosen]:
+    """Choose a share of the pairs of one judge: those of which it is unsure, and a random sample."""
+    with tables.temporary() as db:
+        (judge,) = raters_of(db, [labels])
+        believed = beliefs(Scored(db, judge.pairs, judge.pair, data=None), [judge])
+        quota = Quota(round(share * len(believed)), RANDOM_SHARE, seed)
+        chosen = choose(believed, np.zeros(len(believed)), quota)
+        if not chosen:
+            raise UsageError(f"--cascade-share {share} of {len(believed)} pairs is less than one pair; raise it")
+        ids = judge.pairs.ids(judge.pair[[one.place for one in chosen]])
+    return dict(zip(ids, chosen, strict=True))
+
+
+def chosen_pool(pool: Pool, chosen: Mapping[PairIds, Chosen]) -> Pool:
+    """Make a pool of the chosen pairs, in the order of `pool`; the reason is added to the sources of each pair."""
+    added = {pair: Origin(one.reason, rank, one.score) for rank, (pair, one) in enumerate(chosen.items(), 1)}
+    candidates = [
+        candidate.model_copy(update={"sources": (*candidate.sources, added[pair])})
+        for candidate in pool.candidates
+        if (pair := (candidate.query_id, candidate.passage_id)) in added
+    ]
+    asked = {candidate.query_id for candidate in candidates}
+    queries = {query_id: query for query_id, query in pool.queries.items() if query_id in asked}
+    return Pool(queries, pool.passages, candidates, inputs=pool.inputs)
 
 
 def judged(pool: Pool, folder: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress) -> Outcome:
@@ -111,37 +139,33 @@ def judged(pool: Pool, folder: Path, options: AnnotateOptions, *, command: str, 
 
 def join(first: Path, second: Path, folder: Path, *, command: str) -> None:
     """Write one judgement per pair: the strong judge's if it gave a grade, else the cheap judge's."""
-    judgements: dict[PairIds, Judgement] = {}
-    judges: dict[str, Judge] = {}
-    for part in (first, second):
-        rows, found, _ = read_labels(part)
-        judges |= {judge.judge_id: judge for judge in found}
-        judgements |= {
-            pair: row
-            for row in rows
-            if (pair := (row.query_id, row.passage_id)) not in judgements or row.grade is not None
-        }
-    order = sorted(judgements.values(), key=lambda row: (row.judge_id, row.query_id, row.passage_id))
-    with folders.writing(folder, LABELS, command) as draft:
-        draft.write_table("judgements", records_to_table(order, JUDGEMENT_SCHEMA))
+    judges = {judge.judge_id: judge for part in (first, second) for judge in judges_in(part)}
+    with folders.writing(folder, LABELS, command) as draft, tables.temporary() as db:
+        cheap, strong = (judgements_sql(db, part) for part in (first, second))
+        both = f"SELECT 0 AS strong, * FROM {cheap} UNION ALL BY NAME SELECT 1 AS strong, * FROM {strong}"
+        preferred = "(strong = 1 AND grade IS NOT NULL) DESC, strong"
+        best = f"row_number() OVER (PARTITION BY query_id, passage_id ORDER BY {preferred})"
+        columns = ", ".join(JUDGEMENT_SCHEMA.names)
+        statement = f"SELECT {columns} FROM ({both}) QUALIFY {best} = 1"
+        ordered = f"{statement} ORDER BY judge_id, query_id, passage_id"
+        tables.save(db, draft, "judgements", statement=ordered, schema=JUDGEMENT_SCHEMA)
         draft.write_table("judges", records_to_table([judges[name] for name in sorted(judges)], JUDGE_SCHEMA))
         draft.inputs = {str(part): folders.file_sha256(part / folders.MANIFEST) for part in (first, second)}
         draft.facts = LabelsFacts(failures={}, pending=0)
 
 
-def account(cheap: Rater, strong: Rater, chosen: Sequence[Chosen], *, spent: Outcome, more: Outcome) -> Cascade:
-    """Compute the saving and the loss of a cascade."""
-    drawn = [one.pair for one in chosen if one.reason == RANDOM]
-    both = [
-        (strong.judgements[pair], cheap.judgements[pair])
-        for pair in drawn
-        if pair in strong.judgements and None not in (strong.judgements[pair].grade, cheap.judgements[pair].grade)
-    ]
-    pairs = rated_pairs(both)
+def account(first: Path, second: Path, chosen: Mapping[PairIds, Chosen], *, spent: Outcome, more: Outcome) -> Cascade:
+    """Compute the saving and the loss of a cascade from the labels of the cheap and of the strong judge."""
+    with tables.temporary() as db:
+        cheap, strong = raters_of(db, [first, second])
+        tables.stage(db, "drawn", PAIR_SCHEMA, rows=(pair for pair, one in chosen.items() if one.reason == RANDOM))
+        drawn = np.unique(numbers_in(db, cheap.pairs, "drawn")[0])
+    both = drawn[(strong.grades_of(drawn) >= 0) & (cheap.grades_of(drawn) >= 0)]
+    one, other = strong.only(both), cheap.only(both)
+    pairs = rated_columns(one.query, one.grade, other.grade, score=other.rank_score)
     # The random pairs represent all pairs; those of which the cheap judge is unsure have no loss, and are excluded.
-    unsure = {one.pair for one in chosen if one.reason != RANDOM}
-    margin = max((abs(one.score - 0.5) for one in chosen if one.pair in unsure), default=0.0)
-    left = [(one, other) for one, other in both if abs(beliefs_of(cheap, other) - 0.5) > margin]
+    margin = max((abs(one.score - 0.5) for one in chosen.values() if one.reason != RANDOM), default=0.0)
+    left = np.abs(other.belief - 0.5) > margin
     usd = None if spent.usd is None or more.usd is None else spent.usd + more.usd
     alone = None if more.usd is None else more.usd / max(1, more.pairs) * spent.pairs
     return Cascade(
@@ -151,15 +175,6 @@ def account(cheap: Rater, strong: Rater, chosen: Sequence[Chosen], *, spent: Out
         usd=usd,
         saved_usd=None if usd is None or alone is None else alone - usd,
         compared=len(both),
-        kappa=figure_interval("kappa", pairs) if both else Estimate(None),
-        lost=share(
-            [one.query_id for one, _ in left],
-            [((one.grade or 0) >= RELEVANT) != ((other.grade or 0) >= RELEVANT) for one, other in left],
-        ),
+        kappa=figure_interval("kappa", pairs),
+        lost=share(one.query[left], ((one.grade >= RELEVANT) != (other.grade >= RELEVANT))[left]),
     )
-
-
-def beliefs_of(rater: Rater, row: Judgement) -> float:
-    """Return P(relevant) of a pair by one judge."""
-    pair = (row.query_id, row.passage_id)
-    return beliefs([pair], [rater])[pair]

@@ -4,23 +4,30 @@ All numbers on the page are also printed by the commands that it names.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit.corpora.beir import Data
+from duckdb import DuckDBPyConnection
+
 from labelkit.errors import UsageError
 from labelkit.quality import report_sections
-from labelkit.quality.agreement import Rater, agree_raters, raters_of
-from labelkit.quality.bias import BiasInputs, ballots_of, biases_of, check_texts, grades_by, people_apart, texts_of
+from labelkit.quality.agreement import agree_raters
+from labelkit.quality.ballots import open_ballots
+from labelkit.quality.bias import BiasInputs, biases_of, grades_by, people_apart, stage_authors
+from labelkit.quality.disagreements import disagreements
 from labelkit.quality.options import ReportOptions
-from labelkit.records import Judge, Judgement
+from labelkit.quality.rater_reading import raters_of
+from labelkit.quality.raters import FAILED, Rater
+from labelkit.quality.texts import check_texts, open_texts
+from labelkit.records import Judge
 from labelkit.statistics.charts import STYLE
+from labelkit.storage import tables
 from labelkit.storage.atomic import write_text
 from labelkit.storage.dataset import KIND as DATASET
 from labelkit.storage.dataset import read_audit
 from labelkit.storage.folders import manifest_kind, read_manifest
-from labelkit.storage.labels import judgements_in
+from labelkit.storage.labels import judgements_sql, read_records
 from labelkit.storage.manifest import Manifest
 from labelkit.storage.outputs import refuse_other_file
 from labelkit.storage.shipped import SHIPPED
@@ -29,18 +36,24 @@ from labelkit.version import __version__
 TEMPLATE = "report.html.jinja"
 
 
+Spent = tuple[int | None, float | None]
+"""Tokens and US dollars; None if they are unknown for a judgement."""
+
+
 class Subject(NamedTuple):
     """The contents of the folders that a report is about: one dataset folder, or labels folders."""
 
+    db: DuckDBPyConnection
+    """The session in which raters and texts are read."""
     folders: list[Path]
     dataset: Path | None
     raters: list[Rater]
     """People first."""
     judges: list[Judge]
-    ballots: list[Judgement]
+    spent: dict[tuple[int, str], Spent]
+    """Number of a rater's folder (`Rater.source`) and its id -> the cost of its judgements."""
     manifests: dict[str, Manifest[Any]]
-    data: Data | None
-    """Texts of the pairs; None if they are not given."""
+    has_texts: bool
 
 
 def report(
@@ -64,13 +77,21 @@ def report(
         ArtifactError: `output` is a file that this command did not write.
     """
     refuse_other_file(Path(output), b"<!doctype html>", "report")
-    subject = read_subject(folders, options)
+    with tables.temporary() as db:
+        page = render(contents_of(read_subject(db, folders, options), options) | {"command": command})
+    write_text(Path(output), page)
+
+
+def contents_of(subject: Subject, options: ReportOptions) -> dict[str, Any]:
+    """Prepare all sections of a page for the template."""
     people, judging = people_apart(subject.raters)
-    grades = grades_by(people)
-    shared = any(grades.keys() & rater.judgements.keys() for rater in judging)
+    grades, dataset = grades_by(people), subject.dataset
+    shared = grades is not None and any((grades[rater.pair] != FAILED).any() for rater in judging)
     agreement = agree_raters(subject.raters) if shared else None
-    texts, dataset = subject.data, subject.dataset
-    found = biases_of(judging, subject.ballots, BiasInputs(texts, {}, grades if shared else {})) if texts else None
+    found = None
+    if subject.has_texts and judging:
+        material = BiasInputs(subject.db, judging[0].pairs, grades if shared else None)
+        found = biases_of(judging, material)
     parts: dict[str, Any] = {
         "judges": judge_rows(subject),
         "grade_charts": [chart for rater in subject.raters for chart in report_sections.histograms(rater)],
@@ -81,45 +102,57 @@ def report(
         "calibration": report_sections.calibration_section(options.calibration) if options.calibration else None,
         "bias": report_sections.bias_section(found, shared) if found and (found.effects or found.consistency) else None,
         "attacks": [report_sections.attack_section(path) for path in options.attacks],
-        "disagreements": report_sections.disagreements(people[0], judging, texts) if shared and texts else None,
+        "disagreements": disagreements(subject.db, people[0], judging) if shared and subject.has_texts else None,
         "audit": read_audit(dataset) if dataset else None,
         "provenance": provenance(subject),
     }
     names = {"judges": "Judges", "dataset": "Dataset", "agreement": "Agreement", "calibration": "Calibration"}
     names |= {"bias": "Bias", "attacks": "Attacks", "disagreements": "Disagreements", "audit": "Audit"}
     contents = [(key, name) for key, name in names.items() if parts[key]] + [("provenance", "Provenance")]
-    named = ", ".join(folder.name for folder in folders)
-    labelled = sum(len(rater.judgements) for rater in judging)
-    page = render(
-        parts
-        | {
-            "title": f"Reliability of {named}",
-            "subtitle": f"{labelled:,} judgments by {len(judging)} judges, {len(grades):,} pairs with human grades",
-            "contents": contents,
-            "chart_style": STYLE,
-            "commands": commands_of(folders, options),
-            "command": command,
-            "version": __version__,
-        }
-    )
-    write_text(Path(output), page)
+    named = ", ".join(folder.name for folder in subject.folders)
+    labelled = sum(len(rater.pair) for rater in judging)
+    graded = int(people[0].graded.sum()) if people else 0
+    return parts | {
+        "title": f"Reliability of {named}",
+        "subtitle": f"{labelled:,} judgments by {len(judging)} judges, {graded:,} pairs with human grades",
+        "contents": contents,
+        "chart_style": STYLE,
+        "commands": commands_of(subject.folders, options),
+        "version": __version__,
+    }
 
 
-def read_subject(folders: Sequence[Path], options: ReportOptions) -> Subject:
-    """Read judgements, judges and texts of the folders."""
+def read_subject(db: DuckDBPyConnection, folders: Sequence[Path], options: ReportOptions) -> Subject:
+    """Read judgements, judges and texts of the folders into a session."""
     datasets = [folder for folder in folders if manifest_kind(folder) == DATASET]
     if datasets and len(folders) > 1:
         raise UsageError("a report is about one dataset or about labels folders; give the dataset alone")
-    raters = raters_of(folders, options.human, options.scale)
-    judges = [judge for folder in folders for judge in judgements_in(folder)[1]]
-    ballots = [row for folder in folders for row in ballots_of(folder)]
+    raters = raters_of(db, folders, options.human, scale=options.scale)
+    judges = [judge for folder in folders for judge in read_records(folder, "judges", Judge)]
+    spent = {
+        (source, judge_id): cost
+        for source, folder in enumerate(folders, len(options.human))
+        for judge_id, cost in spent_in(db, folder)
+    }
+    open_ballots(db, folders)
+    stage_authors(db, None)
     manifests = {str(folder): read_manifest(folder, manifest_kind(folder), verify=False) for folder in folders}
-    dataset = datasets[0] if datasets else None
-    texts = texts_of(dataset, options.data)
-    if texts:
+    data = datasets[0] if datasets else options.data
+    if data:
+        open_texts(db, data)
         for rater in raters:
-            check_texts(rater, texts)
-    return Subject(list(folders), dataset, raters, judges=judges, ballots=ballots, manifests=manifests, data=texts)
+            check_texts(db, rater.pairs, rater.pair, where=rater.name)
+    dataset = datasets[0] if datasets else None
+    return Subject(
+        db,
+        list(folders),
+        dataset,
+        raters=raters,
+        judges=judges,
+        spent=spent,
+        manifests=manifests,
+        has_texts=data is not None,
+    )
 
 
 def judge_rows(subject: Subject) -> list[dict[str, Any]]:
@@ -127,8 +160,8 @@ def judge_rows(subject: Subject) -> list[dict[str, Any]]:
     by_id = {judge.judge_id: judge for judge in subject.judges}
     rows = []
     for rater in subject.raters:
-        judge, given = by_id.get(rater.rater_id), list(rater.judgements.values())
-        tokens, costs = [row.tokens for row in given], [row.cost for row in given]
+        judge = by_id.get(rater.rater_id)
+        tokens, usd = subject.spent.get((rater.source, rater.rater_id), (None, None))
         rows.append(
             {
                 "judge_id": rater.rater_id,
@@ -137,13 +170,26 @@ def judge_rows(subject: Subject) -> list[dict[str, Any]]:
                 "method": judge and judge.method,
                 "prompt": judge and judge.prompt_name and f"{judge.prompt_name} {judge.prompt_version}",
                 "engine": judge and judge.engine and f"{judge.engine}, {judge.dtype or 'unknown dtype'}",
-                "pairs": len(given),
-                "failures": sum(row.failure is not None for row in given),
-                "tokens": None if None in tokens else sum(filter(None, tokens)),
-                "usd": None if None in costs else sum(filter(None, costs)),
+                "pairs": len(rater.pair),
+                "failures": int((rater.grade == FAILED).sum()),
+                "tokens": tokens,
+                "usd": usd,
             }
         )
     return rows
+
+
+def spent_in(db: DuckDBPyConnection, folder: Path) -> Iterator[tuple[str, Spent]]:
+    """Yield each judge of a folder with the tokens and US dollars that its judgements took."""
+    counted, paid = "count(tokens) = count(*)", "count(cost) = count(*)"
+    spent = f"if({counted}, coalesce(sum(tokens), 0)::BIGINT, NULL), if({paid}, coalesce(fsum(cost), 0.0), NULL)"
+    rows = db.sql(
+        f"""
+        SELECT judge_id, {spent} FROM {tables.parquet(folder / "judges.parquet")}
+        LEFT JOIN {judgements_sql(db, folder)} USING (judge_id) GROUP BY judge_id
+        """
+    ).fetchall()
+    yield from ((judge_id, (tokens, usd)) for judge_id, tokens, usd in rows)
 
 
 def provenance(subject: Subject) -> list[dict[str, str]]:

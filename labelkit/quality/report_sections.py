@@ -1,22 +1,23 @@
 """Prepares the sections of the report for the template."""
 
 import json
-from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 from markupsafe import Markup
 
-from labelkit.corpora.beir import Data
 from labelkit.errors import DataError
-from labelkit.quality.agreement import Agreement, Comparison, Rater
+from labelkit.quality.agreement import Agreement, Comparison
 from labelkit.quality.agreement_metrics import FIGURES, GRADES
 from labelkit.quality.bias import Biases
 from labelkit.quality.calibration.figures import LABELS
 from labelkit.quality.calibration.label_quality import in_words
 from labelkit.quality.calibration.models import read_calibration
-from labelkit.quality.selection import belief_of
+from labelkit.quality.disagreements import short
+from labelkit.quality.raters import Rater
 from labelkit.statistics.charts import COLOURS, NAMES, Interval, bars, curve, grid, intervals
 from labelkit.statistics.intervals import Estimate, few_queries
 from labelkit.storage import folders
@@ -24,26 +25,24 @@ from labelkit.storage.manifest import DatasetFacts
 
 SHOWN = ("kappa", "kappa_1", "kappa_2", "kappa_3", "kappa_quadratic", "alpha_ordinal", "auc", "precision", "recall")
 """Figures of the agreement chart; all are between -1 and 1."""
-DISAGREEMENTS = 20
-LONGEST = 700
-"""Number of characters of a passage that are shown."""
 SCORE_BINS = 12
 SCALE = list(map(str, range(GRADES)))
 
 
 def histograms(rater: Rater) -> list[dict[str, Any]]:
     """Draw histograms of a rater's grades, and of its scores if there are any."""
-    name, rows = Path(rater.name).name, list(rater.judgements.values())
-    counts = [sum(row.grade == grade for row in rows) for grade in range(GRADES)]
+    name = Path(rater.name).name
+    counts = np.bincount(rater.grade[rater.graded], minlength=GRADES).tolist()
     caption = f"{name}{method_of(rater)}: number of pairs by grade"
     charts = [{"svg": bars(SCALE, counts, "grade", title=caption), "caption": caption}] if sum(counts) else []
-    scores = sorted(row.score for row in rows if row.score is not None and row.failure is None)
-    if len(set(scores)) > GRADES:
-        step = (scores[-1] - scores[0]) / SCORE_BINS
-        places = [min(SCORE_BINS - 1, int((score - scores[0]) / step)) for score in scores]
-        labels = [f"{scores[0] + step * place:.1f}" if place % 3 == 0 else "" for place in range(SCORE_BINS)]
+    scores = rater.score[rater.answered & ~np.isnan(rater.score)]
+    if len(np.unique(scores)) > GRADES:
+        least = float(scores.min())
+        step = (float(scores.max()) - least) / SCORE_BINS
+        places = np.minimum(SCORE_BINS - 1, ((scores - least) / step).astype(np.int64))
+        labels = [f"{least + step * place:.1f}" if place % 3 == 0 else "" for place in range(SCORE_BINS)]
         caption = f"{name}{method_of(rater)}: number of pairs by score"
-        counts = [places.count(place) for place in range(SCORE_BINS)]
+        counts = np.bincount(places, minlength=SCORE_BINS).tolist()
         charts.append({"svg": bars(labels, counts, "score", title=caption), "caption": caption})
     return charts
 
@@ -55,14 +54,16 @@ def method_of(rater: Rater) -> str:
 
 def dataset_section(folder: Path, facts: DatasetFacts) -> dict[str, Any]:
     """Prepare the counts of the manifest, and charts of positives per query by source."""
-    train = folders.read_table(folder, "train").to_pylist()
+    sources = folders.read_table(folder, "train", columns=["positive_sources"]).column(0).combine_chunks()
+    query, named = pc.list_parent_indices(sources).to_numpy(), sources.flatten().to_numpy(zero_copy_only=False)
     charts = []
-    for source in sorted({one for row in train for one in row["positive_sources"]}):
-        numbers = [row["positive_sources"].count(source) for row in train]
-        top = min(max(numbers), 9)
-        labels = [f"{number}+" if number == top and max(numbers) > top else str(number) for number in range(top + 1)]
-        counts = [sum(min(number, top) == place for number in numbers) for place in range(top + 1)]
-        caption = f"Number of queries by positives from source {source}; mean {sum(numbers) / len(numbers):.2f}"
+    for source in sorted(set(named)):
+        numbers = np.bincount(query[named == source], minlength=len(sources))
+        most = int(numbers.max())
+        top = min(most, 9)
+        labels = [f"{number}+" if number == top and most > top else str(number) for number in range(top + 1)]
+        counts = np.bincount(np.minimum(numbers, top), minlength=top + 1).tolist()
+        caption = f"Number of queries by positives from source {source}; mean {int(numbers.sum()) / len(numbers):.2f}"
         charts.append({"svg": bars(labels, counts, "positives per query", title=caption), "caption": caption})
     numbers_of = {name: value for name, value in facts.as_json().items() if type(value) in (int, float)}
     shown = [(name.replace("_", " "), f"{value:,}") for name, value in numbers_of.items()]
@@ -89,11 +90,6 @@ def agreement_section(agreement: Agreement, people: str) -> list[dict[str, Any]]
         for one in agreement.comparisons
         if one.reference == people and one.judge_kind != "human" and one.pairs
     ]
-
-
-def short(judge_id: str, name: str) -> str:
-    """Return a short name of a judge: model (method)."""
-    return f"{Path(name).name} ({judge_id.partition('-')[0]})"
 
 
 def told(one: Comparison) -> str:
@@ -232,42 +228,3 @@ def attack_grid(prompt: str, rates: Mapping[tuple[str, str, str], float | None])
     cells = [[rates.get((prompt, name, defence)) for defence in defences] for name in names]
     heads = [defence.replace("+", "+\n") for defence in defences]
     return grid(names, heads, cells, title=f"Attack success, {prompt}", form="share")
-
-
-def disagreements(people: Rater, judges: Sequence[Rater], data: Data) -> list[dict[str, Any]]:
-    """Choose the pairs with the largest disagreements, queries and judges in turn, without duplicates.
-
-    Within a query and judge, pairs are sorted by the difference of grades, then by the judge's confidence.
-    """
-    by_turn: dict[tuple[str, str], list[tuple[float, float, Rater, tuple[str, str]]]] = {}
-    for judge in judges:
-        for pair, row in judge.judgements.items():
-            given = people.judgements.get(pair)
-            if given is None or given.grade is None or row.grade is None or given.grade == row.grade:
-                continue
-            belief = belief_of(judge, pair)
-            sure = abs((0.5 if belief is None else belief) - 0.5)
-            by_turn.setdefault((judge.rater_id, pair[0]), []).append((abs(given.grade - row.grade), sure, judge, pair))
-    queues = [sorted(found, key=lambda one: (-one[0], -one[1], one[3])) for _, found in sorted(by_turn.items())]
-    turns = [one for turn in zip_longest(*queues) for one in turn if one is not None]
-    chosen: dict[tuple[str, str], Rater] = {}
-    for _, _, judge, pair in turns:
-        chosen.setdefault(pair, judge)
-    return [told_apart(people, judge, pair, data=data) for pair, judge in list(chosen.items())[:DISAGREEMENTS]]
-
-
-def told_apart(people: Rater, judge: Rater, pair: tuple[str, str], data: Data) -> dict[str, Any]:
-    """Prepare one disagreement with its texts."""
-    row, belief = judge.judgements[pair], belief_of(judge, pair)
-    passage = data.corpus[pair[1]].full_text
-    return {
-        "query_id": pair[0],
-        "query": data.queries[pair[0]].text,
-        "passage_id": pair[1],
-        "passage": passage if len(passage) <= LONGEST else f"{passage[:LONGEST]} … ({len(passage):,} characters)",
-        "reference": people.name,
-        "reference_grade": people.judgements[pair].grade,
-        "judge": short(judge.rater_id, judge.name),
-        "grade": row.grade,
-        "sure": None if row.probs is None or belief is None else f"P(grade >= 2) {belief:.2f}",
-    }

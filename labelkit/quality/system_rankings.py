@@ -6,6 +6,7 @@ systems from each other.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +15,15 @@ import numpy as np
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun, read_run
 from labelkit.errors import DataError, MissingPackageError, UsageError
-from labelkit.quality.agreement import Rater
-from labelkit.quality.agreement_metrics import Floats
+from labelkit.quality.agreement_metrics import Floats, dense
+from labelkit.quality.raters import Numbers, Rater
 from labelkit.statistics.intervals import RANK_GROUPS, SIGNED, Draws, Estimate, estimate
 
 BEST = 10
 LEAST = 3
 """Smallest number of systems for a correlation."""
+QUERIES_AT_ONCE = 4_096
+"""Number of queries whose grades are in memory at a time."""
 
 
 class SystemAgreement(NamedTuple):
@@ -40,22 +43,20 @@ class SystemAgreement(NamedTuple):
 
 
 def compare_systems(reference: Rater, judge: Rater, files: Sequence[Path]) -> list[SystemAgreement]:
-    """Compute the correlations over all systems and over the best ten, on the pairs that both raters graded.
+    """Compute the correlations over all systems and over the best ten, on the pairs that both raters graded; none
+    without run files.
 
     Raises `UsageError` for fewer than three run files, and `DataError` if they find no relevant passage.
     """
+    if not files:
+        return []
     if len(files) < LEAST:
         raise UsageError(f"a correlation of systems needs at least {LEAST} --run files; {len(files)} given")
-    both = [
-        pair
-        for pair, row in judge.judgements.items()
-        if row.grade is not None and pair in reference.judgements and reference.judgements[pair].grade is not None
-    ]
+    common = judge.pair[judge.graded & (reference.grades_of(judge.pair) >= 0)]
     runs = {path.name: read_run(path) for path in files}
     if len(runs) < len(files):
         raise UsageError("two --run files have the same name; rename one")
-    ndcg = {rater.rater_id: scores(qrels_of(rater, both), runs) for rater in (reference, judge)}
-    theirs, judged = ndcg[reference.rater_id], ndcg[judge.rater_id]
+    theirs, judged = (scores(rater, common, runs) for rater in (reference, judge))
     if not theirs.any():
         raise DataError("the run files find no relevant passage of the reference; give runs of the judged queries")
     order = np.argsort(-theirs.mean(1), kind="stable")
@@ -73,26 +74,33 @@ def compare_systems(reference: Rater, judge: Rater, files: Sequence[Path]) -> li
     ]
 
 
-def qrels_of(rater: Rater, pairs: Sequence[tuple[str, str]]) -> Qrels:
-    """Return the grades of a rater on some pairs as qrels."""
-    qrels: Qrels = {}
-    for query_id, passage_id in sorted(pairs):
-        qrels.setdefault(query_id, {})[passage_id] = rater.judgements[query_id, passage_id].grade or 0
-    return qrels
-
-
-def scores(qrels: Qrels, runs: Mapping[str, RankedRun]) -> Floats:
-    """Compute `[systems, queries]` nDCG@10, with 0 for queries missing in a run."""
+def scores(rater: Rater, pair: Numbers, runs: Mapping[str, RankedRun]) -> Floats:
+    """Compute `[systems, queries]` nDCG@10 by a rater's grades of some pairs, given by their numbers, with 0 for
+    queries missing in a run.
+    """
     try:
         import ir_measures
     except ImportError:
         raise MissingPackageError("ir-measures", "report") from None
-    values = np.zeros((len(runs), len(qrels)))
-    places = {query_id: place for place, query_id in enumerate(qrels)}
-    for row, run in enumerate(runs.values()):
-        for metric in ir_measures.iter_calc([ir_measures.nDCG @ 10], qrels, run):
-            values[row, places[metric.query_id]] = metric.value
+    query, queries = dense(rater.pairs.query[pair])
+    values = np.zeros((len(runs), queries))
+    bounds = np.searchsorted(query, np.arange(0, queries + QUERIES_AT_ONCE, QUERIES_AT_ONCE))
+    for start, end in pairwise(bounds.tolist()):
+        qrels = qrels_of(rater, pair[start:end])
+        places = {query_id: place for place, query_id in enumerate(qrels, int(query[start]))}
+        for row, run in enumerate(runs.values()):
+            found = {query_id: run[query_id] for query_id in qrels if query_id in run}
+            for metric in ir_measures.iter_calc([ir_measures.nDCG @ 10], qrels, found):
+                values[row, places[metric.query_id]] = metric.value
     return values
+
+
+def qrels_of(rater: Rater, pair: Numbers) -> Qrels:
+    """Return the grades of a rater on some pairs as qrels."""
+    qrels: Qrels = {}
+    for (query_id, passage_id), grade in zip(rater.pairs.ids(pair), rater.grades_of(pair).tolist(), strict=True):
+        qrels.setdefault(query_id, {})[passage_id] = grade
+    return qrels
 
 
 def kendall(reference: Floats, judged: Floats) -> float:

@@ -13,7 +13,7 @@ queries, since its variance is then unknown.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,12 @@ Draws = NDArray[np.int64]
 """`[Q]` how often each query counts."""
 Statistic = Callable[[Draws], float]
 """Function from how often each query counts, `[Q]`, to a figure; nan if it is undefined."""
+Queries = Sequence[str] | NDArray[np.integer[Any]]
+"""`[n]` id or number of each pair's query."""
+Counts = Sequence[int] | NDArray[np.int64]
+"""`[Q]` numbers of events by query."""
+Statistics = Callable[[Draws], NDArray[np.float64]]
+"""Function from how often each query counts, `[Q]`, to `[F]` figures."""
 Bounds = tuple[float, float]
 """Least and greatest value that a figure can have."""
 UNBOUNDED: Bounds = (-math.inf, math.inf)
@@ -69,10 +75,22 @@ class Estimate(NamedTuple):
 
 def estimate(statistic: Statistic, queries: int, bounds: Bounds = UNBOUNDED, groups: int = GROUPS) -> Estimate:
     """Estimate a figure over `queries` queries, with its jackknife interval within the figure's `bounds`."""
-    value = statistic(np.ones(queries, dtype=np.int64))
-    if not math.isfinite(value):
-        return Estimate(None)
-    return t_interval(float(value), standard_error(statistic, queries, groups), min(queries, groups) - 1, bounds=bounds)
+    return estimates(lambda draws: np.array([statistic(draws)]), queries, [bounds], groups=groups)[0]
+
+
+def estimates(statistics: Statistics, queries: int, bounds: Sequence[Bounds], groups: int = GROUPS) -> list[Estimate]:
+    """Estimate several figures that are computed together, each within its own bounds."""
+    values = statistics(np.ones(queries, dtype=np.int64))
+    found = [Estimate(float(value) if math.isfinite(value) else None) for value in values]
+    if queries < 2 or not np.isfinite(values).any():
+        return found
+    without, sizes = leaving_out(statistics, queries, groups)
+    for place in np.flatnonzero(np.isfinite(values)).tolist():
+        value = float(values[place])
+        known = spread_of_parts(value, without[:, place], sizes)
+        error = known[1] if known else None
+        found[place] = t_interval(value, error, min(queries, groups) - 1, bounds=bounds[place])
+    return found
 
 
 def standard_error(statistic: Statistic, queries: int, groups: int = GROUPS) -> float | None:
@@ -89,14 +107,26 @@ def jackknife(statistic: Statistic, queries: int, groups: int = GROUPS) -> tuple
     """Compute the jackknife value of a figure, which corrects its bias, and its standard error."""
     if queries < 2:
         return None
-    group = np.random.default_rng(SEED).permutation(queries) % groups
-    sizes = np.bincount(group)
     value = statistic(np.ones(queries, dtype=np.int64))
-    without = np.array([statistic((group != number).astype(np.int64)) for number in range(len(sizes))])
+    without, sizes = leaving_out(lambda draws: np.array([statistic(draws)]), queries, groups)
+    return spread_of_parts(value, without[:, 0], sizes)
+
+
+def leaving_out(statistics: Statistics, queries: int, groups: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Compute figures without each group of queries in turn, `[groups, F]`, and the sizes of the groups."""
+    group = (np.random.default_rng(SEED).permutation(queries) % groups).astype(np.int16)
+    sizes = np.bincount(group)
+    return np.array([statistics((group != number).astype(np.int64)) for number in range(len(sizes))]), sizes
+
+
+def spread_of_parts(value: float, without: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[float, float] | None:
+    """Compute the jackknife value and standard error of a figure from its values without each group, `[groups]`; None
+    if one of the values is undefined.
+    """
     if not np.isfinite(without).all():
         return None
     # Busing et al. (1999), equations 5 and 6; for single queries this is the usual jackknife.
-    times = queries / sizes
+    times = sizes.sum() / sizes
     pseudo = times * value - (times - 1) * without
     centre = len(sizes) * value - float(((1 - 1 / times) * without).sum())
     return centre, math.sqrt(float(np.mean((pseudo - centre) ** 2 / (times - 1))))
@@ -124,15 +154,20 @@ def t_interval(value: float, error: float | None, freedom: float, bounds: Bounds
     return Estimate(value, *(low + (high - low) * end for end in ends))
 
 
-def mean(
-    query_ids: Sequence[str], values: Sequence[float] | NDArray[np.float64], bounds: Bounds = UNBOUNDED
-) -> Estimate:
+def mean(query_ids: Queries, values: Sequence[float] | NDArray[np.float64], bounds: Bounds = UNBOUNDED) -> Estimate:
     """Estimate the mean of one value per pair, with its confidence interval over queries."""
     if not len(values):
         return Estimate(None)
-    queries, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
+    queries, query = _numbered(query_ids)
     sums, counts = np.bincount(query, weights=values), np.bincount(query)
     return estimate(lambda draws: ratio(float(draws @ sums), float(draws @ counts)), len(queries), bounds)
+
+
+def _numbered(query_ids: Queries) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the distinct queries, and the number of each pair's query among them."""
+    ids = query_ids if isinstance(query_ids, np.ndarray) else np.array(query_ids, dtype=object)
+    queries, query = np.unique(ids, return_inverse=True)
+    return queries, query
 
 
 def variance(values: NDArray[np.float64]) -> Estimate:
@@ -194,20 +229,20 @@ def freedom_of(parts: Sequence[tuple[float, float]]) -> float:
     return max(1.0, ratio(total**2, weighted)) if weighted else 1.0
 
 
-def share(query_ids: Sequence[str], hits: Sequence[bool]) -> Estimate:
+def share(query_ids: Queries, hits: Sequence[bool] | NDArray[np.bool_]) -> Estimate:
     """Estimate the share of pairs that are hits, with its confidence interval over queries."""
-    queries, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
+    queries, query = _numbered(query_ids)
     found = np.bincount(query, weights=np.array(hits, dtype=float), minlength=len(queries))
     return rate(found.astype(int).tolist(), np.bincount(query, minlength=len(queries)).tolist())
 
 
-def rate(successes: Sequence[int], attempts: Sequence[int]) -> Estimate:
+def rate(successes: Counts, attempts: Counts) -> Estimate:
     """Estimate a share from the successes and attempts of each query, with its confidence interval over queries.
 
     If all attempts have the same result, the interval is that of Clopper and Pearson (1934) with one attempt per query,
     since the attempts of one query are not independent.
     """
-    hits, tries = np.array(successes), np.array(attempts)
+    hits, tries = np.asarray(successes), np.asarray(attempts)
     hits, tries = hits[tries > 0], tries[tries > 0]
     if not len(tries):
         return Estimate(None)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -16,7 +17,17 @@ from labelkit.storage import folders
 
 MEMORY = "2GB"
 """Memory limit of DuckDB; the rest goes to disk."""
+MEMORY_OF_READERS = "1GB"
+"""Memory limit of DuckDB next to columns in memory."""
 ROWS_AT_ONCE = 32_768
+
+
+@contextmanager
+def temporary() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an empty database in a temporary folder (`TMPDIR`), for commands that write no tables."""
+    with tempfile.TemporaryDirectory(prefix="labelkit-") as folder, session(Path(folder) / "db") as db:
+        db.execute(f"SET memory_limit = '{MEMORY_OF_READERS}'")
+        yield db
 
 
 @contextmanager
@@ -50,9 +61,16 @@ def session(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def stage(db: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> None:
     """Create the table `name` from tuples, in batches."""
+    stage_batches(db, name, schema, batches=batches_of(schema, rows))
+
+
+def stage_batches(
+    db: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+) -> None:
+    """Create the table `name` from batches."""
     db.register("incoming", schema.empty_table())
     db.execute(f"CREATE OR REPLACE TABLE {name} AS FROM incoming")
-    for batch in batches_of(schema, rows):
+    for batch in batches:
         db.register("incoming", pa.Table.from_batches([batch]))
         db.execute(f"INSERT INTO {name} FROM incoming")
     db.unregister("incoming")
@@ -103,12 +121,13 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def parquet(path: Path) -> str:
+def parquet(path: Path, *, numbered: bool = False) -> str:
     """Return the SQL that reads a Parquet file as a table, whatever characters its path has.
 
-    DuckDB would read a folder `year=2024` as a column.
+    With `numbered`, its column `file_row_number` has the number of each row from 0. DuckDB would read a folder
+    `year=2024` as a column.
     """
-    return f"read_parquet({place(path)}, hive_partitioning = false)"
+    return f"read_parquet({place(path)}, hive_partitioning = false, file_row_number = {numbered})"
 
 
 def place(path: Path) -> str:

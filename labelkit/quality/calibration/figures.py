@@ -10,14 +10,13 @@ from labelkit.quality.agreement_metrics import (
     FIGURES,
     RELEVANT,
     Floats,
-    GradedPair,
     Ints,
     Rated,
-    figure_difference,
-    figure_interval,
-    rated,
+    dense,
+    figure_differences,
+    figure_intervals,
+    rated_columns,
 )
-from labelkit.records import Judgement
 from labelkit.statistics.intervals import POSITIVE, UNIT, Estimate, estimate, mean, ratio
 
 BINS = 10
@@ -43,7 +42,8 @@ WORSE = "worse than raw: do not apply"
 class Graded(NamedTuple):
     """Pairs with their human grades, and a judge's grades, scores and probabilities."""
 
-    query_ids: Sequence[str]
+    query: Ints
+    """`[n]` number of each pair's query."""
     human: Ints
     grades: Ints
     scores: Floats
@@ -54,39 +54,37 @@ class Graded(NamedTuple):
 
     def rated(self) -> Rated:
         """Convert the pairs to arrays for figures of agreement."""
-        return rated(map(GradedPair, self.query_ids, self.human.tolist(), self.grades.tolist(), self.scores.tolist()))
+        return rated_columns(self.query, self.human, self.grades, score=self.scores)
 
 
 def quality(found: Graded) -> dict[str, Any]:
     """Measure the agreement of grades and scores with people, and the accuracy of probabilities."""
     pairs = found.rated()
-    figures: dict[str, Any] = {name: figure_interval(name, pairs) for name in SHOWN}
-    figures["confusion"] = pairs.confusion(np.ones(pairs.queries, dtype=np.int64)).astype(int).tolist()
+    figures: dict[str, Any] = {**figure_intervals(SHOWN, pairs), "confusion": pairs.confusion()}
     if found.probability is None:
         return figures
     truth = (found.human >= RELEVANT).astype(float)
     logs, squares = log_loss(truth, found.probability), (truth - found.probability) ** 2
     return figures | {
-        "log_loss": mean(found.query_ids, logs, POSITIVE),
-        "log_loss_skill": skill(found.query_ids, logs, log_loss(truth, found.base)),
-        "brier": mean(found.query_ids, squares, UNIT),
-        "brier_skill": skill(found.query_ids, squares, (truth - found.base) ** 2),
+        "log_loss": mean(found.query, logs, POSITIVE),
+        "log_loss_skill": skill(found.query, logs, log_loss(truth, found.base)),
+        "brier": mean(found.query, squares, UNIT),
+        "brier_skill": skill(found.query, squares, (truth - found.base) ** 2),
         "ece": Estimate(expected_calibration_error(truth, found.probability)),
         "reliability": reliability(truth, found.probability),
     }
 
 
-def skill(query_ids: Sequence[str], loss: Floats, base: Floats) -> Estimate:
+def skill(query: Ints, loss: Floats, base: Floats) -> Estimate:
     """Estimate 1 - loss / loss of the base rate from `[n]` losses: 1 is perfect; 0 or less means useless scores."""
-    _, query = np.unique(np.array(query_ids, dtype=object), return_inverse=True)
-    ours, theirs = np.bincount(query, weights=loss), np.bincount(query, weights=base)
+    own, _ = dense(query)
+    ours, theirs = np.bincount(own, weights=loss), np.bincount(own, weights=base)
     return estimate(lambda draws: 1 - ratio(float(draws @ ours), float(draws @ theirs)), len(ours), (-math.inf, 1.0))
 
 
 def gain(calibrated: Graded, raw: Graded, names: Sequence[str] = COMPARED) -> dict[str, Estimate]:
     """Estimate calibrated minus raw for each figure, on the same pairs, with confidence intervals over queries."""
-    after, before = calibrated.rated(), raw.rated()
-    return {name: figure_difference(name, after, before) for name in names}
+    return figure_differences(names, calibrated.rated(), raw.rated())
 
 
 def verdict(change: Estimate) -> str:
@@ -94,13 +92,6 @@ def verdict(change: Estimate) -> str:
     if change.value is not None and change.value < 0:
         return WORSE
     return BETTER if change.low is not None and change.low > 0 else ALIKE
-
-
-def own_relevance(row: Judgement, label_grades: tuple[int, ...] | None) -> float | None:
-    """Compute P(grade >= 2) from a judgement's own label probabilities; None if it has none."""
-    if row.probs is None or label_grades is None:
-        return None
-    return sum(p for p, grade in zip(row.probs, label_grades, strict=True) if grade >= RELEVANT)
 
 
 def log_loss(truth: Floats, probability: Floats) -> Floats:

@@ -5,21 +5,22 @@ be random. The reported figures come from an outer cross-validation, so a scored
 thresholds between grades, nor the choice of the model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from duckdb import DuckDBPyConnection
 from numpy.typing import NDArray
 
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement import Rater, answered, consensus_rater, joined, plain, raters_of
-from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, GradedPair, Ints, figure_interval, rated
-from labelkit.quality.calibration.features import Feature, both_views, features_of, judge_scores, matrix
-from labelkit.quality.calibration.figures import FLOOR, WORSE, Graded, gain, own_relevance, quality, verdict
+from labelkit.quality.agreement import plain
+from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, Ints, figure_interval, rated_columns
+from labelkit.quality.calibration.features import Feature, Scored, both_views, features_of, judge_scores, matrix
+from labelkit.quality.calibration.figures import FLOOR, WORSE, Graded, gain, quality, verdict
 from labelkit.quality.calibration.judges import known_judges_of
-from labelkit.quality.calibration.label_quality import label_quality
+from labelkit.quality.calibration.label_quality import Judged, label_quality
 from labelkit.quality.calibration.models import (
     MODELS,
     Calibration,
@@ -28,11 +29,15 @@ from labelkit.quality.calibration.models import (
     grades_of,
     predict,
     relevance,
+    relevances,
     with_thresholds,
 )
 from labelkit.quality.options import CalibrateOptions
-from labelkit.records import PairIds
+from labelkit.quality.rater_reading import raters_of
+from labelkit.quality.raters import Rater, answered, joined, pairs_of
+from labelkit.quality.selection import chances
 from labelkit.statistics.intervals import Estimate
+from labelkit.storage import tables
 
 LEAST_PAIRS = 50
 LEAST_OF_A_CLASS = 10
@@ -55,7 +60,10 @@ Choice = tuple[str, bool]
 class JudgedPairs(NamedTuple):
     """The pairs judged by at least one judge, with their scores."""
 
-    pairs: list[PairIds]
+    pair: Ints
+    """`[n]` numbers of the pairs, increasing."""
+    query: Ints
+    """`[n]` number of each pair's query."""
     scores: Floats
     """`[2, n, F]` both views of the scores."""
 
@@ -63,13 +71,18 @@ class JudgedPairs(NamedTuple):
 class LabelledPairs(NamedTuple):
     """The pairs with human grades, with their scores."""
 
-    pairs: list[PairIds]
+    pair: Ints
+    """`[n]` numbers of the pairs, increasing."""
     scores: Floats
     """`[2, n, F]` both views of the scores."""
     grades: Ints
     query: Ints
-    """`[n]` number of each pair's query."""
-    queries: int
+    """`[n]` number of each pair's query, in the order of ids."""
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        return len(np.unique(self.query))
 
 
 class HeldOut(NamedTuple):
@@ -80,65 +93,64 @@ class HeldOut(NamedTuple):
     grades: Ints
     base: Floats
     """`[n]` share of relevant pairs among the training queries of each pair's fold."""
-    folds: list[tuple[frozenset[str], Calibration]]
-    """The queries of each fold, and the fit to all other queries."""
+    folds: list[tuple[Ints, Calibration]]
+    """The numbers of the queries of each fold, and the fit to all other queries."""
 
 
-def fit_calibration(
-    labels: Sequence[Path],
-    options: CalibrateOptions,
-    *,
-    weights: Mapping[PairIds, float] | None = None,
-    command: str = "",
-) -> Calibration:
+def fit_calibration(labels: Sequence[Path], options: CalibrateOptions, *, command: str = "") -> Calibration:
     """Fit the scores of judges in labels folders, and of retrievers if given, to human grades.
 
-    `weights` has the labelled pairs from which precision and recall over all judged pairs are estimated, each with 1 /
-    its probability of being chosen (default: all labelled pairs, as a random sample). Raises `UsageError` without human
-    grades, and `DataError` if there are too few labels.
+    Precision and recall over all judged pairs are estimated from all labelled pairs, as a random sample, or from those
+    of the selection in the options. Raises `UsageError` without human grades, and `DataError` if there are too few
+    labels.
     """
     if options.human is None:
         raise UsageError("human grades are needed to fit a calibration: give --human GRADES")
-    people, others = consensus_rater(options.human, options.scale), raters_of(labels, [])
-    judges = joined(rater for rater in others if rater.kind != "human")
-    features = tuple(features_of(judges, bm25=options.bm25, dense=options.dense, language=options.language))
-    judged = judged_by(judges, features, options.data)
+    with tables.temporary() as db:
+        people, *others = raters_of(db, labels, [options.human], scale=options.scale, consensus=True)
+        judges = joined(rater for rater in others if rater.kind != "human")
+        features = tuple(features_of(judges, bm25=options.bm25, dense=options.dense, language=options.language))
+        judged = judged_by(judges, features, db, data=options.data)
+        weights = chances(db, people.pairs, options.selection)
     known = known_of(judged, people)
     refuse_too_few(known)
     among = choices(known.queries)
     held = held_out(known, features, among)
     fitted = best_fit(known, features, among)
     # A pair on which every judge failed gets no label, so it is not taken as positive.
-    graded = np.array([answered(judges, pair) for pair in judged.pairs], dtype=bool)
-    taken = graded & (relevance(predict(fitted, judged.scores)) >= options.line)
+    graded = answered(judges)[judged.pair]
+    taken = graded & (relevances(fitted, judged.scores) >= options.line)
     said = cross_fitted(judged, held, fitted)
     blind = graded & (said >= options.line)
+    theirs = people.grades_of(judged.pair)
+    relevant = np.where(theirs >= 0, (theirs >= RELEVANT).astype(float), np.nan)
+    sample = Judged(judged.query, taken, said, blind=blind, relevant=relevant, weight=weights[judged.pair])
     report = {
         "command": command,
         "human": str(options.human),
         **({"scale": options.scale} if options.scale else {}),
         "labels": [str(path) for path in labels],
-        "pairs": len(known.pairs),
+        "pairs": len(known.pair),
         "queries": known.queries,
         "folds": min(FOLDS, known.queries),
         "models_of_folds": [f"{fold.model}, {VIEWS[fold.relative]}" for _, fold in held.folds],
         "judges": {judge.rater_id: judge.name for judge in judges},
         **compared(known, held, judges),
-        "estimate": {
-            "line": options.line,
-            **label_quality(judged.pairs, taken, said, blind=blind, relevant=relevant_pairs(people), weights=weights),
-        },
+        "estimate": {"line": options.line, **label_quality(sample)},
     }
     worse = report.get("verdict") == WORSE
     update = {"judges": known_judges_of(judges), "worse_than_raw": worse, "report": plain(report)}
     return fitted.model_copy(update=update)
 
 
-def judged_by(judges: Sequence[Rater], features: Sequence[Feature], data: Path | None) -> JudgedPairs:
-    """Collect every pair judged by a judge, sorted, with its scores. Raises `UsageError` as `matrix` does."""
-    pairs = sorted({pair for judge in judges for pair in judge.judgements})
-    scores = matrix(features, pairs, {judge.rater_id: judge for judge in judges}, data=data)
-    return JudgedPairs(pairs, both_views(scores, [query_id for query_id, _ in pairs]))
+def judged_by(
+    judges: Sequence[Rater], features: Sequence[Feature], db: DuckDBPyConnection, data: Path | None
+) -> JudgedPairs:
+    """Collect every pair judged by a judge, with its scores. Raises `UsageError` as `matrix` does."""
+    pairs = judges[0].pairs
+    pair = pairs_of(judges)
+    scores = matrix(features, Scored(db, pairs, pair, data=data), {judge.rater_id: judge for judge in judges})
+    return JudgedPairs(pair, pairs.query[pair], both_views(scores, pairs.query[pair]))
 
 
 def compared(known: LabelledPairs, held: HeldOut, judges: Sequence[Rater]) -> dict[str, Any]:
@@ -147,7 +159,7 @@ def compared(known: LabelledPairs, held: HeldOut, judges: Sequence[Rater]) -> di
     A judge without grades has only the AUC of its scores. If no judge has grades, there is no gain and no verdict.
     """
     after = Graded(
-        [query_id for query_id, _ in known.pairs],
+        known.query,
         known.grades,
         held.grades,
         scores=by_grade(held.above) @ np.arange(GRADES),
@@ -168,9 +180,11 @@ def compared(known: LabelledPairs, held: HeldOut, judges: Sequence[Rater]) -> di
 
 def auc_of_scores(judge: Rater, known: LabelledPairs) -> Estimate:
     """Estimate the AUC of a judge's scores on the labelled pairs."""
-    rows = zip(known.pairs, known.grades.tolist(), judge_scores(judge, known.pairs), strict=True)
-    found = [GradedPair(query_id, grade, 0, score=score) for (query_id, _), grade, score in rows if np.isfinite(score)]
-    return figure_interval("auc", rated(found))
+    scores = judge_scores(judge, known.pair)
+    rows = np.isfinite(scores)
+    return figure_interval(
+        "auc", rated_columns(known.query[rows], known.grades[rows], 0 * known.grades[rows], score=scores[rows])
+    )
 
 
 def undefined_last(value: float | None) -> float:
@@ -180,7 +194,7 @@ def undefined_last(value: float | None) -> float:
 def some(found: Graded, rows: NDArray[np.bool_]) -> Graded:
     """Select the pairs marked in `rows`, `[n]`."""
     return Graded(
-        [query_id for query_id, keep in zip(found.query_ids, rows, strict=True) if keep],
+        found.query[rows],
         found.human[rows],
         found.grades[rows],
         scores=found.scores[rows],
@@ -189,28 +203,22 @@ def some(found: Graded, rows: NDArray[np.bool_]) -> Graded:
     )
 
 
-def relevant_pairs(people: Rater) -> dict[PairIds, bool]:
-    return {pair: row.grade >= RELEVANT for pair, row in people.judgements.items() if row.grade is not None}
-
-
 def known_of(judged: JudgedPairs, people: Rater) -> LabelledPairs:
-    """Collect the pairs with a human grade and at least one score, as arrays."""
-    scored = np.isfinite(judged.scores[0]).any(1)
-    kept = [row for row, pair in enumerate(judged.pairs) if scored[row] and pair in people.judgements]
-    pairs = [judged.pairs[row] for row in kept]
-    grades = np.array([people.judgements[pair].grade or 0 for pair in pairs], dtype=int)
-    names = sorted({query_id for query_id, _ in pairs})
-    query = np.array([names.index(query_id) for query_id, _ in pairs], dtype=int)
-    return LabelledPairs(pairs, judged.scores[:, kept], grades, query=query, queries=len(names))
+    """Collect the pairs with a human grade and at least one score."""
+    grades = people.grades_of(judged.pair)
+    kept = np.isfinite(judged.scores[0]).any(1) & (grades >= 0)
+    return LabelledPairs(
+        judged.pair[kept], judged.scores[:, kept], grades[kept].astype(np.int64), query=judged.query[kept]
+    )
 
 
 def refuse_too_few(known: LabelledPairs) -> None:
     """Raise `DataError`, with the missing numbers, if there are too few labels for a calibration."""
     relevant = int((known.grades >= RELEVANT).sum())
     counts = {
-        f"labelled pairs (at least {LEAST_PAIRS} needed)": (len(known.pairs), LEAST_PAIRS),
+        f"labelled pairs (at least {LEAST_PAIRS} needed)": (len(known.pair), LEAST_PAIRS),
         f"of them with grade 2 or 3 (at least {LEAST_OF_A_CLASS} needed)": (relevant, LEAST_OF_A_CLASS),
-        f"with grade 0 or 1 (at least {LEAST_OF_A_CLASS} needed)": (len(known.pairs) - relevant, LEAST_OF_A_CLASS),
+        f"with grade 0 or 1 (at least {LEAST_OF_A_CLASS} needed)": (len(known.pair) - relevant, LEAST_OF_A_CLASS),
         f"queries (at least {LEAST_QUERIES} needed)": (known.queries, LEAST_QUERIES),
     }
     if any(have < need for have, need in counts.values()):
@@ -227,13 +235,13 @@ def choices(queries: int) -> Sequence[Choice]:
 
 def held_out(known: LabelledPairs, features: tuple[Feature, ...], among: Sequence[Choice]) -> HeldOut:
     """Predict every labelled pair by a model that was chosen and fitted on other queries."""
-    above = np.zeros((len(known.pairs), GRADES - 1))
-    grades, base = np.zeros(len(known.pairs), dtype=int), np.zeros(len(known.pairs))
+    above = np.zeros((len(known.pair), GRADES - 1))
+    grades, base = np.zeros(len(known.pair), dtype=int), np.zeros(len(known.pair))
     fits = []
     for test in folds(known, FOLDS):
         train = part(known, ~test)
         fitted = best_fit(train, features, among)
-        fits.append((frozenset(known.pairs[row][0] for row in np.flatnonzero(test)), fitted))
+        fits.append((np.unique(known.query[test]), fitted))
         above[test] = predict(fitted, known.scores[:, test])
         grades[test] = grades_of(fitted, above[test])
         base[test] = np.mean(train.grades >= RELEVANT)
@@ -246,10 +254,10 @@ def cross_fitted(judged: JudgedPairs, held: HeldOut, fitted: Calibration) -> Flo
 
     `fitted`: the fit to all labels, which predicts queries without labels.
     """
-    said = relevance(predict(fitted, judged.scores)).copy()
-    for names, fold in held.folds:
-        rows = np.array([query_id in names for query_id, _ in judged.pairs], dtype=bool)
-        said[rows] = relevance(predict(fold, judged.scores[:, rows]))
+    said = relevances(fitted, judged.scores)
+    for queries, fold in held.folds:
+        rows = np.flatnonzero(np.isin(judged.query, queries))
+        said[rows] = relevances(fold, judged.scores[:, rows])
     return said
 
 
@@ -276,29 +284,25 @@ def folds(known: LabelledPairs, count: int) -> Iterator[NDArray[np.bool_]]:
 
     splits = GroupKFold(min(count, known.queries)).split(known.query, groups=known.query)
     for _, rows in splits:
-        test = np.zeros(len(known.pairs), dtype=bool)
+        test = np.zeros(len(known.pair), dtype=bool)
         test[rows] = True
         yield test
 
 
 def part(known: LabelledPairs, rows: NDArray[np.bool_]) -> LabelledPairs:
-    """Select the pairs marked in `rows`, `[n]`, and number their queries again."""
-    names, query = np.unique(known.query[rows], return_inverse=True)
-    pairs = [pair for pair, keep in zip(known.pairs, rows, strict=True) if keep]
-    return LabelledPairs(pairs, known.scores[:, rows], known.grades[rows], query=query, queries=len(names))
+    """Select the pairs marked in `rows`, `[n]`."""
+    return LabelledPairs(known.pair[rows], known.scores[:, rows], known.grades[rows], query=known.query[rows])
 
 
 def raw_grades(judge: Rater, known: LabelledPairs, base: Floats) -> tuple[NDArray[np.bool_], Graded]:
     """Return the mask `[n]` of labelled pairs that a judge graded, and its own grades, scores and probabilities."""
-    rows = [judge.judgements.get(pair) for pair in known.pairs]
-    given = np.array([row is not None and row.grade is not None for row in rows])
-    mine = [row for row in rows if row is not None and row.grade is not None]
-    probs = [own_relevance(row, judge.label_grades) for row in mine]
+    given = judge.grades_of(known.pair) >= 0
+    mine = judge.only(known.pair[given])
     return given, Graded(
-        [row.query_id for row in mine],
+        known.query[given],
         known.grades[given],
-        np.array([row.grade or 0 for row in mine], dtype=int),
-        scores=np.array([row.rank_score for row in mine]),
-        probability=None if any(p is None for p in probs) else np.array(probs, dtype=float),
+        mine.grade.astype(np.int64),
+        scores=mine.rank_score,
+        probability=None if np.isnan(mine.relevance).any() else mine.relevance,
         base=base[given],
     )

@@ -7,8 +7,8 @@ judge is identified by kind and name, since its id contains the sha256 of the im
 from collections.abc import Iterable, Mapping, Sequence
 
 from labelkit.errors import UsageError
-from labelkit.quality.agreement import Rater, joined
 from labelkit.quality.calibration.models import Calibration, KnownJudge
+from labelkit.quality.raters import Rater, joined
 
 IMPORTED_KINDS = ("llm", "imported")
 """Kinds with which the ids of imported judges begin. People are not features."""

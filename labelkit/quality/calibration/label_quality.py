@@ -13,13 +13,12 @@ estimate with counting among the labelled pairs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelkit.quality.agreement_metrics import Floats
-from labelkit.records import PairIds
+from labelkit.quality.agreement_metrics import Floats, Ints, dense
 from labelkit.statistics.intervals import UNIT, Draws, Estimate, estimate, ratio
 
 Figure = Callable[[Draws], float]
@@ -27,33 +26,34 @@ LEAST_TAKING = 3
 """Smallest number of labelled queries with a pair taken as positive for which an interval is given."""
 
 
-def label_quality(
-    judged: Sequence[PairIds],
-    taken: NDArray[np.bool_],
-    probability: Floats,
-    *,
-    blind: NDArray[np.bool_],
-    relevant: Mapping[PairIds, bool],
-    weights: Mapping[PairIds, float] | None = None,
-) -> dict[str, Any]:
-    """Estimate precision, recall and prevalence, with confidence intervals over the queries that have labels.
+class Judged(NamedTuple):
+    """`[n]` all judged pairs, and what is known of them."""
 
-    `judged`, `taken`, `probability`: all pairs, whether each is taken as positive, and its cross-fitted probability of
-    being relevant, `[n]`. `blind`: whether that probability would take a pair as positive, `[n]`. `relevant`: labelled
-    pair -> whether people graded it as relevant. `weights`: labelled pair -> 1 / its probability of being chosen; other
-    pairs are not used.
+    query: Ints
+    """Number of each pair's query."""
+    taken: NDArray[np.bool_]
+    """Whether the pair is taken as positive."""
+    probability: Floats
+    """Cross-fitted probability of being relevant."""
+    blind: NDArray[np.bool_]
+    """Whether that probability would take the pair as positive."""
+    relevant: Floats
+    """Whether people graded the pair as relevant, 1 or 0; nan without a human grade."""
+    weight: Floats
+    """1 / the probability with which a labelled pair was chosen; nan for pairs that are not used."""
+
+
+def label_quality(judged: Judged) -> dict[str, Any]:
+    """Estimate precision, recall and prevalence, with confidence intervals over the queries that have labels.
 
     Precision and recall have no interval if all pairs are labelled, because they are exact then, and if fewer than
     `LEAST_TAKING` labelled queries have a pair that is taken as positive.
     """
-    used = np.array(
-        [row for row, pair in enumerate(judged) if pair in relevant and (weights is None or pair in weights)], dtype=int
-    )
-    pairs = [judged[row] for row in used]
-    weight = np.array([1.0 if weights is None else weights[pair] for pair in pairs])
-    truth = np.array([relevant[pair] for pair in pairs], dtype=float)
+    taken, probability, blind = judged.taken, judged.probability, judged.blind
+    used = np.flatnonzero(~np.isnan(judged.relevant) & ~np.isnan(judged.weight))
+    weight, truth = judged.weight[used], judged.relevant[used]
     off = truth - probability[used]
-    names, query = np.unique(np.array([query_id for query_id, _ in pairs], dtype=object), return_inverse=True)
+    query, queries = dense(judged.query[used])
 
     def corrected(claimed: Floats, correction: Floats, share: float = 1.0) -> Figure:
         """Make the function: mean of `claimed` over all pairs plus `share` times the mean of `correction` over the
@@ -65,7 +65,7 @@ def label_quality(
 
     known = probability.copy()
     known[used] = truth  # labelled pairs are known; only the others need the correction
-    unlabelled, positives = 1 - len(used) / len(judged), float(taken.mean())
+    unlabelled, positives = 1 - len(used) / len(taken), float(taken.mean())
     wanted = corrected(probability, off)
     found = corrected(probability * taken, off * taken[used])
     found_blind = corrected(known * taken, off * blind[used], unlabelled)
@@ -76,10 +76,10 @@ def label_quality(
         "recall": [over(found, wanted), over(found_blind, corrected(known, off, unlabelled))],
     }
     estimates = {
-        name: spanned([estimate(within(figure), len(names), UNIT) for figure in each], unlabelled > 0 and some)
+        name: spanned([estimate(within(figure), queries, UNIT) for figure in each], unlabelled > 0 and some)
         for name, each in figures.items()
     }
-    return {"judged": len(judged), "labelled": len(used), "positives": int(taken.sum()), **estimates}
+    return {"judged": len(taken), "labelled": len(used), "positives": int(taken.sum()), **estimates}
 
 
 def spanned(found: Sequence[Estimate], has_interval: bool) -> Estimate:

@@ -21,6 +21,8 @@ from labelkit.storage.atomic import write_text
 
 STEEPEST = 10.0
 """Greatest absolute value of the logarithm of the distance between two thresholds of the ordinal model."""
+BLOCK = 1_048_576
+"""Number of pairs whose probabilities are in memory at a time."""
 PENALTY = 1.0
 """Weight of the squared coefficients, as scikit-learn's C = 1."""
 
@@ -234,6 +236,15 @@ def grades_of(calibration: Calibration, above: Floats) -> Ints:
 def relevance(above: Floats) -> Floats:
     """Return `[n]` probabilities of relevance from `[n, 3]` probabilities of grade >= 1, 2 and 3."""
     return above[:, RELEVANT - 1]
+
+
+def relevances(calibration: Calibration, scores: Floats) -> Floats:
+    """Compute `[n]` probabilities of relevance from both views of raw scores, `[2, n, F]`, in blocks of pairs."""
+    found = np.zeros(scores.shape[1])
+    for start in range(0, len(found), BLOCK):
+        part = slice(start, start + BLOCK)
+        found[part] = relevance(predict(calibration, scores[:, part]))
+    return found
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:

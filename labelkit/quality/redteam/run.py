@@ -22,7 +22,7 @@ from labelkit.judging.methods import method_named
 from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.judging.prompts import load_prompt
-from labelkit.quality.agreement_metrics import GradedPair, Rated, figure_difference, figure_interval, rated
+from labelkit.quality.agreement_metrics import GradedPair, Rated, figure_differences, figure_intervals, rated
 from labelkit.quality.options import RedteamOptions
 from labelkit.quality.redteam.trials import Attempt, CleanPair, attacked_pool, draw
 from labelkit.records import Judgement
@@ -192,8 +192,8 @@ def clean_row(
     now, then = (measured([(clean[ids], some[ids]) for ids in both]) for some in (judged, before))
     row: dict[str, Any] = {"pairs": len(both), "failed": sum(judged[ids].grade is None for ids in clean)}
     for name in CLEAN_FIGURES:
-        row[name] = figure_interval(name, now)._asdict()
-        row[f"{name}_lost"] = figure_difference(name, then, now)._asdict()
+        row[name] = figure_intervals([name], now)[name]._asdict()
+        row[f"{name}_lost"] = figure_differences([name], then, now)[name]._asdict()
     return row
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.prompts import Prompt
 from labelkit.quality.agreement import plain
-from labelkit.quality.agreement_metrics import FIGURES, figure_difference, figure_interval
+from labelkit.quality.agreement_metrics import FIGURES, figure_differences, figure_intervals
 from labelkit.quality.tuning.evidence import Halves, Judged, scored
 from labelkit.quality.tuning.power import Counts, counts_of, quantile
 from labelkit.records import PairIds
@@ -100,14 +100,13 @@ def compared(
     detectable = None
     if reported:
         before, after = (scored(halves.reporting, trial.judged) for trial in reported)
-        figures = {
-            name: Difference(
-                figure_interval(name, before), figure_interval(name, after), figure_difference(name, after, before)
-            )
-            for name in REPORTED
-        }
+        each = figure_intervals(REPORTED, before), figure_intervals(REPORTED, after)
+        differences = figure_differences(REPORTED, after, before)
+        figures = {name: Difference(each[0][name], each[1][name], differences[name]) for name in REPORTED}
         of = FIGURES[FIGURE].of
-        error = standard_error(lambda draws: of(after, draws) - of(before, draws), after.queries)
+        error = standard_error(
+            lambda draws: float(of(after.count(draws)) - of(before.count(draws))), queries=after.queries
+        )
         detectable = None if not error else (quantile(1 - ALPHA / 2) + quantile(POWER)) * error
     return Tuned(
         prompt=None,

@@ -13,17 +13,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_raters import Made, make_raters, raters_of_one_query
 from present import present
 from scipy.stats import kendalltau, spearmanr
 from sklearn import metrics
 
 from labelkit.errors import DataError, UsageError
-from labelkit.quality.agreement import Rater, advise, agree_raters, agreement_of, alpha_of_all, compare, raters_of
+from labelkit.quality.agreement import advise, agree_raters, agreement_of, alpha_of_all, compare, spread_of
 from labelkit.quality.agreement_metrics import FIGURES, GradedPair, figure_interval, rated
 from labelkit.quality.by_group import GroupInputs, break_down
+from labelkit.quality.rater_reading import raters_of
 from labelkit.quality.system_rankings import compare_systems, kendall, tau_ap
 from labelkit.records import Judgement
 from labelkit.statistics.intervals import estimate
+from labelkit.storage import tables
 
 VALIDATION = Path(__file__).parents[3] / ".." / "shared" / "data" / "llmjudge-val"
 DOMAIN = [0, 1, 2, 3]
@@ -33,7 +36,8 @@ def figures(humans: Sequence[int], theirs: Sequence[int], scores: Sequence[float
     """Every figure over all pairs, without intervals; nan becomes None."""
     pairs = rated(map(GradedPair, queries or ["q"] * len(humans), humans, theirs, scores or theirs))
     once = np.ones(pairs.queries, dtype=np.int64)
-    values = {name: figure.of(pairs, once) for name, figure in FIGURES.items()}
+    counts = pairs.count(once)
+    values = {name: figure.of(counts) for name, figure in FIGURES.items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
@@ -107,11 +111,7 @@ def test_a_hand_value_of_kappa():
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.one_of(st.none(), GRADES), min_size=6, max_size=6), min_size=2, max_size=5))
 def test_alpha_of_several_raters_with_gaps_is_that_of_the_package(rows):
-    raters = [
-        Rater(str(number), str(number), "llm", {("q", f"p{n}"): judged(n, grade) for n, grade in enumerate(row)})
-        for number, row in enumerate(rows)
-    ]
-    found, units = alpha_of_all(raters)
+    found, units = alpha_of_all(raters_of_one_query(rows))
     matrix = np.array([[np.nan if grade is None else grade for grade in row] for row in rows], dtype=float)
     paired = (~np.isnan(matrix)).sum(0) >= 2
     assert units == paired.sum()
@@ -140,8 +140,23 @@ def test_a_query_drawn_twice_counts_as_two_copies_of_it():
     # Copies are queries of their own: three in all, as drawn.
     repeated = rated(GradedPair("x", humans[row], theirs[row], scores[row]) for row in copies)
     for name, figure in FIGURES.items():
-        expected = figure.of(repeated, np.ones(1, dtype=np.int64)) / (3 if name == "selected" else 1)
-        assert figure.of(pairs, draws) == pytest.approx(expected), name
+        expected = figure.of(repeated.count(np.ones(1, dtype=np.int64))) / (3 if name == "selected" else 1)
+        assert figure.of(pairs.count(draws)) == pytest.approx(expected), name
+
+
+def test_the_range_of_a_figure_is_that_of_the_queries_one_by_one():
+    draw = np.random.default_rng(4)
+    names = [f"q{n}" for n in draw.integers(0, 25, 400)]
+    humans, theirs = draw.integers(0, 4, 400), draw.integers(0, 4, 400)
+    scores = draw.normal(size=400).round(1)
+    found = spread_of(rated(map(GradedPair, names, humans.tolist(), theirs.tolist(), scores.tolist())))
+    alone = []
+    for name in set(names):
+        rows = [row for row, one in enumerate(names) if one == name]
+        alone.append(figures(humans[rows].tolist(), theirs[rows].tolist(), scores[rows].tolist()))
+    for name in FIGURES:
+        values = [one[name] for one in alone if one[name] is not None]
+        assert found[name] == (min(values), float(np.median(values)), max(values), len(values)), name
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
@@ -186,11 +201,10 @@ def test_more_labels_on_the_same_queries_do_not_help_where_queries_differ():
 
 
 def test_failures_are_counted_and_measured_nowhere():
-    human = Rater("h", "h", "human", {("q", f"p{n}"): judged(n, grade) for n, grade in enumerate([0, 1, 2, 3, 3])})
-    judge = Rater("j", "j", "llm", {("q", f"p{n}"): judged(n, grade) for n, grade in enumerate([0, None, 2, 3, None])})
+    rows: list[list[int | None]] = [[0, 1, 2, 3, 3], [0, None, 2, 3, None], [None] * 5]
+    human, judge, silent = raters_of_one_query(rows)
     found = compare(human, judge)
     assert (found.pairs, found.failures, found.figures["kappa"].value) == (3, 2, 1)
-    silent = judge._replace(judgements={pair: judged(0, None) for pair in judge.judgements})
     found = compare(human, silent)
     assert (found.pairs, found.failures, found.figures["kappa"].value) == (0, 5, None)
 
@@ -211,7 +225,7 @@ def test_pairs_that_only_one_side_graded_are_left_out(labelkit, tmp_path, write_
 def test_every_rater_is_compared_with_every_other_people_first(labelkit, beir, pool, tmp_path):
     for method in ("graded", "binary"):
         command = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "scripted", "--model", "overlap")
-        assert labelkit(*command, "--method", method).code == 0
+        assert labelkit(*command, "--method", method, "--add-judge").code == 0
     found = agreement_of([tmp_path / "labels"], [beir / "qrels" / "test.tsv"])
     kinds = [(one.reference_kind, one.judge_id.split("-")[0]) for one in found.comparisons]
     assert kinds == [("human", "binary"), ("human", "graded"), ("llm", "graded")]
@@ -237,10 +251,11 @@ def test_systems_are_correlated_as_scipy_does(tmp_path):
     queries, passages = [f"q{n}" for n in range(8)], [f"p{n:02}" for n in range(30)]
     humans = {(qid, pid): int(draw.integers(0, 4)) for qid in queries for pid in passages}
     theirs = {pair: min(3, max(0, grade + int(draw.integers(-1, 2)))) for pair, grade in humans.items()}
-    raters = [
-        Rater(name, name, kind, {pair: judged(0, grade) for pair, grade in grades.items()})
+    made = [
+        Made(name, name, kind, {pair: judged(0, grade) for pair, grade in grades.items()})
         for name, kind, grades in (("people", "human", humans), ("judge", "llm", theirs))
     ]
+    raters = make_raters(*made)
     files = [
         write_run(tmp_path / f"run{n:02}", {qid: draw.permutation(passages).tolist() for qid in queries})
         for n in range(14)
@@ -303,13 +318,14 @@ def test_two_judges_are_compared_on_the_pairs_that_all_three_graded():
     def rater(name, kind, right, left_out=()):
         grades = {key: own if source.random() < right else int(source.integers(0, 4)) for key, own in humans.items()}
         rows = {key: judged(0, grade, key[0]) for key, grade in grades.items() if key not in left_out}
-        return Rater(name, name, kind, rows)
+        return Made(name, name, kind, rows)
 
-    people, good = rater("people", "human", 1.0), rater("good", "llm", 0.9, keys[:10])
-    poor = rater("poor", "llm", 0.4, keys[10:30])
+    made = [rater("people", "human", 1.0), rater("good", "llm", 0.9, keys[:10]), rater("poor", "llm", 0.4, keys[10:30])]
+    people, good, poor = make_raters(*made)
     (found,) = agree_raters([people, good, poor]).differences
     assert (found.judge, found.other, found.pairs, found.queries) == ("good", "poor", 210, 12)
-    alone = [compare(people, one, keys[30:]).figures for one in (good, poor)]
+    rest = np.array([number for number, pair in enumerate(sorted(keys)) if pair in keys[30:]])
+    alone = [compare(people, one, rest).figures for one in (good, poor)]
     for name, difference in found.figures.items():
         assert difference.value == pytest.approx(present(alone[0][name].value) - present(alone[1][name].value))
     kappa, width = found.figures["kappa"], lambda one: one.high - one.low
@@ -337,8 +353,9 @@ def test_a_breakdown_puts_every_pair_into_one_third(labelkit, beir, pool, tmp_pa
 
 def test_positions_of_a_listwise_method_break_down(labelkit, candidates, judge, beir, tmp_path):
     judge(candidates, tmp_path / "labels", method="relsel")
-    people, selection = raters_of([tmp_path / "labels"], [beir / "qrels" / "test.tsv"])
-    parts = break_down(people, GroupInputs(selection, None, None), "position")
+    with tables.temporary() as db:
+        people, selection = raters_of(db, [tmp_path / "labels"], [beir / "qrels" / "test.tsv"])
+        parts = break_down(people, GroupInputs(db, selection, None, None), "position")
     assert sum(part.comparison.pairs for part in parts) == compare(people, selection).pairs
 
 

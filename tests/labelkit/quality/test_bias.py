@@ -1,142 +1,152 @@
 """Biases that were planted, and judges without any."""
 
+from collections.abc import Iterator
+
 import numpy as np
+import pyarrow as pa
 import pytest
+from duckdb import DuckDBPyConnection
+from made_raters import Made, in_session
 from present import present
 
-from labelkit.corpora.beir import Data
 from labelkit.errors import UsageError
 from labelkit.judging.reading import Reading
-from labelkit.quality.agreement import Rater
-from labelkit.quality.bias import BiasInputs, biases, consistency, drift, effect, effect_of_place
+from labelkit.quality.ballots import Ballots, consistency
+from labelkit.quality.bias import AUTHOR_SCHEMA, BiasInputs, biases, drift, effect, effect_of_place, grades_by
 from labelkit.quality.options import BiasOptions
-from labelkit.records import Judgement, Passage, Query
+from labelkit.records import PASSAGE_SCHEMA, QUERY_SCHEMA, Judgement
 from labelkit.statistics.intervals import mean
-from labelkit.storage import folders
+from labelkit.storage import folders, tables
 from labelkit.storage.labels import read_labels
 
 
-def world(rule, authors=None):
-    """Twenty queries of fifteen passages with human grades 0 to 3; `rule` makes the judge's score of them."""
+@pytest.fixture
+def db() -> Iterator[DuckDBPyConnection]:
+    with tables.temporary() as opened:
+        yield opened
+
+
+def judged(query_id, passage_id, grade, score=None):
+    return Judgement(query_id=query_id, passage_id=passage_id, judge_id="j", grade=grade, score=score)
+
+
+def world(db, rule, authors=None, *, extra=lambda grade: ""):
+    """Twenty queries of fifteen passages with human grades 0 to 3; `rule` makes the judge's score of them, and `extra`
+    adds words to a passage by its human grade.
+    """
     draw = np.random.default_rng(0)
     corpus, grades, judgements = {}, {}, {}
-    queries = {f"q{n}": Query(query_id=f"q{n}", text="alpha beta gamma delta") for n in range(20)}
-    for query_id in queries:
+    for query_id in [f"q{n}" for n in range(20)]:
         for place in range(15):
             pid = f"{query_id}p{place}"
             grade, words, shared = int(draw.integers(0, 4)), int(draw.integers(5, 80)), int(draw.integers(0, 5))
-            text = " ".join(["alpha", "beta", "gamma", "delta"][:shared] + ["filler"] * words)
-            corpus[pid] = Passage(passage_id=pid, title="", text=text)
-            grades[query_id, pid] = grade
+            corpus[pid] = " ".join(["alpha", "beta", "gamma", "delta"][:shared] + ["filler"] * words) + extra(grade)
+            grades[query_id, pid] = judged(query_id, pid, grade)
             score = float(rule(grade, np.log2(words + shared), shared, pid) + draw.normal() / 2)
-            judgements[query_id, pid] = Judgement(
-                query_id=query_id, passage_id=pid, judge_id="j", grade=min(3, max(0, round(score))), score=score
-            )
-    return Rater("j", "folder/model", "llm", judgements), BiasInputs(Data(corpus, queries, {}), authors or {}, grades)
+            judgements[query_id, pid] = judged(query_id, pid, min(3, max(0, round(score))), score)
+    people, rater = in_session(
+        db, Made("h", "h", "human", grades), Made("j", "folder/model", "llm", judgements, source=1)
+    )
+    texts = [{"passage_id": pid, "title": "", "text": text} for pid, text in corpus.items()]
+    queries = [{"query_id": f"q{n}", "text": "alpha beta gamma delta"} for n in range(20)]
+    db.register("corpus", pa.Table.from_pylist(texts, schema=PASSAGE_SCHEMA))
+    db.register("queries", pa.Table.from_pylist(queries, schema=QUERY_SCHEMA))
+    rows = [(number, pid, author) for number, (pid, author) in enumerate((authors or {}).items())]
+    tables.stage(db, "authors", AUTHOR_SCHEMA, rows)
+    return rater, BiasInputs(db, rater.pairs, grades_by([people]))
 
 
-def slope(name, rule, authors=None):
-    rater, material = world(rule, authors)
+def slope(db, name, rule, authors=None):
+    rater, material = world(db, rule, authors)
     found = present(effect(rater, name, material))
-    deviation = np.std([row.score for row in rater.judgements.values()])
-    return present(found.slope.value) * deviation, found
+    return present(found.slope.value) * np.std(rater.score), found
 
 
-def test_a_judge_that_sees_relevance_alone_has_no_bias():
+def test_a_judge_that_sees_relevance_alone_has_no_bias(db):
     for name in ("length", "overlap"):
-        _, found = slope(name, lambda grade, length, shared, pid: grade)
+        _, found = slope(db, name, lambda grade, length, shared, pid: grade)
         assert found.slope.low < 0 < found.slope.high
         assert abs(found.slope.value) < 0.1
 
 
-def test_planted_slopes_are_found():
-    value, found = slope("length", lambda grade, length, shared, pid: grade + 0.4 * length)
+def test_planted_slopes_are_found(db):
+    value, found = slope(db, "length", lambda grade, length, shared, pid: grade + 0.4 * length)
     assert value == pytest.approx(0.4, abs=0.08)
     assert found.slope.low > 0
     assert [one["score"] for one in found.curve] == sorted(one["score"] for one in found.curve)
     # A word of four is two and a half tenths of the query.
-    value, _ = slope("overlap", lambda grade, length, shared, pid: grade + 0.5 * shared)
+    value, _ = slope(db, "overlap", lambda grade, length, shared, pid: grade + 0.5 * shared)
     assert value == pytest.approx(0.2, abs=0.04)
 
 
-def test_a_property_of_good_passages_is_no_bias_between_equals():
+def test_a_property_of_good_passages_is_no_bias_between_equals(db):
     """Longer passages are better here, and the judge sees only that they are better."""
-    rater, material = world(lambda grade, length, shared, pid: grade)
-    longer = {
-        pid: passage.model_copy(update={"text": passage.text + " more" * 60 * material.grades[pid.split("p")[0], pid]})
-        for pid, passage in material.data.corpus.items()
-    }
-    data = material.data._replace(corpus=longer)
-    same = present(effect(rater, "length", material._replace(data=data)))
-    ungraded = present(effect(rater, "length", material._replace(data=data, grades={})))
+    rule = lambda grade, length, shared, pid: grade  # noqa: E731
+    rater, material = world(db, rule, extra=lambda grade: " more" * 60 * grade)
+    same = present(effect(rater, "length", material))
+    ungraded = present(effect(rater, "length", BiasInputs(db, rater.pairs, None)))
     assert abs(present(same.slope.value)) < 0.1
     assert present(ungraded.slope.value) > 0.3
 
 
-def test_self_preference_needs_known_authors():
+def test_self_preference_needs_known_authors(db):
     authors = {f"q{n}p{place}": "model" if place % 2 else "somebody" for n in range(20) for place in range(15)}
     rule = lambda grade, length, shared, pid: grade + (authors[pid] == "model")  # noqa: E731
-    value, found = slope("own", rule, authors)
+    value, found = slope(db, "own", rule, authors)
     assert value == pytest.approx(1, abs=0.15)
     assert found.pairs == 300
-    rater, material = world(rule)
+    rater, material = world(db, rule)
     assert effect(rater, "own", material) is None
 
 
-def ballots(rule, orders=3):
+def ballots(db, rule, orders=3):
     """Six queries of ten passages, each shown in several orders."""
     draw = np.random.default_rng(1)
-    rows = []
-    for query in range(6):
-        for seed in range(orders):
-            for place, pid in enumerate(draw.permutation(10), 1):
-                grade = 2 * int(rule(int(pid), place))
-                rows.append(
-                    Judgement(
-                        query_id=f"q{query}",
-                        passage_id=f"p{pid}",
-                        judge_id="j",
-                        grade=grade,
-                        score=float(grade),
-                        position=place,
-                        permutation_seed=seed,
-                    )
-                )
-    return Rater("j", "judge", "llm", {}), rows
+    rows = [
+        (query, int(pid), 2 * int(rule(int(pid), place)), place, seed)
+        for query in range(6)
+        for seed in range(orders)
+        for place, pid in enumerate(draw.permutation(10), 1)
+    ]
+    (rater,) = in_session(
+        db, Made("j", "judge", "llm", {(f"q{query}", f"p{pid}"): judged("q", "p", 0) for query, pid, *_ in rows})
+    )
+    query, passage, grade, position, seed = np.array(rows).T
+    return rater, Ballots(query, passage, grade, score=grade.astype(float), position=position, seed=seed)
 
 
-def test_a_judge_that_takes_the_first_places_is_seen():
-    rater, rows = ballots(lambda pid, place: place <= 3)
-    found, agreed = present(effect_of_place(rater, rows, {})), present(consistency(rater, rows))
+def test_a_judge_that_takes_the_first_places_is_seen(db):
+    rater, rows = ballots(db, lambda pid, place: place <= 3)
+    found, agreed = present(effect_of_place(rater, rows, None)), present(consistency(rater, rows))
     assert present(found.slope.high) < -1
     shares = [one["relevant"] for one in agreed.by_place]
     assert (shares[0], shares[-1]) == (1, 0)
     assert present(agreed.same.value) < 0.75
 
 
-def test_a_judge_that_does_not_look_at_places_is_consistent():
-    rater, rows = ballots(lambda pid, place: pid < 4)
+def test_a_judge_that_does_not_look_at_places_is_consistent(db):
+    rater, rows = ballots(db, lambda pid, place: pid < 4)
     same = present(consistency(rater, rows)).same
     assert (same.value, same.high) == (1, 1)
     assert 0 < present(same.low) < 1, "Clopper and Pearson's interval"
-    assert present(effect_of_place(rater, rows, {})).slope.value == pytest.approx(0, abs=1e-9)
-    assert consistency(rater, []) is None
+    assert present(effect_of_place(rater, rows, None)).slope.value == pytest.approx(0, abs=1e-9)
+    none = np.zeros(len(rows.query), dtype=bool)
+    assert consistency(rater, Ballots._make(column[none] for column in rows)) is None
 
 
-def test_drift_is_measured_on_the_same_judge_alone():
-    rater, _ = world(lambda grade, length, shared, pid: grade)
-    pairs = list(rater.judgements)[:50]
-    moved = {
-        pair: rater.judgements[pair].model_copy(update={"score": rater.judgements[pair].score + 1}) for pair in pairs
-    }
-    (found,) = drift([rater], [rater._replace(judgements=moved)])
-    deviation = np.std([rater.judgements[pair].score for pair in pairs])
+def test_drift_is_measured_on_the_same_judge_alone(db):
+    draw = np.random.default_rng(0)
+    pairs = [(f"q{n % 20}", f"p{n}") for n in range(100)]
+    first = {pair: judged(*pair, 2, float(draw.normal())) for pair in pairs}
+    moved = {pair: judged(*pair, 2, present(first[pair].score) + 1) for pair in pairs[:50]}
+    then, now = in_session(db, Made("j", "m", "llm", first), Made("j", "m", "llm", moved, source=1))
+    (found,) = drift([then], [now])
+    deviation = np.std([first[pair].score for pair in sorted(pairs[:50])])
     assert (found.pairs, found.same.value) == (50, 1)
     assert found.shift.value == pytest.approx(1 / deviation)
     with pytest.raises(UsageError, match="same judge"):
-        drift([rater], [rater._replace(rater_id="other")])
-    imported = rater._replace(imported=True)
-    (again,) = drift([imported], [imported._replace(rater_id="another file", judgements=moved)])
+        drift([then], [now._replace(rater_id="other")])
+    (again,) = drift([then._replace(imported=True)], [now._replace(imported=True, rater_id="another file")])
     assert again == found
 
 

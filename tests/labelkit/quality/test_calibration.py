@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from made_raters import judgements_in_memory
 from present import present
 from sklearn.metrics import brier_score_loss, log_loss
 
@@ -25,8 +26,10 @@ from labelkit.quality.calibration.fit import LabelledPairs, best_fit, choices, f
 from labelkit.quality.calibration.judges import match
 from labelkit.quality.calibration.models import MODELS, by_grade, fit, ordinal_loss, predict, read_calibration
 from labelkit.quality.options import CalibrateOptions
+from labelkit.quality.rater_reading import raters_of
 from labelkit.quality.selection import Chosen, Quota, chances, choose, draw
 from labelkit.statistics.intervals import Estimate
+from labelkit.storage import tables
 from labelkit.storage.labels import read_labels
 
 pytestmark = pytest.mark.slow  # every test annotates and fits
@@ -40,7 +43,7 @@ def world(count: int, seed: int = 0):
     scores = draw.normal(size=(count, 1))
     true = 1 / (1 + np.exp(-(2 * scores - np.array([-1.0, 0.5, 1.5]))))
     grades = (draw.random((count, 1)) < true).sum(1)
-    return both_views(scores, ["q"] * count), grades, true
+    return both_views(scores, np.zeros(count, dtype=np.int64)), grades, true
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -70,7 +73,7 @@ def test_a_missing_score_counts_as_the_mean():
 
 def test_scores_within_queries_have_mean_zero_and_keep_their_gaps():
     scores = np.array([[1.0], [3.0], [np.nan], [10.0], [20.0]])
-    absolute, relative = both_views(scores, ["a", "a", "a", "b", "b"])
+    absolute, relative = both_views(scores, np.array([0, 0, 0, 1, 1]))
     assert np.array_equal(absolute, scores, equal_nan=True)
     assert np.array_equal(relative[:, 0], [-1, 1, np.nan, -5, 5], equal_nan=True)
 
@@ -91,8 +94,7 @@ def several_queries(queries: int) -> LabelledPairs:
     query = np.repeat(np.arange(queries), 12)
     grades = np.tile(np.arange(12) % 4, queries)
     scores = (grades + 8 * draw.normal(size=queries)[query] + draw.normal(size=len(query)) / 2)[:, None]
-    pairs = [(f"q{number:02}", f"p{row}") for row, number in enumerate(query)]
-    return LabelledPairs(pairs, both_views(scores, [query_id for query_id, _ in pairs]), grades, query, queries)
+    return LabelledPairs(np.arange(len(query), dtype=np.int32), both_views(scores, query), grades, query)
 
 
 @pytest.mark.parametrize(("queries", "relative"), [(19, False), (20, True)])
@@ -115,8 +117,8 @@ def test_a_fold_has_seen_neither_the_query_nor_its_share_of_relevant_pairs():
 
 def test_skill_is_measured_against_the_base_rate():
     """By hand: losses 0.1 and 0.3 where the base rate has 0.4 and 0.4, in two queries: 1 - 0.4 / 0.8."""
-    assert skill(["a", "b"], np.array([0.1, 0.3]), np.array([0.4, 0.4])).value == pytest.approx(0.5)
-    assert skill(["a", "b"], np.array([0.4, 0.4]), np.array([0.4, 0.4])).value == pytest.approx(0)
+    assert skill(np.array([0, 1]), np.array([0.1, 0.3]), np.array([0.4, 0.4])).value == pytest.approx(0.5)
+    assert skill(np.array([0, 1]), np.array([0.4, 0.4]), np.array([0.4, 0.4])).value == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
@@ -250,39 +252,39 @@ def test_a_pair_on_which_every_judge_failed_stays_a_failure(labelkit, judged, tm
     _, human, pool, _ = judged
     command = ("annotate", pool, "-o", tmp_path / "garbage", "--engine", "scripted", "--model", "garbage")
     assert labelkit(*command).code == 0
-    from labelkit.quality.agreement import raters_of
-
     fitted = fit_calibration([tmp_path / "garbage"], CalibrateOptions(human=human))
-    judgements, _ = apply_calibration(fitted, match(fitted, raters_of([tmp_path / "garbage"], [])))
+    with tables.temporary() as db:
+        found = match(fitted, raters_of(db, [tmp_path / "garbage"]))
+        judgements = judgements_in_memory(apply_calibration(fitted, found, db).judgements)
     failed = {(row.query_id, row.passage_id) for row in read_labels(tmp_path / "garbage")[0] if row.grade is None}
     assert {(row.query_id, row.passage_id) for row in judgements if row.failure} == failed
     assert failed
 
 
 def test_a_random_draw_is_stratified_and_carries_its_chance():
-    believed = {("q", f"p{n:03}"): n / 100 for n in range(100)}
+    believed = np.arange(100) / 100
     chosen = draw(believed, 20, 0)
-    fifths = [int(believed[one.pair] * 100) // 20 for one in chosen]
+    fifths = [one.place // 20 for one in chosen]
     assert [fifths.count(fifth) for fifth in range(5)] == [4] * 5
     assert {one.score for one in chosen} == {0.2}
     assert draw(believed, 20, 0) == chosen
 
 
 def test_the_rest_goes_to_what_is_unsure_and_disputed():
-    believed = {("q", f"p{n:02}"): n / 20 for n in range(21)}
-    spread = {("q", "p00"): 0.4, ("q", "p20"): 0.3, ("q", "p10"): 0.1}
+    believed, spread = np.arange(21) / 20, np.zeros(21)
+    spread[[0, 20, 10]] = (0.4, 0.3, 0.1)
     chosen = choose(believed, spread, Quota(6, 0.0, 0))
-    assert [(one.pair[1], one.reason) for one in chosen] == [
-        ("p00", "select:disputed"),
-        ("p20", "select:disputed"),
-        ("p10", "select:disputed"),
-        ("p09", "select:unsure"),
-        ("p11", "select:unsure"),
-        ("p08", "select:unsure"),
+    assert [(one.place, one.reason) for one in chosen] == [
+        (0, "select:disputed"),
+        (20, "select:disputed"),
+        (10, "select:disputed"),
+        (9, "select:unsure"),
+        (11, "select:unsure"),
+        (8, "select:unsure"),
     ]
-    assert choose(believed, {}, Quota(2, 0.0, 0)) == [
-        Chosen(("q", "p10"), "select:unsure", 0.5),
-        Chosen(("q", "p09"), "select:unsure", 0.45),
+    assert choose(believed, np.zeros(21), Quota(2, 0.0, 0)) == [
+        Chosen(10, "select:unsure", 0.5),
+        Chosen(9, "select:unsure", 0.45),
     ]
 
 
@@ -293,7 +295,9 @@ def test_a_selection_is_a_pool_that_another_judge_grades(labelkit, judged, write
     called = labelkit(*command, "-o", tmp_path / "chosen", "--json")
     assert called.code == 0, called.err
     assert sum(json.loads(called.out).values()) == 40
-    assert len(chances(tmp_path / "chosen")) == 20
+    with tables.temporary() as db:
+        (rater,) = raters_of(db, [labels])
+        assert np.isfinite(chances(db, rater.pairs, tmp_path / "chosen")).sum() == 20
     again = ("annotate", tmp_path / "chosen", "-o", tmp_path / "more", "--engine", "scripted", "--model", "overlap")
     assert labelkit(*again, "--method", "binary").code == 0
     assert {row.query_id for row in read_labels(tmp_path / "more")[0]}.isdisjoint({"q0"})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from labelkit.corpora.qrels import read_qrels
-from labelkit.quality.calibration.label_quality import in_words, label_quality
+from labelkit.quality.calibration.label_quality import Judged, in_words, label_quality
 from labelkit.statistics.intervals import Estimate
 from labelkit.storage.labels import read_labels
 
@@ -25,8 +25,13 @@ def population(seed: int):
     return pairs, relevant, said, rows
 
 
-def labels_of(pairs, relevant, rows):
-    return {pairs[row]: bool(relevant[row]) for row in rows}
+def measured(pairs, taken, said, *, blind, relevant, rows, weights=None):
+    """The estimates from the labels of some rows."""
+    query = np.unique([query_id for query_id, _ in pairs], return_inverse=True)[1]
+    known = np.full(len(pairs), np.nan)
+    known[rows] = relevant[rows]
+    weights = np.ones(len(pairs)) if weights is None else weights
+    return label_quality(Judged(query, taken, said, blind=blind, relevant=known, weight=weights))
 
 
 def test_precision_and_recall_cover_the_truth():
@@ -34,7 +39,7 @@ def test_precision_and_recall_cover_the_truth():
     for seed in range(25):
         pairs, relevant, said, rows = population(seed)
         taken = said >= 0.6
-        found = label_quality(pairs, taken, said, blind=taken, relevant=labels_of(pairs, relevant, rows))
+        found = measured(pairs, taken, said, blind=taken, relevant=relevant, rows=rows)
         truth = {
             "precision": relevant[taken].mean(),
             "recall": taken[relevant].mean(),
@@ -50,7 +55,7 @@ def test_precision_and_recall_cover_the_truth():
 def test_with_every_pair_labelled_the_estimate_is_the_truth():
     pairs, relevant, said, _ = population(0)
     taken = said >= 0.6
-    found = label_quality(pairs, taken, said, blind=taken, relevant=labels_of(pairs, relevant, range(4000)))
+    found = measured(pairs, taken, said, blind=taken, relevant=relevant, rows=range(4000))
     assert found["precision"].value == pytest.approx(relevant[taken].mean(), abs=1e-12)
     assert found["recall"].value == pytest.approx(taken[relevant].mean(), abs=1e-12)
     assert found["prevalence"].value == pytest.approx(relevant.mean(), abs=1e-12)
@@ -66,7 +71,7 @@ def said_of(found):
 def test_there_is_no_interval_where_nothing_is_estimated():
     pairs, relevant, said, _ = population(0)
     taken = said >= 0.6
-    found = label_quality(pairs, taken, said, blind=taken, relevant=labels_of(pairs, relevant, range(4000)))
+    found = measured(pairs, taken, said, blind=taken, relevant=relevant, rows=range(4000))
     for name in ("precision", "recall"):
         assert (found[name].low, found[name].high) == (None, None)
     words = in_words(
@@ -77,7 +82,6 @@ def test_there_is_no_interval_where_nothing_is_estimated():
 
 def test_there_is_no_interval_where_too_few_labelled_queries_have_a_positive():
     pairs, relevant, said, rows = population(1)
-    labels = labels_of(pairs, relevant, rows)
     for queries, known in ((2, False), (3, True), (30, True)):
         some = {pairs[row][0] for row in rows[:: len(rows) // queries][:queries]}
         labelled = {pairs[row] for row in rows}
@@ -86,7 +90,7 @@ def test_there_is_no_interval_where_too_few_labelled_queries_have_a_positive():
             [pair[0] in some or (pair not in labelled and seen) for pair, seen in zip(pairs, blind, strict=True)]
         )
         for one, other in ((taken, blind), (blind, taken)):
-            found = label_quality(pairs, one, said, blind=other, relevant=labels)
+            found = measured(pairs, one, said, blind=other, relevant=relevant, rows=rows)
             assert (found["precision"].low is not None) == known
             assert known or found["recall"].low is None
         if not known:
@@ -103,7 +107,7 @@ def test_a_fit_that_took_what_people_called_relevant_is_not_believed():
         taken = blind & (relevant | ~np.isin(np.arange(4000), rows))
         truth = relevant[taken].mean()
         for name, other in (("blind", blind), ("seeing", taken)):
-            found = label_quality(pairs, taken, said, blind=other, relevant=labels_of(pairs, relevant, rows))
+            found = measured(pairs, taken, said, blind=other, relevant=relevant, rows=rows)
             covers[name] += found["precision"].low <= truth <= found["precision"].high
     assert covers["blind"] >= 23 > 5 >= covers["seeing"], covers
 
@@ -116,9 +120,10 @@ def test_a_stratified_draw_is_corrected_by_its_chances():
         draw = np.random.default_rng(seed)
         chance = np.where(said > np.median(said), 0.4, 0.1)
         rows = np.flatnonzero(draw.random(4000) < chance)
-        weights = {pairs[row]: 1 / chance[row] for row in rows}
-        labels, taken = labels_of(pairs, relevant, range(4000)), said >= 0.6
-        found = label_quality(pairs, taken, said, blind=taken, relevant=labels, weights=weights)
+        weights = np.full(4000, np.nan)
+        weights[rows] = 1 / chance[rows]
+        taken = said >= 0.6
+        found = measured(pairs, taken, said, blind=taken, relevant=relevant, rows=range(4000), weights=weights)
         values.append(found["prevalence"].value - relevant.mean())
     assert abs(np.mean(values)) < 0.01
 
