@@ -3,6 +3,7 @@
 `test_real_judge.py` has the server.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -88,6 +89,10 @@ def test_every_probability_is_that_of_engine_local(offline, local):
 
 
 def test_the_share_of_the_labels_is_that_of_engine_local(offline, local):
+    from vllm import SamplingParams
+
+    if "logprob_token_ids" not in SamplingParams.__struct_fields__:
+        pytest.skip("this release of vLLM gives the probabilities among the labels alone")
     for name in TEXTS:
         assert offline[name].label_mass == pytest.approx(local[name].label_mass, rel=1e-3)
         assert 0 < offline[name].label_mass < 1
@@ -121,6 +126,9 @@ def relsel(pool, model, engine, *more):
     return (*options, "--max-model-len", MAX_LEN, "--passage-tokens", 40, *more)
 
 
+@pytest.mark.skipif(
+    importlib.metadata.version("transformers") < "5", reason="releases of vLLM before 0.17 need transformers 4"
+)
 def test_local_holds_a_list_to_the_identifiers_of_its_window(pool, tiny_qwen, annotated):
     judgements = annotated(pool, pool.with_name("relsel-local"), *relsel(pool, tiny_qwen, "local"))
     assert set(judgements) == {*TEXTS, "long"}
