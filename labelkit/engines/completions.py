@@ -208,7 +208,7 @@ def label_logprobs(logprobs: Any, text: str | None, labels: tuple[str, ...]) -> 
         return None, False
     try:
         first = answer_token(logprobs["content"], text)
-        entries = [(token_text(entry).strip(), entry_value(entry)) for entry in first.get("top_logprobs") or [first]]
+        entries = [(token_text(entry).strip(), entry_value(entry)) for entry in with_chosen(first)]
     except MALFORMED:
         return None, False
     listed: dict[str, float] = {}
@@ -222,6 +222,13 @@ def label_logprobs(logprobs: Any, text: str | None, labels: tuple[str, ...]) -> 
         return None, False
     others = [value for token, value in listed.items() if token not in labels]
     return {label: listed.get(label, bound) for label in labels}, bool(others) and max(others) == LOWEST
+
+
+def with_chosen(token: dict[str, Any]) -> list[Any]:
+    """Return the alternatives of a token, and the token itself if the server leaves it out of them."""
+    listed = list(token.get("top_logprobs") or ())
+    chosen = token_text(token)
+    return listed if any(token_text(entry) == chosen for entry in listed) else [*listed, token]
 
 
 def answer_token(tokens: Any, text: str) -> Any:

@@ -78,7 +78,7 @@ class RateLimitError(RetriedError):
 
 
 class InternalServerError(RetriedError):
-    """Status 408, 409 or 5xx."""
+    """Status 408, 409, 424 or 5xx."""
 
 
 class UnavailableError(InternalServerError):
@@ -107,12 +107,14 @@ STATUS_ERRORS: dict[int, type[CallError]] = {
 RETRIED_STATUS: dict[int, type[RetriedError]] = {
     408: InternalServerError,
     409: InternalServerError,
+    424: InternalServerError,  # a failed generation at Text Generation Inference
     429: RateLimitError,
     503: UnavailableError,
 }
 EMPTY_ACCOUNT = re.compile(
     r"\b(insufficient_quota|billing_hard_limit_reached|billing_not_active|exceeded_current_quota_error|"
-    r"insufficient_balance|insufficient_credits?|credit_limit_reached)\b|used all available credits",
+    r"insufficient_balance|insufficient_credits?|credit_limit_reached)\b|used all available credits|"
+    r"reached your \w+ usage limit",
 )
 """Codes of vendors, in the body of a 429, for an account without credit. Words such as "quota" are not enough: they are
 also used for limits per minute.
@@ -178,9 +180,11 @@ def _status_error(status: int, retry_after: str | None, body: bytes) -> CallErro
 def error_inside(answer: Any) -> CallError | None:
     """Return the error that a gateway sends with status 200 instead of an answer, by the code in it.
 
-    `answer`: parsed JSON. None if it has choices or no error.
+    `answer`: parsed JSON. None if it has choices or no error. A choice that ended by an error holds it itself.
     """
-    if not isinstance(answer, dict) or answer.get("choices") or not (error := answer.get("error")):
+    if not isinstance(answer, dict) or not (error := error_of_choice(answer) or answer.get("error")):
+        return None
+    if answer.get("choices") and not error_of_choice(answer):
         return None
     code = str(error.get("code")) if isinstance(error, dict) else ""
     body = json.dumps(error, ensure_ascii=False).encode(errors="backslashreplace")
@@ -189,6 +193,14 @@ def error_inside(answer: Any) -> CallError | None:
     unnumbered = APIStatusError(f"status 200 with an error: {body[:REASON_LENGTH].decode(errors='replace')}")
     unnumbered.body = body[:BODY_LENGTH].decode(errors="replace")
     return unnumbered
+
+
+def error_of_choice(answer: dict[str, Any]) -> Any:
+    """Return the error in the only choice of an answer if the choice ended by this error; None otherwise."""
+    choices = answer.get("choices")
+    choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
+    ended = isinstance(choice, dict) and choice.get("finish_reason") == "error"
+    return choice.get("error") if isinstance(choice, dict) and ended else None
 
 
 def refuse_error(body: bytes) -> None:

@@ -28,7 +28,7 @@ NAMING = (400, 403, 404, 422)
 FAULTS = (500, 501)
 """Statuses of a server that may fail on an option."""
 OF_THE_REQUEST = re.compile(
-    r"context.?(length|window|size)|too long|too many tokens|content.?(filter|management|policy)",
+    r"context.?(length|window|size)|too long|too many tokens|`inputs`|content.?(filter|management|policy)",
     re.IGNORECASE,
 )
 """Words of a refusal of this request alone, whatever its options: too long, or its content is not allowed."""

@@ -18,8 +18,18 @@ from labelkit.storage.credentials import PLACES
 
 log = logging.getLogger(__name__)
 
-NO_CREDIT = re.compile(r"credit balance is too low|insufficient.balance|used all available credits", re.IGNORECASE)
-"""Words of vendors that report an empty account with status 400 or 403."""
+NO_CREDIT = re.compile(
+    r"credit balance is too low|insufficient.balance|used all available credits|monthly spending limit", re.IGNORECASE
+)
+"""Words of vendors that report an empty or suspended account with status 400, 403 or 412."""
+WRONG_KEY = re.compile(
+    r"(incorrect|invalid) api.?key|api.?key (is )?(not valid|invalid|expired)|API_KEY_INVALID", re.IGNORECASE
+)
+"""Words of vendors that refuse a key with status 400 or 403."""
+NO_ACCESS = re.compile(r"(location|country|region).{0,30} not (supported|available)", re.IGNORECASE)
+"""Words of vendors that refuse a country with status 400."""
+NO_PATH = re.compile(r"unexpected endpoint or method", re.IGNORECASE)
+"""Words of LM Studio for a path that it does not have, with status 200."""
 ONE_REQUEST = re.compile(r"moderat|flagged|content.?(filter|polic|management)|safety", re.IGNORECASE)
 """Words of a refusal of the content of one request."""
 MODEL_CODES = ("model_not_found", "invalid_model", "deploymentnotfound", "model_not_supported", "modelnotfound")
@@ -85,10 +95,12 @@ class FinalErrors:
     def certain(self, error: CallError) -> str | None:
         """Return why a failure is final, whatever the options and the path of the request; None if it may not be."""
         words, url = said(error), error.url or "the server"
-        if isinstance(error, AuthenticationError):
+        if isinstance(error, AuthenticationError) or (error.status in (400, 403) and WRONG_KEY.search(error.body)):
             return f"the server refuses the key in {PLACES}: {words}"
         if isinstance(error, OutOfCreditError) or error.status == 402 or NO_CREDIT.search(error.body):
             return f"the account at {url} has no credit left: {words}; add credit or use another key, {RESUME}"
+        if error.status == 400 and NO_ACCESS.search(error.body):
+            return f"{url} refuses access: {words}; check where the vendor offers this API"
         if error.status in (400, 403, 404, 422) and names_no_model(error.body):
             return f"{url} has no model {self._model!r}: {words}; {self._model_cure()}"
         return None
@@ -104,7 +116,8 @@ class FinalErrors:
             return f"{url} refuses access: {words}; check what the key is allowed to do and its limits, {RESUME}"
         if any_path or self._any_path:
             return None
-        if error.status in (404, 405) or (error.status is not None and error.status // 100 == 3):
+        redirected = error.status is not None and error.status // 100 == 3
+        if error.status in (404, 405) or redirected or NO_PATH.search(error.body):
             return f"{url} is not the address of this API: {words}; {address_cure(url)}"
         return None
 

@@ -29,6 +29,7 @@ NO_END = (
         "guardrail",
         "armor",
         "policy",
+        "sensitive",
     ),
     *("error", "abort", "cancel", "timeout", "interrupt", "insufficient", "incomplete", "malformed", "fail"),
 )
