@@ -404,7 +404,7 @@ SHAPES = (
     ),
     Deviation(
         "Ollama",
-        "ignores `logprobs` without a word",
+        "silently ignores `logprobs`",
         GITHUB + "ollama/ollama/issues/16117",
         answer=choice(logprobs=None),
         score=None,
