@@ -17,7 +17,7 @@ from labelkit.corpora.rows import COMPRESSED
 from labelkit.errors import DataError
 from labelkit.storage import folders
 from labelkit.storage.manifest import DATA, EXPORT
-from labelkit.storage.names import missing
+from labelkit.storage.names import inside, missing
 
 ROLES = {
     "qrels": re.compile("qrels"),
@@ -49,9 +49,11 @@ class Layout(NamedTuple):
     """Split -> files."""
 
     def files_of(self, split: str) -> tuple[Path, ...]:
-        """Return the qrels files of a split. Raises `DataError`, with the splits that exist, if there are none."""
+        """Return the qrels files of a split. Raises `DataError`, with the splits that exist, if there are none, and
+        `ArtifactError` for a name that leads out of the folder.
+        """
         if split not in self.qrels:
-            place = self.folder / "qrels" / f"{split}.tsv"
+            place = inside(self.folder / "qrels", f"{split}.tsv")
             raise DataError(
                 f"{place} does not exist; splits of {self.folder}: {', '.join(sorted(self.qrels)) or 'none'}"
             )

@@ -44,9 +44,13 @@ def context_of(settings: Settings) -> int:
 
 
 def scores_pairs(settings: Settings) -> bool:
-    """Return whether a model is a cross-encoder, and no language model, by its configuration. Raises `EngineError`."""
+    """Return whether a model is a cross-encoder, and no language model, by its configuration.
+
+    Raises `UsageError` for a folder with code that is not trusted, before its configuration is read, and `EngineError`.
+    """
     from transformers import AutoConfig
 
+    refuse_code(settings.model, trusted=settings.trust_remote_code)
     try:
         config: Any = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
     except Exception as error:  # the loaders raise errors of any type for a damaged folder

@@ -103,7 +103,7 @@ def cascade(
 
 
 def choose_unsure(labels: Path, share: float, seed: int) -> dict[PairIds, Chosen]:
-    """Choose a share of the pairs of one judge: those of which it is unsure, and a random sample."""
+    """Choose a share of the pairs of one judge: the pairs of which it is unsure, and a random sample."""
     with tables.temporary() as db:
         (judge,) = raters_of(db, [labels])
         believed = beliefs(Scored(db, judge.pairs, judge.pair, data=None), [judge])

@@ -20,8 +20,8 @@ ROWS_AT_ONCE = 8_192
 
 
 def open_texts(db: DuckDBPyConnection, data: Path) -> None:
-    """Make the tables `corpus` and `queries` of a collection, or open those of a dataset; if there are such tables,
-    they are kept. Raises `DataError`.
+    """Make the tables `corpus` and `queries` of a collection, or open the tables of a dataset; if they exist
+    already, they are kept. Raises `DataError`.
     """
     if tables.row(db, "SELECT 1 FROM information_schema.tables WHERE table_name = 'corpus'"):
         return

@@ -77,7 +77,7 @@ def jointlh_gain(
         return group.nothing
     gain = (torch.exp2(group.fill(group_grade)) - 1) * group.fill(group_weight, 1.0)
     share = gain / gain.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(gain.dtype).tiny)
-    lse_all = torch.logaddexp(neg_lse, masked_lse(group.scores, group_mask))
+    lse_all = joint_lse(neg_lse, masked_lse(group.scores, group_mask))
     loss = torch.where(group_mask, share * (lse_all.unsqueeze(-1) - group.scores), 0.0).sum(dim=-1)
     return group.where_positive(loss)
 

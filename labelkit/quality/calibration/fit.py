@@ -100,8 +100,8 @@ class HeldOut(NamedTuple):
 def fit_calibration(labels: Sequence[Path], options: CalibrateOptions, *, command: str = "") -> Calibration:
     """Fit the scores of judges in labels folders, and of retrievers if given, to human grades.
 
-    Precision and recall over all judged pairs are estimated from all labelled pairs, as a random sample, or from those
-    of the selection in the options. Raises `UsageError` without human grades, and `DataError` if there are too few
+    Precision and recall over all judged pairs are estimated from all labelled pairs, as a random sample, or from the
+    pairs of the selection in the options. Raises `UsageError` without human grades, and `DataError` with too few
     labels.
     """
     if options.human is None:

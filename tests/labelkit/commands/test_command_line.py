@@ -181,7 +181,7 @@ def test_somebody_elses_folder_is_left_alone(labelkit, beir, pool, tmp_path):
         (("--engine", "nope"), ["unknown engine 'nope'", "local, openai, openai-batch, ray, scripted, vllm"]),
         (
             ("--engine", "scripted", "--method", "nope"),
-            ["unknown method 'nope'", "binary, graded, relsel, utilrank, utilsel"],
+            ["unknown method 'nope'", "binary, graded, relsel, rerank, utilrank, utilsel"],
         ),
         (("--engine", "scripted", "--prompt", "nope"), ["unknown prompt 'nope'", "binary, graded"]),
         (("--engine", "scripted", "--model", "nope"), ["unknown script 'nope'", "garbage, overlap"]),

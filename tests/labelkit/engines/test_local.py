@@ -216,14 +216,14 @@ def test_a_judge_is_known_by_its_weights_and_dtype_and_not_by_its_path(labelkit,
 
     assert asked(tiny_qwen, "--dtype", "float32") == 4
     assert asked(tiny_qwen, "--dtype", "float32", "--concurrency", "3") == 0
-    assert asked(tiny_qwen, "--dtype", "bfloat16") == 4
+    assert asked(tiny_qwen, "--dtype", "bfloat16", "--add-judge") == 4
     copied = tmp_path / "moved" / tiny_qwen.name
     shutil.copytree(tiny_qwen, copied)
     assert asked(copied, "--dtype", "float32") == 0
     weights = bytearray((copied / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copied / "model.safetensors").write_bytes(weights)
-    assert asked(copied, "--dtype", "float32") == 4
+    assert asked(copied, "--dtype", "float32", "--add-judge") == 4
 
 
 def test_closing_gives_the_weights_back(tiny_qwen, ask):

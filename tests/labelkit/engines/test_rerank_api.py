@@ -174,7 +174,7 @@ def test_a_refused_key_and_a_missing_address_are_one_line(
 def test_a_fault_is_retried_and_a_cap_holds(annotate, server, Answer, peer_scores, tmp_path):
     good, faults = Served("vllm", peer_scores, Answer), iter([Answer({}, 503), Answer({}, 503)])
     server.route = lambda path, body: next(faults, None) or good(path, body)
-    called = annotate("--max-tokens", 1300)
+    called = annotate("--max-tokens", 1000)
     assert called.code == 1, called.err
     assert "the caps allow no more requests" in called.err
     assert sum(good.calls) > 0

@@ -76,7 +76,7 @@ def test_fit_then_eval(
             "cannot read the settings in",
         ),
         (("eval", "{tmp}/none", "{tmp}/half"), 1, "corpus.jsonl does not exist"),
-        (("eval", "m", "{tmp}/none"), 1, "is not a folder; give a BEIR folder"),
+        (("eval", "m", "{tmp}/none"), 1, "does not exist; give a folder with corpus.jsonl and queries.jsonl"),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(

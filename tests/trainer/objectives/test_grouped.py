@@ -192,6 +192,16 @@ def test_with_two_grades_a_graded_objective_is_its_neighbour(graded: str, plain:
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("objective", GROUPED)
+def test_a_query_without_any_passage_has_a_finite_gradient(objective: str) -> None:
+    excluded = frozenset({"p0", "p1"})
+    positives = tuple(Positive(name, 1.0, "llm", None, 2.0, 0.9) for name in sorted(excluded))
+    groups = [Group("q0", "", positives, (), excluded, frozenset()), Group("q1", "", (), (), excluded, frozenset())]
+    loss, gradient = run(objective, groups)
+    assert math.isfinite(loss)
+    assert all(torch.isfinite(each).all() for each in gradient.values())
+
+
 def one_query(*, between: bool = False) -> list[Group]:
     middle = (Negative("p2", None, 1.0, 0.4),) if between else ()
     positives = (Positive("p0", 1.0, "llm", 2.0, 3.0, 0.9), Positive("p1", 1.0, "llm", 1.0, 2.0, 0.7))
