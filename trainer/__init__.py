@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainer.bakeoffs.runner import RunResult
     from trainer.config.fit_config import FitConfig, read_config
     from trainer.invariance import SelfCheck, self_check
-    from trainer.label_errors import Suspect, suspects
+    from trainer.label_errors import Suspect, Suspects, suspects
     from trainer.retrieval.evaluate import EvalResult, evaluate
     from trainer.retrieval.options import EvaluateOptions
     from trainer.training.fit import FitReport, StageReport, fit
@@ -41,6 +41,7 @@ HOMES = {
     "SelfCheck": "trainer.invariance",
     "StageReport": "trainer.training.fit",
     "Suspect": "trainer.label_errors",
+    "Suspects": "trainer.label_errors",
     "bakeoff": "trainer.bakeoffs.bakeoff",
     "evaluate": "trainer.retrieval.evaluate",
     "fit": "trainer.training.fit",
@@ -63,6 +64,7 @@ __all__ = [
     "SelfCheck",
     "StageReport",
     "Suspect",
+    "Suspects",
     "__version__",
     "bakeoff",
     "evaluate",

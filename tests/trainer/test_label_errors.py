@@ -20,7 +20,7 @@ from trainer.commands.app import main
 from trainer.config.fit_config import FitConfig
 from trainer.data.store import open_store
 from trainer.data.training_sets import TrainingSet, fold_of
-from trainer.label_errors import by_source, suspects
+from trainer.label_errors import suspects
 
 from .conftest import WORDS, WriteDataset, example, label, passage
 
@@ -57,14 +57,16 @@ def planted(write_dataset: WriteDataset) -> Path:
 
 def test_planted_mistakes_are_doubted_most(words_model: Path, planted: Path, tmp_path: Path) -> None:
     config = FitConfig(model=str(words_model), objective="lsepair", max_steps=2, batch_size=4, learning_rate=1e-4)
-    found = suspects(planted, tmp_path / "out", config, folds=4, command="test")
-    assert len(found) == 2 * QUERIES
+    made = suspects(planted, tmp_path / "out", config, folds=4, show=2 * QUERIES, command="test")
+    found = made.worst
+    assert made.labels == len(found) == 2 * QUERIES
     assert {(one.query_id, one.passage_id, one.side) for one in found[:2]} == {
         ("q03", "p03", "negative"),
         ("q03", "n03", "positive"),
     }
     assert found[1].doubt > 0.4 > 0.1 > found[2].doubt
-    assert by_source(found, 0.45)["llm negative"] == (20, 1)
+    above = sum(one.doubt > 0.5 for one in found if (one.source, one.side) == ("llm", "negative"))
+    assert made.by_source["llm negative"] == (20, above)
     rows = list(csv.DictReader((tmp_path / "out" / "suspects.tsv").open(newline=""), delimiter="\t"))
     assert [(row["query_id"], float(row["doubt"])) for row in rows] == [(one.query_id, one.doubt) for one in found]
     assert set(read_run(tmp_path / "out" / "suspects.run")["q03"]) == {"p03", "n03"}

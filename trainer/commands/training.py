@@ -135,11 +135,10 @@ def suspects(
     """List probable label errors. Models trained on other queries disagree most with these labels."""
     settings = trainer.read_config(config, given)
     with held(output, "suspects"):
-        found = trainer.suspects(dataset, output, settings, folds=folds, command=console.command_line("trainer"))
-    print_suspects(found[:show])
-    from trainer.label_errors import by_source
-
-    for name, (every, doubted) in by_source(found, 0.5).items():
+        command = console.command_line("trainer")
+        found = trainer.suspects(dataset, output, settings, folds=folds, show=show, command=command)
+    print_suspects(found.worst)
+    for name, (every, doubted) in found.by_source.items():
         console.say(f"{name}: {doubted:,} of {every:,} labels with a doubt above 0.5")
     console.say(f"wrote {output}/suspects.tsv with all labels; to judge three passages per query again, pool them:")
     console.say(f"labelkit pool DATA --bm25 0 --run {output}/suspects.run:3 -o POOL")
