@@ -20,7 +20,7 @@ from labelkit.pooling.model_safety import refuse_code
 
 WINDOW = 4096
 """Number of pairs that are sorted by length together."""
-THREAD_TOKENS = 2048
+THREAD_TOKENS = 1024
 """Tokens per batch for each thread of a CPU: fewer cost less padding, but threads wait for each other more often."""
 PROBES = (("A QUERY, with CAPITALS?", "ünïcödé æ 中文 [SEP] (2+2)"), ("", "x"), ("x", ""), ("a b c", "a " * 40))
 """Pairs for which fast tokenisation and the model's own preprocessing are compared."""
@@ -107,7 +107,9 @@ class CrossEncoderEngine(Engine):
         ]
         if refused:
             yield refused
-        for batch in ahead(self._batches(fitting)):
+        # On a CPU the model takes all cores, for which a thread that tokenises would only compete.
+        batches = self._batches(fitting)
+        for batch in ahead(batches) if self._encoder.device.type == "cuda" else batches:
             if isinstance(batch, list):
                 yield batch
             else:
