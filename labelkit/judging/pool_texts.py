@@ -31,8 +31,8 @@ class PoolTables(NamedTuple):
 
     name: str
     """Name of the pool in messages."""
-    pairs: pa.Table
-    """Query id and passage id of the candidates, in judging order."""
+    pairs: Callable[[], pa.Table]
+    """Returns query id and passage id of the candidates, in judging order."""
     queries: pa.Table
     passage_ids: pa.ChunkedArray
     passages: Callable[[], Iterator[pa.RecordBatch]]
@@ -42,7 +42,7 @@ class PoolTables(NamedTuple):
 
     def first(self, limit: int | None) -> "PoolTables":
         """Return the tables with only the first `limit` pairs; None keeps all."""
-        return self._replace(pairs=self.pairs.slice(0, limit))
+        return self._replace(pairs=lambda: self.pairs().slice(0, limit))
 
 
 def tables_of(source: Pool | Path, *, verify: bool = True) -> PoolTables:
@@ -55,7 +55,7 @@ def tables_in(folder: Path, *, verify: bool) -> PoolTables:
     inputs = inputs_of(folder, verify)
     return PoolTables(
         name=str(folder),
-        pairs=folders.read_table(folder, "candidates", IDS),
+        pairs=lambda: folders.read_table(folder, "candidates", IDS),
         queries=folders.read_table(folder, "queries"),
         passage_ids=folders.read_table(folder, "passages", ["passage_id"])["passage_id"],
         passages=lambda: folders.read_batches(folder, "passages"),
@@ -72,12 +72,13 @@ def inputs_of(folder: Path, verify: bool) -> dict[str, str]:
 def tables_in_memory(pool: Pool) -> PoolTables:
     """Return the tables of a pool in memory, with the passages of its candidates only."""
     rows = [(one.query_id, one.passage_id) for one in pool.candidates]
-    columns = zip(IDS, zip(*rows, strict=True) if rows else ([], []), strict=True)
+    columns = zip(*rows, strict=True) if rows else ([], [])
+    pairs = pa.table([pa.array(column, pa.string()) for column in columns], names=IDS)
     used = dict.fromkeys(passage_id for _, passage_id in rows)
     passages = records_to_table((pool.passages[passage_id] for passage_id in used), PASSAGE_SCHEMA)
     return PoolTables(
         name="the pool",
-        pairs=pa.table({name: pa.array(column, pa.string()) for name, column in columns}),
+        pairs=lambda: pairs,
         queries=records_to_table(pool.queries.values(), QUERY_SCHEMA),
         passage_ids=passages["passage_id"],
         passages=lambda: iter(passages.to_batches()),
@@ -98,9 +99,11 @@ class PoolTexts:
         self._reading = reading
         self._tokens = tokens
         self._ids = pc.cast(tables.passage_ids, pa.large_string()).combine_chunks()
-        self._rows = _numbers(tables.pairs["passage_id"], tables.passage_ids, f"{tables.name}: passage")
-        self._starts = _starts(tables.pairs["query_id"])
-        query_ids = tables.pairs["query_id"].take(self._starts[:-1])
+        pairs = tables.pairs()
+        self._rows = _numbers(pairs["passage_id"], tables.passage_ids, f"{tables.name}: passage")
+        self._starts = _starts(pairs["query_id"])
+        query_ids = pairs["query_id"].take(self._starts[:-1])
+        del pairs  # its ids take most of the memory of a pool
         numbers = _numbers(query_ids, tables.queries["query_id"], f"{tables.name}: query")
         self._queries = tables.queries["text"].take(numbers).combine_chunks()
         self._query_ids = query_ids.combine_chunks()
