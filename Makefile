@@ -27,7 +27,7 @@ test-fast: $(VENV)/.dev
 coverage: export PYTEST_ADDOPTS = --cov --cov-report=term
 coverage: test
 
-# Test all promises of docs/reliability.md with their full numbers of trials, in about half an hour.
+# Test all promises of docs/reliability.md with their full numbers of trials, in about an hour.
 soak: system $(VENV)/.dev
 	$(BIN)/python tests/faults/soak.py
 

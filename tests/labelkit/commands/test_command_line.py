@@ -76,7 +76,7 @@ def test_missing_qrels_are_named(labelkit, beir, tmp_path):
 def test_a_missing_folder_is_named(labelkit, tmp_path):
     for command in ("pool", "annotate", "agree", "verify"):
         extra = {"annotate": ["-o", tmp_path / "out", "--model", "overlap", "--engine", "scripted"]}
-        extra |= {"pool": ["-o", tmp_path / "pool"], "agree": ["--human", tmp_path / "no.tsv"]}
+        extra |= {"pool": ["-o", tmp_path / "pool"], "agree": ["--human", tmp_path / "no"]}
         called = labelkit(command, tmp_path / "no", *extra.get(command, []))
         assert_refused(called, 1, f"{tmp_path / 'no'} does not exist")
     assert list(tmp_path.iterdir()) == []
