@@ -22,6 +22,7 @@ run() { # a benchmark that fails does not keep the others from running
 if [ "$device" = cpu ]; then
     run fit_speed.py "$model" "$groups" --shape minilm --batch 4 --steps 4 --rounds 1 --length 64
     run encode_speed.py "$model" "$groups" --texts 64 --rounds 1 --length 64
+    run rerank_speed.py --queries 1 --passages 4 --rounds 1
     run contrast_memory.py --queries 256 --passages 2048 --rounds 1
     exit
 fi
@@ -30,5 +31,6 @@ run fit_speed.py "$model" "$groups" --shape bert-base --case real --batch 32 --s
     --profile
 run encode_speed.py "$model" "$groups" --shape minilm bert-base qwen3-0.6b --texts 4000 --precision bf16 --rounds 2
 run fit_speed.py "$model" "$groups" --shape qwen3-0.6b --case real --batch 16 --steps 15 --rounds 1 --precision bf16
+run rerank_speed.py --queries 100 --passages 100 --rounds 3
 run contrast_memory.py --rounds 5
 "$python" -m trainer verify --device "$device"
