@@ -63,7 +63,7 @@ NAMES = {
         re.IGNORECASE,
     ),
     "limit": re.compile(r"max_(completion_|output_)?tokens", re.IGNORECASE),
-    "logprobs": re.compile(r"log_?-?prob|log.?probabilit|top_n_tokens", re.IGNORECASE),
+    "logprobs": re.compile(r"log_?-?prob|log.?probability|log.?probabilities|top_n_tokens", re.IGNORECASE),
     "temperature": re.compile(r"temperature", re.IGNORECASE),
     "seed": re.compile(r"seed\b", re.IGNORECASE),
     "system": re.compile(
@@ -79,8 +79,8 @@ A_LIMIT = re.compile(
 )
 """Words of a refusal of a list of log-probabilities that is too long, while a shorter one is accepted."""
 UNKNOWN = re.compile(
-    r"unrecogni[sz]ed|unknown|extra_forbidden|extra inputs|not permitted|cannot find field|additional propert|"
-    r"unexpected|property .{0,40} is unsupported",
+    r"unrecogni[sz]ed|unknown|extra_forbidden|extra inputs|not permitted|cannot find field|additional property|"
+    r"additional properties|unexpected|property .{0,40} is unsupported",
     re.IGNORECASE,
 )
 """Words of a server that refuses every field that it does not know. It knows no other server's constraint either."""
