@@ -40,7 +40,7 @@ def replay(
     console.say(said)
 
 
-@takes("labelkit.corpora.options:CollectionOptions", only=("id_field", "text_field", "title_field"))
+@takes("labelkit.corpora.options:ColumnOptions")
 def tidy(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Collection: folder, or s3://, gs://, hf:// or irds:.")],
     output: Output,
@@ -52,12 +52,10 @@ def tidy(
     """Copy a collection without its unreadable lines. The copy is a BEIR folder, and removed lines are listed with
     file, line number and reason.
     """
-    from labelkit.corpora.options import CollectionOptions
+    from labelkit.corpora.options import ColumnOptions
     from labelkit.corpora.tidy import ASIDE
 
-    counts = labelkit.tidy(
-        data, output, CollectionOptions(**given), scale=scale, command=console.command_line("labelkit")
-    )
+    counts = labelkit.tidy(data, output, ColumnOptions(**given), scale=scale, command=console.command_line("labelkit"))
     for file, count in counts.items():
         console.say(f"{file}: {count} lines removed")
     console.say(f"{output}: {sum(counts.values())} lines removed in total; {output / ASIDE} lists them with reasons")

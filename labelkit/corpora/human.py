@@ -8,7 +8,7 @@ from statistics import median_low
 from duckdb import DuckDBPyConnection
 
 from labelkit.corpora.answers import READERS, tool_of
-from labelkit.corpora.qrels import Qrels, graded_pairs
+from labelkit.corpora.qrels import Qrels, graded_pairs, qrels_rows
 from labelkit.corpora.scales import read_scale
 from labelkit.corpora.staged import stage_grades
 from labelkit.errors import DataError, UsageError
@@ -111,6 +111,15 @@ def human_qrels(path: Path, scale: str | None = None) -> Qrels:
         query_id: {passage_id: median_low(grades) for passage_id, grades in graded.items()}
         for query_id, graded in found.items()
     }
+
+
+def line_of(path: Path, scale: str | None, *, query_id: str | None = None, passage_id: str | None = None) -> str:
+    """Return `file:line` of the first row of a qrels file with a query or passage id; the path of any other source."""
+    if path.is_file() and not tool_of(path):
+        for row in qrels_rows(path, scale=scale):
+            if query_id in (None, row.query_id) and passage_id in (None, row.passage_id):
+                return row.where
+    return str(path)
 
 
 def files_behind(path: Path) -> list[Path]:

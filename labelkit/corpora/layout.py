@@ -104,6 +104,18 @@ Files = dict[str, dict[str, list[Path]]]
 
 def named(folder: Path) -> Files:
     """Find files by their names. Raises `DataError` for two corpora, since either could be meant."""
+    found = by_name(folder)
+    for kind in ("corpus", "queries"):
+        own = next((name for name in (f"{folder / kind}", f"{folder / kind}/") if name in found[kind]), None)
+        found[kind] = {own: found[kind][own]} if own else found[kind]
+    if len(found["corpus"]) > 1:
+        several = ", ".join(path.name for paths in found["corpus"].values() for path in paths[:1])
+        raise DataError(f"{folder} contains several corpora ({several}); keep one of them, named corpus, in the folder")
+    return found
+
+
+def by_name(folder: Path) -> Files:
+    """Group the files of a folder by the kind and the split or group that their names tell."""
     found: Files = {kind: {} for kind in ROLES}
     for path in data_files(folder):
         words = path.relative_to(folder).parts
@@ -114,12 +126,6 @@ def named(folder: Path) -> Files:
             whole = path.parent != folder and ROLES[kind].search(path.parent.name)
             group = f"{path.parent}/" if whole else str(path.parent / stem_of(path))
             found[kind].setdefault(group, []).append(path)
-    for kind in ("corpus", "queries"):
-        own = next((name for name in (f"{folder / kind}", f"{folder / kind}/") if name in found[kind]), None)
-        found[kind] = {own: found[kind][own]} if own else found[kind]
-    if len(found["corpus"]) > 1:
-        several = ", ".join(path.name for paths in found["corpus"].values() for path in paths[:1])
-        raise DataError(f"{folder} contains several corpora ({several}); keep one of them, named corpus, in the folder")
     return found
 
 
@@ -156,6 +162,8 @@ def configured(folder: Path) -> Files | None:
     if not found["corpus"] or not found["queries"]:
         return None
     found["qrels"] = {split: files for split, files in found["qrels"].items() if has_grades(files)}
+    if not found["qrels"]:
+        found["qrels"] = by_name(folder)["qrels"]
     return found
 
 

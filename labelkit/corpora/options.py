@@ -13,7 +13,7 @@ CollectionPlace = Annotated[Path, BeforeValidator(lambda place: local_collection
 """The folder of a collection, or its address (s3://, gs://, hf://, irds:), which becomes the path of its local copy."""
 
 
-class CollectionOptions(Options):
+class ColumnOptions(Options):
     """The columns of a collection, for files that name them in an unusual way."""
 
     id_field: str | None = None
@@ -22,10 +22,15 @@ class CollectionOptions(Options):
     """Column of the texts. Default: text, contents, content, passage or another usual name."""
     title_field: str | None = None
     """Column of the titles. Default: title."""
-    skip_unknown: bool = False
-    """Leave out graded pairs whose query or passage is not in the collection, and count them."""
 
     @property
     def fields(self) -> Fields:
         """The names of the columns."""
         return Fields(self.id_field, self.text_field, self.title_field)
+
+
+class CollectionOptions(ColumnOptions):
+    """The columns of a collection, and the handling of graded pairs that it does not contain."""
+
+    skip_unknown: bool = False
+    """Leave out graded pairs whose query or passage is not in the collection, and count them."""

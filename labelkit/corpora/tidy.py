@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labelkit.corpora.layout import layout_of
-from labelkit.corpora.options import CollectionOptions
+from labelkit.corpora.options import ColumnOptions
 from labelkit.corpora.places import local_collection
 from labelkit.corpora.raw_lines import Line, Values, grade_lines, passage_lines, query_lines
 from labelkit.errors import DataError
@@ -39,7 +39,7 @@ class Aside(NamedTuple):
 def tidy(
     data: Path | str,
     output: Path | str,
-    options: CollectionOptions = CollectionOptions(),  # noqa: B008 (a frozen record)
+    options: ColumnOptions = ColumnOptions(),  # noqa: B008 (a frozen record)
     *,
     scale: str | None = None,
     command: str = "labelkit.tidy",

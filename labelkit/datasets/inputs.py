@@ -5,6 +5,7 @@ scores of its judges in memory, as columns.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from duckdb import DuckDBPyConnection
 from pydantic import ValidationError
 
 from labelkit.corpora.answers import tool_of
+from labelkit.corpora.beir import SKIP
 from labelkit.corpora.evaluation_sets import files_of
-from labelkit.corpora.human import files_behind, human_grades, no_grades, people_among
+from labelkit.corpora.human import files_behind, human_grades, line_of, no_grades, people_among
 from labelkit.corpora.layout import layout_of
 from labelkit.corpora.scales import read_scale
 from labelkit.corpora.staged import stage_grades, stage_texts
@@ -34,6 +36,8 @@ from labelkit.storage import folders, tables
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.labels import imported_judge, read_records
 from labelkit.storage.manifest import DATASET, LABELS, Source, first_fault
+
+log = logging.getLogger(__name__)
 
 WEIGHTED_SCHEMA = pa.schema(
     [
@@ -59,7 +63,7 @@ def save_inputs(db: DuckDBPyConnection, draft: folders.Draft, options: MixOption
     save_texts(db, draft, options)
     judges, silent = save_judgements(db, draft, options)
     save_provenance(db, draft, options.sources)
-    check_known(db, draft.path)
+    check_known(db, draft.path, options)
     check_numbers(db, draft.path)
     for name in ("judgements", "queries"):
         db.execute(f"CREATE VIEW {name} AS FROM {tables.parquet(draft.path / f'{name}.parquet')}")
@@ -96,6 +100,11 @@ def save_judgements(db: DuckDBPyConnection, draft: folders.Draft, options: MixOp
         parts.append("FROM calibrated")
     columns = ", ".join(JUDGEMENT_SCHEMA.names)
     everything = f"SELECT {columns} FROM ({' UNION ALL BY NAME '.join(parts)})"
+    if options.skip_unknown:
+        everything = f"{everything} WHERE {known_pairs(draft.path)}"
+        left_out = f"FROM ({' UNION ALL BY NAME '.join(parts)}) WHERE NOT ({known_pairs(draft.path)})"
+        if count := tables.value(db, f"SELECT count(*) {left_out}"):
+            log.warning(f"{count:,} judgments of an unknown query or passage are left out")
     tables.save(
         db,
         draft,
@@ -187,14 +196,30 @@ def register_judges(
     db.register("judges", pa.Table.from_pylist(rows, schema=WEIGHTED_SCHEMA))
 
 
-def check_known(db: DuckDBPyConnection, folder: Path) -> None:
-    """Raise `DataError` if a judgement refers to a query or passage that is missing in the tables in `folder`."""
+def known_pairs(folder: Path) -> str:
+    """Return the SQL condition that query and passage of a judgement are in the tables in `folder`."""
+    return " AND ".join(
+        f"{key} IN (SELECT {key} FROM {tables.parquet(folder / f'{table}.parquet')})" for _, key, table in KNOWN
+    )
+
+
+KNOWN = (("query", "query_id", "queries"), ("passage", "passage_id", "corpus"))
+"""Name of an id, its column, and the table that has it."""
+
+
+def check_known(db: DuckDBPyConnection, folder: Path, options: MixOptions) -> None:
+    """Raise `DataError` if a judgement refers to a query or passage that is missing in the tables in `folder`, with the
+    line of the qrels file if it comes from one.
+    """
     judged = tables.parquet(folder / "judgements.parquet")
-    for what, key, table in (("query", "query_id", "queries"), ("passage", "passage_id", "corpus")):
+    for what, key, table in KNOWN:
         known = f"SELECT {key} FROM {tables.parquet(folder / f'{table}.parquet')}"
         unknown = f"SELECT judge_id, {key} FROM {judged} WHERE {key} NOT IN ({known}) ORDER BY {key}"
         if found := tables.row(db, unknown):
-            raise DataError(f"judge {found[0]!r} judged {what} {found[1]!r}, which is missing in {table}.jsonl")
+            human, ids = options.human, {key: found[1]}
+            place = human and line_of(human, options.scale, **ids)
+            said = f"judge {found[0]!r} judged {what} {found[1]!r}, which is missing in the {table} of {options.data}"
+            raise DataError(f"{place}: {said}; {SKIP}" if place and place != str(human) else f"{said}; {SKIP}")
 
 
 def check_numbers(db: DuckDBPyConnection, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from labelkit.corpora.options import CollectionOptions, CollectionPlace
+from labelkit.corpora.options import CollectionOptions, CollectionPlace, ColumnOptions
 from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UsageError
 from labelkit.options import SEEDS, Address, Options
@@ -108,7 +108,7 @@ class MixOptions(MixRules, CollectionOptions):
         return [*([self.human] if self.human else []), *self.llm]
 
 
-class AuditOptions(CollectionOptions):
+class AuditOptions(ColumnOptions):
     """Evaluation sets and models that a dataset is compared with."""
 
     eval: tuple[CollectionPlace, ...] = ()

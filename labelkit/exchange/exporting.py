@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labelkit.errors import DataError, UnknownNameError
-from labelkit.exchange.formats import FORMATS
+from labelkit.exchange.formats import FORMATS, writable
 from labelkit.exchange.formats.base import View
 from labelkit.exchange.options import ExportOptions
 from labelkit.storage import folders
@@ -47,8 +47,8 @@ def export(
         DataError: the format can store nothing of the dataset.
         ArtifactError: the dataset is damaged, or `output` contains other files.
     """
-    if options.to not in FORMATS:
-        raise UnknownNameError("format", options.to, FORMATS)
+    if not writable(options.to):
+        raise UnknownNameError("format", options.to, filter(writable, FORMATS))
     folder = local(str(dataset))
     with delivered(str(output), KIND) as target:
         return write_export(folder, target, options, command=command)
@@ -58,6 +58,7 @@ def write_export(dataset: Path, target: Path, options: ExportOptions, *, command
     """Write an export into a local folder."""
     format_name = options.to
     made = FORMATS[format_name]
+    assert made.write is not None
     labels = made.labels and folders.manifest_kind(dataset) is LABELS
     facts = folders.read_manifest(dataset, LABELS if labels else DATASET, verify=options.verify).facts
     raw = isinstance(facts, DatasetFacts) and bool(facts.scored_by)

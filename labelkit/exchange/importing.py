@@ -2,21 +2,25 @@
 
 from pathlib import Path
 
+from labelkit.corpora.places import local_collection
 from labelkit.corpora.scales import read_scale
 from labelkit.corpora.staged import stage_grades
 from labelkit.datasets.card import dataset_card
 from labelkit.errors import UnknownNameError, UsageError
-from labelkit.exchange.formats import FORMATS, GRADES, found_in
-from labelkit.exchange.formats.base import Grading, queries_of
+from labelkit.exchange.formats import FORMATS, GRADES, SCORES, collected, readable
+from labelkit.exchange.formats.collecting import Collector, Grading, judge_of
+from labelkit.exchange.formats.scored import scored_files, write_scores
 from labelkit.exchange.options import ImportOptions
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge
 from labelkit.storage import folders, tables
-from labelkit.storage.dataset import records_to_table, write_tables
-from labelkit.storage.labels import JudgeKind, imported_judge
-from labelkit.storage.manifest import DATASET, LABELS, DatasetFacts
+from labelkit.storage.dataset import records_to_table
+from labelkit.storage.labels import JudgeKind, imported_judge, rerankers
+from labelkit.storage.manifest import DATASET, LABELS, DatasetFacts, LabelsFacts
 from labelkit.storage.outputs import name_of
 from labelkit.storage.remote import local
 
+SCRATCH = ".scratch"
+"""Folder in a draft for the tables of a session."""
 KINDS: dict[str, JudgeKind] = {"human": "human", "llm": "llm", "imported": "imported"}
 
 
@@ -25,10 +29,10 @@ def makes_labels(format_name: str) -> bool:
 
     Raises `UnknownNameError` for a format that cannot be read.
     """
-    readable = ["qrels", *GRADES, *(name for name, known in FORMATS.items() if known.read)]
-    if format_name not in readable:
-        raise UnknownNameError("format", format_name, readable)
-    return format_name == "qrels" or format_name in GRADES
+    labels = ("qrels", SCORES, *GRADES)
+    if format_name not in labels and not readable(format_name):
+        raise UnknownNameError("format", format_name, [*labels, *filter(readable, FORMATS)])
+    return format_name in labels
 
 
 def import_grades(
@@ -55,6 +59,8 @@ def import_grades(
         raise UsageError(f"unknown kind {options.kind!r}; choose one of: {', '.join(KINDS)}")
     if not makes_labels(options.format):
         raise UsageError(f"format {options.format} contains datasets, not grades: use import_dataset")
+    if options.format == SCORES:
+        return import_scores(path, Path(output), options, command=command)
     with folders.writing(Path(output), LABELS, command) as draft:
         if options.format in GRADES:
             judgements, judges = GRADES[options.format](path, options.judge, options.scale)
@@ -74,7 +80,7 @@ def import_dataset(
     For formats without grades, positives get grade 2 and negatives grade 0.
 
     Args:
-        source: file or folder in the format; may be at s3://, gs:// or hf://.
+        source: file or folder in the format; may be at s3://, gs://, hf:// or irds:.
         output: dataset folder to write.
         options: the format, the judge that made the labels, and the lowest grade of a positive.
         command: the command that manifest and card record as the origin of the folder.
@@ -86,32 +92,35 @@ def import_dataset(
         UsageError: the format is unknown, or contains only grades.
         DataError: a file is malformed.
     """
-    path, target = local(str(source)), Path(output)
+    path, target = local_collection(str(source)), Path(output)
     if makes_labels(options.format):
         raise UsageError(f"format {options.format} contains grades, not datasets: use import_grades")
     positive_grade = options.positive_grade
-    with folders.writing(target, DATASET, command) as draft:
-        found = found_in(path, options.format, options.judge, grading=Grading(positive_grade, options.scale))
-        write_tables(
-            draft,
-            examples=found.examples,
-            corpus=found.corpus.values(),
-            queries=queries_of(found),
-            judgements=found.judgements,
-            judges=[found.judge],
-        )
-        counts = {
-            "queries": len(found.examples),
-            "positives": sum(len(example.positives) for example in found.examples),
-            "negatives": sum(len(example.negatives) for example in found.examples),
-            "on_both_sides": sum(len(example.ignored) for example in found.examples),
-        }
-        draft.inputs = inputs_of(path)
+    grading = Grading(positive_grade, options.scale, options.split)
+    with folders.writing(target, DATASET, command) as draft, tables.session(draft.path / SCRATCH) as db:
+        collector = Collector(db)
+        files = collected(path, options.format, collector, grading)
+        judge = judge_of(files, options.judge, options.scale)
+        counts = collector.write(draft, judge, path)
+        draft.inputs = {str(file): folders.file_sha256(file) for file in files}
         facts = {"format": options.format, "positive_grade": positive_grade, **counts}
         draft.facts = DatasetFacts.model_validate(facts)
-        card = dataset_card(name_of(target), draft.rows, draft.facts, judges=[found.judge], command=command)
+        card = dataset_card(name_of(target), draft.rows, draft.facts, judges=[judge], command=command)
         (draft.path / "README.md").write_text(card, encoding="utf-8")
     return counts
+
+
+def import_scores(path: Path, output: Path, options: ImportOptions, *, command: str) -> int:
+    """Import the scores of a reranker as a labels folder without grades. Returns the number of pairs."""
+    files = scored_files(path, options.split)
+    judge = judge_of(files, options.judge)
+    judge = judge.model_copy(update={"kind": KINDS[options.kind], "method": "rerank"})
+    with folders.writing(output, LABELS, command) as draft, tables.session(draft.path / SCRATCH) as db:
+        count = write_scores(db, draft, files, judge.judge_id)
+        draft.write_table("judges", records_to_table([judge], JUDGE_SCHEMA))
+        draft.inputs = {str(file): folders.file_sha256(file) for file in files}
+        draft.facts = LabelsFacts(without_grade=count, rerankers=rerankers([judge]))
+    return count
 
 
 def inputs_of(path: Path) -> dict[str, str]:

@@ -14,9 +14,11 @@ class ImportOptions(Options):
     kind: str = "imported"
     """Kind of judge that graded a qrels file: human, llm or imported."""
     format: str = "qrels"
-    """Format of the source. qrels, argilla and label-studio become a labels folder; the other formats of labelkit
-    export become a dataset.
+    """Format of the source. qrels, argilla, label-studio and scored-ids become a labels folder; beir, msmarco,
+    tevatron, tevatron-classic, dpr, flag-embedding, st-triplet, st-ntuple and st-labeled-list become a dataset.
     """
+    split: str | None = None
+    """Split to import, such as train, if the source has several."""
     spam: bool = False
     """Make grade -2 of a qrels file (spam) grade 0. By default, such pairs are left out, as pairs of grade -1 are."""
     positive_grade: int = Field(default=2, ge=1, le=3)

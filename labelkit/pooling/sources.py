@@ -4,7 +4,8 @@ Every source yields one ranking per query, in the order of the queries, so that 
 memory at a time. Runs and qrels are sorted on disk.
 """
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -15,8 +16,8 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from labelkit.corpora.answers import tool_of
-from labelkit.corpora.beir import unknown_id
-from labelkit.corpora.human import human_qrels
+from labelkit.corpora.beir import SKIP, unknown_id
+from labelkit.corpora.human import human_qrels, line_of
 from labelkit.corpora.runs import run_rows
 from labelkit.corpora.staged import refuse_duplicates
 from labelkit.errors import DataError, UsageError
@@ -28,6 +29,10 @@ from labelkit.pooling.stages import Report
 from labelkit.records import full_text
 from labelkit.storage import tables
 
+log = logging.getLogger(__name__)
+
+UNKNOWN = "passage_id NOT IN (SELECT passage_id FROM corpus)"
+"""SQL condition that a passage is not in the collection."""
 CHUNK = 50_000
 """Passages that are encoded and searched together."""
 RUN_SCHEMA = pa.schema(
@@ -60,12 +65,16 @@ class Workplace(NamedTuple):
         )
         return rankings_in(table, len(self.collection.queries))
 
-    def refuse_unknown(self, table: str, path: Path) -> None:
-        """Raise `DataError` for a pair in a table of pooled queries whose passage is not in the corpus."""
-        statement = f"SELECT query_id, passage_id FROM {table} WHERE passage_id NOT IN (SELECT passage_id FROM corpus)"
-        if found := tables.row(self.db, f"{statement} ORDER BY number, place"):
+    def refuse_unknown(self, table: str, line: Callable[[str, str], str], cure: str = "") -> None:
+        """Raise `DataError` for a pair in a table of pooled queries whose passage is not in the corpus.
+
+        `line` returns the place of a query id and passage id in their file.
+        """
+        statement = f"SELECT query_id, passage_id FROM {table} WHERE {UNKNOWN} ORDER BY number, place"
+        if found := tables.row(self.db, statement):
             query_id, passage_id = found
-            raise DataError(f"{path}: {unknown_id(query_id, passage_id, self.collection.queries)}")
+            said = unknown_id(query_id, passage_id, self.collection.queries)
+            raise DataError(f"{line(query_id, passage_id)}: {said}{cure}")
 
 
 def bm25_source(place: Workplace, engine: Bm25, depth: int) -> Source:
@@ -120,7 +129,9 @@ def run_source(place: Workplace, number: int, path: Path, *, depth: int) -> Sour
         QUALIFY row_number() OVER (PARTITION BY number ORDER BY score DESC, place) <= $depth""",
         {"depth": depth},
     )
-    place.refuse_unknown("first_of_run", path)
+    place.refuse_unknown(
+        "first_of_run", lambda *pair: next(where for where, *ids, _ in run_rows(path) if tuple(ids) == pair)
+    )
     statement = "SELECT number, passage_id, score FROM first_of_run ORDER BY number, score DESC, place"
     return Source(f"run:{path.name}", place.sorted_rankings(f"run-{number}", statement))
 
@@ -133,7 +144,14 @@ def human_positives(place: Workplace, path: Path, options: PoolOptions) -> Itera
         "CREATE OR REPLACE TABLE human_asked AS SELECT number, query_id, passage_id, grade, place FROM human "
         "JOIN asked USING (query_id)"
     )
-    place.refuse_unknown("human_asked", path)
+    if options.skip_unknown and (count := tables.value(db, f"SELECT count(*) FROM human_asked WHERE {UNKNOWN}")):
+        log.warning(f"{path}: {count:,} pairs with an unknown passage are left out")
+        db.execute(f"DELETE FROM human_asked WHERE {UNKNOWN}")
+    place.refuse_unknown(
+        "human_asked",
+        lambda query_id, passage_id: line_of(path, options.scale, query_id=query_id, passage_id=passage_id),
+        f"; {SKIP}",
+    )
     positive = f"FROM human_asked WHERE grade >= {options.positive_grade}"
     if not tables.row(db, positive):
         raise UsageError(

@@ -70,6 +70,11 @@ def stage_batches(
     """Create the table `name` from batches."""
     db.register("incoming", schema.empty_table())
     db.execute(f"CREATE OR REPLACE TABLE {name} AS FROM incoming")
+    append(db, name, batches=batches)
+
+
+def append(db: duckdb.DuckDBPyConnection, name: str, batches: Iterable[pa.RecordBatch]) -> None:
+    """Append batches to the table `name`."""
     for batch in batches:
         db.register("incoming", pa.Table.from_batches([batch]))
         db.execute(f"INSERT INTO {name} FROM incoming")

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labelkit.corpora.answers import READERS
+from labelkit.corpora.files import column_names
+from labelkit.corpora.layout import stem_of
 from labelkit.errors import DataError, UsageError
 from labelkit.exchange.formats import grouped, people, qrels, tuples
-from labelkit.exchange.formats.base import Found, Grading, View, Written
+from labelkit.exchange.formats.base import View, Written
+from labelkit.exchange.formats.collecting import Collector, Grading
+from labelkit.exchange.formats.scored import IDS
+from labelkit.exchange.formats.sources import data_files, rows_in, tables_in
 from labelkit.storage.names import missing
 
 ORIGINS = "the origin of labels (judges, sources, weights)"
@@ -20,9 +25,10 @@ ORIGINS = "the origin of labels (judges, sources, weights)"
 class Format(NamedTuple):
     """The writer and the reader of a format, and the information that is lost."""
 
-    write: Callable[[View, Path], Written]
-    read: Callable[[Path, str, Grading], Found] | None
-    """(path, name of the judge, meaning of the grades) -> the dataset; None if only grades can be imported."""
+    write: Callable[[View, Path], Written] | None
+    """None if the format can only be read."""
+    read: Callable[[Path, Collector, Grading], list[Path]] | None
+    """Collects the contents of a path and returns the files that were read; None if no dataset can be imported."""
     configs: dict[str, str]
     """Configuration for `datasets.load_dataset` -> file."""
     lacks: tuple[str, ...]
@@ -76,6 +82,7 @@ FORMATS = {
         {"train": "train.jsonl"},
         lacks=(ORIGINS, "grades", "probabilities", "ignored passages", "passages without a label"),
     ),
+    "dpr": Format(None, grouped.read_dpr, {}, lacks=()),
     "flag-embedding": Format(
         grouped.write_flag_embedding,
         grouped.read_flag_embedding,
@@ -121,43 +128,61 @@ FORMATS = {
 
 GRADES = READERS
 """Format from which human grades can be imported -> its reader (path, name of the judges, scale)."""
+SCORES = "scored-ids"
+"""Format from which the scores of a reranker can be imported."""
+BY_KEY = {
+    "positive_passages": "tevatron-classic",
+    "positive_ctxs": "dpr",
+    "pos": "flag-embedding",
+    "docs": "st-labeled-list",
+    **dict.fromkeys(tuples.POSITIVES, "st-ntuple"),
+}
+"""Key of a row -> format, the first key that a row has counts."""
+
+
+def writable(name: str) -> bool:
+    """Return whether datasets can be exported in a format."""
+    return name in FORMATS and FORMATS[name].write is not None
+
+
+def readable(name: str) -> bool:
+    """Return whether datasets can be imported from a format."""
+    return name in FORMATS and FORMATS[name].read is not None
 
 
 def recognised(path: Path) -> str:
-    """Recognise the format of a dataset by its files and the keys of its first row. Raises `UsageError` if the format
-    cannot be read.
+    """Recognise the format of a dataset by its files and the keys of its first row.
+
+    Raises `UsageError` if the format cannot be read, or has several configurations or splits.
     """
     if path.is_dir():
-        names = {file.name for file in path.iterdir()}
-        if {"corpus.jsonl", "queries.jsonl", "qrels"} <= names:
+        stems = {stem_of(file) for file in path.iterdir()}
+        if {"corpus", "queries", "qrels"} <= stems:
             return "beir"
-        if "collection.tsv" in names:
+        if "collection" in stems:
             return "msmarco"
-        if "corpus.jsonl" in names:
+        if any("docid" in column_names(file) for file in tables_in(path) if stem_of(file) == "corpus"):
             return "tevatron"
     try:
-        files = tuples.tuple_files(path)
-        keys = set(next(iter(tuples.tuple_rows(files[0])))[1])
+        keys = set(next(rows_in(data_files(path)[:1]))[1])
     except (DataError, StopIteration):
         keys = set()
-    by_key = {
-        "positive_passages": "tevatron-classic",
-        "pos": "flag-embedding",
-        "positive": "st-ntuple",
-        "docs": "st-labeled-list",
-    }
-    for key, name in by_key.items():
-        if key in keys:
-            return name
-    known = ", ".join(name for name, form in FORMATS.items() if form.read)
+    if found := next((name for key, name in BY_KEY.items() if key in keys), None):
+        return found
+    if IDS in keys:
+        raise UsageError(f"{path} has scores and no labels; import them: labelkit import {path} --from {SCORES}")
+    known = ", ".join(filter(readable, FORMATS))
     raise UsageError(f"{path} is neither a labelkit dataset nor in a format that can be read: {known}")
 
 
-def found_in(path: Path, name: str, judge: str, grading: Grading) -> Found:
-    """Read a dataset at `path` in the format `name`. Raises `UsageError` if the format contains no texts."""
+def collected(path: Path, name: str, collector: Collector, grading: Grading) -> list[Path]:
+    """Collect a dataset at `path` in the format `name`, and return the files that were read.
+
+    Raises `UsageError` if the format contains no texts.
+    """
     read = FORMATS[name].read
     if read is None:
         raise UsageError(f"{name} has no texts, so it cannot become a dataset; import its grades as a labels folder")
     if not path.exists():
         raise DataError(missing(path))
-    return read(path, judge, grading)
+    return read(path, collector, grading)

@@ -1,10 +1,5 @@
-"""Classes that the writers and readers of all formats share.
+"""Classes that the writers of all formats share. They stream a dataset folder and look passages up on disk."""
 
-Writers stream a dataset folder and look passages up on disk. Readers collect the contents of a file into the records of
-a dataset.
-"""
-
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,10 +11,8 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labelkit.corpora.scales import read_scale
 from labelkit.errors import ArtifactError, DataError
-from labelkit.records import PASSAGE_SCHEMA, Example, Judge, Judgement, Label, Passage, Query
-from labelkit.storage import folders
+from labelkit.records import PASSAGE_SCHEMA, Passage
 
 BATCH = 1 << 14
 """Number of rows in memory at once while a table is read."""
@@ -154,159 +147,6 @@ class View:
             self._texts.append((batch.column(1), batch.column(2)))
 
 
-class Found(NamedTuple):
-    """A dataset in the format of another tool, as records."""
-
-    examples: list[Example]
-    corpus: dict[str, Passage]
-    judgements: list[Judgement]
-    judge: Judge
-
-
-class Grading(NamedTuple):
-    """How a reader understands the grades of a file."""
-
-    positive_grade: int = 2
-    """Lowest grade of a positive."""
-    scale: str | None = None
-    """Text of the scale of the grades (`labelkit.corpora.scales`); None for grades from 0 to 3."""
-
-
-class Gathered(NamedTuple):
-    """The label of a pair in a file: side, grade, score, and grade on the scale of the file."""
-
-    side: str
-    grade: int | None
-    score: float | None
-    raw_grade: str | None = None
-
-    @property
-    def known_grade(self) -> int | None:
-        """The grade of the pair; without one, 2 for a positive, 0 for a negative, and None for a pair on both sides."""
-        return self.grade if self.grade is not None else {"positive": 2, "negative": 0}.get(self.side)
-
-    def as_label(self, passage_id: str, judge: Judge, *, probable: bool) -> Label:
-        """Make the label of a pair; `probable` says that the scores of the file are probabilities."""
-        return Label(
-            passage_id=passage_id,
-            grade=self.known_grade,
-            source=judge.kind,
-            judge_id=judge.judge_id,
-            probability=self.score if probable else None,
-            score=self.score,
-        )
-
-    def as_judgement(self, query_id: str, passage_id: str, judge: Judge) -> Judgement:
-        return Judgement(
-            query_id=query_id,
-            passage_id=passage_id,
-            judge_id=judge.judge_id,
-            grade=self.known_grade,
-            raw_grade=self.raw_grade,
-            failure=None if self.known_grade is not None else "positive and negative of the same query",
-            score=self.score,
-        )
-
-
-class Collector:
-    """Collects queries, passages and labels of a file, in any order and with repetitions."""
-
-    def __init__(self) -> None:
-        self.queries: dict[str, str] = {}
-        self.passages: dict[str, Passage] = {}
-        self._labels: dict[str, dict[str, Gathered]] = {}
-
-    def query(self, query_id: str | None, text: str, where: str) -> str:
-        """Add a query; without an id, one is made from its text. Returns the id."""
-        query_id = query_id or name_of("q", text)
-        if self.queries.setdefault(query_id, text) != text:
-            raise DataError(f"{where}: query {query_id!r} has two different texts")
-        return query_id
-
-    def passage(self, passage_id: str | None, title: str, text: str, where: str) -> str:
-        """Add a passage; without an id, one is made from its text. Returns the id."""
-        passage_id = passage_id or name_of("p", text)
-        passage = Passage.model_construct(passage_id=passage_id, title=title, text=text)
-        if self.passages.setdefault(passage_id, passage) != passage:
-            raise DataError(f"{where}: passage {passage_id!r} has two different texts")
-        return passage_id
-
-    def label(
-        self,
-        query_id: str,
-        passage_id: str,
-        side: str,
-        *,
-        grade: int | None = None,
-        score: float | None = None,
-        raw_grade: str | None = None,
-    ) -> None:
-        """Add a passage to the `positive` or `negative` side of a query; a passage on both sides becomes `ignored`."""
-        labels = self._labels.setdefault(query_id, {})
-        before = labels.get(passage_id)
-        if before is None:
-            labels[passage_id] = Gathered(side, grade, score, raw_grade=raw_grade)
-        elif (before.side, before.grade, before.score) != (side, grade, score):
-            labels[passage_id] = Gathered(
-                side if side == before.side else "ignored",
-                before.grade if grade is None else grade,
-                before.score if score is None else score,
-                raw_grade=before.raw_grade if grade is None else raw_grade,
-            )
-
-    def side(self, query_id: str, passage_id: str) -> str | None:
-        """Return the current side of a passage; None if it has none."""
-        label = self._labels.get(query_id, {}).get(passage_id)
-        return label.side if label else None
-
-    def keep_labelled(self) -> None:
-        """Remove queries without labels, which belong to other splits."""
-        self.queries = {query_id: text for query_id, text in self.queries.items() if query_id in self._labels}
-
-    def found(self, judge: Judge, where: Path) -> Found:
-        """Convert everything to records. Raises `DataError` if a label refers to a query or passage without a text.
-
-        Without grades, positives get grade 2 and negatives grade 0, as with the binary method.
-        """
-        if not self._labels:
-            raise DataError(f"{where} has no labels")
-        scores = [label.score for labels in self._labels.values() for label in labels.values()]
-        # One score outside 0 to 1 shows that the others are no probabilities either, such as logits of a reranker.
-        probable = all(score is None or 0 <= score <= 1 for score in scores)
-        examples, judgements = [], []
-        for query_id, text in sorted((self.queries | dict.fromkeys(self._labels.keys() - self.queries.keys())).items()):
-            if text is None:
-                raise DataError(f"{where}: query {query_id!r} has labels but no text")
-            sides: dict[str, list[Label]] = {"positive": [], "negative": [], "ignored": []}
-            for passage_id, label in self._labels.get(query_id, {}).items():
-                if passage_id not in self.passages:
-                    raise DataError(f"{where}: passage {passage_id!r} (query {query_id!r}) has no text")
-                sides[label.side].append(label.as_label(passage_id, judge, probable=probable))
-                judgements.append(label.as_judgement(query_id, passage_id, judge))
-            examples.append(
-                Example(
-                    query_id=query_id,
-                    query=text,
-                    positives=tuple(sides["positive"]),
-                    negatives=tuple(sides["negative"]),
-                    ignored=tuple(sides["ignored"]),
-                )
-            )
-        judgements.sort(key=lambda row: (row.query_id, row.passage_id))
-        corpus = {passage_id: self.passages[passage_id] for passage_id in sorted(self.passages)}
-        return Found(examples, corpus, judgements, judge=judge)
-
-
-def name_of(letter: str, text: str) -> str:
-    """Make the id of a text without one, from its hash; equal texts get the same id."""
-    return f"{letter}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def queries_of(found: Found) -> list[Query]:
-    """Return the queries of an imported dataset."""
-    return [Query(query_id=example.query_id, text=example.query) for example in found.examples]
-
-
 def write_lines(path: Path, lines: Iterable[str]) -> int:
     """Write lines to a file as UTF-8, each with LF at its end. Returns the number of lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -321,13 +161,3 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write objects to a file as JSONL. Returns the number of lines."""
     return write_lines(path, (json.dumps(row, ensure_ascii=False) for row in rows))
-
-
-def judge_of(paths: Iterable[Path], name: str, scale: str | None = None) -> Judge:
-    """Make the judge of imported labels: its revision is the sha256 of the files. Another scale makes another judge."""
-    digests = [folders.file_sha256(path) for path in sorted(paths)]
-    revision = "sha256:" + hashlib.sha256(" ".join(digests).encode()).hexdigest()
-    mapping = read_scale(scale).mapping if scale else None
-    digest = hashlib.sha256(" ".join(filter(None, ("imported", name, revision, mapping))).encode()).hexdigest()
-    judge_id = f"imported-{name}-{digest[:16]}"
-    return Judge(judge_id=judge_id, kind="imported", name=name, revision=revision, scale=mapping)

@@ -4,23 +4,16 @@ None of them can store grades. Queries without positives are left out, because t
 them.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from labelkit.corpora.rows import encodable, json_lines, text_of
+from labelkit.corpora.layout import stem_of
+from labelkit.corpora.rows import id_of, text_of
 from labelkit.errors import DataError
-from labelkit.exchange.formats.base import (
-    Collector,
-    Found,
-    Grading,
-    LabelledQuery,
-    View,
-    Written,
-    judge_of,
-    write_json_lines,
-)
+from labelkit.exchange.formats.base import LabelledQuery, View, Written, write_json_lines
+from labelkit.exchange.formats.collecting import Collector, Grading
+from labelkit.exchange.formats.sources import data_files, first_of, list_of, of_split, rows_in, tables_in, title_of
 
 LABELS = ("positive", "negative")
 
@@ -112,45 +105,59 @@ def with_positives(view: View, left_out: dict[str, int]) -> Iterator[LabelledQue
             left_out["queries without positives"] += 1
 
 
-def read_tevatron(path: Path, name: str, grading: Grading) -> Found:
-    """Read a folder with `corpus.jsonl` and one or more other `*.jsonl` files, such as `train.jsonl`."""
-    corpus, files = path / "corpus.jsonl", [file for file in data_files(path) if file.name != "corpus.jsonl"]
-    collector = Collector()
-    for where, row in json_lines(corpus):
-        text = text_of(row, "text" if "text" in row else "document_text", where)
-        title = text_of(row, "title", where) if row.get("title") else ""
-        collector.passage(text_of(row, "docid", where), title, text, where=where)
-    for where, row in (found for file in files for found in json_lines(file)):
-        query_id = collector.query(text_of(row, "query_id", where), query_text(row, where), where)
+def read_tevatron(path: Path, collector: Collector, grading: Grading) -> list[Path]:
+    """Read a folder with a corpus (`docid`, `text`) and one or more other files, such as `train.jsonl`."""
+    tables = tables_in(path)
+    corpus = [file for file in tables if stem_of(file) == "corpus"]
+    files = of_split(path, [file for file in tables if file not in corpus], grading.split)
+    if not corpus or not files:
+        raise DataError(f"{path} needs corpus.jsonl and a file such as train.jsonl")
+    for where, row in rows_in(corpus):
+        name, text = first_of(row, ("docid", "document_id")), first_of(row, ("text", "document_text"))
+        passage_id, title = id_of(row, name, where), title_of(row, where)
+        collector.passage(passage_id, title, text_of(row, text, where), where=where)
+    for where, row in rows_in(files):
+        query_id = collector.query(id_of(row, "query_id", where), query_text(row, where), where)
         for side in LABELS:
-            for passage_id in list_of(row, f"{side}_document_ids", "a text", where=where):
-                collector.label(query_id, passage_id, side)
-    return collector.found(judge_of([corpus, *files], name), path)
+            for passage_id in list_of(row, f"{side}_document_ids", "an id", where=where):
+                collector.label(query_id, str(passage_id), side)
+    return [*corpus, *files]
 
 
-def read_tevatron_classic(path: Path, name: str, grading: Grading) -> Found:
-    """Read a JSONL file, or a folder of JSONL files."""
-    collector = Collector()
-    files = data_files(path)
-    for where, row in (found for file in files for found in json_lines(file)):
-        query_id = collector.query(text_of(row, "query_id", where), query_text(row, where), where)
+def read_tevatron_classic(path: Path, collector: Collector, grading: Grading) -> list[Path]:
+    """Read rows with `positive_passages` and `negative_passages`, each with `docid`, `title` and `text`."""
+    files = data_files(path, grading.split)
+    for where, row in rows_in(files):
+        query_id = collector.query(id_of(row, "query_id", where), query_text(row, where), where)
         for side in LABELS:
             for passage in list_of(row, f"{side}_passages", "an object", where=where):
-                title = text_of(passage, "title", where) if passage.get("title") else ""
-                passage_id = collector.passage(
-                    text_of(passage, "docid", where), title, text_of(passage, "text", where), where=where
-                )
-                collector.label(query_id, passage_id, side)
-    return collector.found(judge_of(files, name), path)
+                name, text = id_of(passage, "docid", where), text_of(passage, "text", where)
+                collector.label(query_id, collector.passage(name, title_of(passage, where), text, where=where), side)
+    return files
 
 
-def read_flag_embedding(path: Path, name: str, grading: Grading) -> Found:
-    """Read a JSONL file, or a folder of JSONL files. If all scores of the files lie between 0 and
-    1 they are probabilities too; otherwise, such as with the logits of a reranker, they are only kept as scores.
+def read_dpr(path: Path, collector: Collector, grading: Grading) -> list[Path]:
+    """Read the training files of DPR: JSON arrays with `question`, `positive_ctxs`, `hard_negative_ctxs` and
+    `negative_ctxs`. Queries have no ids there, and early releases name the id of a passage `psg_id`.
     """
-    collector = Collector()
-    files = data_files(path)
-    for where, row in (found for file in files for found in json_lines(file)):
+    files = data_files(path, grading.split)
+    for where, row in rows_in(files):
+        query_id = collector.query(None, text_of(row, "question", where), where)
+        for key, side in (("positive", "positive"), ("hard_negative", "negative"), ("negative", "negative")):
+            for passage in list_of(row, f"{key}_ctxs", "an object", where=where):
+                named = first_of(passage, ("passage_id", "psg_id"))
+                name = id_of(passage, named, where) if passage.get(named) is not None else None
+                title, text = title_of(passage, where), text_of(passage, "text", where)
+                collector.label(query_id, collector.passage(name, title, text, where=where), side)
+    return files
+
+
+def read_flag_embedding(path: Path, collector: Collector, grading: Grading) -> list[Path]:
+    """Read rows with `query`, `pos` and `neg`. If all scores of the files lie between 0 and 1 they are probabilities,
+    too; otherwise, such as with the logits of a reranker, they are only kept as scores.
+    """
+    files = data_files(path, grading.split)
+    for where, row in rows_in(files):
         query_id = collector.query(None, text_of(row, "query", where), where)
         for key, side in (("pos", "positive"), ("neg", "negative")):
             texts = list_of(row, key, "a text", where=where)
@@ -159,33 +166,9 @@ def read_flag_embedding(path: Path, name: str, grading: Grading) -> Found:
                 raise DataError(f"{where}: {len(texts)} texts in {key!r} and {len(scores)} scores")
             for text, score in zip(texts, scores or [None] * len(texts), strict=True):
                 collector.label(query_id, collector.passage(None, "", text, where=where), side, score=score)
-    return collector.found(judge_of(files, name), path)
-
-
-def data_files(path: Path) -> list[Path]:
-    """List the JSONL files at a path: the file itself, or those in the folder."""
-    files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
-    if not files:
-        raise DataError(f"{path} is not a JSONL file and contains none")
     return files
 
 
 def query_text(row: Mapping[str, Any], where: str) -> str:
     """Return the query of a Tevatron row; the two formats name the field differently."""
-    return text_of(row, "query_text" if "query_text" in row else "query", where)
-
-
-def list_of(row: Mapping[str, Any], key: str, kind: str, where: str) -> list[Any]:
-    """Return a list field of a row. Raises `DataError` if a value is not of the kind (a key of `KINDS`)."""
-    values = row.get(key)
-    if not isinstance(values, list) or not all(map(KINDS[kind], values)):
-        raise DataError(f"{where}: field {key!r} must be a list in which each value is {kind}")
-    return values
-
-
-KINDS: dict[str, Callable[[Any], bool]] = {
-    "a text": lambda value: isinstance(value, str) and encodable(value),
-    "a finite number": lambda value: isinstance(value, int | float) and math.isfinite(value),
-    "an object": lambda value: isinstance(value, dict),
-}
-"""Kind of a list's values, in the words of the error -> its test."""
+    return text_of(row, first_of(row, ("query_text", "query")), where)

@@ -10,20 +10,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO
 
-from labelkit.corpora.beir import read_data
-from labelkit.corpora.qrels import graded_pairs
-from labelkit.corpora.rows import text_lines
+from labelkit.corpora.corpus import corpus_rows
+from labelkit.corpora.files import file_rows, form_of
+from labelkit.corpora.layout import layout_of
+from labelkit.corpora.qrels import qrels_rows
+from labelkit.corpora.queries import query_rows
 from labelkit.errors import DataError
-from labelkit.exchange.formats.base import (
-    Collector,
-    Found,
-    Grading,
-    View,
-    Written,
-    judge_of,
-    write_json_lines,
-    write_lines,
-)
+from labelkit.exchange.formats.base import View, Written, write_json_lines, write_lines
+from labelkit.exchange.formats.collecting import Collector, Grading
 from labelkit.storage.names import inside
 
 
@@ -84,28 +78,30 @@ def plain(name: str) -> str:
     return name
 
 
-def read_beir(path: Path, name: str, grading: Grading) -> Found:
-    """Read a BEIR folder with all its qrels files. Grades below `grading.positive_grade` become negatives."""
-    files = sorted((path / "qrels").glob("*.tsv"))
-    if not files:
+def read_beir(path: Path, collector: Collector, grading: Grading) -> list[Path]:
+    """Read a collection in any layout with all its qrels, or with the qrels of one split. Grades below
+    `grading.positive_grade` become negatives.
+    """
+    layout = layout_of(path)
+    if not layout.qrels:
         raise DataError(f"{path} has no qrels/*.tsv and so no labels")
-    data = read_data(path)
-    collector = Collector()
-    for passage in data.corpus.values():
-        collector.passage(passage.passage_id, passage.title, passage.text, where=str(path / "corpus.jsonl"))
-    for query in data.queries.values():
-        collector.query(query.query_id, query.text, str(path / "queries.jsonl"))
+    splits = [layout.files_of(grading.split)] if grading.split else list(layout.qrels.values())
+    files = [file for paths in splits for file in paths]
+    for where, passage_id, title, text in corpus_rows(*layout.corpus):
+        collector.passage(passage_id, title, text, where=where)
+    for where, query_id, text in query_rows(*layout.queries):
+        collector.query(query_id, text, where)
     for file in files:
         add_qrels(collector, file, grading)
-    collector.keep_labelled()
-    return collector.found(judge_of([path / "corpus.jsonl", path / "queries.jsonl", *files], name, grading.scale), path)
+    collector.only_labelled = True
+    return [*layout.corpus, *layout.queries, *files]
 
 
 def add_qrels(collector: Collector, path: Path, grading: Grading) -> None:
     """Add the labels of a qrels file; a pair that already has a side keeps it."""
-    for query_id, passage_id, grade, raw_grade in graded_pairs(path, scale=grading.scale):
-        side = collector.side(query_id, passage_id) or ("positive" if grade >= grading.positive_grade else "negative")
-        collector.label(query_id, passage_id, side, grade=grade, raw_grade=raw_grade)
+    for row in qrels_rows(path, scale=grading.scale):
+        side = "positive" if row.grade >= grading.positive_grade else "negative"
+        collector.graded(row.query_id, row.passage_id, side, grade=row.grade, raw_grade=row.raw_grade)
 
 
 def write_trec(view: View, folder: Path) -> Written:
@@ -174,42 +170,37 @@ def write_msmarco(view: View, folder: Path) -> Written:
     return Written({name: write_lines(folder / name, content) for name, content in lines.items()}, left_out)
 
 
-def read_msmarco(path: Path, name: str, grading: Grading) -> Found:
+def read_msmarco(path: Path, collector: Collector, grading: Grading) -> list[Path]:
     """Read a folder with `collection.tsv`, `queries*.tsv`, and `qidpidtriples*.tsv` or `qrels*.tsv` or both, or a file
     of text triples (query, positive, negative).
 
     Triples decide the side of a passage. Qrels give its grade, and decide its side if no triple does.
     """
-    collector = Collector()
     if path.is_file():
-        for where, (query, positive, negative) in tab_lines(path, 3):
-            query_id = collector.query(None, query, where)
-            for side, text in (("positive", positive), ("negative", negative)):
-                collector.label(query_id, collector.passage(None, "", text, where=where), side)
-        return collector.found(judge_of([path], name), path)
-    texts = [path / "collection.tsv", *sorted(path.glob("queries*.tsv"))]
-    triples, graded = sorted(path.glob("qidpidtriples*.tsv")), sorted(path.glob("qrels*.tsv"))
+        for where, row in file_rows(path, ("query", "positive", "negative")):
+            query_id = collector.query(None, row["query"], where)
+            for side in ("positive", "negative"):
+                collector.label(query_id, collector.passage(None, "", row[side], where=where), side)
+        return [path]
+    texts = layout_of(path)
+    triples, graded = (of_split_or_all(path, name, grading.split) for name in ("qidpidtriples", "qrels"))
     if not triples and not graded:
         raise DataError(f"{path} has neither qidpidtriples*.tsv nor qrels*.tsv and so no labels")
-    for where, (passage_id, text) in tab_lines(texts[0], 2):
-        collector.passage(passage_id, "", text, where=where)
-    for file in texts[1:]:
-        for where, (query_id, text) in tab_lines(file, 2):
-            collector.query(query_id, text, where)
+    for where, passage_id, title, text in corpus_rows(*texts.corpus):
+        collector.passage(passage_id, title, text, where=where)
+    for where, query_id, text in query_rows(*texts.queries):
+        collector.query(query_id, text, where)
     for file in triples:
-        for _, (query_id, positive, negative) in tab_lines(file, 3):
-            collector.label(query_id, positive, "positive")
-            collector.label(query_id, negative, "negative")
+        for _, row in file_rows(file, ("query", "positive", "negative")):
+            collector.label(row["query"], row["positive"], "positive")
+            collector.label(row["query"], row["negative"], "negative")
     for file in graded:
         add_qrels(collector, file, grading)
-    collector.keep_labelled()
-    return collector.found(judge_of([*texts, *triples, *graded], name, grading.scale), path)
+    collector.only_labelled = True
+    return [*texts.corpus, *texts.queries, *triples, *graded]
 
 
-def tab_lines(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
-    """Yield the `file:line` and the columns of each row of a TSV file."""
-    for where, line in text_lines(path):
-        fields = line.split("\t")
-        if len(fields) != count:
-            raise DataError(f"{where}: expected {count} columns separated by tabs, found {len(fields)}")
-        yield where, fields
+def of_split_or_all(path: Path, name: str, split: str | None) -> list[Path]:
+    """Return the files of a folder whose name begins with `name`, all or those of a split."""
+    found = [file for file in sorted(path.glob(f"{name}*")) if form_of(file) == ".tsv"]
+    return found if split is None else [file for file in found if f".{split}." in file.name]

@@ -12,13 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labelkit.corpora.rows import json_lines, text_of
+from labelkit.corpora.files import file_rows
+from labelkit.corpora.rows import text_of
 from labelkit.corpora.scales import expected_grades, grade_on
 from labelkit.errors import DataError
-from labelkit.exchange.formats.base import Collector, Found, Grading, View, Written, judge_of
-from labelkit.exchange.formats.grouped import list_of, with_positives
+from labelkit.exchange.formats.base import View, Written
+from labelkit.exchange.formats.collecting import Collector, Grading
+from labelkit.exchange.formats.grouped import with_positives
+from labelkit.exchange.formats.sources import data_files, first_of, list_of, rows_in
 from labelkit.storage.folders import PARQUET
 
+QUERIES = ("anchor", "query", "question")
+POSITIVES = ("positive", "answer")
 NEGATIVES = 4
 """Number of negatives of each n-tuple."""
 TEXT = pa.string()
@@ -94,28 +99,45 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema)
     return count
 
 
-def read_tuples(path: Path, name: str, grading: Grading) -> Found:
-    """Read triplets or n-tuples (Parquet or JSONL) with columns anchor or query, positive, negative*."""
-    collector = Collector()
-    files = tuple_files(path)
-    for where, row in (found for file in files for found in tuple_rows(file)):
-        query_id = collector.query(None, text_of(row, "anchor" if "anchor" in row else "query", where), where)
-        for key in [key for key in row if key == "positive" or key.startswith("negative")]:
-            passage_id = collector.passage(None, "", text_of(row, key, where), where=where)
-            collector.label(query_id, passage_id, "positive" if key == "positive" else "negative")
-    return collector.found(judge_of(files, name), path)
+def read_tuples(path: Path, collector: Collector, grading: Grading) -> list[Path]:
+    """Read pairs, triplets or n-tuples of texts: a query, a positive, and columns or a list of negatives.
+
+    Raises `DataError` for a file without a recognised column of positives, such as pairs of sentences with a score.
+    """
+    files = data_files(path, grading.split)
+    for file in files:
+        columns: tuple[str, str] | None = None
+        for where, row in file_rows(file):
+            query, positive = columns = columns or tuple_columns(row, where)
+            query_id = collector.query(None, text_of(row, query, where), where)
+            passage_id = collector.passage(None, "", text_of(row, positive, where), where=where)
+            collector.label(query_id, passage_id, "positive")
+            for key in [key for key in row if key.startswith("negative")]:
+                texts = list_of(row, key, "a text", where=where) if key == "negatives" else [text_of(row, key, where)]
+                for text in texts:
+                    collector.label(query_id, collector.passage(None, "", text, where=where), "negative")
+    return files
 
 
-def read_lists(path: Path, name: str, grading: Grading) -> Found:
-    """Read labelled lists (Parquet or JSONL), whose labels are grades from 0 to 3 or on the given scale."""
-    collector = Collector()
-    files = tuple_files(path)
-    for where, row in (found for file in files for found in tuple_rows(file)):
-        query_id = collector.query(None, text_of(row, "query" if "query" in row else "anchor", where), where)
-        docs, labels = (
-            list_of(row, "docs", "a text", where=where),
-            list_of(row, "labels", "a finite number", where=where),
-        )
+def tuple_columns(row: Mapping[str, Any], where: str) -> tuple[str, str]:
+    """Return the columns of the query and of its positive. Raises `DataError` if one is not recognised."""
+    found = []
+    for what, names in (("the query", QUERIES), ("the positive", POSITIVES)):
+        name = next((name for name in names if name in row), None)
+        if name is None:
+            columns, wanted = ", ".join(map(repr, row)), " or ".join(map(repr, names))
+            raise DataError(f"{where}: found {columns}, wanted {wanted} for {what}; rename the column")
+        found.append(name)
+    return found[0], found[1]
+
+
+def read_lists(path: Path, collector: Collector, grading: Grading) -> list[Path]:
+    """Read labelled lists, whose labels are grades from 0 to 3 or on the given scale."""
+    files = data_files(path, grading.split)
+    for where, row in rows_in(files):
+        query_id = collector.query(None, text_of(row, first_of(row, ("query", "anchor")), where), where)
+        docs = list_of(row, "docs", "a text", where=where)
+        labels = list_of(row, "labels", "a finite number", where=where)
         if len(docs) != len(labels):
             raise DataError(f"{where}: {len(docs)} docs and {len(labels)} labels")
         for text, label in zip(docs, labels, strict=True):
@@ -125,28 +147,4 @@ def read_lists(path: Path, name: str, grading: Grading) -> Found:
             side = "positive" if grade >= grading.positive_grade else "negative"
             passage_id, raw = collector.passage(None, "", text, where=where), grading.scale and str(label)
             collector.label(query_id, passage_id, side, grade=grade, raw_grade=raw)
-    return collector.found(judge_of(files, name, grading.scale), path)
-
-
-def tuple_files(path: Path) -> list[Path]:
-    """List the Parquet and JSONL files at a path: the file itself, or those in the folder."""
-    files = [path] if path.is_file() else sorted([*path.glob("*.parquet"), *path.glob("*.jsonl")])
-    if not files:
-        raise DataError(f"{path} is not a Parquet or JSONL file and contains none")
     return files
-
-
-def tuple_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the rows of a Parquet or JSONL file, each with its place."""
-    if path.suffix != ".parquet":
-        yield from json_lines(path)
-        return
-    number = 0
-    try:
-        with pq.ParquetFile(path.absolute()) as file:
-            for batch in file.iter_batches(batch_size=4096):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from None

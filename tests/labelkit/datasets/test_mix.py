@@ -398,7 +398,7 @@ def test_binary_qrels_need_a_word(beir, write_qrels, tmp_path):
 
 @pytest.mark.parametrize(("qrels", "what"), [({"q9": {"p1": 3}}, "query 'q9'"), ({"q1": {"p9": 3}}, "passage 'p9'")])
 def test_unknown_ids_are_refused(beir, write_qrels, tmp_path, qrels, what):
-    with pytest.raises(DataError, match=rf"{what}, which is missing in (queries|corpus)\.jsonl"):
+    with pytest.raises(DataError, match=rf"{what}, which is missing in the (queries|corpus) of"):
         mix(tmp_path / "dataset", MixOptions(data=beir, human=write_qrels(tmp_path / "human.tsv", qrels)))
     assert not (tmp_path / "dataset").exists()
 

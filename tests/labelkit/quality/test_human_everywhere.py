@@ -116,3 +116,23 @@ def test_the_grades_of_labels_are_exported_as_qrels(
     assert labelkit("verify", tmp_path / "out").code == 0
     called = labelkit("export", sources["labels"], "--to", "beir", "-o", tmp_path / "beir-out")
     assert called.code != 0
+
+
+def test_unknown_ids_name_their_line_or_are_skipped(labelkit: Command, beir: Path, tmp_path: Path) -> None:
+    qrels = beir / "qrels" / "test.tsv"
+    with qrels.open("a") as file:
+        file.write("q1\tp9\t2\n")
+    commands = {
+        "pool": ["pool", beir, "--human", qrels, "-o", tmp_path / "pool"],
+        "pool of a split": ["pool", beir, "--split", "test", "-o", tmp_path / "split"],
+        "mix": ["mix", "--data", beir, "--human", qrels, "-o", tmp_path / "dataset"],
+    }
+    for name, arguments in commands.items():
+        called = labelkit(*arguments)
+        assert called.code == 1, name
+        assert f"{qrels}:9: " in called.err, name
+        assert "'p9'" in called.err
+        assert "--skip-unknown leaves such pairs out" in called.err
+        called = labelkit(*arguments, "--skip-unknown")
+        assert called.code == 0, called.err
+        assert "are left out" in called.err, name
