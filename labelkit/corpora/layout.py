@@ -53,10 +53,9 @@ class Layout(NamedTuple):
         `ArtifactError` for a name that leads out of the folder.
         """
         if split not in self.qrels:
-            place = inside(self.folder / "qrels", f"{split}.tsv")
-            raise DataError(
-                f"{place} does not exist; splits of {self.folder}: {', '.join(sorted(self.qrels)) or 'none'}"
-            )
+            inside(self.folder / "qrels", f"{split}.tsv")
+            splits = ", ".join(sorted(self.qrels)) or "none"
+            raise DataError(f"{self.folder} has no qrels of the split {split!r}; splits of {self.folder}: {splits}")
         return self.qrels[split]
 
 

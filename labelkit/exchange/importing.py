@@ -99,7 +99,7 @@ def import_dataset(
     grading = Grading(positive_grade, options.scale, options.split)
     with folders.writing(target, DATASET, command) as draft, tables.session(draft.path / SCRATCH) as db:
         collector = Collector(db)
-        files = collected(path, options.format, collector, grading)
+        files = collected(path, options.format, collector, grading=grading)
         judge = judge_of(files, options.judge, options.scale)
         counts = collector.write(draft, judge, path)
         draft.inputs = {str(file): folders.file_sha256(file) for file in files}
@@ -116,7 +116,7 @@ def import_scores(path: Path, output: Path, options: ImportOptions, *, command: 
     judge = judge_of(files, options.judge)
     judge = judge.model_copy(update={"kind": KINDS[options.kind], "method": "rerank"})
     with folders.writing(output, LABELS, command) as draft, tables.session(draft.path / SCRATCH) as db:
-        count = write_scores(db, draft, files, judge.judge_id)
+        count = write_scores(db, draft, files, judge_id=judge.judge_id)
         draft.write_table("judges", records_to_table([judge], JUDGE_SCHEMA))
         draft.inputs = {str(file): folders.file_sha256(file) for file in files}
         draft.facts = LabelsFacts(without_grade=count, rerankers=rerankers([judge]))

@@ -21,6 +21,7 @@ from labelkit.storage.atomic import UNFINISHED, disk_errors, sync_file, write_te
 from labelkit.storage.credentials import blot
 from labelkit.storage.manifest import MANIFEST as MANIFEST
 from labelkit.storage.manifest import F, Facts, Kind, Manifest, document_sha256, kind_named, parse_manifest
+from labelkit.storage.names import beside
 from labelkit.storage.outputs import claimed, place_of, put
 from labelkit.version import __version__
 
@@ -173,7 +174,11 @@ def _incomplete_message(folder: Path, kind: str) -> str:
         return f"{folder} has no {MANIFEST}: it is not a finished {kind}; run the command that makes it again"
     if aside.is_dir():
         return f"{folder} was never finished (only {aside.name} exists); run the command that makes it again"
-    return f"{folder} does not exist, but a {kind} is needed here"
+    if folder.is_dir():
+        return f"{folder} is empty, but a {kind} is needed here"
+    if folder.exists():
+        return f"{folder} is a file, but a {kind} is needed here"
+    return f"{folder} does not exist, but a {kind} is needed here{beside(folder)}"
 
 
 def begun(folder: Path) -> str:

@@ -28,6 +28,13 @@ def missing(path: Path) -> str:
         return f"{path} is not a regular file"
     if not path.parent.is_dir():
         return f"{path} does not exist, and neither does the folder {path.parent}"
+    return f"{path} does not exist{beside(path)}"
+
+
+def beside(path: Path) -> str:
+    """Return the end of an error about a missing path: up to three names beside it that may be meant; empty if none."""
+    if not path.parent.is_dir():
+        return ""
     names = sorted(each.name for each in path.parent.iterdir() if not each.name.startswith("."))
     near = get_close_matches(path.name, names, n=3) or [name for name in names if name.startswith(f"{path.stem}.")][:3]
-    return f"{path} does not exist" + (f"; beside it lies {', '.join(near)}" if near else "")
+    return f"; beside it lies {', '.join(near)}" if near else ""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from labelkit.errors import UnknownNameError, UsageError
 from labelkit.options import Options
+from labelkit.storage.names import missing
 from trainer.config.fit_config import IN_A_FILE, OBJECTIVE_NAMES, ONE_POSITIVE, FitConfig, make_config, read_toml
 
 PAPER = ("singlelh", "rand1lh", "jointlh", "summarglh", "lsepair")
@@ -89,7 +90,7 @@ def find_config(source: str) -> Path:
     if source in names:
         return names[source]
     raise UsageError(
-        f"the settings file {source} does not exist; files of the package are: {', '.join(names) or 'none'}"
+        f"the settings file {missing(Path(source))}; files of the package are: {', '.join(names) or 'none'}"
     )
 
 

@@ -201,6 +201,6 @@ def read_msmarco(path: Path, collector: Collector, grading: Grading) -> list[Pat
 
 
 def of_split_or_all(path: Path, name: str, split: str | None) -> list[Path]:
-    """Return the files of a folder whose name begins with `name`, all or those of a split."""
+    """Return the files of a folder whose name begins with `name`, all of them or only one split."""
     found = [file for file in sorted(path.glob(f"{name}*")) if form_of(file) == ".tsv"]
     return found if split is None else [file for file in found if f".{split}." in file.name]

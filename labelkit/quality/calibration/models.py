@@ -18,6 +18,7 @@ from labelkit.quality.calibration.features import Feature
 from labelkit.quality.calibration.thresholds import CUTS, MIDDLES, choose_thresholds, graded
 from labelkit.records import Record
 from labelkit.storage.atomic import write_text
+from labelkit.storage.names import missing
 
 STEEPEST = 10.0
 """Greatest absolute value of the logarithm of the distance between two thresholds of the ordinal model."""
@@ -254,7 +255,7 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
 def read_calibration(path: Path) -> Calibration:
     """Read a calibration file. Raises `DataError` if it is missing or invalid."""
     if not path.is_file():
-        raise DataError(f"{path} does not exist; write it with labelkit calibrate")
+        raise DataError(f"{missing(path)}; labelkit calibrate writes such a file")
     try:
         return Calibration.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -60,7 +60,10 @@ def test_without_a_split_all_queries_are_kept_and_with_one_those_it_judges(beir,
 def test_an_unknown_split_lists_the_splits_there_are(beir, write_qrels):
     write_qrels(beir / "qrels" / "dev.tsv", {"q2": {"p3": 1}})
     assert_refused(
-        lambda path: read_data(path, "train"), beir, str(beir / "qrels" / "train.tsv"), f"splits of {beir}: dev, test"
+        lambda path: read_data(path, "train"),
+        beir,
+        f"{beir} has no qrels of the split 'train'",
+        f"splits of {beir}: dev, test",
     )
 
 

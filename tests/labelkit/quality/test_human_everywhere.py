@@ -103,6 +103,16 @@ def test_only_what_is_missing_does_not_exist(labelkit: Command, beir: Path, tmp_
     assert f"{beir / 'qrels'} is a folder, but a file is needed here; give a labels folder, a qrels file" in called.err
     called = labelkit("mix", "--data", beir, "--human", beir / "qrels" / "tset.tsv", "-o", tmp_path / "d")
     assert "tset.tsv does not exist; beside it lies test.tsv" in called.err
+    (tmp_path / "empty").mkdir()
+    cases = {
+        beir / "qrels" / "test.tsv": "test.tsv is a file, but a folder of labelkit is needed here",
+        tmp_path / "empty": "empty is empty, but a folder of labelkit is needed here",
+        tmp_path / "biir": "biir does not exist, but a folder of labelkit is needed here; beside it lies beir",
+    }
+    for path, message in cases.items():
+        called = labelkit("agree", path, "--human", beir / "qrels" / "test.tsv")
+        assert called.code == 1
+        assert message in called.err
 
 
 def test_the_grades_of_labels_are_exported_as_qrels(
