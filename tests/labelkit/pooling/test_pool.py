@@ -155,7 +155,7 @@ def test_a_positive_grade_of_1_takes_binary_qrels(beir, tmp_path, write_qrels):
 def test_unknown_passages_are_refused(beir, tmp_path, write_qrels):
     with pytest.raises(DataError, match=r"some\.run:1: passage id 'p9' \(query 'q1'\) is not in the corpus"):
         pooled(beir, tmp_path, run=(f"{run_file(tmp_path, ('q1', 'p9', 1))}:5",))
-    with pytest.raises(DataError, match=r"human\.tsv: passage id 'p9'"):
+    with pytest.raises(DataError, match=r"human\.tsv:2: passage id 'p9'"):
         pooled(beir, tmp_path, human=write_qrels(tmp_path / "human.tsv", {"q1": {"p9": 2}}))
 
 
