@@ -285,7 +285,7 @@ OPTIONS = (
     ),
     Deviation(
         "vLLM",
-        "limits the list of log-probabilities (`--max-logprobs`)",
+        "limits the list of log-probabilities (its option max-logprobs)",
         GITHUB + "vllm-project/vllm/issues/5299",
         listed_over(
             5,
