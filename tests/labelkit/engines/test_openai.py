@@ -1,6 +1,7 @@
 """The OpenAI engine against a real server on loopback, well-behaved and hostile."""
 
 import itertools
+import math
 import random
 import threading
 import time
@@ -38,9 +39,16 @@ def test_a_label_outside_the_list_gets_the_lowest_value_as_its_bound(server, ans
     assert answer_all("a")["a"].label_logprobs == {"0": -7.5, "1": -7.5, "2": -0.2, "3": -7.5}
 
 
-def test_without_any_label_in_the_list_there_are_no_scores(server, answer_all, completion, Answer):
-    server.script = lambda body: Answer(completion("2", {"the": -0.1, "a": -2.0}))
-    assert answer_all("a")["a"].label_logprobs is None
+def test_a_chosen_token_that_the_list_leaves_out_counts_and_other_labels_get_the_rest_at_most(
+    server, answer_all, completion, Answer
+):
+    server.script = lambda body: Answer(completion("2", {"the": -4.0, "a": -5.0}))
+    found = answer_all("a")["a"].label_logprobs
+    assert found["2"] == -0.1
+    rest = 1 - sum(math.exp(value) for value in (-0.1, -4.0, -5.0))
+    assert {label: value <= max(math.log(rest), -5.0) for label, value in found.items() if label != "2"} == {
+        "0": True, "1": True, "3": True,
+    }  # fmt: skip
 
 
 def test_masked_tokens_stay_finite(server, answer_all, completion, Answer):
