@@ -1,18 +1,20 @@
 """A real browser, headless Chromium, driven over its DevTools protocol; and the mark `slow`.
 
-Every test that needs a model, a browser, a cluster, a server or another process is marked `slow`, and `make test-fast`
-leaves it out. The mark follows from the code of the test, of its fixtures and of the helpers that they use, so that
-nobody has to keep a list. Only tests that run whole commands many times carry the mark themselves.
+Every test that needs a model, a browser, a cluster, a server or another process, or that runs a whole command, is
+marked `slow`, and `make test-fast` leaves it out. The mark follows from the code of the test, of its fixtures and of
+the helpers that they use, so that nobody has to keep a list. Few tests are slow for another reason and carry the mark.
 """
 
 import asyncio
 import base64
+import gc
 import json
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -166,6 +168,8 @@ HEAVY = {
 }
 """Names of functions and classes that start a process or a server, or make a model."""
 TIMED_MARKS = ("judge", "vllm")
+WHOLE_COMMAND = "labelkit"
+"""Fixture that runs a whole command of `labelkit` in the process of the tests."""
 
 
 def names_in(code: CodeType) -> Iterator[str]:
@@ -176,10 +180,10 @@ def names_in(code: CodeType) -> Iterator[str]:
             yield from names_in(constant)
 
 
-def is_ours(thing: object) -> bool:
-    """Whether a function or a class is defined in a file of the tests."""
-    module = sys.modules.get(getattr(thing, "__module__", None) or "")
-    return Path(__file__).parent in Path(getattr(module, "__file__", None) or "/").parents
+@cache
+def is_ours(module: str) -> bool:
+    """Whether a module is a file of the tests."""
+    return Path(__file__).parent in Path(getattr(sys.modules.get(module), "__file__", None) or "/").parents
 
 
 def helpers_of(function: FunctionType) -> Iterator[Callable[..., Any]]:
@@ -187,25 +191,30 @@ def helpers_of(function: FunctionType) -> Iterator[Callable[..., Any]]:
     names = set(names_in(function.__code__))
     named = [function.__globals__.get(name) for name in names]
     named += [getattr(module, name, None) for module in named if isinstance(module, ModuleType) for name in names]
-    yield from (one for one in named if callable(one) and is_ours(one))
+    yield from (one for one in named if callable(one) and is_ours(getattr(one, "__module__", None) or ""))
     inner = getattr(getattr(function, "hypothesis", None), "inner_test", None)
     if inner is not None:
         yield inner
 
 
-def needs_more(function: Callable[..., Any], seen: set[int]) -> bool:
+@cache
+def needs_more(function: Callable[..., Any]) -> bool:
     """Whether a function, or one of the test helpers that it uses, starts a process or a server or makes a model."""
-    if id(function) in seen:
-        return False
-    seen.add(id(function))
-    if isinstance(function, type):
-        return any(needs_more(one, seen) for one in vars(function).values() if callable(one))
-    function = getattr(function, "__wrapped__", function)
-    if not isinstance(function, FunctionType):
-        return False
-    return bool(HEAVY.intersection(names_in(function.__code__))) or any(
-        needs_more(one, seen) for one in helpers_of(function)
-    )
+    seen: set[int] = set()
+    left = [function]
+    while left:
+        one = left.pop()
+        one = getattr(one, "__wrapped__", one)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, type):
+            left += [each for each in vars(one).values() if callable(each)]
+        elif isinstance(one, FunctionType):
+            if HEAVY.intersection(names_in(one.__code__)):
+                return True
+            left += helpers_of(one)
+    return False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -213,7 +222,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not isinstance(item, pytest.Function):
             continue
         fixtures = [one for found in item._fixtureinfo.name2fixturedefs.values() for one in found]
-        marked = any(item.get_closest_marker(name) for name in TIMED_MARKS)
-        seen: set[int] = set()
-        if marked or any(needs_more(one, seen) for one in (item.function, *(each.func for each in fixtures))):
+        whole_command = WHOLE_COMMAND in item._fixtureinfo.name2fixturedefs
+        timed = any(item.get_closest_marker(name) for name in TIMED_MARKS)
+        heavy = any(needs_more(one) for one in (item.function, *(each.func for each in fixtures)))
+        if whole_command or timed or heavy:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection() -> None:
+    gc.disable()  # imports make no garbage
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # else every collection of garbage walks through all imported packages
+    gc.enable()

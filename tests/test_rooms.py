@@ -5,6 +5,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,10 +52,15 @@ FOR_TRAINER = {"version", "errors", "records", "storage", "options", "statistics
 MODULES = sorted(path for package in ORDER for path in (REPOSITORY / package).rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported(path: Path) -> Iterator[str]:
     """Full names of everything that a module imports, wherever the import stands."""
     package = list(path.relative_to(REPOSITORY).with_suffix("").parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -105,7 +111,7 @@ def test_a_room_imports_only_rooms_above_it(path):
     "path", [path for path in MODULES if room_of(path)[1] not in ("commands", "__main__")], ids=name
 )
 def test_only_commands_print(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert not called & {"print", "exit"}
     assert not {full.partition(".")[0] for full in imported(path)} & {"typer", "click", "rich"}
@@ -115,7 +121,7 @@ def test_only_commands_print(path):
     "path", [path for path in MODULES if room_of(path)[1] not in ("engines", "commands")], ids=name
 )
 def test_no_engine_is_named_outside_its_room(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert not strings & set(ENGINES)
 

@@ -15,10 +15,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import FrameType
 from typing import Any
 
 from typer import BadParameter, Typer
+from typer.main import get_command
 
 from labelkit.errors import LabelkitError, NotYetError, UsageError
 from labelkit.storage.credentials import blot, secret_forms
@@ -34,7 +36,13 @@ INTERRUPTED = 130
 
 def run_commands(app: Typer) -> None:
     """Run a Typer application with the error handling of `run`."""
-    run(lambda: sys.exit(app(standalone_mode=False)))
+    run(lambda: sys.exit(command_of(app)(standalone_mode=False)))
+
+
+@cache
+def command_of(app: Typer) -> Any:
+    """Build the command of a Typer application once per process, for callers that run several command lines."""
+    return get_command(app)
 
 
 def run(app: Callable[[], None]) -> None:

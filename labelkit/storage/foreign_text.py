@@ -65,8 +65,9 @@ def markdown_indented(text: str) -> Markdown:
 
 def markdown_fenced(text: str, language: str) -> Markdown:
     """Return a text as a fenced code block in a language, which nothing in the text can end."""
+    text = without_controls(text)
     marks = "`" * max(3, longest_run(text) + 1)
-    return Markdown(f"{marks}{language}\n{without_controls(text)}\n{marks}")
+    return Markdown(f"{marks}{language}\n{text}\n{marks}")
 
 
 def longest_run(text: str) -> int:

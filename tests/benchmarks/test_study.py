@@ -147,6 +147,7 @@ def test_wrong_positives_of_near_misses_are_more_similar_than_those_of_uniform_n
     assert similarity("near") > similarity("uniform") + 0.5
 
 
+@pytest.mark.slow
 def test_probabilities_are_about_calibrated_and_labels_change_with_the_seed() -> None:
     pools = some_pools(400)
     drawn = judges.draw_labels(pools, judges.Setting("near", 0.5, 7.0), seed=0)

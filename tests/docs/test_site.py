@@ -59,21 +59,28 @@ def test_links_to_the_repository_become_links_within_the_site(site):
     assert "docs/annotation.md" not in index
 
 
-def test_the_drawing_of_the_rooms_is_up_to_date():
+@pytest.fixture(scope="module")
+def drawn():
+    """The script that draws the rooms, and the rooms."""
     draw = draw_rooms()
-    rooms = draw.rooms_of_the_code()
+    return draw, draw.rooms_of_the_code()
+
+
+@pytest.mark.slow
+def test_the_drawing_of_the_rooms_is_up_to_date(drawn):
+    draw, rooms = drawn
     advice = "run `python docs/tools/draw_rooms.py` and commit what it writes"
     assert draw.drawing(rooms) == draw.DRAWING.read_text(encoding="utf-8"), advice
     assert draw.page(rooms, ARCHITECTURE) == ARCHITECTURE, advice
 
 
-def test_the_drawing_shows_every_import_and_nothing_else():
-    draw = draw_rooms()
-    rooms = draw.rooms_of_the_code()
-    drawn = re.findall(r"<title>([\w.]+) imports ([\w.]+)</title>", draw.drawing(rooms))
-    assert set(drawn) == {(f"{room.package}.{room.name}", ".".join(used)) for room in rooms for used in room.imports}
-    assert ("labelkit.judging", "labelkit.engines") in drawn
-    assert ("labelkit.engines", "labelkit.judging") not in drawn
+@pytest.mark.slow
+def test_the_drawing_shows_every_import_and_nothing_else(drawn):
+    draw, rooms = drawn
+    arrows = re.findall(r"<title>([\w.]+) imports ([\w.]+)</title>", draw.drawing(rooms))
+    assert set(arrows) == {(f"{room.package}.{room.name}", ".".join(used)) for room in rooms for used in room.imports}
+    assert ("labelkit.judging", "labelkit.engines") in arrows
+    assert ("labelkit.engines", "labelkit.judging") not in arrows
 
 
 def rows(heading: str) -> list[list[str]]:

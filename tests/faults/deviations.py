@@ -486,7 +486,7 @@ SHAPES = (
     ),
     Deviation(
         "vLLM",
-        "writes tokens as ids (`--return-tokens-as-token-ids`)",
+        "writes tokens as ids (its option `return-tokens-as-token-ids`)",
         "https://docs.vllm.ai/en/stable/serving/openai_compatible_server/",
         answer=tokens(token("token_id:17", {"token_id:17": -0.2, "token_id:18": -2.0})),
         score=None,

@@ -1,12 +1,11 @@
 """Every number that a command takes is checked: NaN, infinity and negative or absurd values are one line."""
 
 import sys
-from typing import Any
 
 import pytest
-import typer
 
 from labelkit.commands import app as labelkit_app
+from labelkit.commands.console import command_of
 from trainer.commands import app as trainer_app
 
 APPS = {"labelkit": labelkit_app, "trainer": trainer_app}
@@ -17,7 +16,7 @@ NEGATIVE = {"--false-negative-margin"}
 def numbers():
     """(program, command, option, kind) of every option that takes a number."""
     for program, module in APPS.items():
-        group: Any = typer.main.get_command(module.app)
+        group = command_of(module.app)
         for name, command in group.commands.items():
             for parameter in command.params:
                 kind = {"integer": "int"}.get(found := parameter.type.name.split()[0], found)
@@ -35,7 +34,7 @@ def refused(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def call(program, name, option, value):
-        group: Any = typer.main.get_command(APPS[program].app)
+        group = command_of(APPS[program].app)
         command = group.commands[name]
         needed = [f"{max(p.opts, key=len)}=1" for p in command.params if p.required and p.opts[0].startswith("-")]
         given = [one for one in needed if not one.startswith(f"{option}=")]

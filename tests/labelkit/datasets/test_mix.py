@@ -19,6 +19,8 @@ from labelkit.storage.dataset import examples_from_table, read_dataset, records_
 from labelkit.storage.folders import Draft, writing
 from labelkit.storage.labels import read_labels
 
+pytestmark = pytest.mark.slow  # almost every test mixes labels
+
 HUMAN = Judge(judge_id="human-x", kind="human", name="x")
 GRADED = Judge(judge_id="graded-m", kind="llm", name="m", label_grades=(0, 1, 2, 3))
 BINARY = Judge(judge_id="binary-m", kind="llm", name="m", label_grades=(0, 2))

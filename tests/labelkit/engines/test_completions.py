@@ -377,6 +377,7 @@ def label_in(answer):
         return None
 
 
+@pytest.mark.slow
 @given(mutations())
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_change_of_an_answer_raises_or_costs_its_label(answer):

@@ -23,6 +23,7 @@ def test_values_are_json_or_text():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "cure"),
     [

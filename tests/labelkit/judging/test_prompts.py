@@ -113,6 +113,7 @@ def test_a_binary_prompt_needs_labels_on_both_sides():
         parse_prompt(content.encode(), "mine.toml")
 
 
+@pytest.mark.slow
 @given(st.text(), st.text())
 def test_query_and_passage_are_rendered_literally(query, passage):
     system, user = parse_prompt(GOOD.encode(), "mine.toml").render("judge", query, [passage])

@@ -22,6 +22,8 @@ from labelkit.pooling.languages import CODES, terms_of
 from labelkit.pooling.options import PoolOptions
 from labelkit.records import full_text
 
+pytestmark = pytest.mark.slow  # numba compiles our search and that of bm25s
+
 REPOSITORY = Path(__file__).parents[3]
 SCIFACT = REPOSITORY / ".." / "shared" / "data" / "scifact"
 

@@ -241,6 +241,7 @@ def large(tmp_path_factory, write_beir, write_qrels):
     return beir, runs
 
 
+@pytest.mark.slow  # numba compiles the search of bm25s
 def test_a_pool_is_the_one_that_plain_loops_make(large, tmp_path, monkeypatch):
     beir, runs = large
     human = beir / "qrels" / "test.tsv"

@@ -14,8 +14,6 @@ from labelkit.storage.dataset import records_to_table
 from labelkit.storage.folders import writing
 from labelkit.storage.labels import read_labels
 
-pytestmark = pytest.mark.slow  # every test annotates and fits
-
 VALIDATION = Path(__file__).parents[3] / ".." / "shared" / "data" / "llmjudge-val"
 needs_validation = pytest.mark.skipif(
     not VALIDATION.is_dir(), reason="needs ../shared/data/llmjudge-val beside the repository"

@@ -31,6 +31,7 @@ def test_every_sign_pattern_by_a_literal_loop(rows):
     assert permutation_p(samples) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_under_no_difference_one_in_twenty_is_below_five_percent():
     source = np.random.default_rng(1)
     p_values = [permutation_p([source.normal(size=30)]) for _ in range(200)]

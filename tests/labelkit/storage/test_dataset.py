@@ -24,6 +24,7 @@ GROUPS = st.lists(LABELS, max_size=4).map(tuple)
 EXAMPLES = st.builds(Example, query_id=st.text(), query=st.text(), positives=GROUPS, negatives=GROUPS, ignored=GROUPS)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(EXAMPLES, max_size=5))
 def test_examples_survive_the_table(examples):

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -58,6 +58,7 @@ TABLED = PLAIN | {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(TEXTS)
 def test_a_text_in_a_line_an_item_or_a_cell_is_itself(text):
@@ -73,6 +74,7 @@ def test_a_text_in_a_line_an_item_or_a_cell_is_itself(text):
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
+@example("```\x1f```")  # longer without its control character
 def test_a_text_in_a_block_of_code_is_itself(text):
     for block, kind in ((markdown_indented(text), "code_block"), (markdown_fenced(text, "json"), "fence")):
         tokens = READER.parse(f"x\n\n{block}\n\ny")
@@ -81,6 +83,7 @@ def test_a_text_in_a_block_of_code_is_itself(text):
         assert [token.type for token in tokens] == [*expected, *expected[:3]]
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(TEXTS)
 def test_a_quoted_text_is_the_same_in_yaml(text):

@@ -19,6 +19,8 @@ from trainer.objectives.batch import Group
 
 from ..conftest import label, passage
 
+pytestmark = pytest.mark.slow  # every test mixes labels
+
 
 def config(**settings: Any) -> FitConfig:
     return FitConfig(**({"model": "unused", "objective": "lsepair"} | settings))

@@ -21,6 +21,8 @@ from trainer.data.store import Store, make_store
 from trainer.data.training_sets import TrainingSet, draw_group
 from trainer.objectives.batch import Group, Negative, Positive, key_of, passages_of
 
+pytestmark = pytest.mark.slow  # almost every test mixes labels
+
 
 def label(
     passage_id: str, grade: int | None = 1, source: Literal["human", "llm", "imported"] = "llm", **fields: Any
