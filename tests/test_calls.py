@@ -15,8 +15,8 @@ MOST = 3
 def defined(tree: ast.Module) -> Iterator[tuple[str, bool]]:
     """Names of functions and classes, and whether they take any number of arguments, which then have no names."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            yield node.name, isinstance(node, ast.FunctionDef) and node.args.vararg is not None
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, not isinstance(node, ast.ClassDef) and node.args.vararg is not None
 
 
 DEFINED = {found for tree in TREES.values() for found in defined(tree)}

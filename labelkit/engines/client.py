@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from labelkit.engines.concurrency import Server
 from labelkit.engines.http import (
@@ -67,6 +67,17 @@ def seconds_before_retry(error: CallError, pause: float) -> float:
     This is a random time between 0 and `pause`, or the server's Retry-After up to `LONGEST_WAIT` if that is longer.
     """
     return max(random.uniform(0, min(pause, LONGEST_PAUSE)), min(asked_by(error) or 0.0, LONGEST_WAIT))
+
+
+class Request(NamedTuple):
+    """One HTTP request."""
+
+    method: str
+    path: str
+    content: Callable[[], Any] | None = None
+    """Makes the body for each try."""
+    most: int = BODY_BYTES
+    """Largest body of the answer, in bytes."""
 
 
 class Client:
@@ -136,7 +147,8 @@ class Client:
         """
         seconds = seconds or CALL_SECONDS
         try:
-            return await self._retried(method, path, content, most, seconds, [] if faults is None else faults)
+            request = Request(method, path, content, most=most)
+            return await self._retried(request, seconds, [] if faults is None else faults)
         except TimeoutError:
             late = DeadlineError(f"no answer within {seconds:.0f} s")
             self._lose(late)
@@ -150,7 +162,7 @@ class Client:
         """Send a request without any retry and return the body of the answer. Raises `CallError`."""
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                return await self._send(self._servers[0], method, path, content, BODY_BYTES)
+                return await self._send(self._servers[0], Request(method, path, lambda: content))
         except TimeoutError:
             raise DeadlineError(f"no answer within {CALL_SECONDS:.0f} s") from None
 
@@ -158,7 +170,7 @@ class Client:
         """Get a document from the first server, in one try; None if it does not send it within `seconds`."""
         try:
             async with asyncio.timeout(seconds):
-                return await self._send(self._servers[0], "GET", path, None, BODY_BYTES)
+                return await self._send(self._servers[0], Request("GET", path))
         except (CallError, TimeoutError):
             return None
 
@@ -168,15 +180,7 @@ class Client:
         self._servers[0].waits(seconds, asked_by(error), error, now=asyncio.get_running_loop().time())
         await asyncio.sleep(seconds)
 
-    async def _retried(
-        self,
-        method: str,
-        path: str,
-        content: Callable[[], Any] | None,
-        most: int,
-        seconds: float,
-        faults: list[str],
-    ) -> bytes:
+    async def _retried(self, request: Request, seconds: float, faults: list[str]) -> bytes:
         loop = asyncio.get_running_loop()
         pause, answers, failures = FIRST_PAUSE, self._answers, 0
         server = await self._take()
@@ -185,7 +189,7 @@ class Client:
             while True:
                 sent = loop.time()
                 try:
-                    body = await self._send(server, method, path, content() if content else None, most)
+                    body = await self._send(server, request)
                     server.answered()
                     self._answers, self._lost = self._answers + 1, 0
                     return body
@@ -250,19 +254,27 @@ class Client:
             self._freed.clear()
             await self._freed.wait()
 
-    async def _send(self, server: Server, method: str, path: str, content: Any, most: int) -> bytes:
+    async def _send(self, server: Server, request: Request) -> bytes:
         """Send a request once and return the decoded body of a 2xx answer. Bytes are sent as JSON."""
         import aiohttp
 
+        content = request.content() if request.content else None
         headers = {"Authorization": f"Bearer {server.key}"}
         if isinstance(content, bytes):
             headers["Content-Type"] = "application/json"
         try:
             async with self._session.request(
-                method, server.url + path, data=content, headers=headers, allow_redirects=False, proxy=server.proxy
+                request.method,
+                server.url + request.path,
+                data=content,
+                headers=headers,
+                allow_redirects=False,
+                proxy=server.proxy,
             ) as response:
                 self._reached = True
-                body = decoded(await read_body(response, most), response.headers.get("Content-Encoding", ""), most)
+                body = decoded(
+                    await read_body(response, request.most), response.headers.get("Content-Encoding", ""), request.most
+                )
                 failed = response.status // 100 != 2
                 body = blotted(body, server.all_secret_forms if failed else server.secret_forms)
                 if failed:
