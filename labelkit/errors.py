@@ -43,9 +43,9 @@ class MissingPackageError(UsageError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"this needs {package}, which is not installed; run: pip install 'labelkit-retrieval[{extra}]'"
-        )
+        from labelkit.packages import cure_for  # reading metadata takes time, and most commands need none
+
+        super().__init__(f"this needs {package}, which is not installed; run: {cure_for(package, extra)}")
 
 
 class DataError(LabelkitError):

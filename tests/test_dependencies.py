@@ -53,7 +53,7 @@ def imported(*roots: str) -> Iterator[str]:
 
 
 CORE = {name_of(one) for one in PROJECT["dependencies"]}
-DECLARED = {extra: {name_of(one) for one in requirements} for extra, requirements in EXTRAS.items()}
+DECLARED = {extra: {name_of(one) for one in requirements} - {PROJECT["name"]} for extra, requirements in EXTRAS.items()}
 SHIPPED = CORE.union(*(names for extra, names in DECLARED.items() if extra not in ("dev", "docs")))
 
 

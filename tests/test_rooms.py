@@ -15,6 +15,7 @@ from labelkit.engines import ENGINES
 REPOSITORY = Path(__file__).parents[1]
 LABELKIT = [
     "version",
+    "packages",
     "errors",
     "records",
     "storage",

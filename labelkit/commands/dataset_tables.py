@@ -12,7 +12,7 @@ from labelkit.records import Example
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Print a table of the findings that have items, then the names of checks without items or not made."""
+    """Print a table of the findings that have items, then the checks without items, and the skipped ones by reason."""
     table = Table("finding", "severity", "items", "description, example and remedy", show_lines=True)
     for finding in findings:
         if finding.found:
@@ -25,10 +25,14 @@ def print_findings(findings: Sequence[Finding]) -> None:
     out = Terminal()
     if table.row_count:
         out.print(table)
-    for words, count in (("not found", 0), ("not checked", None)):
-        names = [finding.name for finding in findings if finding.found == count]
-        if names:
-            out.print(f"{words}: {', '.join(names)}")
+    if clean := [finding.name for finding in findings if finding.found == 0]:
+        out.print(f"not found: {', '.join(clean)}")
+    skipped: dict[str | None, list[str]] = {}
+    for finding in findings:
+        if finding.found is None:
+            skipped.setdefault(finding.skipped, []).append(finding.name)
+    for reason, names in skipped.items():
+        out.print(f"not checked: {', '.join(names)}: {reason}")
 
 
 def print_shown(example: Example, shown: Sequence[Shown], *, everything: bool) -> None:

@@ -5,7 +5,7 @@ The audit contains the sha256 of the manifest that it checked, so a dataset that
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from duckdb import DuckDBPyConnection
@@ -13,10 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from labelkit.corpora.evaluation_sets import read_evaluation
 from labelkit.datasets.audit_checks import CHECKS, open_train, run_checks
-from labelkit.datasets.audit_findings import AuditScope, Finding
+from labelkit.datasets.audit_findings import GIVEN_BY, AuditScope, Finding
 from labelkit.datasets.inputs import register_judges
 from labelkit.datasets.options import AuditOptions, MixRules
-from labelkit.errors import ArtifactError, UsageError
+from labelkit.errors import ArtifactError, MissingPackageError, UsageError
 from labelkit.records import Judge
 from labelkit.storage import folders, tables
 from labelkit.storage.atomic import write_text
@@ -37,7 +37,8 @@ def audit(
 ) -> list[Finding]:
     """Check a dataset for leaks, duplicates, contradictions, likely false negatives, biases and attacks.
 
-    Needs free space beside the folder, about as much as the dataset takes.
+    Needs free space beside the folder, about as much as the dataset takes. Checks for near-duplicates are skipped if
+    the package rensa is not installed.
 
     Args:
         folder: dataset folder; the findings are written to its `audit.json`.
@@ -69,8 +70,7 @@ def audit(
                 evaluations=known,
                 models=options.model,
             )
-            run_checks(db, scope, list(CHECKS))
-            findings = findings_of(db, scope)
+            findings = findings_of(db, run_possible_checks(db, scope))
         document = {
             "dataset": folders.file_sha256(folder / folders.MANIFEST),
             "command": command,
@@ -104,14 +104,28 @@ def rules_of(folder: Path, facts: DatasetFacts) -> MixRules:
         raise ArtifactError(f"{folder}: its rules cannot be read ({fault}); mix it again") from None
 
 
-def findings_of(db: DuckDBPyConnection, scope: AuditScope) -> list[Finding]:
+def run_possible_checks(db: DuckDBPyConnection, scope: AuditScope) -> dict[str, str]:
+    """Run the checks for which all data and packages are there. Returns the name of each other one -> the reason."""
+    skipped = {}
+    for name, check in CHECKS.items():
+        if check.needs is not None and not getattr(scope, check.needs):
+            skipped[name] = GIVEN_BY[check.needs]
+            continue
+        try:
+            run_checks(db, scope, [name])
+        except MissingPackageError as error:
+            skipped[name] = str(error)
+    return skipped
+
+
+def findings_of(db: DuckDBPyConnection, skipped: Mapping[str, str]) -> list[Finding]:
     """Collect the finding of each check: errors first, then warnings and notes, each in the order of `CHECKS`."""
     findings = []
     for name, check in CHECKS.items():
-        made = check.needs is None or bool(getattr(scope, check.needs))
         items = f"SELECT query_id, passage_id, note FROM found WHERE finding = '{name}'"
-        count = tables.value(db, f"SELECT count(*) FROM ({items})") if made else None
+        count = None if name in skipped else tables.value(db, f"SELECT count(*) FROM ({items})")
         rows = db.execute(f"{items} ORDER BY ALL LIMIT {EXAMPLES}").fetchall()
         examples = [dict(zip(("query_id", "passage_id", "note"), row, strict=True)) for row in rows]
-        findings.append(Finding(name, check.severity, check.what, found=count, cure=check.cure, examples=examples))
+        found = Finding(name, check.severity, check.what, found=count, cure=check.cure, examples=examples)
+        findings.append(found._replace(skipped=skipped.get(name)))
     return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))

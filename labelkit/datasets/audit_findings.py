@@ -14,6 +14,10 @@ ITEMS = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("not
 """Columns of the items of a finding: a label, a whole query (no passage_id), or a note on the dataset (neither)."""
 
 
+GIVEN_BY = {"evaluations": "give --eval DATA", "models": "give --model MODEL"}
+"""Field of `AuditScope` -> the option of `labelkit audit` that sets it."""
+
+
 class AuditScope(NamedTuple):
     """The rules by which a dataset was made, and the evaluation sets and models that it is compared with."""
 
@@ -36,7 +40,7 @@ class AuditCheck(NamedTuple):
     what: str
     cure: str
     needs: str | None = None
-    """Field of `AuditScope` that the check needs; it is skipped if the field is empty."""
+    """Field of `AuditScope` that the check needs, a key of `GIVEN_BY`; it is skipped if the field is empty."""
 
 
 class Finding(NamedTuple):
@@ -50,3 +54,5 @@ class Finding(NamedTuple):
     cure: str
     examples: list[dict[str, str | None]]
     """The first items, in the order of query and passage."""
+    skipped: str | None = None
+    """Reason why the check was skipped, with the remedy."""

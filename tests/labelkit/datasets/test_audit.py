@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +311,26 @@ def test_the_table_for_people(labelkit, dataset):
     called = labelkit("audit", dataset([*CLEAN, said("q1", "twin", 0)]))
     assert "copy of the positive cats" in called.out
     assert "mix --drop twins" in called.out
-    assert "not checked: leaked-queries, leaked-passages, one-family" in " ".join(called.out.split())
+    assert "not checked: leaked-queries, leaked-passages: give --eval DATA\n" in called.out
+    assert "not checked: one-family: give --model MODEL\n" in called.out
+
+
+def test_an_audit_without_rensa_makes_the_other_checks_and_lists_the_rest(labelkit, dataset, tmp_path, monkeypatch):
+    folder = dataset([*CLEAN, said("q1", "twin", 0)], {"q1": {"cats": 3}})
+    monkeypatch.setitem(sys.modules, "rensa", None)
+    called = labelkit("audit", folder, "--eval", tmp_path / "beir")
+    assert called.code == 0, called.err
+    reason = "this needs rensa, which is not installed; run: pip install 'rensa>=0.5'"
+    assert f"not checked: leaked-queries, leaked-passages, twins: {reason}\n" in called.out
+    found = {one["name"]: one for one in present(read_audit(folder))["findings"]}
+    assert {name for name, one in found.items() if one["found"] is None} == {
+        "leaked-queries", "leaked-passages", "twins", "one-family"
+    }  # fmt: skip
+    assert found["twins"]["skipped"] == reason
+    assert found["no-licence"] == {**found["no-licence"], "found": 1, "skipped": None}
+    human = tmp_path / "beir" / "qrels" / "test.tsv"
+    mixed = labelkit("mix", "--data", tmp_path / "beir", "--human", human, "--drop", "twins", "-o", tmp_path / "d")
+    assert (mixed.code, mixed.err.strip()) == (2, f"error: {reason}")
 
 
 def test_every_finding_that_can_be_dropped_says_so():

@@ -162,7 +162,7 @@ def test_a_missing_file_system_says_what_to_install(monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", absent)
-    with pytest.raises(MissingPackageError, match=r"pip install 'labelkit-retrieval\[s3\]'"):
+    with pytest.raises(MissingPackageError, match=r"run: pip install 'fsspec>=\S+' 's3fs>=\S+'"):
         file_system("s3://bucket/x")
 
 

@@ -142,7 +142,7 @@ def test_an_absent_package_prints_the_install_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     assert call(monkeypatch, "eval", "m", beir) == 2
-    assert "pip install 'labelkit-retrieval[train]'" in capsys.readouterr().err
+    assert "which is not installed; run: pip install '" in capsys.readouterr().err
 
 
 def test_unknown_flags_and_missing_arguments_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
