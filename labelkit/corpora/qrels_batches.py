@@ -3,8 +3,7 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +11,8 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from labelkit.corpora.qrels import (
+    MEANINGS,
+    SPAM,
     Columns,
     PlacedRow,
     columns_of,
@@ -21,7 +22,7 @@ from labelkit.corpora.qrels import (
     qrels_rows,
     report_left_out,
 )
-from labelkit.corpora.rows import lines
+from labelkit.corpora.rows import LINE_BYTES, lines, opened
 from labelkit.records import MAX_GRADE
 from labelkit.storage import tables
 
@@ -29,12 +30,12 @@ GRADE_SCHEMA = pa.schema(
     [("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8()), ("raw_grade", pa.string())]
 )
 """Columns of `QrelsRow`."""
-PLAIN = pa.array([str(grade) for grade in range(MAX_GRADE + 1)])
+PLAIN = pa.array([str(grade) for grade in (*range(MAX_GRADE + 1), *MEANINGS)])
 """Grades as nearly all files write them."""
-UNUSUAL = re.compile(rb"[\x00\x0b-\x0d\x1c-\x1f]")
+UNUSUAL = re.compile(r"[^\S\t\n ]|\x00")
 """White space besides space, tab and line end; and NUL."""
-AT_ONCE = 65_536
-"""Number of lines parsed at a time."""
+BLOCK = 4 << 20
+"""Number of bytes parsed at a time."""
 
 
 def qrels_batches(path: Path, *, scale: str | None = None, spam: bool = False) -> Iterator[pa.RecordBatch]:
@@ -46,38 +47,65 @@ def qrels_batches(path: Path, *, scale: str | None = None, spam: bool = False) -
         rows = qrels_rows(path, scale=scale, spam=spam)
         yield from tables.batches_of(GRADE_SCHEMA, (row[1:] for row in rows))
         return
-    found, left_out = lines(path), Counter[int]()
-    first = next(found, None)
+    first = next(lines(path), None)
     if first is None:
         return
-    form = columns_of(first[1])
-    block = [] if form.header else [first]
-    while block := block + list(islice(found, AT_ONCE - len(block))):
-        if plain := _plain([raw for _, raw in block], form):
-            yield plain
-        else:
-            placed = (PlacedRow(where, *qrels_row(raw, where, form)) for where, raw in block)
-            yield from tables.batches_of(GRADE_SCHEMA, (row[1:] for row in graded(placed, left_out, spam=spam)))
-        block = []
+    form, left_out = columns_of(first[1]), Counter[int]()
+    header = number_of(first[0]) if form.header else 0
+    read = 0
+    for block in blocks(path):
+        below = block.split(b"\n", header - read)[-1] if read < header else block
+        plain = _plain(below, form)
+        if plain is None:
+            break
+        yield _graded(plain, left_out, spam=spam)
+        read += block.count(b"\n")
+    else:
+        report_left_out(path, left_out)
+        return
+    left = ((where, raw) for where, raw in lines(path) if number_of(where) > max(read, header))
+    rows = (PlacedRow(where, *qrels_row(raw, where, form)) for where, raw in left)
+    yield from tables.batches_of(GRADE_SCHEMA, (row[1:] for row in graded(rows, left_out, spam=spam)))
     report_left_out(path, left_out)
 
 
-def _plain(raw: Sequence[bytes], form: Columns) -> pa.RecordBatch | None:
-    """Parse lines of equal form whose grade is one digit; None if any line has another form."""
-    block = b"\n".join(raw) + b"\n"
+def number_of(where: str) -> int:
+    """Return the number of the line in `file:line`."""
+    return int(where.rpartition(":")[2])
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """Yield a file in blocks of whole lines, with LF at their ends. A line that is too long gives a block of NUL."""
+    with opened(path) as file:
+        left = file.read(3).removeprefix(b"\xef\xbb\xbf")
+        while chunk := file.read(BLOCK):
+            whole, end, left = (left + chunk).rpartition(b"\n")
+            if len(left) > LINE_BYTES:
+                left = b"\0"
+            yield whole.replace(b"\r\n", b"\n").removesuffix(b"\r") + end
+    yield left.removesuffix(b"\r")
+
+
+def _plain(block: bytes, form: Columns) -> pa.RecordBatch | None:
+    """Parse lines of equal form whose grade is one digit, -1 or -2; None if any line has another form."""
     tabs = b"\t" in block
-    # Without tabs, fields end at any white space; Arrow's parser knows only one character that ends a field.
-    if UNUSUAL.search(block) or (b" " in block if tabs else not block.isascii()):
+    try:
+        # Without tabs, fields end at any white space; Arrow's parser knows only one character that ends a field.
+        if UNUSUAL.search(block.decode()) or (tabs and b" " in block):
+            return None
+    except UnicodeDecodeError:
         return None
+    if not block.strip():
+        return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in GRADE_SCHEMA], schema=GRADE_SCHEMA)
     names = [f"f{place}" for place in range(form.header or 4)]
-    split = csv.ParseOptions(delimiter="\t" if tabs else " ", quote_char=False, ignore_empty_lines=False)
+    split = csv.ParseOptions(delimiter="\t" if tabs else " ", quote_char=False)
     reading = csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(block) + 1)
     text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     try:
         table = csv.read_csv(io.BytesIO(block), read_options=reading, parse_options=split, convert_options=text)
     except pa.ArrowException:
         return None
-    if table.num_columns not in ((form.header,) if form.header else (3, 4)) or table.num_rows != len(raw):
+    if table.num_columns not in ((form.header,) if form.header else (3, 4)):
         return None
     places = form.places if form.header or table.num_columns == 3 else (0, 2, 3)
     query_ids, passage_ids, grades = (table.column(place).combine_chunks() for place in places)
@@ -85,5 +113,17 @@ def _plain(raw: Sequence[bytes], form: Columns) -> pa.RecordBatch | None:
         return None
     if pc.any(pc.or_(pc.equal(query_ids, ""), pc.equal(passage_ids, ""))).as_py():
         return None
-    columns = [query_ids, passage_ids, grades.cast(pa.int8()), pa.nulls(len(raw), pa.string())]
+    columns = [query_ids, passage_ids, grades.cast(pa.int8()), pa.nulls(len(grades), pa.string())]
     return pa.RecordBatch.from_arrays(columns, schema=GRADE_SCHEMA)
+
+
+def _graded(batch: pa.RecordBatch, left_out: Counter[int], *, spam: bool) -> pa.RecordBatch:
+    """Keep the graded pairs of a batch, as `graded` does."""
+    if pc.all(pc.greater_equal(batch["grade"], 0)).as_py() in (True, None):
+        return batch
+    if spam:
+        grades = pc.if_else(pc.equal(batch["grade"], SPAM), pa.scalar(0, pa.int8()), batch["grade"])
+        batch = batch.set_column(2, GRADE_SCHEMA.field("grade"), grades)
+    kept = pc.greater_equal(batch["grade"], 0)
+    left_out.update(batch.filter(pc.invert(kept))["grade"].to_pylist())
+    return batch.filter(kept)

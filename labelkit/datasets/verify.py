@@ -6,7 +6,7 @@ from typing import NamedTuple
 from labelkit.errors import ArtifactError
 from labelkit.judging.journal import FILE as JOURNAL
 from labelkit.judging.journal import Journal
-from labelkit.storage.folders import manifest_kind, read_manifest, read_table
+from labelkit.storage.folders import manifest_kind, read_batches, read_manifest
 from labelkit.storage.remote import local
 
 
@@ -39,7 +39,7 @@ def verify(folder: Path | str) -> Verified:
     path = local(str(folder))
     manifest = read_manifest(path, manifest_kind(path))
     for name, count in manifest.rows.items():
-        if f"{name}.parquet" in manifest.files and read_table(path, name).num_rows != count:
+        if f"{name}.parquet" in manifest.files and sum(part.num_rows for part in read_batches(path, name)) != count:
             raise ArtifactError(f"{path}: {name}.parquet does not have the {count} rows in its manifest; make it again")
     replies = None
     if (path / JOURNAL).is_file():

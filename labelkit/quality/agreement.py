@@ -27,7 +27,7 @@ from labelkit.quality.agreement_metrics import (
 )
 from labelkit.quality.rater_reading import raters_of
 from labelkit.quality.raters import SCORED, Rater
-from labelkit.statistics.intervals import SIGNED, Draws, Estimate, estimate, standard_error
+from labelkit.statistics.intervals import SIGNED, Estimate, error_of_counts, estimate, standard_error
 from labelkit.storage import tables
 
 BLOCK = 262_144
@@ -231,12 +231,11 @@ def advise(pairs: Rated) -> Advice | None:
     """
     count = len(pairs.cell)
 
-    def alone(draws: Draws) -> float:
-        cells = np.bincount(pairs.cell, weights=draws, minlength=GRADES**2).astype(float)
+    def of(cells: Floats) -> float:
         return float(kappa(cells.reshape(GRADES, GRADES), UNEQUAL))
 
-    clustered = standard_error(lambda draws: float(FIGURES["kappa"].of(pairs.count(draws))), pairs.queries)
-    single = standard_error(alone, count)
+    clustered = standard_error(lambda draws: of(pairs.weighted(draws)), pairs.queries)
+    single = error_of_counts(of, pairs.cell, GRADES**2)
     if not clustered or single is None:
         return None
     both, within = clustered**2, single**2

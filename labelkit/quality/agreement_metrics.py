@@ -61,12 +61,30 @@ class Rated:
         counts = np.bincount(place, minlength=self.queries * GRADES**2)
         return counts.reshape(self.queries, GRADES**2).astype(float)
 
+    @cached_property
+    def by_level(self) -> list[Floats]:
+        """`[2][L]` numbers of relevant and of other pairs by level."""
+        return [_counts(level, np.ones(len(level)), self.levels) for _, level in self._sides]
+
+    def weighted(self, draws: Draws) -> Floats:
+        """`[4, 4]` number of pairs by grades, each counted as often as its query."""
+        return (draws.astype(float) @ self.by_query).reshape(GRADES, GRADES)
+
     def count(self, draws: Draws) -> Counts:
         """Count the pairs, each as often as its query counts."""
-        weights = draws.astype(float)
-        confusion = (weights @ self.by_query).reshape(GRADES, GRADES)
-        relevant, others = (_counts(level, weights[query], self.levels) for query, level in self._sides)
-        return Counts(confusion, relevant, others, queries=weights.sum())
+        leaves_out = bool((draws <= 1).all()) and 2 * int(draws.sum()) > len(draws)
+        relevant, others = (
+            self._without(side, draws == 0) if leaves_out else _counts(level, draws.astype(float)[query], self.levels)
+            for side, (query, level) in enumerate(self._sides)
+        )
+        return Counts(self.weighted(draws), relevant, others, queries=draws.astype(float).sum())
+
+    def _without(self, side: int, dropped: NDArray[np.bool_]) -> Floats:
+        """Count the pairs of a side by level without those of some queries, `[Q]`: the counts of all, minus a few."""
+        query, level = self._sides[side]
+        left = self.by_level[side].copy()
+        np.subtract.at(left, level[dropped[query]], 1.0)
+        return left
 
     def confusion(self) -> list[list[int]]:
         """Return the numbers of pairs by grade. Rows: grade by the reference; columns: grade by the judge."""
@@ -176,7 +194,7 @@ def _mean_difference(power: Callable[[Floats], Floats]) -> Callable[[Counts], Fl
 def _auc(counts: Counts) -> Floats:
     """Compute the share of (relevant, other) pairs with the higher score for the relevant one; ties count half."""
     relevant, others = counts.relevant, counts.others
-    in_order = (relevant * (np.cumsum(others, axis=-1) - others / 2)).sum(-1)
+    in_order = np.vecdot(relevant, np.cumsum(others, axis=-1)) - np.vecdot(relevant, others) / 2
     return _divide(in_order, relevant.sum(-1) * others.sum(-1))
 
 
@@ -184,9 +202,11 @@ def _average_precision(counts: Counts) -> Floats:
     """Compute the sum over thresholds, from the highest score down, of precision times the gain in recall."""
     relevant, others = counts.relevant[..., ::-1], counts.others[..., ::-1]
     found = np.cumsum(relevant, axis=-1)
-    taken = found + np.cumsum(others, axis=-1)
-    precision = np.divide(found, taken, out=np.zeros_like(found), where=taken > 0)
-    return _divide((precision * relevant).sum(-1), relevant.sum(-1))
+    taken = np.cumsum(others, axis=-1)
+    taken += found
+    precision = np.divide(found, taken, out=taken, where=taken > 0)
+    precision *= relevant
+    return _divide(precision.sum(-1), relevant.sum(-1))
 
 
 def _precision(counts: Counts) -> Floats:

@@ -83,7 +83,9 @@ def raters_of(
         register_judges(db, f"judges_{number}", source.judges, first=len(who))
         ratings.append(said_by(source.judgements, f"judges_{number}"))
         who += source.who
-    return sorted(read_raters(db, who, ratings), key=lambda rater: rater.kind != "human")
+    read = read_raters(db, who, ratings)
+    tables.release(db)
+    return sorted(read, key=lambda rater: rater.kind != "human")
 
 
 def labels_source(db: DuckDBPyConnection, folder: Path, number: int) -> Source:
@@ -200,34 +202,41 @@ def number_ids(db: DuckDBPyConnection, what: str, parts: Sequence[str]) -> pa.Ar
 
 def columns_of(db: DuckDBPyConnection, ratings: str) -> Iterator[tuple[int, Columns]]:
     """Yield each rater in an SQL relation with its columns, and the `key` of each pair, in the order of pairs."""
-    missing = ", ".join(f"coalesce({name}, {literal(value)}) AS {name}" for name, value in MISSING.items())
+    counts = ", ".join(f"count({name}) AS {name}" for name in MISSING)
+    ((size, *given),) = db.execute(f"SELECT count(*), {counts} FROM {ratings}").fetchall()
+    there = [name for name, count in zip(MISSING, given, strict=True) if count]
+    values = ", ".join(f"coalesce({name}, {literal(MISSING[name])}) AS {name}" for name in there)
     width = tables.value(db, "SELECT count(*) FROM rated_passages")
     reader = db.sql(
         f"""
-        SELECT rater, query::BIGINT * {width} + passage AS key, {missing}
+        SELECT rater, query::BIGINT * {width} + passage AS key, {values}
         FROM {ratings} JOIN rated_queries USING (query_id) JOIN rated_passages USING (passage_id)
         ORDER BY rater, key, row
         """
     ).to_arrow_reader(tables.ROWS_AT_ONCE)
-    batches = [{name: batch.column(name).to_numpy() for name in batch.schema.names} for batch in reader]
-    if not batches:
-        return
-    columns = {name: np.concatenate([batch.pop(name) for batch in batches]) for name in list(batches[0])}
+    types = {"rater": np.dtype(np.int32), "key": np.dtype(np.int64)} | {name: MISSING[name].dtype for name in there}
+    columns: Columns = {name: np.empty(size, dtype=kind) for name, kind in types.items()}
+    filled = 0
+    for batch in reader:
+        for name, column in columns.items():
+            column[filled : filled + batch.num_rows] = batch.column(name).to_numpy()
+        filled += batch.num_rows
+    yield from by_rater(columns)
+
+
+def by_rater(columns: Columns) -> Iterator[tuple[int, Columns]]:
+    """Yield the columns of each rater from columns sorted by rater and key; of equal keys, the last row counts.
+
+    A column that is missing takes no memory.
+    """
     rater, key = columns.pop("rater"), columns["key"]
     last = np.append((key[1:] != key[:-1]) | (rater[1:] != rater[:-1]), True)
     for number in np.unique(rater).tolist():
         first, end = np.searchsorted(rater, [number, number + 1])
         kept = slice(first, end) if last[first:end].all() else np.flatnonzero(last[first:end]) + first
-        yield number, {name: _light(name, values[kept]) for name, values in columns.items()}
-
-
-def _light(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Return a column in a copy of its own; a column without any value takes no memory."""
-    if name == "key":
-        return values.copy()
-    value = MISSING[name]
-    empty = np.isnan(values) if value.dtype == np.float64 else values == value
-    return np.broadcast_to(value, len(values)) if empty.all() else values.astype(value.dtype)
+        found = {name: values[kept] for name, values in columns.items()}
+        missing = {name: np.broadcast_to(value, len(found["key"])) for name, value in MISSING.items()}
+        yield number, missing | found
 
 
 def numbers_in(db: DuckDBPyConnection, pairs: Pairs, relation: str, value: str = "0") -> tuple[Numbers, NDArray[Any]]:

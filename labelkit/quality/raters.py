@@ -145,7 +145,15 @@ class Rater(NamedTuple):
 
     def take(self, rows: NDArray[Any]) -> "Rater":
         """Return the rater with only some of its rows: increasing numbers, or a mask `[n]`."""
-        return self._replace(**{name: getattr(self, name)[rows] for name in ("pair", *MISSING)})
+        if rows.dtype == bool and rows.all():
+            return self
+        size = int(rows.sum()) if rows.dtype == bool else len(rows)
+        columns: dict[str, Any] = {name: getattr(self, name) for name in ("pair", *MISSING)}
+        for name, values in columns.items():
+            # A missing column repeats one value, and is not copied.
+            repeats = len(values) and not any(values.strides)
+            columns[name] = np.broadcast_to(values[0], size) if repeats else values[rows]
+        return self._replace(**columns)
 
     def only(self, pair: NDArray[Any]) -> "Rater":
         """Return the rater with only its judgements of some pairs, given by their numbers, increasing."""

@@ -11,73 +11,26 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from labelkit.corpora.beir import read_data
 from labelkit.engines import Reply
 from labelkit.errors import DataError, MissingPackageError, UnknownNameError, UsageError
 from labelkit.judging.annotate import output_of
 from labelkit.judging.journal import Arrival, Asked, Journal
 from labelkit.judging.label_tables import finalise
 from labelkit.judging.prompts import Prompt, load_prompt
-from labelkit.pooling.pool import pool_behind, read_pool
-from labelkit.records import Judge, Judgement, PairIds
+from labelkit.pooling.pool import pool_behind
+from labelkit.records import Judge, PairIds
+from labelkit.review.choosing import ORDERS, Item, Said, choose, item_of, open_judged, said_about
 from labelkit.review.options import ReviewOptions
-from labelkit.storage import folders
+from labelkit.storage import folders, tables
 from labelkit.storage.atomic import write_text
-from labelkit.storage.labels import read_labels
-from labelkit.storage.manifest import POOL, LabelsFacts, ReviewFacts
+from labelkit.storage.manifest import LABELS, LabelsFacts, ReviewFacts
 
 PROMPT = "graded"
 """The shipped prompt whose criteria the page shows, and whose labels are the grades to choose from."""
 SHOWN = "shown.json"
 """File with the keys of the pairs whose judges were shown."""
-
-
-class Item(NamedTuple):
-    """A pair to grade, as the page shows it."""
-
-    query_id: str
-    passage_id: str
-    query: str
-    title: str
-    text: str
-    key: str
-
-
-class Said(NamedTuple):
-    """A judge's grade and score of a pair, shown after the annotator has graded it."""
-
-    judge: str
-    grade: int | None
-    score: float | None
-
-
-def by_chance(pairs: Mapping[PairIds, Sequence[Judgement]], seed: int) -> list[PairIds]:
-    """Sort all pairs randomly, by the seed. Every prefix is a random sample, so agreement on it is unbiased."""
-    return sorted(pairs, key=lambda pair: (hashlib.sha256(f"{seed} {json.dumps(pair)}".encode()).digest(), pair))
-
-
-def by_disagreement(pairs: Mapping[PairIds, Sequence[Judgement]], seed: int) -> list[PairIds]:
-    """Sort pairs by the difference between the judges' grades, largest first, then by the judges' lowest confidence.
-
-    The order is for correcting labels. Agreement on such pairs is biased.
-    """
-    order = {pair: number for number, pair in enumerate(by_chance(pairs, seed))}
-
-    def doubt(pair: PairIds) -> tuple[int, float, int]:
-        grades = [row.grade for row in pairs[pair] if row.grade is not None]
-        sure = [max(row.probs) for row in pairs[pair] if row.probs]
-        return -(max(grades, default=0) - min(grades, default=0)), min(sure, default=1.0), order[pair]
-
-    return sorted(pairs, key=doubt)
-
-
-ORDERS: dict[str, Callable[[Mapping[PairIds, Sequence[Judgement]], int], list[PairIds]]] = {
-    "random": by_chance,
-    "disagreement": by_disagreement,
-}
-"""Value of `--by` -> function of (judgements of each pair, seed) that sorts the pairs."""
 
 
 class Review:
@@ -163,21 +116,16 @@ def review(
     if order not in ORDERS:
         raise UnknownNameError("order", order, ORDERS)
     with output_of(folder):
-        judgements, judges, manifest = read_labels(labels)
-        names = {judge.judge_id: judge.name for judge in judges if judge.kind != "human"}
-        queries, passages, wanted = read_texts(options.texts or pool_behind(labels, manifest.inputs, "--texts"))
-        pairs: dict[PairIds, list[Judgement]] = {}
-        for row in judgements:
-            pair = (row.query_id, row.passage_id)
-            if row.judge_id in names and row.failure is None and (wanted is None or pair in wanted):
-                pairs.setdefault(pair, []).append(row)
-        if not pairs:
-            raise DataError(f"{labels} has no judged pair with a text; give the pool that was judged with --texts")
+        manifest = folders.read_manifest(labels, LABELS)
         prompt = load_prompt(PROMPT)
         judge = human_judge(name, prompt)
-        chosen = ORDERS[order](pairs, seed)[: options.pairs]
-        items = [item_of(pair, queries, passages, judge=judge) for pair in chosen]
-        said = {pair: [Said(names[row.judge_id], row.grade, row.score) for row in rows] for pair, rows in pairs.items()}
+        with tables.temporary() as db:
+            open_judged(db, labels, options.texts or pool_behind(labels, manifest.inputs, "--texts"))
+            chosen, count = choose(db, options)
+            items = [item_of(db, pair, judge) for pair in chosen]
+            said = {pair: said_about(db, pair) for pair in chosen}
+        if not items:
+            raise DataError(f"{labels} has no judged pair with a text; give the pool that was judged with --texts")
         with Journal(folder) as journal:
             asked = [
                 Asked(
@@ -197,7 +145,7 @@ def review(
             try:
                 serve(session, prompt, options.port, ready=ready)
             finally:
-                facts = LabelsFacts(review=ReviewFacts(by=order, seed=seed, pairs=len(items), of=len(pairs)))
+                facts = LabelsFacts(review=ReviewFacts(by=order, seed=seed, pairs=len(items), of=count))
                 inputs = {str(labels): folders.file_sha256(labels / folders.MANIFEST)}
                 finalise(journal, folder, command, inputs=inputs, facts=facts)
     return len(session.grades)
@@ -217,27 +165,6 @@ def human_judge(name: str, prompt: Prompt) -> Judge:
         prompt_sha256=prompt.sha256,
         label_grades=tuple(label.grade for label in prompt.labels),
     )
-
-
-def item_of(pair: PairIds, queries: Mapping[str, Any], passages: Mapping[str, Any], judge: Judge) -> Item:
-    """Make the item of a pair with its texts. Raises `DataError` if a text is missing."""
-    query_id, passage_id = pair
-    if query_id not in queries or passage_id not in passages:
-        raise DataError(
-            f"the pair {query_id!r}, {passage_id!r} has no text; give the pool that was judged with --texts"
-        )
-    passage = passages[passage_id]
-    key = hashlib.sha256(json.dumps([judge.judge_id, *pair]).encode()).hexdigest()
-    return Item(query_id, passage_id, queries[query_id].text, title=passage.title, text=passage.text, key=key)
-
-
-def read_texts(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], set[PairIds] | None]:
-    """Read queries and passages by id from a pool or a BEIR folder; third, the pairs of a pool, or None."""
-    if (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) == POOL:
-        pool = read_pool(path)
-        return pool.queries, pool.passages, {(one.query_id, one.passage_id) for one in pool.candidates}
-    data = read_data(path)
-    return data.queries, data.corpus, None
 
 
 def serve(session: Review, prompt: Prompt, port: int, *, ready: Callable[[str], None]) -> None:

@@ -103,6 +103,22 @@ def standard_error(statistic: Statistic, queries: int, groups: int = GROUPS) -> 
     return found[1] if found else None
 
 
+def error_of_counts(
+    statistic: Callable[[NDArray[np.float64]], float], cell: NDArray[np.integer[Any]], cells: int, groups: int = GROUPS
+) -> float | None:
+    """Compute the jackknife standard error over `[n]` pairs of a figure of their numbers by cell, `[cells]`, as if each
+    pair was a query of its own; None as in `standard_error`.
+    """
+    if len(cell) < 2:
+        return None
+    group = groups_of(len(cell), groups)
+    parts = np.bincount(group.astype(np.int32) * cells + cell, minlength=(int(group.max()) + 1) * cells)
+    parts = parts.reshape(-1, cells).astype(float)
+    without = np.array([statistic(parts.sum(0) - part) for part in parts])
+    found = spread_of_parts(statistic(parts.sum(0)), without, np.bincount(group))
+    return found[1] if found else None
+
+
 def jackknife(statistic: Statistic, queries: int, groups: int = GROUPS) -> tuple[float, float] | None:
     """Compute the jackknife value of a figure, which corrects its bias, and its standard error."""
     if queries < 2:
@@ -114,9 +130,14 @@ def jackknife(statistic: Statistic, queries: int, groups: int = GROUPS) -> tuple
 
 def leaving_out(statistics: Statistics, queries: int, groups: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Compute figures without each group of queries in turn, `[groups, F]`, and the sizes of the groups."""
-    group = (np.random.default_rng(SEED).permutation(queries) % groups).astype(np.int16)
+    group = groups_of(queries, groups)
     sizes = np.bincount(group)
     return np.array([statistics((group != number).astype(np.int64)) for number in range(len(sizes))]), sizes
+
+
+def groups_of(queries: int, groups: int) -> NDArray[np.int16]:
+    """Draw the group of each query, `[Q]`; each query is a group of its own if there are at most `groups`."""
+    return (np.random.default_rng(SEED).permutation(queries) % groups).astype(np.int16)
 
 
 def spread_of_parts(value: float, without: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[float, float] | None:

@@ -17,7 +17,7 @@ from labelkit.storage import folders
 
 MEMORY = "2GB"
 """Memory limit of DuckDB; the rest goes to disk."""
-MEMORY_OF_READERS = "1GB"
+MEMORY_OF_READERS = "512MB"
 """Memory limit of DuckDB next to columns in memory."""
 ROWS_AT_ONCE = 32_768
 
@@ -28,6 +28,13 @@ def temporary() -> Iterator[duckdb.DuckDBPyConnection]:
     with tempfile.TemporaryDirectory(prefix="labelkit-") as folder, session(Path(folder) / "db") as db:
         db.execute(f"SET memory_limit = '{MEMORY_OF_READERS}'")
         yield db
+
+
+def release(db: duckdb.DuckDBPyConnection) -> None:
+    """Give back the memory of tables that a session has read; they stay on disk."""
+    limit = value(db, "SELECT current_setting('memory_limit')")
+    for each in ("100MB", limit):
+        db.execute(f"SET memory_limit = '{each}'")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from labelkit.judging.journal import Journal
 from labelkit.judging.methods.steps import Verdict, lowest
-from labelkit.records import Judgement
+from labelkit.storage import tables
 from labelkit.storage.dataset import read_dataset
 from labelkit.storage.labels import read_labels
 from trainer.config.fit_config import FitConfig
@@ -211,10 +211,12 @@ def test_a_second_look_counts_the_lower_score():
     assert lowest([looks, failed], ()) == [Verdict(score=-1.5), Verdict(failure="no score")]
 
 
-def test_review_shows_pairs_of_a_reranker(scored):
-    from labelkit.review.session import by_disagreement
+def test_review_shows_pairs_of_a_reranker(scored, beir):
+    from labelkit.review.choosing import choose, open_judged
+    from labelkit.review.options import ReviewOptions
 
-    pairs: dict[tuple[str, str], list[Judgement]] = {}
-    for row in read_labels(scored)[0]:
-        pairs.setdefault((row.query_id, row.passage_id), []).append(row)
-    assert sorted(by_disagreement(pairs, 0)) == sorted(pairs)
+    pairs = {(row.query_id, row.passage_id) for row in read_labels(scored)[0]}
+    with tables.temporary() as db:
+        open_judged(db, scored, beir)
+        chosen, count = choose(db, ReviewOptions(name="anna", by="disagreement"))
+    assert (set(chosen), count) == (pairs, len(pairs))

@@ -17,7 +17,17 @@ from labelkit.exchange.importing import import_grades
 from labelkit.exchange.options import ImportOptions
 from labelkit.judging.journal import Journal
 from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, Judgement
-from labelkit.review.session import by_chance, by_disagreement
+from labelkit.review.choosing import (
+    JudgedPair,
+    Said,
+    by_chance,
+    by_disagreement,
+    choose,
+    open_judged,
+    said_about,
+)
+from labelkit.review.options import ReviewOptions
+from labelkit.storage import tables
 from labelkit.storage.dataset import records_to_table
 from labelkit.storage.folders import writing
 from labelkit.storage.labels import read_labels
@@ -334,35 +344,49 @@ def test_agreement_takes_the_grades_as_a_person_s(start, labels, tmp_path):
     assert {one["reference"] for one in against} == {"anna"}
 
 
-def made(**grades: tuple[int, ...]) -> dict[tuple[str, str], list[Judgement]]:
-    return {
-        ("q", name): [
-            Judgement(query_id="q", passage_id=name, judge_id=str(n), grade=grade) for n, grade in enumerate(given)
-        ]
-        for name, given in grades.items()
-    }  # fmt: skip
+def in_order(key, pairs, seed):
+    """Passage ids in the order of `key`."""
+    return [pair.passage_id for pair in sorted(pairs, key=lambda pair: key(pair, seed))]
 
 
 def test_a_random_order_is_drawn_by_the_seed_and_does_not_depend_on_the_judges():
-    pairs = made(**{f"p{n}": (n % 4,) for n in range(40)})
-    order = by_chance(pairs, 1)
-    assert sorted(order) == sorted(pairs)
-    assert order == by_chance({pair: [] for pair in reversed(pairs)}, 1)
-    assert order != by_chance(pairs, 2)
-    assert order != sorted(pairs)
-    firsts = {by_chance(pairs, seed)[0] for seed in range(200)}
+    pairs = [JudgedPair("q", f"p{n}", n % 4, 1.0) for n in range(40)]
+    order = in_order(by_chance, pairs, 1)
+    assert sorted(order) == sorted(pair.passage_id for pair in pairs)
+    assert order == in_order(by_chance, [pair._replace(gap=0) for pair in reversed(pairs)], 1)
+    assert order != in_order(by_chance, pairs, 2)
+    assert order != sorted(order)
+    firsts = {in_order(by_chance, pairs, seed)[0] for seed in range(200)}
     assert len(firsts) > 35
 
 
 def test_disagreement_comes_first_then_doubt():
-    pairs = made(same=(2, 2), far=(0, 3), near=(1, 2))
-    assert [name for _, name in by_disagreement(pairs, 0)] == ["far", "near", "same"]
-    sure, unsure = ((0.9, 0.1), (0.6, 0.4))
-    one = {
-        ("q", name): [Judgement(query_id="q", passage_id=name, judge_id="m", grade=0, probs=probs)]
-        for name, probs in (("sure", sure), ("unsure", unsure))
-    }
-    assert [name for _, name in by_disagreement(one, 0)] == ["unsure", "sure"]
+    pairs = [
+        JudgedPair("q", name, gap, sure) for name, gap, sure in (("same", 0, 1.0), ("far", 3, 1.0), ("near", 1, 1.0))
+    ]
+    assert in_order(by_disagreement, pairs, 0) == ["far", "near", "same"]
+    doubted = [JudgedPair("q", "sure", 0, 0.9), JudgedPair("q", "unsure", 0, 0.6)]
+    assert in_order(by_disagreement, doubted, 0) == ["unsure", "sure"]
+
+
+def test_the_difference_and_the_lowest_confidence_of_judges_are_those_of_their_answers(tmp_path, data):
+    """Read from a labels folder by the same code as a review."""
+    judges = [Judge(judge_id=name, kind="llm", name=name, label_grades=(0, 3)) for name in "ab"]
+    rows = [
+        Judgement(query_id="q0", passage_id="p0", judge_id="a", grade=0, probs=(0.9, 0.1)),
+        Judgement(query_id="q0", passage_id="p0", judge_id="b", grade=3, probs=(0.3, 0.7)),
+        Judgement(query_id="q0", passage_id="p1", judge_id="a", grade=3),
+        Judgement(query_id="q0", passage_id="p1", judge_id="b", failure="no label"),
+        Judgement(query_id="q0", passage_id="p2", judge_id="b", failure="no label"),
+    ]
+    with writing(tmp_path / "two", "labels", "test") as draft:
+        draft.write_table("judgements", records_to_table(rows, JUDGEMENT_SCHEMA))
+        draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
+    with tables.temporary() as db:
+        open_judged(db, tmp_path / "two", data)
+        chosen, count = choose(db, ReviewOptions(name="anna", by="disagreement", pairs=5))
+        assert (chosen, count) == ([("q0", "p0"), ("q0", "p1")], 2)
+        assert said_about(db, ("q0", "p0")) == [Said("a", 0, None), Said("b", 3, None)]
 
 
 def test_human_grades_in_the_labels_are_not_reviewed(tmp_path, data):
