@@ -1,5 +1,6 @@
 """Commands that lead from a collection to judgements: pool, plan, annotate, judges, prompts."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -29,6 +30,8 @@ def pool(
     options = labelkit.PoolOptions(**given)
     command = console.command_line("labelkit")
     made = labelkit.write_pool(data, output, options, command=command, report=StageBar())
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first process of torchrun reports for all
     console.say(f"{output}: {made.candidates:,} candidates for {made.queries:,} queries")
 
 

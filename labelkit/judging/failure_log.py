@@ -2,6 +2,8 @@
 
 import logging
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 from labelkit.judging.methods.steps import Verdict
 from labelkit.judging.tasks import Task
@@ -17,6 +19,15 @@ DETAILS = re.compile(r"'[^']*'|\"[^\"]*\"|\d+|req[-_][\w-]+")
 def kind_of(reason: str) -> str:
     """Return the kind of a reason: the text before its first colon or quote."""
     return reason.split(":", 1)[0].split(" in '", 1)[0].split(' in "', 1)[0]
+
+
+def by_kind(reasons: Iterable[tuple[str | None, int]]) -> dict[str, int]:
+    """Add up the numbers of failures by kind of reason, most frequent kind first. A reason of None is no failure."""
+    found = Counter[str]()
+    for reason, count in reasons:
+        if reason is not None:
+            found[kind_of(reason)] += count
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 class FailureLog:

@@ -5,16 +5,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.compute as pc
-
 from labelkit.errors import UnknownNameError, UsageError
+from labelkit.judging.failure_log import by_kind
 from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
-from labelkit.judging.label_tables import Tally, finalise, settled
+from labelkit.judging.label_tables import finalise, settled
 from labelkit.judging.request_keys import options_key
-from labelkit.records import Judge, Judgement, JudgementRow
-from labelkit.storage import folders
-from labelkit.storage.labels import KIND, read_labels
+from labelkit.records import JUDGE_SCHEMA, JUDGEMENT_SCHEMA, Judge, JudgementRow
+from labelkit.storage import folders, tables
+from labelkit.storage.dataset import records_to_table
+from labelkit.storage.labels import KIND, judgements_sql, read_records
 from labelkit.storage.manifest import LabelsFacts
 from labelkit.storage.outputs import claimed
 from labelkit.storage.remote import local
@@ -58,33 +58,49 @@ def judges(folder: Path | str) -> list[JudgeCounts]:
     path = local(str(folder))
     if (path / JOURNAL_FILE).is_file() and not (path / folders.MANIFEST).is_file():
         return in_journal(path)
-    rows, found, _ = read_labels(path)
-    return counts(found, rows)
+    folders.read_manifest(path, KIND)
+    each = without_labels(read_records(path, "judges", Judge))
+    with tables.temporary() as db:
+        rows = db.sql(
+            f"""
+            SELECT judge_id, count(grade), count(failure), CASE WHEN count(cost) = count(*) THEN sum(cost) END
+            FROM {judgements_sql(db, path)} GROUP BY judge_id
+            """
+        ).fetchall()
+    for judge_id, labels, failures, usd in rows:
+        each[judge_id] = each[judge_id]._replace(labels=labels, failures=failures, usd=usd)
+    return list(each.values())
 
 
 def in_journal(path: Path) -> list[JudgeCounts]:
     """Count the labels of every judge from the journal of a folder."""
     with Journal(path) as journal:
-        return [counts([judge], (row for row, _ in rows))[0] for judge, _, rows in settled(journal)]
+        return [counts(judge, (row for row, _ in rows)) for judge, _, rows in settled(journal)]
 
 
-def counts(found: Iterable[Judge], rows: Iterable[Judgement | JudgementRow]) -> list[JudgeCounts]:
-    """Return the counts of judges from their judgements."""
+def counts(judge: Judge, rows: Iterable[JudgementRow]) -> JudgeCounts:
+    """Return the counts of a judge from its judgements."""
+    labels, failures, usd = 0, 0, 0.0
+    priced = True
+    for row in rows:
+        labels += row.grade is not None
+        failures += row.failure is not None
+        priced = priced and row.cost is not None
+        usd += row.cost or 0.0
+    return without_labels([judge])[judge.judge_id]._replace(
+        labels=labels, failures=failures, usd=usd if priced else None
+    )
+
+
+def without_labels(found: Iterable[Judge]) -> dict[str, JudgeCounts]:
+    """Return counts of zero for each judge, sorted by judge id."""
     none: dict[str, Any] = {"labels": 0, "failures": 0, "usd": 0.0}
-    each = {
+    return {
         judge.judge_id: JudgeCounts(
             judge.judge_id, judge.kind, judge.name, method=judge.method, prompt=judge.prompt_name, **none
         )
         for judge in sorted(found, key=lambda judge: judge.judge_id)
     }
-    for row in rows:
-        one = each[row.judge_id]
-        each[row.judge_id] = one._replace(
-            labels=one.labels + (row.grade is not None),
-            failures=one.failures + (row.failure is not None),
-            usd=None if one.usd is None or row.cost is None else one.usd + row.cost,
-        )
-    return list(each.values())
 
 
 def drop_judge(folder: Path | str, judge_id: str, *, command: str = "labelkit.drop_judge") -> list[JudgeCounts]:
@@ -130,21 +146,24 @@ def drop_from_journal(path: Path, judge_id: str, command: str) -> None:
 
 def drop_from_tables(path: Path, judge_id: str) -> None:
     """Remove a judge from a folder without a journal, such as imported grades, by replacing the folder."""
-    rows, found, manifest = read_labels(path)
+    manifest = folders.read_manifest(path, KIND)
+    found = read_records(path, "judges", Judge)
     if judge_id not in (there := [judge.judge_id for judge in found]):
         raise UnknownNameError("judge", judge_id, there)
-    tally = Tally()
-    for row in rows:
-        if row.judge_id != judge_id:
-            tally.add(row)
-    with folders.writing(path, KIND, manifest.command) as draft:
+    columns, others = ", ".join(JUDGEMENT_SCHEMA.names), f"judge_id <> {tables.text(judge_id)}"
+    with tables.temporary() as db, folders.writing(path, KIND, manifest.command) as draft:
+        rows = judgements_sql(db, path)
         for name in manifest.rows:
-            table = folders.read_table(path, name)
-            draft.write_table(name, table.filter(pc.not_equal(table["judge_id"], judge_id)))
-        draft.inputs = dict(manifest.inputs)
-        draft.facts = manifest.facts.model_copy(
-            update={"failures": tally.failures, "without_score": tally.unscored} if manifest.facts.failures else {}
-        )
+            if name != "judges":
+                kept = f"SELECT {columns} FROM {judgements_sql(db, path, name)} WHERE {others} ORDER BY row"
+                tables.save(db, draft, name, kept, JUDGEMENT_SCHEMA)
+        draft.write_table("judges", records_to_table((one for one in found if one.judge_id != judge_id), JUDGE_SCHEMA))
+        draft.inputs, draft.facts = dict(manifest.inputs), manifest.facts
+        if manifest.facts.failures:
+            reasons = db.sql(f"SELECT failure, count(failure) FROM {rows} WHERE {others} GROUP BY failure").fetchall()
+            unscored = f"SELECT count(*) FROM {rows} WHERE {others} AND grade IS NOT NULL AND score IS NULL"
+            left = {"failures": by_kind(reasons), "without_score": tables.value(db, unscored)}
+            draft.facts = manifest.facts.model_copy(update=left)
 
 
 def refuse_further(judge: Judge, journal: Journal, folder: Path) -> None:

@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from labelkit.engines import Reply
-from labelkit.judging.failure_log import kind_of
+from labelkit.judging.failure_log import by_kind, kind_of
 from labelkit.judging.journal import Answer, Asked, Journal
 from labelkit.judging.methods import judging_of
 from labelkit.judging.request_keys import sent_of
@@ -67,7 +67,7 @@ class Tally:
     @property
     def failures(self) -> dict[str, int]:
         """Number of pairs without a grade by kind of reason, most frequent first."""
-        return dict(sorted(self._reasons.items(), key=lambda item: (-item[1], item[0])))
+        return by_kind(self._reasons.items())
 
 
 def finalise(

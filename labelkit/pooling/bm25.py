@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from labelkit.corpora.runs import RankedRun
 from labelkit.pooling.bm25_index import K1, METHOD, B, Corpus, cores, digest_of, open_index
 from labelkit.pooling.languages import described, terms_of
+from labelkit.pooling.sharing import map_shared
 from labelkit.pooling.stages import LoggedStages, Report, Stage
 from labelkit.records import Passage, Query
 
@@ -43,14 +44,19 @@ class Bm25:
     def search(self, queries: Sequence[str], depth: int) -> Iterator[Found]:
         """Yield the `depth` best passages of each query that share a term with it.
 
-        Passages with equal scores are in the order in which bm25s returns them.
+        Passages with equal scores are in the order in which bm25s returns them. The processes of `sharing` share the
+        queries.
         """
         depth, left = min(depth, self._index.passages), iter(queries)
         done = 0
         with ThreadPoolExecutor(cores()) as threads:
+
+            def work(parts: Sequence[Sequence[str]]) -> Iterator[Found]:
+                return threads.map(lambda part: self._best(part, depth), parts)
+
             while texts := list(islice(left, QUERIES_AT_ONCE)):
                 parts = [texts[start : start + PART] for start in range(0, len(texts), PART)]
-                for found, scores in threads.map(lambda part: self._best(part, depth), parts):
+                for found, scores in map_shared(work, parts):
                     for rows, marks in zip(found, scores, strict=True):
                         shared = marks > 0
                         yield rows[shared], marks[shared]

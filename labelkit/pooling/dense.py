@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from labelkit.corpora.words import beginning
 from labelkit.errors import ArtifactError
 from labelkit.pooling.model_loading import hub_commit
+from labelkit.pooling.sharing import encode_shared, is_first, of_first
 from labelkit.pooling.stages import LoggedStages, Report, Stage
 from labelkit.pooling.vector_cache import VectorCache
 from labelkit.storage import folders
@@ -47,8 +48,6 @@ class CachedEncoder:
         of a model without a name (None), or of a Hub id whose commit is unknown, have no key and are not kept.
         `total` is the number of texts that will be encoded, for `report`; `task` is document or query.
         """
-        from labelkit.pooling.sharing import is_first
-
         self._encoder, self._model = encoder, model
         self._report, self._done, self._total = report or LoggedStages(), 0, total
         self._task = task
@@ -62,8 +61,6 @@ class CachedEncoder:
 
         Raises `ArtifactError` if an embedding is not finite.
         """
-        from labelkit.pooling.sharing import of_first
-
         if not self._keeps:
             return _encode(self._encoder, self._model, texts, task=self._task)
         known = of_first(self._cache.find(texts) if self._cache else None)
@@ -94,7 +91,6 @@ def encode_queries(encoder: Any, model: str | None, texts: Sequence[str]) -> NDA
 
 def _encode(encoder: Any, model: str | None, texts: Sequence[str], task: str = "document") -> NDArray[np.float32]:
     from labelkit.pooling.encoding import encode
-    from labelkit.pooling.sharing import encode_shared
 
     def compute(read: Sequence[str]) -> NDArray[np.float32]:
         shown = len(read) > FEW and sys.stderr.isatty()

@@ -5,9 +5,11 @@ Each candidate records its sources. A pool is written query by query, so that me
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -19,6 +21,7 @@ from labelkit.pooling.bm25 import Bm25
 from labelkit.pooling.collection import stage_collection
 from labelkit.pooling.fusion import Found, candidate_batches, found_in, fuse
 from labelkit.pooling.options import PoolOptions
+from labelkit.pooling.sharing import sharing
 from labelkit.pooling.sources import (
     Source,
     Workplace,
@@ -99,25 +102,36 @@ def write_pool(
 ) -> Written:
     """Make a pool as `make_pool` does, without reading it back, for pools that are larger than memory.
 
-    `report` is called with the progress of each stage; None writes it to the log.
+    `report` is called with the progress of each stage; None writes it to the log. Processes that `torchrun` started
+    share the encoding and the search by BM25; the first one writes the pool, and its result is that of all.
     """
     folder, shown = local_collection(str(data)), report or LoggedStages()
     refuse_other_settings(Path(output), options)
-    with folders.writing(Path(output), KIND, command) as draft:
-        scratch = draft.path / "scratch"
-        with tables.session(scratch) as db:
-            collection = stage_collection(db, folder, scratch, options=options, report=shown)
-            place = Workplace(db, scratch, collection=collection, report=shown)
-            facts = write_candidates(draft, place, options)
-            asked = {"query_id": list(collection.queries), "text": list(collection.queries.values())}
-            draft.write_table("queries", pa.table(asked, schema=QUERY_SCHEMA))
-            candidates = tables.parquet(draft.path / "candidates.parquet")
-            used = f"""SELECT passage_id, title, text FROM corpus
-                WHERE passage_id IN (SELECT passage_id FROM {candidates}) ORDER BY passage_id"""
-            tables.save(db, draft, "passages", statement=used, schema=PASSAGE_SCHEMA)
+    with sharing() as first, ExitStack() as stack:
+        # The other processes do the same work, so that they encode and search the same texts in the same order.
+        aside = None if first else stack.enter_context(TemporaryDirectory(prefix="labelkit-pool-"))
+        target = Path(output) if aside is None else Path(aside, "pool")
+        draft = stack.enter_context(folders.writing(target, KIND, command))
+        facts = write_pool_tables(draft, folder, options, report=shown if first else lambda stage: None)
         draft.inputs = {str(path): folders.file_sha256(path) for path in input_files(folder, options)}
         draft.facts = facts
     return Written(draft.rows["candidates"], draft.rows["queries"], facts.queries_without_candidates)
+
+
+def write_pool_tables(draft: folders.Draft, folder: Path, options: PoolOptions, report: Report) -> PoolFacts:
+    """Write the tables of a pool of the collection in `folder`, and return the facts of the pool."""
+    scratch = draft.path / "scratch"
+    with tables.session(scratch) as db:
+        collection = stage_collection(db, folder, scratch, options=options, report=report)
+        place = Workplace(db, scratch, collection=collection, report=report)
+        facts = write_candidates(draft, place, options)
+        asked = {"query_id": list(collection.queries), "text": list(collection.queries.values())}
+        draft.write_table("queries", pa.table(asked, schema=QUERY_SCHEMA))
+        candidates = tables.parquet(draft.path / "candidates.parquet")
+        used = f"""SELECT passage_id, title, text FROM corpus
+            WHERE passage_id IN (SELECT passage_id FROM {candidates}) ORDER BY passage_id"""
+        tables.save(db, draft, "passages", statement=used, schema=PASSAGE_SCHEMA)
+    return facts
 
 
 def write_candidates(draft: folders.Draft, place: Workplace, options: PoolOptions) -> PoolFacts:
@@ -194,15 +208,27 @@ def write_tables(
     draft.write_table("passages", records_to_table((passages[pid] for pid in used), PASSAGE_SCHEMA))
 
 
-def read_pool(folder: Path, *, verify: bool = True) -> Pool:
-    """Read and check a pool folder. Raises `ArtifactError`."""
+def read_pool(folder: Path, *, verify: bool = True, pairs: Mapping[str, Container[str]] | None = None) -> Pool:
+    """Read and check a pool folder, or only some of its pairs with their texts: query id -> passage ids.
+
+    Raises `ArtifactError`.
+    """
     folders.read_manifest(folder, KIND, verify=verify)
-    queries = {row["query_id"]: Query(**row) for row in folders.read_table(folder, "queries").to_pylist()}
-    passages = {row["passage_id"]: Passage(**row) for row in folders.read_table(folder, "passages").to_pylist()}
+
+    def rows(name: str) -> Iterator[dict[str, Any]]:
+        for batch in folders.read_batches(folder, name):
+            yield from batch.to_pylist()
+
     candidates = [
         Candidate(**row | {"sources": tuple(Origin(**origin) for origin in row["sources"])})
-        for row in folders.read_table(folder, "candidates").to_pylist()
+        for row in rows("candidates")
+        if pairs is None or row["passage_id"] in pairs.get(row["query_id"], ())
     ]
+    asked, used = ({getattr(one, name) for one in candidates} for name in ("query_id", "passage_id"))
+    queries = {row["query_id"]: Query(**row) for row in rows("queries") if pairs is None or row["query_id"] in asked}
+    passages = {
+        row["passage_id"]: Passage(**row) for row in rows("passages") if pairs is None or row["passage_id"] in used
+    }
     inputs = {str(folder): folders.file_sha256(folder / folders.MANIFEST)}
     return Pool(queries, passages, candidates, inputs=inputs)
 

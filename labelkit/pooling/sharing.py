@@ -1,30 +1,35 @@
-"""Share the encoding of texts among the processes that `torchrun` started."""
+"""Share encoding and searching among the processes that `torchrun` started.
+
+PyTorch is imported only if there are several processes.
+"""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import distributed as dist
 
 Vectors = NDArray[np.float32]
 T = TypeVar("T")
+Part = TypeVar("Part")
 _SHARED: ContextVar[bool] = ContextVar("shared", default=False)
 
 
 @contextmanager
 def sharing() -> Iterator[bool]:
-    """Share all encoding within the block among the processes; True for the process that reports the results.
+    """Share the work within the block among the processes; True for the process that reports the results.
 
-    Every process must encode the same texts in the same order. Without `torchrun` nothing is shared.
+    Every process must do the same work in the same order. Without `torchrun` nothing is shared.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
+    import torch
+    from torch import distributed as dist
+
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -44,6 +49,8 @@ def encode_shared(texts: Sequence[str], encode: Callable[[Sequence[str]], Vector
     """Return the embeddings of all texts, of which each process encodes every Nth: [texts, dimensions]."""
     if not _SHARED.get():
         return encode(texts)
+    from torch import distributed as dist
+
     # Neighbours have similar lengths where the texts are sorted, so every process gets the same amount of work.
     processes = dist.get_world_size()
     own = texts[dist.get_rank() :: processes]
@@ -57,10 +64,24 @@ def encode_shared(texts: Sequence[str], encode: Callable[[Sequence[str]], Vector
     return vectors
 
 
+def map_shared(work: Callable[[Sequence[Part]], Iterable[T]], parts: Sequence[Part]) -> Iterable[T]:
+    """Return the results of all parts, of which each process computes every Nth with `work`."""
+    if not _SHARED.get():
+        return work(parts)
+    from torch import distributed as dist
+
+    processes = dist.get_world_size()
+    found: list[Any] = [None] * processes
+    dist.all_gather_object(found, list(work(parts[dist.get_rank() :: processes])))
+    return [found[number % processes][number // processes] for number in range(len(parts))]
+
+
 def of_first(value: T) -> T:
     """Return the first process's value, in every process."""
     if not _SHARED.get():
         return value
+    from torch import distributed as dist
+
     found = [value]
     dist.broadcast_object_list(found)
     return found[0]
@@ -68,4 +89,4 @@ def of_first(value: T) -> T:
 
 def is_first() -> bool:
     """Return whether this process writes what all of them have."""
-    return not _SHARED.get() or dist.get_rank() == 0
+    return not _SHARED.get() or os.environ["RANK"] == "0"

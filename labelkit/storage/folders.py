@@ -32,6 +32,8 @@ ROW_GROUP = 65_536
 """Rows per row group, which with `PARQUET` is independent of the machine. All paths given to pyarrow are absolute,
 because it would read a folder named `~` as the home folder.
 """
+ROWS_AT_ONCE = 8_192
+"""Rows of a file that are read at a time."""
 
 
 @contextmanager
@@ -229,7 +231,7 @@ def read_batches(folder: Path, name: str) -> Iterator[pa.RecordBatch]:
     with _read_errors(folder, name):
         path = (folder / f"{name}.parquet").absolute()
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield from file.iter_batches()
+            yield from file.iter_batches(ROWS_AT_ONCE)
 
 
 @contextmanager

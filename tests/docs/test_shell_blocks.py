@@ -174,8 +174,8 @@ def check(command: list[str]) -> None:
     """Fail where a command could not be started as it is written."""
     program, *arguments = command
     name = Path(program).name
-    if "trainer" in arguments:  # torchrun … trainer fit …
-        check(arguments[arguments.index("trainer") :])
+    if name == "torchrun":
+        check(arguments[arguments.index("--no-python") + 1 :])
     elif name in PROGRAMS:
         parse(name, arguments)
     elif name == "make":

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelkit.corpora.beir import read_data
 from labelkit.corpora.human import files_behind, human_qrels
 from labelkit.corpora.places import local_collection
+from labelkit.corpora.staged import read_texts
 from labelkit.errors import UsageError
 from labelkit.judging.annotate import annotate
 from labelkit.judging.defences import NONE
@@ -72,12 +72,8 @@ def redteam(
     """
     folder = Path(output)
     with claimed(folder) as place:
-        setup = draw(
-            read_data(local_collection(str(data))),
-            human_qrels(options.human, options.scale),
-            options.pairs,
-            seed=options.seed,
-        )
+        grades = human_qrels(options.human, options.scale)
+        setup = draw(read_texts(local_collection(str(data)), grades), grades, options.pairs, seed=options.seed)
         found: dict[str, Any] = {"command": command, "model": options.model, "engine": options.engine}
         found |= {"settings": settings_of(options), "attacks": [], "clean": []}
         refuse_other_attacks(folder / FILE, found["settings"])

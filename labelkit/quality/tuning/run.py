@@ -11,10 +11,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit.corpora.beir import check_ids, read_data
+from labelkit.corpora.beir import check_ids
 from labelkit.corpora.layout import is_collection, layout_of
 from labelkit.corpora.places import local_collection
 from labelkit.corpora.qrels import read_qrels
+from labelkit.corpora.staged import read_texts
 from labelkit.errors import UsageError
 from labelkit.judging.annotate import annotate
 from labelkit.judging.journal import FILE as JOURNAL
@@ -192,13 +193,13 @@ def labelled(source: Pool | Path | str, tuning: TuneOptions, *, verify: bool) ->
     where = str(tuning.human)
     folder = None if isinstance(source, Pool) else local_collection(str(source))
     if folder is None or not is_collection(folder):
-        pool = source if isinstance(source, Pool) else read_pool(local(str(source)), verify=verify)
+        pool = source if isinstance(source, Pool) else read_pool(local(str(source)), verify=verify, pairs=qrels)
         kept = [one for one in pool.candidates if one.passage_id in qrels.get(one.query_id, {})]
         grades = {(one.query_id, one.passage_id): qrels[one.query_id][one.passage_id] for one in kept}
         if not kept:
             raise UsageError(f"{where} grades no pair of the pool")
         return pool._replace(candidates=kept), grades
-    data = read_data(folder)
+    data = read_texts(folder, qrels)
     check_ids(qrels, data.queries, data.corpus, where=where)
     grades = {(query_id, pid): grade for query_id, graded in sorted(qrels.items()) for pid, grade in graded.items()}
     candidates = [

@@ -1,6 +1,9 @@
 """Pools: every source with its ranks, fusion as by hand, people's positives always kept."""
 
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 from typing import Any
 
@@ -22,6 +25,8 @@ from labelkit.pooling.stages import Stage
 from labelkit.records import Origin, full_text
 from labelkit.storage import tables
 
+WORDS = "bark brewed carrier cats coffee day dogs green in is mail morning sleep tea the water with"
+
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
@@ -30,8 +35,7 @@ def encoder(tmp_path_factory):
     from tiny_encoder import write_encoder
 
     torch.set_num_threads(1)
-    words = "bark brewed carrier cats coffee day dogs green in is mail morning sleep tea the water with"
-    return write_encoder(tmp_path_factory.mktemp("encoder"), words.split())
+    return write_encoder(tmp_path_factory.mktemp("encoder"), WORDS.split())
 
 
 def pooled(beir, tmp_path, split=None, **recipe):
@@ -282,6 +286,33 @@ def test_memory_per_pair_does_not_grow(write_beir, tmp_path, monkeypatch):
     few, many = peak(100), peak(500)
     # A query takes some hundred bytes, and its hundred pairs take none.
     assert (many - few) / (400 * 100) < 15
+
+
+def test_two_processes_share_the_work_and_one_writes(write_beir, tmp_path, encoder):
+    """`torchrun labelkit pool` on the real command line."""
+    random = np.random.default_rng(0)
+    texts = [" ".join(row) for row in random.choice(WORDS.split(), (170, 5))]
+    passages = {f"p{number}": ("", text) for number, text in enumerate(texts[:100])}
+    beir = write_beir(tmp_path / "beir", passages, {f"q{number}": text for number, text in enumerate(texts[100:])}, {})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    made = []
+    for name, start in (("one", [sys.executable, "-m"]), ("two", torchrun)):
+        cache = tmp_path / f"cache-{name}"
+        command = ["labelkit", "pool", beir, "--bm25", 5, "--dense", f"{encoder}:5", "-o", tmp_path / name]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "LABELKIT_CACHE": str(cache)}
+        done = subprocess.run(
+            [*start, *map(str, command)], capture_output=True, text=True, timeout=180, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count(f"{tmp_path / name}: ") == 1
+        made.append(
+            [
+                (one.query_id, one.passage_id, [(origin.name, origin.rank) for origin in one.sources])
+                for one in read_pool(tmp_path / name).candidates
+            ]
+        )
+        assert len(list(cache.rglob("*.npy"))) == 2 + 3, "embeddings of queries and passages, and an index"
+    assert made[0] == made[1]
 
 
 def test_progress_is_told_by_stage(large, tmp_path, monkeypatch):
