@@ -10,7 +10,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, islice
@@ -107,7 +107,10 @@ class VllmEngine(Engine):
 
     def close(self) -> None:
         if "_llm" in self.__dict__:
-            self._llm.shutdown()
+            from psutil import NoSuchProcess
+
+            with suppress(NoSuchProcess):  # raised by vLLM if one of its processes ends while it is being ended
+                self._llm.shutdown()
             del self._llm
             gc.unfreeze()
         if "_output" in self.__dict__:

@@ -13,8 +13,10 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from present import present
@@ -190,6 +192,16 @@ def test_an_engine_that_cannot_be_loaded_ends_the_run_and_fails_no_pair(tiny_qwe
     log = Path(str(failed.value).rpartition("(whole output: ")[2].rstrip(")"))
     assert "Traceback" in log.read_text()
     log.unlink()
+
+
+def test_a_process_that_ends_while_it_is_being_ended_fails_no_run(tiny_qwen):
+    def shutdown():
+        raise psutil.NoSuchProcess(1)
+
+    engine: Any = open_engine("vllm", Settings(str(tiny_qwen), dtype="float32", max_model_len=MAX_LEN))
+    engine._llm = SimpleNamespace(shutdown=shutdown)
+    engine.close()
+    assert "_llm" not in vars(engine)
 
 
 def test_labels_that_share_a_first_token_are_refused(tiny_qwen):
