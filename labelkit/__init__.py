@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from labelkit.exchange.hub import Upload, publish, pull
     from labelkit.exchange.importing import import_dataset, import_grades
     from labelkit.exchange.options import ExportOptions, ImportOptions, PublishOptions, PullOptions
+    from labelkit.installation.doctor import Diagnosis, DoctorOptions, doctor
     from labelkit.judging.annotate import Outcome, annotate, reparse
     from labelkit.judging.judges import JudgeCounts, drop_judge, judges
     from labelkit.judging.options import AnnotateOptions, PlanOptions
@@ -98,6 +99,8 @@ HOMES = {
     "CascadeOptions": "labelkit.quality.options",
     "DataError": "labelkit.errors",
     "Dataset": "labelkit.storage.dataset",
+    "Diagnosis": "labelkit.installation.doctor",
+    "DoctorOptions": "labelkit.installation.doctor",
     "EngineError": "labelkit.errors",
     "Example": "labelkit.records",
     "ExportOptions": "labelkit.exchange.options",
@@ -145,6 +148,7 @@ HOMES = {
     "bias": "labelkit.quality.bias:biases",
     "calibrate": "labelkit.quality.calibrate",
     "cascade": "labelkit.quality.cascade",
+    "doctor": "labelkit.installation.doctor",
     "drop_judge": "labelkit.judging.judges",
     "export": "labelkit.exchange.exporting",
     "import_dataset": "labelkit.exchange.importing",
@@ -189,6 +193,8 @@ __all__ = [
     "CascadeOptions",
     "DataError",
     "Dataset",
+    "Diagnosis",
+    "DoctorOptions",
     "EngineError",
     "Example",
     "ExportOptions",
@@ -237,6 +243,7 @@ __all__ = [
     "bias",
     "calibrate",
     "cascade",
+    "doctor",
     "drop_judge",
     "export",
     "import_dataset",

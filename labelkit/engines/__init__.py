@@ -33,6 +33,9 @@ ENGINES = {
 }
 """Engine name -> module that defines `open_engine(settings)` and the engine's `TRAITS`."""
 
+EXTRAS = {"local": "local", "vllm": "vllm", "openai": "openai", "openai-batch": "openai", "ray": "ray"}
+"""Engine name -> extra that installs its packages; other engines need none."""
+
 DEFAULT = "local"
 """Engine of a judge if none is named."""
 DEFAULT_WORKER = "vllm"
