@@ -7,6 +7,7 @@ from typing import NamedTuple
 from trainer.bakeoffs.config import BakeoffConfig
 from trainer.bakeoffs.report import write_report
 from trainer.bakeoffs.runner import RunResult, run_grid
+from trainer.data.input_check import check_dataset
 from trainer.retrieval.search import read_collections
 
 
@@ -46,6 +47,7 @@ def bakeoff(
         LabelkitError: the errors of `fit` and `evaluate`.
     """
     folder, target = Path(dataset), Path(output)
+    check_dataset(folder)
     collections = read_collections(evaluation, split, scale=config.fit.get("scale"))
     results = run_grid(folder, target, config, collections=collections, command=command)
     title = f"{folder.name}, measured on {', '.join(one.name for one in collections)}"

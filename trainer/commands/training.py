@@ -73,6 +73,7 @@ def fit(
     ] = None,
 ) -> None:
     """Train a retriever on a dataset. The same command resumes an interrupted run."""
+    check_input(dataset)
     settings = trainer.read_config(config, given)
     command = console.command_line("trainer")
     with held(output, "model"):
@@ -116,6 +117,7 @@ def bakeoff(
     """
     from trainer.bakeoffs.config import parse_objectives, parse_regimes, read_bakeoff
 
+    check_input(dataset)
     own = grid | {"objectives": parse_objectives(grid.get("objectives")), "regimes": parse_regimes(grid.get("regimes"))}
     settings, command = read_bakeoff(config, own, given), console.command_line("trainer")
     with held(output):
@@ -133,6 +135,7 @@ def suspects(
     show: Annotated[int, typer.Option(min=0, help="Number of the most doubted labels to print.")] = 20,
 ) -> None:
     """List probable label errors. Models trained on other queries disagree most with these labels."""
+    check_input(dataset)
     settings = trainer.read_config(config, given)
     with held(output, "suspects"):
         command = console.command_line("trainer")
@@ -156,6 +159,13 @@ def print_suspects(found: "list[trainer.Suspect]") -> None:
         cells = [f"{one.doubt:.2f}", f"{one.side}{grade}, {one.source}", one.query[:60], one.passage[:80]]
         table.add_row(*cells)
     Terminal().print(table)
+
+
+def check_input(dataset: Path) -> None:
+    """Refuse an input that cannot be trained on, before a fault in the settings is reported or a library is loaded."""
+    from trainer.data.input_check import check_dataset
+
+    check_dataset(dataset)
 
 
 def held(output: Path, kind: str | None = None) -> AbstractContextManager[object]:

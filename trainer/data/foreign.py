@@ -5,14 +5,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from labelkit.errors import UsageError
 from labelkit.exchange.formats import recognised
 from labelkit.exchange.importing import import_dataset, inputs_of
 from labelkit.exchange.options import ImportOptions
 from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
-from labelkit.storage.manifest import EXPORT
 from labelkit.storage.names import inside
+from trainer.data.input_check import is_ours
 
 
 def our_dataset(path: Path) -> Path:
@@ -21,15 +20,9 @@ def our_dataset(path: Path) -> Path:
     Positives of a format without grades get grade 2, negatives grade 0; the source of all labels is `imported`. Raises
     `UsageError` for a file in an unknown format.
     """
-    ours = (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) != EXPORT
-    if ours or not path.exists():
+    if not path.exists() or is_ours(path):
         return path
-    try:
-        form = recognised(path)
-    except UsageError:
-        if path.is_dir() and not (path / folders.MANIFEST).is_file():
-            return path  # an unfinished folder of ours: reading it raises a more helpful error
-        raise
+    form = recognised(path)
     digest = hashlib.sha256(f"{form}\n{sorted(inputs_of(path).items())}".encode()).hexdigest()[:32]
     name = path.resolve().stem
     kept = inside(cache_folder() / "imported" / digest, name)

@@ -7,7 +7,7 @@ the mean of their means, as in BEIR.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from labelkit.pooling.sharing import sharing
 from labelkit.statistics.intervals import UNIT, Estimate, mean_of_means
 from labelkit.statistics.paired import PairedTest, compare
 from labelkit.storage.names import inside
+from trainer.retrieval.leaks import training_queries_in, warn_of_training_queries
 from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import Collection, load_model, read_collections, search
 
@@ -54,6 +55,8 @@ class Measured:
     """Share of unjudged passages in the first ten ranks, which count as not relevant; None for the average."""
     per_query: PerQuery
     """Values per query; empty for the average."""
+    training_queries: int | None = None
+    """Number of the measured queries that the model was trained on; None for the average, and if it is unknown."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def evaluate(
 ) -> EvalResult:
     """Measure nDCG@10, RR@10, AP and Recall of a model on one or several collections, and compare it with other models.
 
-    The gain of nDCG is the grade. AP is computed to the deepest cutoff of Recall.
+    A warning is logged for each model of `trainer fit` that was trained on some of the queries. The gain of nDCG is the grade. AP is computed to the deepest cutoff of Recall.
 
     Args:
         model: sentence-transformers folder or name on the Hub.
@@ -148,6 +151,8 @@ def evaluate(
     )
     trusted = options.trust_remote_code
     with sharing() as first:
+        if first:
+            warn_of_training_queries(map(str, (model, *options.compare)), collections)
         contenders = [load_contender(str(name), trust_remote_code=trusted) for name in (model, *options.compare)]
         if not first:
             options, progress = options.model_copy(update={"runs": None}), lambda words: None
@@ -178,7 +183,8 @@ def compare_contenders(
             if path := files[collection.name, tag]:
                 write_run(path, run, tag)
             per_query = measure(collection.qrels, run, relevant_grade, cutoffs=cutoffs)
-            measured.append(_measured(name, collection, fact, run=run, per_query=per_query))
+            entry = _measured(name, collection, fact, run=run, per_query=per_query)
+            measured.append(replace(entry, training_queries=training_queries_in(folder, collection)))
             progress(f"{name} on {collection.name}: nDCG@10 {measured[-1].means['nDCG@10'].value:.3f}")
         if len(collections) > 1:
             measured.append(_average(name, measured[-len(collections) :]))

@@ -36,11 +36,12 @@ from labelkit.storage.outputs import claimed, name_of, place_of
 from trainer.config.fit_config import LOGGERS, FitConfig
 from trainer.data.collate import Collator
 from trainer.data.foreign import our_dataset
+from trainer.data.input_check import check_dataset
 from trainer.data.store import Store, open_store
 from trainer.data.token_cache import Reading, passage_texts, query_texts, token_cache
 from trainer.data.training_sets import TrainingSet, make_training_sets
 from trainer.retrieval.evaluate import Contender, EvalResult, compare_contenders, load_contender
-from trainer.retrieval.leaks import refuse_leaks
+from trainer.retrieval.leaks import refuse_leaks, write_training_queries
 from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import Collection, read_collections
 from trainer.training.checkpoints import Checkpoints, read_weights, refuse_other_run, step_of
@@ -138,6 +139,7 @@ def fit(
         DataError: a dataset without positives, or with queries of the evaluation or of the dev set.
         ArtifactError: an incomplete or damaged dataset, or an output path that is already in use.
     """
+    check_dataset(dataset)
     collections = read_collections(evaluation, "test", scale=config.scale)
     target = Path(output)
     measure = card_measure(config, name_of(target), collections, progress=progress) if collections else None
@@ -231,6 +233,7 @@ def _train(
                 store=store,
                 evaluation=measure,
             )
+            write_training_queries(draft.path, training_sets)
             if (checkpoints.folder / "logs").is_dir():
                 shutil.copytree(checkpoints.folder / "logs", draft.path / "logs")
         checkpoints.remove()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.commands.measuring import short_names
+from trainer.data.store import open_store
 from trainer.packages import TRAINING_PACKAGES
 
 from ..conftest import call
@@ -45,6 +46,17 @@ def test_fit_then_eval(
     assert "difference to" in printed.out
     assert "83% of the passages in the first ten ranks are unjudged" in printed.err
     assert "1 of 2 queries have no passage of grade 2 or above" in printed.err
+    assert "was trained on" not in printed.err
+
+    asked = open_store(toy_dataset).labels["train"]["query"][0].as_py()
+    (beir / "queries.jsonl").write_text(
+        f'{{"_id": "q0", "text": "{asked.upper()}?"}}\n{{"_id": "q1", "text": "word5"}}\n'
+    )
+    assert call(monkeypatch, "eval", model, beir, "--compare", tiny_model, "--json") == 0
+    printed = capsys.readouterr()
+    assert f"{model} was trained on 1 of the 2 queries of beir, split test" in printed.err
+    assert printed.err.count("was trained on") == 1
+    assert [one["training_queries"] for one in json.loads(printed.out)["measured"]] == [1, None]
 
 
 @pytest.mark.parametrize(
@@ -61,20 +73,27 @@ def test_fit_then_eval(
             "not a finished dataset",
         ),
         (
-            ("fit", "{tmp}/none", "--model", "m", "--objective", "infonce", "-o", "{tmp}/m"),
+            ("fit", "{toy}", "--model", "m", "--objective", "infonce", "-o", "{tmp}/m"),
             2,
             "unknown objective",
         ),
         (
-            ("fit", "{tmp}/none", "--objective", "lsepair", "-o", "{tmp}/m"),
+            ("fit", "{toy}", "--objective", "lsepair", "-o", "{tmp}/m"),
             2,
             "model is not set; give --model",
         ),
         (
-            ("fit", "{tmp}/none", "--config", "{tmp}/no.toml", "-o", "{tmp}/m"),
+            ("fit", "{toy}", "--config", "{tmp}/no.toml", "-o", "{tmp}/m"),
             2,
             "cannot read the settings in",
         ),
+        (("fit", "{tmp}/none", "--objective", "infonce", "-o", "{tmp}/m"), 1, "none does not exist, but a dataset is"),
+        (
+            ("bakeoff", "{tmp}/none", "--objectives", "x", "--eval", "{tmp}/none", "-o", "{tmp}/m"),
+            1,
+            "a dataset is needed",
+        ),
+        (("suspects", "{tmp}/none", "--objective", "x", "-o", "{tmp}/m"), 1, "a dataset is needed"),
         (("eval", "{tmp}/none", "{tmp}/half"), 1, "corpus.jsonl does not exist"),
         (("eval", "m", "{tmp}/none"), 1, "does not exist; give a folder with corpus.jsonl and queries.jsonl"),
     ],
@@ -83,13 +102,14 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
+    toy_dataset: Path,
     arguments: tuple[str, ...],
     code: int,
     message: str,
 ) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "train.parquet").touch()
-    assert call(monkeypatch, *(argument.format(tmp=tmp_path) for argument in arguments)) == code
+    assert call(monkeypatch, *(argument.format(tmp=tmp_path, toy=toy_dataset) for argument in arguments)) == code
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("error: ")
