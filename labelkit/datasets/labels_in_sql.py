@@ -24,6 +24,17 @@ STAGES = {dataset.OF_MODELS: "kind <> 'human'", dataset.OF_PEOPLE: "kind = 'huma
 """Table of the policy `staged` -> SQL condition on the judges whose labels it has."""
 
 
+JUDGED = """
+    SELECT query_id, passage_id, judge_id, kind, weight, grade, score,
+           list_sum(list_transform(list_zip(probs, relevant), lambda x: x[1] * x[2])) AS probability
+    FROM judgements JOIN judges USING (judge_id)
+    WHERE speaks AND ({condition}) AND NOT (kind = 'human' AND query_id IN (FROM set_aside))
+"""
+"""SQL of the judgements that count, under a further condition. The probability is NULL if a judgement has no label
+probabilities or its judge names no grades for the labels.
+"""
+
+
 def open_labels(db: DuckDBPyConnection, rules: MixRules, scored_by: str | None = None) -> None:
     """Make the tables that every slice needs: queries set aside, pairs to drop, the judge that gives all labels
     their scores (`scored_by`, or none), and posteriors of Dawid and Skene.
@@ -93,20 +104,12 @@ def slices(db: DuckDBPyConnection) -> list[dict[str, str]]:
 
 
 def pair_table(db: DuckDBPyConnection, part: dict[str, str], rules: MixRules, *, judges: str = "true") -> None:
-    """Make the table `pairs` of a slice: a list of judgements per pair, by the judges of an SQL condition.
-
-    The probability of a judgement is NULL if it has no label probabilities or its judge names no grades for the labels.
-    """
+    """Make the table `pairs` of a slice: a list of judgements per pair, by the judges of an SQL condition."""
+    condition = f"query_id BETWEEN $first AND $last AND ({judges})"
     db.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE pairs AS
-        WITH graded AS (
-            SELECT query_id, passage_id, judge_id, kind, weight, grade, score,
-                   list_sum(list_transform(list_zip(probs, relevant), lambda x: x[1] * x[2])) AS probability
-            FROM judgements JOIN judges USING (judge_id)
-            WHERE query_id BETWEEN $first AND $last AND speaks AND ({judges})
-              AND NOT (kind = 'human' AND query_id IN (FROM set_aside))
-        ), sided AS (
+        WITH graded AS ({JUDGED.format(condition=condition)}), sided AS (
             SELECT *, {side_of(rules)} AS side FROM graded
         )
         SELECT query_id, passage_id,

@@ -14,6 +14,7 @@ from labelkit.datasets.audit_checks import CHECKS, DROPS
 from labelkit.datasets.card import dataset_card
 from labelkit.datasets.deciding import SCRATCH, decide
 from labelkit.datasets.inputs import input_hashes, save_inputs, scoring_judge, source_facts
+from labelkit.datasets.no_positives import explanations
 from labelkit.datasets.options import MixOptions
 from labelkit.datasets.policies import policy_named
 from labelkit.errors import UnknownNameError, UsageError
@@ -47,6 +48,10 @@ def mix(output: Path | str, options: MixOptions, *, command: str = "labelkit.mix
             judges, silent = save_inputs(db, draft, options)
             scored_by = scoring_judge(judges)
             totals = decide(db, draft, options, scored_by=scored_by)
+            if not totals["positives"]:
+                log.warning(f"{target}: no pair became a positive, so that nothing can be trained on the dataset")
+                for line in explanations(db, options):
+                    log.warning(f"  {line}")
         draft.inputs = input_hashes(options)
         told: dict[str, Any] = {"rerankers": rerankers(judges), "scored_by": scored_by}
         draft.facts = DatasetFacts(

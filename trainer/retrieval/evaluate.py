@@ -129,7 +129,8 @@ def evaluate(
 ) -> EvalResult:
     """Measure nDCG@10, RR@10, AP and Recall of a model on one or several collections, and compare it with other models.
 
-    A warning is logged for each model of `trainer fit` that was trained on some of the queries. The gain of nDCG is the grade. AP is computed to the deepest cutoff of Recall.
+    The gain of nDCG is the grade. AP is computed to the deepest cutoff of Recall. A warning is logged for each model of
+    `trainer fit` that was trained on some of the queries.
 
     Args:
         model: sentence-transformers folder or name on the Hub.

@@ -1,7 +1,7 @@
 """Find evaluation queries among the training queries, which would measure memory instead of generalisation.
 
-A training refuses such queries. A trained model keeps the hashes of its training queries, so that a later evaluation can
-warn about them without the dataset.
+A training refuses such queries. A trained model keeps the hashes of its training queries, so that a later evaluation
+can warn about them without the dataset.
 """
 
 import logging
@@ -88,7 +88,7 @@ def warn_of_training_queries(models: Iterable[str], collections: Sequence[Collec
         for collection in collections:
             if count := training_queries_in(model, collection):
                 log.warning(
-                    f"{model} was trained on {count} of the {len(collection.qrels)} queries of {collection.name}, split "
-                    f"{collection.split}: its figures there are too high; train without them (labelkit mix --eval DATA "
-                    "--drop leaked-queries), or measure on other queries"
+                    f"{model} was trained on {count} of the {len(collection.qrels)} queries of {collection.name}, "
+                    f"split {collection.split}: its figures there are too high; train without them (labelkit mix "
+                    "--eval DATA --drop leaked-queries), or measure on other queries"
                 )
