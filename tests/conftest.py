@@ -9,11 +9,9 @@ import asyncio
 import base64
 import gc
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -22,7 +20,6 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (
@@ -171,7 +168,6 @@ HEAVY = {
 }
 """Names of functions and classes that start a process or a server, or make a model."""
 TIMED_MARKS = ("judge", "vllm")
-ONE_LARGE_MODEL = FileLock(Path(tempfile.gettempdir()) / f"labelkit-tests-{os.getuid()}.lock")
 WHOLE_COMMAND = "labelkit"
 """Fixture that runs a whole command of `labelkit` in the process of the tests."""
 
@@ -231,18 +227,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         heavy = any(needs_more(one) for one in (item.function, *(each.func for each in fixtures)))
         if whole_command or timed or heavy:
             item.add_marker(pytest.mark.slow)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Let the files with large models wait for each other: two engines at once do not fit in 8 GiB."""
-    if any(item.get_closest_marker(name) for name in TIMED_MARKS) and not ONE_LARGE_MODEL.is_locked:
-        ONE_LARGE_MODEL.acquire()
-    try:
-        return (yield)
-    finally:
-        if nextitem is None or nextitem.path != item.path:  # fixtures of the file have closed their engines
-            ONE_LARGE_MODEL.release()
 
 
 def pytest_collection() -> None:
