@@ -14,18 +14,22 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: models
 	$(BIN)/python examples/pydocs/demo.py --work build/demo
 
+# An engine with the real judge takes up to 6 GiB and both cores, so these tests run first and one at a time.
 test: models system $(VENV)/.vllm
-	LABELKIT_JUDGE=$$($(BIN)/python examples/models.py judge) \
-	LABELKIT_ENCODER=$$($(BIN)/python examples/models.py encoder) \
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	export LABELKIT_JUDGE=$$($(BIN)/python examples/models.py judge) \
+	LABELKIT_ENCODER=$$($(BIN)/python examples/models.py encoder); \
+	$(BIN)/python -m pytest -m "judge or vllm" \
+	&& $(BIN)/python -m pytest -m "not judge and not vllm" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Run the tests that need no model, browser, cluster or other process, in less than a minute.
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
 # Run all tests and print the coverage of both packages, including processes that tests start.
-coverage: export PYTEST_ADDOPTS = --cov --cov-report=term
-coverage: test
+coverage: export PYTEST_ADDOPTS = --cov --cov-append --cov-report=term
+coverage:
+	rm -f .coverage
+	$(MAKE) test
 
 # Test all promises of docs/reliability.md with their full numbers of trials, in about an hour.
 soak: system $(VENV)/.dev
