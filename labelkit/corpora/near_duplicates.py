@@ -7,12 +7,13 @@ Jaccard index of their shingles; texts with a similarity of `NEAR` or more are n
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from labelkit.errors import MissingPackageError
 
@@ -28,6 +29,9 @@ LIKELY = 0.55
 SEED = 1
 TEXTS_AT_ONCE = 2_048
 """Texts per batch; such batches fit the processor's cache, which is five times faster than with large batches."""
+
+PAIRS_AT_ONCE = 1 << 20
+"""Pairs that share a band in memory at once, unless a single text has more."""
 
 
 class Copy(NamedTuple):
@@ -48,9 +52,7 @@ class KnownTexts:
         self._texts: list[str] = normalised(pa.array(texts, pa.string())).to_pylist()
         self._normalised = {text: place for place, text in reversed(list(enumerate(self._texts))) if text}
         self._signatures = signatures(pa.array(self._texts, pa.string()))
-        keys = band_keys(self._signatures)
-        self._order = np.argsort(keys, axis=0, kind="stable")
-        self._keys = np.take_along_axis(keys, self._order, axis=0)
+        self._bands = BandIndex(band_keys(self._signatures))
 
     def copies(self, names: pa.Array, texts: pa.Array) -> Iterator[Copy]:
         """Yield the texts that repeat a known text, each with the most similar known text; the first one in a tie."""
@@ -71,26 +73,66 @@ class KnownTexts:
     def _near(self, texts: pa.Array) -> dict[int, tuple[float, int]]:
         """Return the rows that have a near-duplicate: row -> similarity and place of the most similar known text."""
         mine = signatures(texts)
-        rows, places = self._candidates(band_keys(mine))
-        likely = (mine[rows] == self._signatures[places]).mean(axis=1) >= LIKELY
         found: dict[int, tuple[float, int]] = {}
-        for row, place in zip(rows[likely].tolist(), places[likely].tolist(), strict=True):
-            similarity = jaccard(texts[row].as_py(), self._texts[place])
-            if similarity >= NEAR and similarity > found.get(row, (0.0, 0))[0]:
-                found[row] = similarity, place
+        for rows, places in self._bands.candidates(band_keys(mine)):
+            likely = (mine[rows] == self._signatures[places]).mean(axis=1) >= LIKELY
+            for row, place in zip(rows[likely].tolist(), places[likely].tolist(), strict=True):
+                similarity = jaccard(texts[row].as_py(), self._texts[place])
+                if similarity >= NEAR and similarity > found.get(row, (0.0, 0))[0]:
+                    found[row] = similarity, place
         return found
 
-    def _candidates(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows and places of all pairs that share a band, in order."""
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Rows, and a place for each."""
+
+
+class BandIndex:
+    """The texts that share a band with others, found by binary search in the sorted keys of each band.
+
+    Keys and places take 256 bytes per text, in memory, or in files of a folder.
+    """
+
+    def __init__(self, keys: NDArray[np.uint64], folder: Path | None = None) -> None:
+        self._count = len(keys)
+        self._keys = space("keys", np.uint64, self._count, folder=folder)
+        self._places = space("places", np.int64, self._count, folder=folder)
+        for band in range(BANDS):
+            order = np.argsort(keys[:, band], kind="stable")
+            self._places[band] = order
+            self._keys[band] = keys[:, band][order]
+
+    def candidates(self, keys: NDArray[np.uint64], most: int | None = None) -> Iterator[Pairs]:
+        """Yield pairs of a row of `keys` and the place of a text with a band in common, in order, without repetition
+        and with all pairs of a row together.
+
+        With `most`, only the first texts with a band count, so that many similar texts do not make many more pairs.
+        """
+        first = np.stack([np.searchsorted(self._keys[band], keys[:, band], "left") for band in range(BANDS)])
+        last = np.stack([np.searchsorted(self._keys[band], keys[:, band], "right") for band in range(BANDS)])
+        counts = last - first if most is None else np.minimum(last - first, most)
+        blocks = np.cumsum(counts.sum(axis=0)) // PAIRS_AT_ONCE
+        for block in np.unique(blocks):
+            rows = np.flatnonzero(blocks == block)
+            yield self._pairs(rows, first[:, rows], counts[:, rows])
+
+    def _pairs(self, rows: NDArray[np.int64], first: NDArray[np.int64], counts: NDArray[np.int64]) -> Pairs:
+        """Return the pairs of some rows; first place and number of texts with the same key: [`BANDS`, rows]."""
         codes = []
         for band in range(BANDS):
-            first = np.searchsorted(self._keys[:, band], keys[:, band], "left")
-            counts = np.searchsorted(self._keys[:, band], keys[:, band], "right") - first
-            rows = np.repeat(np.arange(len(keys)), counts)
-            within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-            places = self._order[np.repeat(first, counts) + within, band]
-            codes.append(rows * len(self._keys) + places)
-        return np.divmod(np.unique(np.concatenate(codes)), max(1, len(self._keys)))
+            repeated = np.repeat(rows, counts[band])
+            within = np.arange(len(repeated)) - np.repeat(np.cumsum(counts[band]) - counts[band], counts[band])
+            places = self._places[band][np.repeat(first[band], counts[band]) + within]
+            codes.append(repeated * self._count + places)
+        found, places = np.divmod(np.unique(np.concatenate(codes)), max(1, self._count))
+        return found, places
+
+
+def space(name: str, kind: DTypeLike, count: int, *, folder: Path | None) -> NDArray[Any]:
+    """Return an empty array `[BANDS, count]`, in memory or in a file of a folder."""
+    if folder is None or not count:
+        return np.empty((BANDS, count), kind)
+    return np.memmap(folder / name, kind, "w+", shape=(BANDS, count))
 
 
 def normalised(texts: pa.Array) -> pa.Array:

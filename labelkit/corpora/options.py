@@ -1,13 +1,13 @@
-"""Options that every command with a collection shares: names of columns, and unknown ids."""
+"""Options that every command with a collection shares, and options of `labelkit corpus`."""
 
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from labelkit.corpora.fields import Fields
 from labelkit.corpora.places import local_collection
-from labelkit.options import Options
+from labelkit.options import Address, Options
 
 CollectionPlace = Annotated[Path, BeforeValidator(lambda place: local_collection(str(place)))]
 """The folder of a collection, or its address (s3://, gs://, hf://, irds:), which becomes the path of its local copy."""
@@ -34,3 +34,18 @@ class CollectionOptions(ColumnOptions):
 
     skip_unknown: bool = False
     """Leave out graded pairs whose query or passage is not in the collection, and count them."""
+
+
+class CorpusOptions(Options):
+    """Options of `labelkit corpus`."""
+
+    tokenizer: str | None = None
+    """Tokenizer that measures passages: model folder, tokenizer.json, or model on the Hugging Face Hub. Default: parts
+    of words of up to 6 letters, and punctuation marks, which needs no model.
+    """
+    max_tokens: int | None = Field(default=None, ge=32, le=32_768)
+    """Most tokens of a passage with its title. Default: the input length of the tokenizer's model, at most 512; 256
+    without --tokenizer.
+    """
+    queries: Address | None = None
+    """File of queries to add to the folder: TSV, CSV, JSONL, JSON or Parquet with ids and texts."""

@@ -144,6 +144,25 @@ class DataFacts(Facts):
     set_aside: Mapping[str, int] = {}
 
 
+class CorpusFacts(Facts):
+    """Facts of `labelkit corpus`."""
+
+    max_tokens: int = 0
+    tokenizer: str | None = None
+    """Tokenizer as the user named it; None for the counts without a tokenizer."""
+    tokenizer_sha256: str | None = None
+    converters: Mapping[str, str] = {}
+    """Package that converts or splits documents -> its version."""
+    documents: Mapping[str, int] = {}
+    """Ending of the file name -> number of documents with passages."""
+    left_out: Mapping[str, int] = {}
+    """Kind of reason -> number of documents without passages."""
+    skipped: Mapping[str, int] = {}
+    """Kind of file that is no document -> number of such files."""
+    repeated: Mapping[str, int] = {}
+    """Exact, normalised or near -> number of passages that were left out because they repeat another passage."""
+
+
 class ModelFacts(Facts):
     """Facts of `trainer fit`: configuration, versions of packages, a report per stage, and the evaluation."""
 
@@ -189,12 +208,13 @@ DATASET = Kind(
 )
 EXPORT = Kind("export", ExportFacts, ("README.md",))
 DATA = Kind("data", DataFacts, ("corpus.jsonl", "queries.jsonl", "set_aside.jsonl"))
+CORPUS = Kind("corpus", CorpusFacts, ("corpus.jsonl", "sources.jsonl", "repeated.jsonl", "left_out.jsonl"))
 MODEL = Kind("model", ModelFacts, ("*.safetensors",))
 SUSPECTS = Kind("suspects", SuspectsFacts, ("suspects.tsv", "suspects.run"))
 CHECKPOINT = Kind("checkpoint", Facts, ("weights.safetensors", "trainer_state.json"))
 TOKENS = Kind("tokens", Facts, ("tokens.arrow",))
 KINDS: dict[str, Kind[Any]] = {
-    kind: kind for kind in (POOL, LABELS, DATASET, EXPORT, DATA, MODEL, SUSPECTS, CHECKPOINT, TOKENS)
+    kind: kind for kind in (POOL, LABELS, DATASET, EXPORT, DATA, CORPUS, MODEL, SUSPECTS, CHECKPOINT, TOKENS)
 }
 
 
