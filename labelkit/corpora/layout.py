@@ -70,7 +70,8 @@ def layout_of(folder: Path) -> Layout:
             names = ", ".join(there[:8]) + (" and more" if there[8:] else "") or "nothing"
             raise DataError(
                 f"{folder / kind}.jsonl does not exist: {folder} contains {names}, wanted {WANTED[kind]}. Files whose "
-                "rows are queries with their passages are read by labelkit import"
+                "rows are queries with their passages are read by labelkit import, documents by labelkit corpus, with "
+                "--queries for the queries"
             )
     corpus, queries = (tuple(chain.from_iterable(found[kind].values())) for kind in ("corpus", "queries"))
     return Layout(folder, corpus, queries, qrels={split: tuple(files) for split, files in found["qrels"].items()})
