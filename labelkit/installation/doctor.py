@@ -25,6 +25,7 @@ WAYS = {
 }
 """Extra for a way of working -> its description."""
 PARTS = {
+    "documents": "labelkit corpus",
     "audit": "near-duplicates in labelkit audit and mix --eval",
     "report": "labelkit agree --run and --by language",
     "review": "labelkit review",

@@ -48,7 +48,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "trainer": group_of(trainer.commands.app.app).commands,
 }
 """Program -> command -> the command as typer keeps it."""
-OTHERS = {"export", "pre-commit", "twine"}
+OTHERS = {"export", "mkdir", "pre-commit", "printf", "twine"}
 """Programs of others whose options we do not check."""
 OPTIONS_OF_OTHERS = {
     "--nproc-per-node",

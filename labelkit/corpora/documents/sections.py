@@ -37,8 +37,8 @@ def sections_of(document: Converted, title: str) -> Iterator[Section]:
     the heading.
     """
     path: list[Heading] = []
-    first = Heading(0, "", 0, 0)
-    marks = [first, *document.headings, Heading(0, "", len(document.text), len(document.text))]
+    first = Heading(0, "", 0, end=0)
+    marks = [first, *document.headings, Heading(0, "", len(document.text), end=len(document.text))]
     for here, following in pairwise(marks):
         path = [*(above for above in path if above.level < here.level), here] if here.level else []
         headings = names(path, title)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LETTERS = 6
-"""Most characters of a token without a tokenizer. Counts are then 1.0 to 1.3 times those of MiniLM's and Qwen's
+"""Most characters of a token without a tokenizer. Counts are then 1.0 to 1.3 times the counts of MiniLM's and Qwen's
 tokenizers on English prose and Markdown.
 """
 USUAL_TOKENS = 256

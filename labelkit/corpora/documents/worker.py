@@ -58,8 +58,8 @@ def split_document(path: Path, splitter: PassageSplitter) -> Document:
     for section in sections_of(made, title_of(made, path.stem)):
         named = splitter.title(title, section.headings)
         for piece in splitter.pieces(made, section, named):
-            rows.append(Row(named, piece.text, piece.start, piece.end, list(section.headings)))
-    return Document(hashlib.sha256(content).hexdigest(), title, len(made.text), rows)
+            rows.append(Row(named, piece.text, piece.start, end=piece.end, headings=list(section.headings)))
+    return Document(hashlib.sha256(content).hexdigest(), title, len(made.text), passages=rows)
 
 
 def content_of(path: Path) -> bytes:
