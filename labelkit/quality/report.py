@@ -3,6 +3,7 @@
 All numbers on the page are also printed by the commands that it names.
 """
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,7 @@ def contents_of(subject: Subject, options: ReportOptions) -> dict[str, Any]:
     return parts | {
         "title": f"Reliability of {named}",
         "subtitle": f"{labelled:,} judgments by {len(judging)} judges, {graded:,} pairs with human grades",
+        "verdict": report_sections.verdict(agreement, people[0].name if people else None),
         "contents": contents,
         "chart_style": STYLE,
         "commands": commands_of(subject.folders, options),
@@ -169,7 +171,7 @@ def judge_rows(subject: Subject) -> list[dict[str, Any]]:
                 "kind": rater.kind,
                 "method": judge and judge.method,
                 "prompt": judge and judge.prompt_name and f"{judge.prompt_name} {judge.prompt_version}",
-                "engine": judge and judge.engine and f"{judge.engine}, {judge.dtype or 'unknown dtype'}",
+                "engine": judge and ", ".join(filter(None, (judge.engine, judge.dtype))),
                 "pairs": len(rater.pair),
                 "failures": int((rater.grade == FAILED).sum()),
                 "tokens": tokens,
@@ -192,17 +194,24 @@ def spent_in(db: DuckDBPyConnection, folder: Path) -> Iterator[tuple[str, Spent]
     yield from ((judge_id, (tokens, usd)) for judge_id, tokens, usd in rows)
 
 
-def provenance(subject: Subject) -> list[dict[str, str]]:
-    """Return all manifests and judges as texts with their names."""
-    manifests = [
-        {"name": f"Manifest of {name}", "text": manifest.as_text().rstrip()}
-        for name, manifest in subject.manifests.items()
-    ]
-    judges = [
-        {"name": f"Judge {judge.judge_id}", "text": judge.model_dump_json(indent=2, exclude_none=True)}
-        for judge in subject.judges
-    ]
-    return manifests + judges
+def provenance(subject: Subject) -> list[dict[str, Any]]:
+    """Return all manifests and judges as tables with their names."""
+    manifests = {f"Manifest of {name}": manifest.as_json() for name, manifest in subject.manifests.items()}
+    judges = {f"Judge {judge.judge_id}": judge.model_dump(mode="json") for judge in subject.judges}
+    return [{"name": name, "rows": list(table_rows(document))} for name, document in (manifests | judges).items()]
+
+
+def table_rows(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the values of a JSON document with their names; a nested name follows the names above it. Empty values are
+    left out.
+    """
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            yield from table_rows(value, f"{above}{name}: ")
+        elif isinstance(value, list | tuple) and value:
+            yield above + name, ", ".join(one if isinstance(one, str) else json.dumps(one) for one in value)
+        elif value is not None and value != [] and value != ():
+            yield above + name, value if isinstance(value, str) else json.dumps(value)
 
 
 def commands_of(folders: Sequence[Path], options: ReportOptions) -> Mapping[str, str]:

@@ -92,6 +92,55 @@ def agreement_section(agreement: Agreement, people: str) -> list[dict[str, Any]]
     ]
 
 
+def verdict(agreement: Agreement | None, people: str | None) -> str:
+    """Say in two sentences how far the labels can be trusted and what to do next.
+
+    The words for kappa follow Landis and Koch (1977), applied to the lower end of the confidence interval.
+    """
+    compared = agreement.comparisons if agreement else []
+    known = [
+        one
+        for one in compared
+        if one.reference == people and one.judge_kind != "human" and one.figures["kappa_2"].value is not None
+    ]
+    if not known:
+        return (
+            "No grade in this report was compared with a person's grade on relevance, so nothing is known about the "
+            "errors of the labels. Grade about 50 of the pairs by hand (labelkit review LABELS -o GRADES), then run "
+            "this report with --human GRADES."
+        )
+    best = max(known, key=lambda one: one.figures["kappa_2"].value or 0.0)
+    kappa = best.figures["kappa_2"]
+    low = -1.0 if kappa.low is None else kappa.low
+    words, todo = next((words, todo) for least, words, todo in TRUST if low >= least)
+    return (
+        f"{short(best.judge_id, best.judge)} agrees best with {best.reference} on which passages are relevant (Cohen's "
+        f"kappa, grade >= 2: {kappa}, {best.pairs:,} pairs): {words}. {todo}"
+    )
+
+
+TRUST = (
+    (
+        0.6,
+        "the agreement is substantial",
+        "Calibrate the judge (labelkit calibrate) and mix its labels (labelkit mix).",
+    ),
+    (
+        0.2,
+        "the agreement is fair to moderate",
+        "Calibrate the judge (labelkit calibrate), raise mix --llm-positive to the precision that you need, and keep "
+        "people's grades for the evaluation.",
+    ),
+    (
+        -1.0,
+        "the agreement may be slight or no better than chance",
+        "Grade more pairs by hand to narrow the interval, or try another judge, method or prompt (labelkit tune), "
+        "before you train on these labels.",
+    ),
+)
+"""Lowest lower end of the interval of kappa -> words, and the next step."""
+
+
 def told(one: Comparison) -> str:
     """Describe the figures of a comparison that the chart does not show."""
     figures = one.figures

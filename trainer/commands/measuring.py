@@ -77,7 +77,7 @@ def short_names(models: Sequence[str]) -> dict[str, str]:
 def _notes(result: "trainer.EvalResult", called: Mapping[str, str]) -> Iterator[str]:
     """Yield the notes on the validity of a result, a line each."""
     from labelkit.statistics.intervals import few_queries
-    from labelkit.statistics.paired import TELLING
+    from labelkit.statistics.paired import ALPHA, TELLING
 
     if result.index != "exact":
         yield f"searched with {result.index}, which is approximate and may miss passages"
@@ -95,6 +95,17 @@ def _notes(result: "trainer.EvalResult", called: Mapping[str, str]) -> Iterator[
                 f"{called[measured.model]} on {measured.data}: {measured.unjudged:.0%} of the passages in the first "
                 "ten ranks are unjudged; they count as not relevant"
             )
+    uncertain = [
+        test
+        for gap in result.compared
+        for test in gap.tests.values()
+        if test.p_holm > ALPHA and not (test.difference.low or 0.0) <= 0.0 <= (test.difference.high or 0.0)
+    ]
+    if uncertain:
+        yield (
+            f"{len(uncertain)} of the differences exclude 0 with p above {ALPHA}: an interval is about one difference "
+            "alone, p is corrected for all differences in the table; rely on p"
+        )
     for gap in result.compared:
         needed = gap.tests["nDCG@10"].queries_needed
         if needed is not None:

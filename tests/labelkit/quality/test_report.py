@@ -144,3 +144,33 @@ def test_charts_draw_what_they_are_given():
     assert grid(["a"], ["b", "c"], [[1, None]], "t", "share").count("<rect") == 1
     line = curve({"one": [(0, 0), (1, 1)]}, "x", "y", "t", diagonal=True)
     assert len(present(re.search(r'points="([^"]+)"', line))[1].split()) == 2
+
+
+def test_the_provenance_is_a_table_and_people_have_no_price(labelkit, labels, beir, tmp_path):
+    human = beir / "qrels" / "test.tsv"
+    assert labelkit("report", labels, "-o", tmp_path / "report.html", "--human", human, "--data", beir).code == 0
+    _, text = page_of(tmp_path / "report.html")
+    assert "<tr><th>rows: judgements</th><td>21</td></tr>" in text
+    assert '"schema_version"' not in text
+    (person,) = re.findall(r'<tr>(?:(?!</tr>).)*<td data-name="kind">human</td>.*?</tr>', text, re.DOTALL)
+    assert "unknown" not in person
+    assert "agrees best with" in text
+    assert "agreement may be slight or no better than chance. Grade more pairs by hand" in text
+    assert labelkit("report", labels, "-o", tmp_path / "alone.html").code == 0
+    assert (
+        "Grade about 50 of the pairs by hand (labelkit review LABELS -o GRADES)" in page_of(tmp_path / "alone.html")[1]
+    )
+
+
+def test_nothing_is_cut_on_a_narrow_screen(labelkit, labels, beir, tmp_path, page):
+    human = beir / "qrels" / "test.tsv"
+    assert labelkit("report", labels, "-o", tmp_path / "report.html", "--human", human, "--data", beir).code == 0
+    page.call("Page.navigate", url=(tmp_path / "report.html").as_uri())
+    page.wait("document.readyState === 'complete' && document.title.startsWith('Reliability')")
+    page.picture(tmp_path / "narrow.png", dark=False, width=420)
+    wide = (
+        "[document.documentElement, ...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth)"
+    )
+    assert page.run(f"{wide}.length") == 0
+    page.picture(tmp_path / "wide.png", dark=False, width=1400)
+    assert page.run("Math.min(...[...document.querySelectorAll('.charts svg')].map(e => e.clientWidth))") > 300

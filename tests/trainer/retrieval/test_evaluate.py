@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from labelkit.corpora.runs import read_run
 from labelkit.errors import ArtifactError, DataError, UsageError
 from labelkit.pooling import dense_search as module
 from labelkit.pooling.dense_search import Exact, Lengths, limited
+from labelkit.statistics.intervals import Estimate
 from labelkit.statistics.paired import holm
 from trainer.commands.measuring import _notes
 from trainer.retrieval.evaluate import EvalResult, compare_contenders, evaluate, halves, load_contender, unjudged_share
@@ -294,6 +296,19 @@ def test_few_queries_and_the_range_of_the_power_note_are_said(tmp_path: Path, ba
     words = list(_notes(result, {name: name for name in result.models}))
     assert any("data: 2 queries are few" in line for line in words)
     assert any("to detect a difference of 0.01 in nDCG@10 you need about" in line for line in words)
+
+
+@pytest.mark.parametrize(("low", "p", "said"), [(0.001, 0.128, True), (0.001, 0.04, False), (-0.001, 0.128, False)])
+def test_an_interval_without_0_and_a_high_p_are_explained(
+    tmp_path: Path, bag: str, data: Path, low: float, p: float, said: bool
+) -> None:
+    result = evaluated(bag, data, write_bag_of_letters(tmp_path / "blind", weights=[0, 1, 1, 1, 1, 1, 1, 1]))
+    (gap,) = result.compared
+    one = replace(gap.tests["nDCG@10"], difference=Estimate(0.021, low, 0.041), p_holm=p)
+    others = {label: replace(test, p_holm=1.0) for label, test in gap.tests.items() if test.difference.low is None}
+    changed = replace(result, compared=(replace(gap, tests=others | {"nDCG@10": one}),))
+    words = list(_notes(changed, {name: name for name in result.models}))
+    assert any(line.startswith("1 of the differences") and line.endswith("rely on p") for line in words) == said
 
 
 def test_several_collections_their_average_and_their_runs(tmp_path: Path, bag: str, data: Path) -> None:
