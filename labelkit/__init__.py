@@ -24,7 +24,8 @@ from labelkit.version import __version__
 if TYPE_CHECKING:
     from labelkit.corpora.documents.make import CorpusCounts
     from labelkit.corpora.documents.make import make_corpus as corpus
-    from labelkit.corpora.options import CorpusOptions
+    from labelkit.corpora.options import CorpusOptions, SplitOptions
+    from labelkit.corpora.split import SplitCounts, split
     from labelkit.corpora.tidy import tidy
     from labelkit.datasets.audit import audit
     from labelkit.datasets.audit_findings import Finding
@@ -141,6 +142,8 @@ HOMES = {
     "ShowOptions": "labelkit.datasets.options",
     "ShownQuery": "labelkit.datasets.show",
     "TuneOptions": "labelkit.quality.options",
+    "SplitCounts": "labelkit.corpora.split",
+    "SplitOptions": "labelkit.corpora.options",
     "Tuned": "labelkit.quality.tuning.result",
     "UnknownNameError": "labelkit.errors",
     "Upload": "labelkit.exchange.hub",
@@ -176,6 +179,7 @@ HOMES = {
     "report": "labelkit.quality.report",
     "select": "labelkit.quality.selection",
     "show": "labelkit.datasets.show",
+    "split": "labelkit.corpora.split",
     "tidy": "labelkit.corpora.tidy",
     "tune": "labelkit.quality.tuning.run",
     "verify": "labelkit.datasets.verify",
@@ -237,6 +241,8 @@ __all__ = [
     "SelectOptions",
     "ShowOptions",
     "ShownQuery",
+    "SplitCounts",
+    "SplitOptions",
     "TuneOptions",
     "Tuned",
     "UnknownNameError",
@@ -274,6 +280,7 @@ __all__ = [
     "report",
     "select",
     "show",
+    "split",
     "tidy",
     "tune",
     "verify",

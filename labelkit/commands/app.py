@@ -7,6 +7,7 @@ from labelkit.commands.parameters import command_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "corpus": corpora.corpus,
+    "split": corpora.split,
     "pool": judging.pool,
     "plan": judging.plan,
     "annotate": judging.annotate,

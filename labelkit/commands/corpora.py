@@ -1,4 +1,4 @@
-"""Commands that make collections: corpus."""
+"""Commands that make collections: corpus, split."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 import labelkit
 from labelkit.commands import console
-from labelkit.commands.options import Given, Output, takes
+from labelkit.commands.options import Given, Json, Output, takes
 
 MOST_KINDS = 8
 """Most kinds of files whose numbers are shown."""
@@ -32,3 +32,21 @@ def corpus(
             console.say(f"{sum(counts.values()):,} {what}: {kinds}{where}")
     repeats = f", {made.repeated:,} repeated passages left out" if made.repeated else ""
     console.say(f"{output}: {made.passages:,} passages of {made.documents:,} documents{repeats}")
+
+
+@takes("labelkit.corpora.options:SplitOptions")
+def split(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Collection: folder, or s3://, gs://, hf:// or irds:.")],
+    output: Output,
+    given: Given,
+    as_json: Json = False,
+) -> None:
+    """Divide the queries of a collection into train, dev and test. Near-duplicate queries are in one split, and with
+    --by document all queries about one document.
+    """
+    options = labelkit.SplitOptions(**given)
+    made = labelkit.split(data, output, options, command=console.command_line("labelkit"))
+    if as_json:
+        console.result_json(made._asdict())
+    sizes = [f"{name} {count:,} queries, {made.pairs[name]:,} pairs" for name, count in made.queries.items()]
+    console.say(f"{output}: {'; '.join(sizes)}")

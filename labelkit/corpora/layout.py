@@ -16,7 +16,7 @@ from labelkit.corpora.files import READERS, column_names, form_of
 from labelkit.corpora.rows import COMPRESSED
 from labelkit.errors import DataError
 from labelkit.storage import folders
-from labelkit.storage.manifest import CORPUS, DATA, EXPORT
+from labelkit.storage.manifest import CORPUS, DATA, EXPORT, SPLIT
 from labelkit.storage.names import inside, missing
 
 ROLES = {
@@ -79,7 +79,7 @@ def layout_of(folder: Path) -> Layout:
 
 def is_collection(folder: Path) -> bool:
     """Return whether a folder contains a collection, and not a pool, labels or another artifact."""
-    if (folder / folders.MANIFEST).is_file() and folders.manifest_kind(folder) not in (DATA, EXPORT, CORPUS):
+    if (folder / folders.MANIFEST).is_file() and folders.manifest_kind(folder) not in (DATA, EXPORT, CORPUS, SPLIT):
         return False
     try:
         layout_of(folder)

@@ -1,12 +1,14 @@
-"""Options that every command with a collection shares, and options of `labelkit corpus`."""
+"""Options that every command with a collection shares, and options of `labelkit corpus` and `split`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from labelkit.corpora.fields import Fields
 from labelkit.corpora.places import local_collection
+from labelkit.corpora.scales import ScaleText
+from labelkit.errors import UnknownNameError, UsageError
 from labelkit.options import Address, Options
 
 CollectionPlace = Annotated[Path, BeforeValidator(lambda place: local_collection(str(place)))]
@@ -49,3 +51,34 @@ class CorpusOptions(Options):
     """
     queries: Address | None = None
     """File of queries to add to the folder: TSV, CSV, JSONL, JSON or Parquet with ids and texts."""
+
+
+class SplitOptions(CollectionOptions):
+    """Options of `labelkit split`."""
+
+    train: float = Field(default=0.8, ge=0, le=1)
+    """Share of the queries in the split train."""
+    dev: float = Field(default=0.1, ge=0, le=1)
+    """Share of the queries in the split dev."""
+    test: float = Field(default=0.1, ge=0, le=1)
+    """Share of the queries in the split test. The three shares must add up to 1."""
+    by: str = "query"
+    """Unit that is in one split: query, or document, which keeps all queries with relevant passages of one document
+    together. Near-duplicate queries are always in one split.
+    """
+    scale: ScaleText | None = None
+    """Scale of the qrels' grades, if it is not 0 to 3: 0-1, 0-4, 1-5, or a mapping."""
+
+    @model_validator(mode="after")
+    def _shares_of_a_whole(self) -> Self:
+        if self.by not in ("query", "document"):
+            raise UnknownNameError("unit", self.by, ("query", "document"))
+        if abs(sum(self.shares.values()) - 1) > 1e-6:
+            total = f"{sum(self.shares.values()):g}"
+            raise UsageError(f"--train, --dev and --test add up to {total}; choose shares that add up to 1")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Split -> its share of the queries."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}

@@ -26,7 +26,7 @@ WAYS = {
 """Extra for a way of working -> its description."""
 PARTS = {
     "documents": "labelkit corpus",
-    "audit": "near-duplicates in labelkit audit and mix --eval",
+    "audit": "near-duplicates in labelkit audit, split and mix --eval",
     "report": "labelkit agree --run and --by language",
     "review": "labelkit review",
     "hub": "labelkit publish and pull, and data at hf://",

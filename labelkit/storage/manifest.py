@@ -163,6 +163,22 @@ class CorpusFacts(Facts):
     """Exact, normalised or near -> number of passages that were left out because they repeat another passage."""
 
 
+class SplitFacts(Facts):
+    """Facts of `labelkit split`."""
+
+    by: str = ""
+    shares: Mapping[str, float] = {}
+    queries: Mapping[str, int] = {}
+    """Split -> number of queries."""
+    pairs: Mapping[str, int] = {}
+    """Split -> number of judged pairs."""
+    groups: int = 0
+    """Number of groups of queries that are in one split."""
+    near_duplicates: int = 0
+    """Number of queries that are near-duplicates of an earlier query."""
+    without_grades: int = 0
+
+
 class ModelFacts(Facts):
     """Facts of `trainer fit`: configuration, versions of packages, a report per stage, and the evaluation."""
 
@@ -209,12 +225,13 @@ DATASET = Kind(
 EXPORT = Kind("export", ExportFacts, ("README.md",))
 DATA = Kind("data", DataFacts, ("corpus.jsonl", "queries.jsonl", "set_aside.jsonl"))
 CORPUS = Kind("corpus", CorpusFacts, ("corpus.jsonl", "sources.jsonl", "repeated.jsonl", "left_out.jsonl"))
+SPLIT = Kind("split", SplitFacts, ("corpus.jsonl", "queries.jsonl", "splits.tsv"))
 MODEL = Kind("model", ModelFacts, ("*.safetensors",))
 SUSPECTS = Kind("suspects", SuspectsFacts, ("suspects.tsv", "suspects.run"))
 CHECKPOINT = Kind("checkpoint", Facts, ("weights.safetensors", "trainer_state.json"))
 TOKENS = Kind("tokens", Facts, ("tokens.arrow",))
 KINDS: dict[str, Kind[Any]] = {
-    kind: kind for kind in (POOL, LABELS, DATASET, EXPORT, DATA, CORPUS, MODEL, SUSPECTS, CHECKPOINT, TOKENS)
+    kind: kind for kind in (POOL, LABELS, DATASET, EXPORT, DATA, CORPUS, SPLIT, MODEL, SUSPECTS, CHECKPOINT, TOKENS)
 }
 
 
