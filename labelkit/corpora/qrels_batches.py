@@ -70,7 +70,7 @@ def qrels_batches(path: Path, *, scale: str | None = None, spam: bool = False) -
 
 
 def number_of(where: str) -> int:
-    """Return the number of the line in `file:line`."""
+    """Return the line number in `file:line`."""
     return int(where.rpartition(":")[2])
 
 

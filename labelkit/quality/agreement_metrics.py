@@ -80,7 +80,7 @@ class Rated:
         return Counts(self.weighted(draws), relevant, others, queries=draws.astype(float).sum())
 
     def _without(self, side: int, dropped: NDArray[np.bool_]) -> Floats:
-        """Count the pairs of a side by level without those of some queries, `[Q]`: the counts of all, minus a few."""
+        """Count the pairs of a side by level without the pairs of some queries, `[Q]`: all counts minus a few."""
         query, level = self._sides[side]
         left = self.by_level[side].copy()
         np.subtract.at(left, level[dropped[query]], 1.0)
