@@ -256,6 +256,12 @@ class Engine(Protocol):
         """Send a request once, alone, with the options of `facts.sent`, which may change with the reply."""
         return Probed(next(iter(self.run([request]))), again=False)
 
+    def learn(self, request: Request, reply: Reply) -> bool:
+        """Take in the stored reply to a request with the options of `facts.sent`, which may change with it; return
+        whether the same request is to be sent again.
+        """
+        return False
+
     def adopt(self, sent: Mapping[str, Any] | None) -> None:
         """Take these options of a request as known, so that no request is probed; None if they cannot be found out."""
         self.settled = True

@@ -1,10 +1,11 @@
-"""Find the answer in the text of a reply: after the reasoning, and without quotes and Markdown around it.
+"""Find the answer in the text of a reply: after the reasoning, and without quotes and Markdown; and how it ended.
 
 Most servers separate reasoning from the answer. Others leave it in the text, between marks that depend on the model.
 Many chat templates write the opening mark into the prompt, so that the text holds only the closing one.
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 DECORATION = " \t\r\n.\"'*`"
@@ -18,6 +19,28 @@ MARKS = (
     ("<|channel>thought", "<channel|>"),
 )
 """Opening and closing marks of reasoning: Qwen, DeepSeek and many others, Seed-OSS, Magistral, Kimi, Cohere, Gemma."""
+CUT_OFF = ("length", "maxtokens", "maxoutputtokens", "tokenlimit", "context")
+"""Words in the finish reasons of answers that were cut off by a token limit, as spelled by vendors and servers."""
+NO_END = (
+    *(
+        "filter",
+        "safety",
+        "toxic",
+        "refus",
+        "block",
+        "prohibited",
+        "recitation",
+        "spii",
+        "guardrail",
+        "armor",
+        "policy",
+        "sensitive",
+    ),
+    *("error", "abort", "cancel", "timeout", "interrupt", "insufficient", "incomplete", "malformed", "fail"),
+)
+"""Words in the finish reasons of answers that were withheld or interrupted. All other reasons count as a normal end,
+for which every vendor has its own word.
+"""
 
 
 def _any_of(marks: list[str]) -> re.Pattern[str]:
@@ -61,3 +84,10 @@ def unfinished(text: str | None) -> bool:
     """Return whether a text holds no answer, because there is none after the reasoning, or because it does not end."""
     parts = divided(text or "")
     return not parts.answer.strip() or OPENING.match(parts.answer.lstrip()) is not None
+
+
+@lru_cache
+def says(finish_reason: str | None, words: tuple[str, ...]) -> bool:
+    """Return whether a finish reason contains any of these words, in any spelling."""
+    reason = re.sub(r"[^a-z]", "", (finish_reason or "").lower())
+    return any(word in reason for word in words)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from labelkit.engines import LOWEST, Message, Reply, Request, token_count
-from labelkit.engines.answer_text import divided
+from labelkit.engines.answer_text import NO_END, divided, says
 from labelkit.engines.dialects import JSON_KEY
 from labelkit.engines.http import REASON_LENGTH, error_inside, spoken
 from labelkit.engines.tokenizers import most_prompt_tokens
@@ -269,7 +269,7 @@ class ScoreWatch:
 
     def see(self, reply: Reply, request: Request) -> None:
         """Count an answer to a request for a label."""
-        if self._over or not request.labels or reply.text is None:
+        if self._over or not request.labels or reply.text is None or says(reply.finish_reason, NO_END):
             return
         self._without += 1
         self._over = reply.label_logprobs is not None or self._without == EARLY

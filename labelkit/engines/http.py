@@ -196,11 +196,13 @@ def error_inside(answer: Any) -> CallError | None:
 
 
 def error_of_choice(answer: dict[str, Any]) -> Any:
-    """Return the error in the only choice of an answer if the choice ended by this error; None otherwise."""
+    """Return the error by which the only choice of an answer ended, stated in the choice or beside it; None if the
+    choice did not end by an error.
+    """
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
     ended = isinstance(choice, dict) and choice.get("finish_reason") == "error"
-    return choice.get("error") if isinstance(choice, dict) and ended else None
+    return (choice.get("error") or answer.get("error")) if isinstance(choice, dict) and ended else None
 
 
 def refuse_error(body: bytes) -> None:

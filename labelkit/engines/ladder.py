@@ -3,7 +3,9 @@
 The first requests of a run are sent alone. A refusal that names an option leads to the next spelling of this option.
 A refusal that names none, or an internal error that repeats, leads to the request without one option after the other.
 An option is given up only if the server then answers the same request. An answer that is not a label shows that the
-server ignores the constraint, and leads to its other spellings; if none of them helps, the first one is used.
+server ignores the constraint, and leads to its other spellings; if none of them helps, the first one is used. A fault
+of the server or of the connection, and an answer that was withheld or broken off, say nothing about options: what was
+tried with that request is forgotten, and the next request is sent alone.
 
 Each call of `Ladder` handles one request that was sent once with `Ladder.dialect`.
 """
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from labelkit.engines import Reply, Request
-from labelkit.engines.answer_text import divided, normalise, unfinished
+from labelkit.engines.answer_text import NO_END, divided, normalise, says, unfinished
 from labelkit.engines.dialects import A_LIMIT, FOREIGN, NAMES, RUNGS, UNKNOWN, Dialect, options_of
 from labelkit.engines.http import CallError
 
@@ -57,13 +59,13 @@ class Ladder:
 
     def refused(self, request: Request, error: CallError) -> bool:
         """Take in a failed request; return whether to send the same request again, with the new `dialect`."""
+        if not may_name(error) or OF_THE_REQUEST.search(error.body):
+            return self._start_over()
         if self._helped is not None:
             # The server fails again on the full request: it was not a passing fault.
             return self._settle(self._helped)
         if self._unforced is not None:
             return self._other_constraint()
-        if not may_name(error) or OF_THE_REQUEST.search(error.body):
-            return self._start_over()
         option = None if self._others else named_option(request, self.dialect, error.body)
         if option is None:
             return self._without_one(error, request)
@@ -75,7 +77,7 @@ class Ladder:
 
     def answered(self, request: Request, reply: Reply) -> bool:
         """Take in an answered request; return whether to send the same request again, with the new `dialect`."""
-        if reply.error is not None:
+        if reply.error is not None or says(reply.finish_reason, NO_END):
             return self._start_over()
         if self._helped is not None:
             return self._settle(self.dialect)
@@ -98,8 +100,9 @@ class Ladder:
         return False
 
     def _start_over(self) -> bool:
-        """Forget what was tried with a request that cannot be answered."""
-        self.dialect, self._others, self._full = self._first, None, None
+        """Forget what was tried with a request that cannot be answered, except for constraints that do not work."""
+        self.dialect, self._others = self._first, None
+        self._full = self._helped = self._unforced = None
         return False
 
     def _without_one(self, error: CallError, request: Request) -> bool:

@@ -14,6 +14,7 @@ from itertools import chain, islice
 from typing import Any
 
 from labelkit.engines import Engine, EngineFacts, Probed, Reply, Request, Settings, Traits
+from labelkit.engines.answer_text import NO_END, says
 from labelkit.engines.client import TRIES, Client
 from labelkit.engines.completions import ScoreWatch, read_answer
 from labelkit.engines.dialects import Dialect, chat_body, dialect_of
@@ -34,7 +35,7 @@ FEW_TRIES, SOON_SECONDS = 3, 60.0
 one of several servers, before it is sent to the next one.
 """
 FAULTS = 2
-"""Most first requests that no server answers before all others are sent together."""
+"""Most first requests without an answer, or with one that breaks off, before all others are sent together."""
 EFFORT = re.compile(r"reasoning.?effort|reasoning_effort|thinking.?level", re.IGNORECASE)
 OUT_OF_LENGTH = re.compile(r"could not finish the message because max_tokens", re.IGNORECASE)
 """Words of OpenAI's refusal for an answer whose token limit was used up by reasoning."""
@@ -100,10 +101,17 @@ class OpenAIEngine(Engine):
         else:
             reply = self._read(answer, request, dialect, faults=faults)
             again = self._ladder.answered(request, reply)
+        return Probed(reply, self._known_now(again, silent=silent))
+
+    def learn(self, request: Request, reply: Reply) -> bool:
+        return self._known_now(self._ladder.answered(request, reply), silent=False)
+
+    def _known_now(self, again: bool, *, silent: bool) -> bool:
+        """Take over what the ladder found out; return whether to send the same request again."""
         if self._ladder.settled or silent:
             again = self._next_server(silent=silent)
         self.facts = self.facts._replace(sent=tuple(self._ladder.dialect.changes().items()))
-        return Probed(reply, again)
+        return again
 
     async def _alone(self, url: str, content: bytes, faults: list[str]) -> bytes:
         """Send a request to one server; one of several is given up sooner, because the others can answer."""
@@ -153,7 +161,7 @@ class OpenAIEngine(Engine):
             if reply is None:
                 source = chain([request], source)
                 continue
-            faults += reply.error is not None and reply.tries > 0
+            faults += reply.tries > 0 and (reply.error is not None or says(reply.finish_reason, NO_END))
             if faults == FAULTS:
                 self.adopt(dict(self.facts.sent))
             yield [reply]

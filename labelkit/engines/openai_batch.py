@@ -92,11 +92,21 @@ class BatchEngine(Engine):
     def probe(self, request: Request) -> Probed:
         assert self._chat is not None
         probed = self._chat.probe(request)
-        self.facts = self.facts._replace(sent=self._chat.facts.sent)
-        self.settled, self._dialect = self._chat.settled, dialect_of(dict(self.facts.sent))
+        self._take_over(self._chat)
         if (probed.reply.error or "").startswith(NotFoundError.__name__) and not probed.again:
             self.adopt(None)
         return probed
+
+    def learn(self, request: Request, reply: Reply) -> bool:
+        assert self._chat is not None
+        again = self._chat.learn(request, reply)
+        self._take_over(self._chat)
+        return again
+
+    def _take_over(self, chat: OpenAIEngine) -> None:
+        """Take over what single calls have found out."""
+        self.facts = self.facts._replace(sent=chat.facts.sent)
+        self.settled, self._dialect = chat.settled, dialect_of(dict(self.facts.sent))
 
     def adopt(self, sent: Mapping[str, Any] | None) -> None:
         unknown = Dialect() if self._chat is None else CAREFUL

@@ -3,7 +3,8 @@
 The options that are sent are part of the judge and of the key of every request. So the first requests of a run are
 sent alone, each under the key that belongs to the options that it is sent with, and journalled like all others: the
 reply to the last one is the reply of its pair. A later run of the folder takes the options from the journal, and a run
-with a cache takes them from the cache; neither probes again.
+with a cache takes them from the cache; neither probes again. After a run that was killed while it probed, only the
+requests without a reply are sent.
 """
 
 import json
@@ -12,6 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from labelkit.engines import Engine, EngineFacts, Reply, Request
+from labelkit.engines.answer_text import NO_END, says
 from labelkit.errors import EngineError
 from labelkit.judging.budget import Budget
 from labelkit.judging.journal import Arrival, Journal
@@ -24,8 +26,8 @@ from labelkit.judging.tasks import Requests
 from labelkit.records import Judge
 
 REQUESTS, FAULTS = 5, 2
-"""Most first requests that are sent alone, and most of them that meet a fault of the server; if none is answered, the
-run continues with the options that it began with.
+"""Most first requests that are sent alone, and most of them without an answer, or with one that the server withheld or
+broke off; if none is answered, the run continues with the options that it began with.
 """
 LOOKED_AT = 100
 """Most pairs of an earlier judge among which an answered one is searched."""
@@ -77,7 +79,15 @@ def probe(probing: Probing) -> list[str]:
     while not engine.settled and place < REQUESTS and faults < FAULTS:
         requests = probing.requests(engine.facts)
         request = next(islice(first_requests(requests, probing.texts), place, None), None)
-        if request is None or not probing.budget.reserve(request):
+        if request is None:
+            break
+        stored = probing.journal.reply(request.key)
+        if stored is not None and stored.error is None:
+            # A run that was killed while it probed has paid for this reply.
+            refuse_silence(stored, requests)
+            place += not engine.learn(request, stored)
+            continue
+        if not probing.budget.reserve(request):
             break
         reply, again = engine.probe(request)
         charge = probing.budget.charge(reply)
@@ -88,7 +98,7 @@ def probe(probing: Probing) -> list[str]:
             answered += [] if reply.error else [stored.key]
             refuse_silence(stored, requests)
         place += not again
-        faults += not again and reply.error is not None and reply.tries > 0
+        faults += not again and reply.tries > 0 and (reply.error is not None or says(reply.finish_reason, NO_END))
     return answered
 
 

@@ -8,34 +8,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from labelkit.engines import Reply
-from labelkit.engines.answer_text import DECORATION, divided, normalise, unfinished
+from labelkit.engines.answer_text import CUT_OFF, DECORATION, NO_END, divided, normalise, says, unfinished
 
 NONE = "none"
 """Answer that selects no passage."""
 IDENTIFIER = r"\[[1-9][0-9]{0,3}\]"
 SELECTION = re.compile(rf"{IDENTIFIER}(?:[ \t\r\n]*[,;]?[ \t\r\n]*{IDENTIFIER})*")
-CUT_OFF = ("length", "maxtokens", "maxoutputtokens", "tokenlimit", "context")
-"""Words in the finish reasons of answers that were cut off by a token limit, as spelled by vendors and servers."""
-NO_END = (
-    *(
-        "filter",
-        "safety",
-        "toxic",
-        "refus",
-        "block",
-        "prohibited",
-        "recitation",
-        "spii",
-        "guardrail",
-        "armor",
-        "policy",
-        "sensitive",
-    ),
-    *("error", "abort", "cancel", "timeout", "interrupt", "insufficient", "incomplete", "malformed", "fail"),
-)
-"""Words in the finish reasons of answers that were withheld or interrupted. All other reasons count as a normal end,
-for which every vendor has its own word.
-"""
 RAN_OUT = "the length ran out while the model was thinking; raise --thinking-tokens, or lower --reasoning-effort"
 """Reason for a missing answer of a model that reasons longer than its token limit."""
 RANKING = re.compile(rf"{IDENTIFIER}(?:[ \t\r\n]*[>,;]?[ \t\r\n]*{IDENTIFIER})*")
@@ -142,13 +120,6 @@ def ended(reply: Reply, text: str) -> Failure | None:
     if not says(reply.finish_reason, CUT_OFF + NO_END):
         return None
     return Failure(f"cut off: finish_reason {reply.finish_reason}, answer {text[:60]!r}")
-
-
-@lru_cache
-def says(finish_reason: str | None, words: tuple[str, ...]) -> bool:
-    """Return whether a finish reason contains any of these words, in any spelling."""
-    reason = re.sub(r"[^a-z]", "", (finish_reason or "").lower())
-    return any(word in reason for word in words)
 
 
 def listed(reply: Reply, size: int, syntax: re.Pattern[str]) -> list[int] | Failure:

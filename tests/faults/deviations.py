@@ -560,7 +560,7 @@ FAILED = (
         "DeepSeek",
         "breaks off with `insufficient_system_resource`",
         GITHUB + "genkit-ai/genkit/pull/6259",
-        answer=choice(finish_reason="insufficient_system_resource"),
+        answer=choice({"role": "assistant", "content": "The"}, finish_reason="insufficient_system_resource"),
         grade=None,
         code=1,
         said=f"{CUT} insufficient_system_resource",
@@ -676,6 +676,17 @@ PASSING = (
                     }
                 ],
             },
+            200,
+        ),
+        requests=5,
+    ),
+    Deviation(
+        "OpenRouter",
+        "sends the error of a provider that broke off beside the choice, with status 200",
+        "https://openrouter.ai/docs/api/reference/errors-and-debugging",
+        first(
+            error("Server disconnected unexpectedly", code=502)
+            | {"id": "gen-1", "choices": [{"index": 0, "finish_reason": "error", "message": {"content": "The"}}]},
             200,
         ),
         requests=5,

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from present import present
 
 from labelkit.engines import LOWEST, Message, Reply, Request
-from labelkit.engines.answer_text import normalise
+from labelkit.engines.answer_text import NO_END, normalise, says
 from labelkit.engines.completions import EARLY, read_again, read_answer
 from labelkit.engines.openai_batch import read_reply, read_row
-from labelkit.judging.reply_parser import NO_END, Failure, label_probabilities, read_label, says
+from labelkit.judging.reply_parser import Failure, label_probabilities, read_label
 
 LABELS = ("0", "1", "2", "3")
 MESSAGES = (Message("system", "Grade the passage."), Message("user", "Query: tea\n\nPassage: green tea\n\nGrade:"))

@@ -236,6 +236,65 @@ def test_an_internal_error_that_passes_gives_nothing_up(annotate, server, Answer
     assert sent_in(tmp_path / "labels") == {}
 
 
+BROKEN_OFF = ("insufficient_system_resource", "network_error", "error", "content_filter")
+
+
+def broken_off(completion, reason, text="The"):
+    whole = completion(text)
+    whole["choices"][0]["finish_reason"] = reason
+    return whole
+
+
+@pytest.mark.parametrize("reason", BROKEN_OFF)
+@pytest.mark.parametrize("text", ["The", "2"])
+def test_an_answer_that_breaks_off_gives_nothing_up(annotate, server, Answer, completion, tmp_path, reason, text):
+    server.script = lambda body: Answer(broken_off(completion, reason, text))
+    called = annotate("--limit", "4")
+    assert (called.code, len(server.ledger)) == (1, 4), called.err
+    assert sent_in(tmp_path / "labels") == {}
+    assert "no log-probabilities" not in called.err
+
+
+@pytest.mark.parametrize("fault", ["reset", "overloaded", "broken off"])
+def test_a_fault_in_the_search_for_a_constraint_is_no_refusal(
+    annotate, server, Answer, completion, tmp_path, monkeypatch, fault
+):
+    """The constraint that works meets a fault of the server at its first request; the next request finds it."""
+    monkeypatch.setattr("labelkit.engines.openai.TRIES", 1)
+    faults = {
+        "reset": Answer(b"{", length=100),
+        "overloaded": Answer({"error": {"message": "Overloaded", "code": 503}}, 529),
+        "broken off": Answer(broken_off(completion, "insufficient_system_resource")),
+    }
+    met: list[Any] = []
+
+    def reply(body):
+        if "guided_choice" not in body:
+            return Answer(completion("I would grade this"))
+        met.append(body)
+        return faults[fault] if len(met) == 1 else Answer(completion("2"))
+
+    answering(server, Answer, completion, [], reply)
+    assert annotate("--limit", "4").code == 0
+    assert sent_in(tmp_path / "labels") == {"constraint": "guided"}
+
+
+@pytest.mark.parametrize("fault", ["reset", "broken off"])
+def test_a_fault_after_an_option_was_left_out_does_not_give_it_up(
+    annotate, server, Answer, completion, tmp_path, monkeypatch, fault
+):
+    """An internal error passes; the request that is sent again with all its options meets another fault."""
+    monkeypatch.setattr("labelkit.engines.openai.FEW_TRIES", 1)
+    monkeypatch.setattr("labelkit.engines.openai.TRIES", 1)
+    faults = {"reset": Answer(b"{", length=100), "broken off": Answer(broken_off(completion, "network_error"))}
+    calls = iter(range(1000))
+    # The first request fails, the one without the constraint is answered, and the full one meets the fault.
+    answers = {0: Answer(b"busy", 500), 2: faults[fault]}
+    answering(server, Answer, completion, [], lambda body: answers.get(next(calls), Answer(completion("2"))))
+    assert annotate("--limit", "4").code in (0, 1)
+    assert sent_in(tmp_path / "labels") == {}
+
+
 def test_the_seed_of_votes_has_its_own_spelling_at_mistral(annotate, server, Answer, completion, tmp_path):
     answering(server, Answer, completion, [extra("seed")])
     assert annotate("--votes", "3").code == 0
@@ -420,7 +479,7 @@ def test_a_run_that_is_killed_at_any_request_has_one_judge_and_loses_nothing(
 
         answering(server, Answer, completion, refusals, stop)
         child = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
-        assert reached.wait(60)
+        assert reached.wait(180)
         child.kill()
         child.wait()
     answering(server, Answer, completion, refusals)
@@ -433,6 +492,24 @@ def test_a_run_that_is_killed_at_any_request_has_one_judge_and_loses_nothing(
     assert len(judges) == 1
     paid = [body for body in server.ledger if "max_completion_tokens" in body and "temperature" not in body]
     assert pairs <= len(paid) <= pairs + 4 * 2
+
+
+@pytest.mark.parametrize("answers", [1, 2, 3])
+def test_a_search_for_a_constraint_that_breaks_off_resumes_where_it_was(annotate, server, Answer, completion, answers):
+    """The judge chats unless it is told a grammar; the key expires in the middle of the search."""
+    expired = Rule(lambda body: len(server.ledger) > answers, 401, {"error": {"message": "expired"}})
+
+    def reply(body):
+        return Answer(completion("2" if "grammar" in body else "I would grade this"))
+
+    answering(server, Answer, completion, [expired], reply)
+    assert annotate("--limit", "3").code == 1
+    paid = server.ledger[:answers]
+    server.ledger.clear()
+    answering(server, Answer, completion, [], reply)
+    assert annotate("--limit", "3").code == 0
+    assert len(paid) + len(server.ledger) == 3 + 3, "three constraints are ignored, and each is tried once"
+    assert not [body for body in server.ledger if body in paid]
 
 
 def test_other_options_are_another_judge_with_other_keys(annotate, server, Answer, completion, tmp_path):
