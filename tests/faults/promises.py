@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import checks
+import deviating
 from checks import Outcome
 
 TESTS = Path(__file__).parents[1] / "labelkit"
@@ -205,6 +206,7 @@ PROMISES = (
         checks.odd_shapes,
         ("engines/test_completions.py",),
     ),
+    Promise(31, "1, 7 and 11 hold together at servers that deviate for every pair", deviating.kills_at_deviations),
 )
 
 

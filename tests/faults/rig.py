@@ -108,17 +108,22 @@ class Server:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                if head.startswith(b"get "):
+                    # The list of models, which this server does not have.
+                    self._write(writer, Sent(b"{}", 404))
+                    continue
                 length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
                 self.keys.add(head.partition(b"authorization: bearer ")[2].split(b"\r\n")[0].decode())
                 body = json.loads(await reader.readexactly(length))
                 self.arrived += 1
                 fault = self.plan(self.arrived, body)
                 answered = isinstance(fault, Sent) and fault.status == 200
-                refused = fault == "429" or (isinstance(fault, Sent) and fault.status == 429)
+                refused = fault == "429" or (isinstance(fault, Sent) and 400 <= fault.status < 500)
                 self.ledger["answered" if answered or not fault else str(fault)] += 1
                 self.asked[hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()] += 1
                 words = sum(len(turn["content"].split()) for turn in body["messages"])
-                self.billed += 0 if refused else words + (body["max_tokens"] if fault and not answered else 1)
+                limit = body.get("max_tokens") or body.get("max_completion_tokens")
+                self.billed += 0 if refused else words + (limit if fault and not answered else 1)
                 self.on_arrival(self.arrived)
                 if self.latency:
                     await asyncio.sleep(self.latency)
@@ -257,7 +262,7 @@ def judge(
 def forks() -> Any:
     """Starts processes in milliseconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rig", "aiohttp", "labelkit.engines.openai"])
+    context.set_forkserver_preload(["__main__", "rig", "aiohttp", "labelkit.engines.openai"])
     return context
 
 
@@ -309,6 +314,12 @@ def replies_in(folder: Path) -> dict[str, str]:
     """Key -> last reply, in the order of the first ones; read without the journal's own code."""
     with contextlib.closing(sqlite3.connect(f"file:{folder / 'journal.sqlite'}?mode=ro", uri=True)) as db:
         return dict(db.execute("SELECT key, reply FROM replies ORDER BY row"))
+
+
+def all_replies_in(folder: Path) -> list[str]:
+    """All replies, also the ones that a later reply to the same key replaces."""
+    with contextlib.closing(sqlite3.connect(f"file:{folder / 'journal.sqlite'}?mode=ro", uri=True)) as db:
+        return [reply for (reply,) in db.execute("SELECT reply FROM replies")]
 
 
 @contextlib.contextmanager
