@@ -69,7 +69,9 @@ class VllmEngine(Engine):
     def __init__(self, settings: Settings) -> None:
         # vLLM reads its environment when it is first imported. The first two variables are for the CPU build alone:
         # cache size in GiB, and number of cores without model threads.
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
+        if not any(one.startswith("kv_cache_memory_bytes=") for one in settings.engine_args):
+            # The variable would override the argument.
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
         os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self._settings = settings

@@ -274,16 +274,18 @@ def passage_of() -> Callable[[dict[str, Any]], str]:
 
 @contextmanager
 def vllm_server(
-    model: Path, max_model_len: int, log: Path, *, dtype: str = "float32", runner: str = "auto"
+    model: Path, max_model_len: int, log: Path, *, dtype: str = "float32", runner: str = "auto", cache_bytes: int = 0
 ) -> Iterator[str]:
-    """vLLM's own OpenAI server on a free port of loopback; yields its address."""
+    """vLLM's own OpenAI server on a free port of loopback; yields its address. The cache has 1 GiB by default."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--dtype", dtype]
     command += ["--enforce-eager", "--max-model-len", max_model_len, "--host", "127.0.0.1", "--port", port]
     command += ["--max-num-batched-tokens", 2048, "--max-num-seqs", 16, "--runner", runner]
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **os.environ}
+    command += ["--kv-cache-memory-bytes", cache_bytes] if cache_bytes else []
+    cache = {} if cache_bytes else {"VLLM_CPU_KVCACHE_SPACE": "1"}  # the variable would override the option
+    environment = {**cache, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **os.environ}
     with log.open("wb") as output:
         child = subprocess.Popen(
             [str(part) for part in command], stdout=output, stderr=output, env=environment, start_new_session=True
@@ -323,7 +325,8 @@ def annotated() -> Callable[..., dict[str, Judgement]]:
 
     def annotate(pool: Path, output: Path, *options: Any) -> dict[str, Judgement]:
         command = [sys.executable, "-m", "labelkit", "annotate", pool, "-o", output, *options]
-        environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
+        sized = any("kv_cache_memory_bytes" in str(option) for option in options)  # the variable would override it
+        environment = {**({} if sized else {"VLLM_CPU_KVCACHE_SPACE": "1"}), **os.environ}
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
         judgements, _, _ = read_labels(output)

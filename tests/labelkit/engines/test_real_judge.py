@@ -66,6 +66,9 @@ def local(pool, annotated):
     return judgements
 
 
+CACHE_BYTES = 1 << 28  # small, so that the tests fit in 8 GiB beside the model and its packed weights
+
+
 # Logits of this judge lie between 16 and 32, where numbers in bfloat16 are 0.125 apart; each engine rounds them by up
 # to half of that, in its own order of sums.
 ROUNDING = 0.1
@@ -88,12 +91,14 @@ def test_the_judge_prefers_answers_to_passages_on_other_subjects(local):
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_vllm_offline_says_what_engine_local_says(local, pool, annotated):
     options = ("--engine", "vllm", "--model", JUDGE, "--dtype", "bfloat16", "--max-model-len", MAX_LEN)
-    assert_same(local, annotated(pool, pool.with_name("offline"), *options))
+    cache = ("--engine-arg", f"kv_cache_memory_bytes={CACHE_BYTES}")
+    assert_same(local, annotated(pool, pool.with_name("offline"), *options, *cache))
 
 
 @pytest.mark.vllm
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_the_vllm_server_says_what_engine_local_says(local, pool, annotated, vllm_server):
-    with vllm_server(Path(present(JUDGE)), MAX_LEN, pool.with_name("server.log"), dtype="bfloat16") as url:
+    log = pool.with_name("server.log")
+    with vllm_server(Path(present(JUDGE)), MAX_LEN, log, dtype="bfloat16", cache_bytes=CACHE_BYTES) as url:
         served = annotated(pool, pool.with_name("served"), "--engine", "openai", "--model", JUDGE, "--base-url", url)
     assert_same(local, served)

@@ -6,6 +6,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -192,6 +193,13 @@ def test_an_engine_that_cannot_be_loaded_ends_the_run_and_fails_no_pair(tiny_qwe
     log = Path(str(failed.value).rpartition("(whole output: ")[2].rstrip(")"))
     assert "Traceback" in log.read_text()
     log.unlink()
+
+
+def test_a_size_of_the_cache_that_is_given_is_not_overridden(tiny_qwen, monkeypatch):
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    given = ("kv_cache_memory_bytes=268435456",)
+    open_engine("vllm", Settings(str(tiny_qwen), dtype="float32", max_model_len=MAX_LEN, engine_args=given)).close()
+    assert "VLLM_CPU_KVCACHE_SPACE" not in os.environ
 
 
 def test_a_process_that_ends_while_it_is_being_ended_fails_no_run(tiny_qwen):
