@@ -138,7 +138,7 @@ def opened(folder: Path, pool: Path | None) -> Iterator[Records]:
         corpus = "passages" if kind == LABELS else "corpus"
         for view, name in (("queries", "queries"), ("corpus", corpus)):
             db.execute(f"CREATE TEMP VIEW {view} AS FROM {tables.parquet(texts / f'{name}.parquet')}")
-        yield Records(db, judges, prompts, replies)
+        yield Records(db, judges, prompts, replies=replies)
 
 
 def prompts_in(folder: Path, judges: Mapping[str, Judge]) -> dict[str, bytes]:

@@ -56,7 +56,7 @@ def gpus() -> Iterator[Device]:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, memory = (value / GIB for value in torch.cuda.mem_get_info(number))
-            yield Device("cuda", torch.cuda.get_device_name(number), memory, free)
+            yield Device("cuda", torch.cuda.get_device_name(number), memory, free=free)
     elif torch.backends.mps.is_available():
         yield Device("mps", "Apple GPU, which shares the memory of the CPU", None)
     else:
@@ -77,4 +77,4 @@ def listed_by_driver(problem: str) -> Iterator[Device]:
         name, *memory = (part.strip() for part in line.rsplit(",", 2))
         if len(memory) == 2 and all(part.isdigit() for part in memory):
             total, free = (int(part) / 1024 for part in memory)
-            yield Device("cuda", name, total, free, problem)
+            yield Device("cuda", name, total, free=free, problem=problem)

@@ -147,7 +147,8 @@ def ability(name: str) -> Ability:
     extra = EXTRAS.get(name, name)
     what = f"labelkit annotate --engine {name}" if name in EXTRAS else PARTS.get(name, OTHERS)
     lacking = missing_packages(extra)
-    return Ability(extra or "core", what, not lacking, install_command(lacking) if lacking else None)
+    cure = install_command(lacking) if lacking else None
+    return Ability(extra or "core", what, works=not lacking, cure=cure)
 
 
 def way(name: str, *, keys: list[str], servers: list[Server], found: list[Device]) -> Ability:
@@ -161,4 +162,4 @@ def way(name: str, *, keys: list[str], servers: list[Server], found: list[Device
         problem = next((device.problem for device in found if device.problem), "this machine has no GPU")
         if not any(device.kind != "cpu" and device.problem is None for device in found):
             cures.append(f"use a machine with a GPU ({problem})")
-    return Ability(name, WAYS[name], not cures, "; then ".join(cures) or None)
+    return Ability(name, WAYS[name], works=not cures, cure="; then ".join(cures) or None)

