@@ -1,8 +1,8 @@
 """Write the docstrings of the standard library as a collection with graded queries.
 
 `python examples/pydocs/corpus.py -o build/pydocs` writes a folder in the BEIR layout (`corpus.jsonl`, `queries.jsonl`,
-`qrels/train.tsv`, `qrels/test.tsv`). The passages are read from the running interpreter. Nothing is downloaded, and
-this repository contains none of these texts. README.md describes who wrote the grades.
+`qrels/train.tsv`, `qrels/test.tsv`, `qrels/heldout.tsv`). The passages are read from the running interpreter. Nothing
+is downloaded, and this repository contains none of these texts. README.md describes who wrote the grades.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import NamedTuple, cast
 
 HERE = Path(__file__).resolve().parent
 LAYOUT = {"corpus.jsonl", "queries.jsonl", "qrels"}
+SPLITS = ("train", "test", "heldout")
 MAX_WORDS = 180  # a longer docstring is cut between paragraphs
 MIN_WORDS = 4  # a shorter docstring contains nothing to grade
 MIN_TAIL = 40  # a shorter last piece is joined to the previous piece
@@ -233,18 +234,27 @@ def build_passages() -> list[Passage]:
     return sorted(passages)
 
 
-def keep_known(qrels: Path, known: set[str]) -> tuple[str, int, list[str]]:
-    """Select the rows of known passages; also return the number of dropped rows, and the queries without an answer."""
+class Qrels(NamedTuple):
+    """Grades of a split without unknown passages; the number of rows dropped for them, and the queries dropped."""
+
+    rows: str
+    dropped: int
+    unanswered: list[str]
+
+
+def keep_known(qrels: Path, known: set[str]) -> Qrels:
+    """Select the rows of known passages, without the queries that have no known passage of grade 2 or 3."""
     header, *rows = qrels.read_text(encoding="utf-8").splitlines()
     cells = [row.split("\t") for row in rows]
     kept = [(query, passage, grade) for query, passage, grade in cells if passage in known]
     answered = {query for query, _, grade in kept if int(grade) >= 2}
     unanswered = sorted({query for query, _, _ in cells} - answered)
-    return "\n".join([header, *("\t".join(row) for row in kept), ""]), len(rows) - len(kept), unanswered
+    lines = ["\t".join(row) for row in kept if row[0] in answered]
+    return Qrels("\n".join([header, *lines, ""]), len(rows) - len(kept), unanswered)
 
 
 def write_files(folder: Path, passages: list[Passage]) -> None:
-    """Write the files of the BEIR layout. Raises `ValueError` for a query without a known passage of grade 2 or 3."""
+    """Write the files of the BEIR layout, and report the rows and queries that are dropped."""
     (folder / "qrels").mkdir(parents=True)
     with (folder / "corpus.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for passage_id, title, text in passages:
@@ -252,12 +262,12 @@ def write_files(folder: Path, passages: list[Passage]) -> None:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     shutil.copyfile(HERE / "queries.jsonl", folder / "queries.jsonl")
     known = {passage.passage_id for passage in passages}
-    for name in ("train.tsv", "test.tsv"):
-        rows, dropped, unanswered = keep_known(HERE / "qrels" / name, known)
-        if unanswered:
-            raise ValueError(f"{name}: no passage of grade 2 or 3 left for {', '.join(unanswered)}")
-        (folder / "qrels" / name).write_text(rows, encoding="utf-8", newline="\n")
-        print(f"{name}: {dropped} rows dropped, because this Python lacks their passages", file=sys.stderr)
+    for name in (f"{split}.tsv" for split in SPLITS):
+        found = keep_known(HERE / "qrels" / name, known)
+        (folder / "qrels" / name).write_text(found.rows, encoding="utf-8", newline="\n")
+        print(f"{name}: {found.dropped} rows dropped, because this Python lacks their passages", file=sys.stderr)
+        if found.unanswered:
+            print(f"{name}: queries dropped without any answer: {', '.join(found.unanswered)}", file=sys.stderr)
 
 
 def replace_folder(out: Path) -> None:

@@ -8,8 +8,13 @@ import sys
 from collections import Counter
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
+
+from labelkit.corpora.near_duplicates import LIKELY, NEAR, jaccard, normalised, signatures
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pydocs"
 Qrels = dict[str, dict[str, int]]
@@ -20,7 +25,7 @@ def run_command(out: Path, *flags: str, **environment: str) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
 
 
-def read_lines(path: Path) -> list[dict[str, str]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -62,6 +67,12 @@ def corpus(data: Path) -> dict[str, dict[str, str]]:
 @pytest.fixture(scope="module")
 def queries() -> dict[str, str]:
     return {query["_id"]: query["text"] for query in read_lines(EXAMPLE / "queries.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def model_written() -> Qrels:
+    """Return the grades of the split `heldout`, which a language model wrote."""
+    return read_qrels(EXAMPLE / "qrels" / "heldout.tsv")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +125,7 @@ def test_two_runs_write_the_same_bytes(data: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     for seed in ("2", "3"):  # the second one rebuilds a folder that exists
         assert run_command(again, PYTHONHASHSEED=seed).returncode == 0
-        for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv"):
+        for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv", "qrels/heldout.tsv"):
             assert (again / name).read_bytes() == (data / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
@@ -140,23 +151,106 @@ def test_what_is_dropped_is_counted(
     corpus: dict[str, dict[str, str]],
     train: Qrels,
     held_out: Qrels,
+    model_written: Qrels,
 ) -> None:
     data, done = run
     assert done.stdout == ""
-    for name, grades in (("train.tsv", train), ("test.tsv", held_out)):
+    for name, grades in (("train.tsv", train), ("test.tsv", held_out), ("heldout.tsv", model_written)):
         kept = read_qrels(data / "qrels" / name)
         known = {q: {p: g for p, g in row.items() if p in corpus} for q, row in grades.items()}
-        assert kept == known
-        missing = sum(len(row) for row in grades.values()) - sum(len(row) for row in kept.values())
+        assert kept == {q: row for q, row in known.items() if max(row.values(), default=0) >= 2}
+        missing = sum(len(row) for row in grades.values()) - sum(len(row) for row in known.values())
         assert f"{name}: {missing} rows dropped" in done.stderr
         if sys.version_info < (3, 14):  # graded for passages that 3.11, 3.12 and 3.13 share
             assert missing == 0
 
 
-def test_sixty_queries_half_of_them_in_each_split(queries: dict[str, str], train: Qrels, held_out: Qrels) -> None:
-    assert len(queries) == 60 == len(set(queries.values()))
+def test_a_query_without_an_answer_in_this_python_is_dropped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    from corpus import Qrels as Selected
+    from corpus import keep_known
+
+    (tmp_path / "some.tsv").write_text("query-id\tcorpus-id\tscore\na\tgone\t3\na\there\t1\nb\there\t2\n")
+    found = keep_known(tmp_path / "some.tsv", {"here"})
+    assert found == Selected("query-id\tcorpus-id\tscore\nb\there\t2\n", dropped=1, unanswered=["a"])
+
+
+def test_each_query_is_in_one_split(
+    queries: dict[str, str], train: Qrels, held_out: Qrels, model_written: Qrels
+) -> None:
+    assert len(queries) == len(set(queries.values()))
     assert len(train) == len(held_out) == 30
-    assert set(train) | set(held_out) == set(queries)
+    assert Counter([*train, *held_out, *model_written]) == Counter(list(queries))
+
+
+def test_the_queries_of_a_model_say_so_and_are_of_five_kinds_in_about_equal_shares(model_written: Qrels) -> None:
+    written = {
+        query["_id"]: query["metadata"] for query in read_lines(EXAMPLE / "queries.jsonl") if "metadata" in query
+    }
+    assert set(written) == set(model_written)
+    assert {facts["author"] for facts in written.values()} == {"language model"}
+    kinds = Counter(facts["kind"] for facts in written.values())
+    assert set(kinds) == {"question", "keywords", "symptom", "situation", "comparison"}
+    assert min(kinds.values()) >= 0.8 * len(written) / len(kinds)
+    assert len({facts["module"] for facts in written.values()}) >= 100
+
+
+def test_grades_of_a_model_are_0_to_3_and_each_query_has_an_answer(model_written: Qrels) -> None:
+    assert {grade for row in model_written.values() for grade in row.values()} == {0, 1, 2, 3}
+    assert [query for query, row in model_written.items() if max(row.values()) < 2] == []
+    assert [query for query, row in model_written.items() if len(row) < 10 or 0 not in row.values()] == []
+
+
+def test_passages_that_a_model_graded_are_in_this_python(
+    model_written: Qrels, corpus: dict[str, dict[str, str]]
+) -> None:
+    graded = [passage for row in model_written.values() for passage in row]
+    lost = [passage for passage in graded if passage not in corpus]
+    assert len(lost) <= 0.05 * len(graded), lost
+    answered = [q for q, row in model_written.items() if any(grade >= 2 and p in corpus for p, grade in row.items())]
+    assert len(answered) >= 0.95 * len(model_written)
+    if sys.version_info < (3, 14):
+        assert lost == []
+
+
+def test_no_training_answer_answers_a_query_of_a_model(train: Qrels, model_written: Qrels) -> None:
+    learned, asked = (set().union(*positives(grades).values()) for grades in (train, model_written))
+    assert learned & asked == set()
+
+
+def test_no_two_queries_are_near_duplicates(queries: dict[str, str]) -> None:
+    names, texts = list(queries), normalised(pa.array(queries.values(), pa.string()))
+    slots = signatures(texts)
+    likely = np.argwhere(np.triu((slots[:, None] == slots[None]).mean(axis=2) >= LIKELY, k=1)).tolist()
+    plain = texts.to_pylist()
+    near = [(names[one], names[other]) for one, other in likely if jaccard(plain[one], plain[other]) >= NEAR]
+    assert near == []
+
+
+def test_no_query_of_a_model_shares_most_words_with_another_query(
+    queries: dict[str, str], model_written: Qrels
+) -> None:
+    tokens = {query: set(re.findall(r"\w+", text.lower())) for query, text in queries.items()}
+    near = [
+        (one, other)
+        for one, other in product(model_written, queries)
+        if one != other and len(tokens[one] & tokens[other]) / len(tokens[one] | tokens[other]) >= 0.5
+    ]
+    assert near == []
+
+
+def test_queries_of_a_model_contain_no_qualified_name(
+    queries: dict[str, str], model_written: Qrels, corpus: dict[str, dict[str, str]]
+) -> None:
+    names = {name for name in corpus if "." in name}
+    names |= {name.rpartition(".")[2] for name in corpus if "_" in name.rpartition(".")[2]}
+    told = [
+        (query, word)
+        for query in model_written
+        for word in re.findall(r"[\w.]+", queries[query])
+        if word.strip(".") in names
+    ]
+    assert told == []
 
 
 def test_grades_run_from_0_to_3(train: Qrels, held_out: Qrels) -> None:
