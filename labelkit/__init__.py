@@ -82,6 +82,11 @@ if TYPE_CHECKING:
     from labelkit.quality.selection import select
     from labelkit.quality.tuning.result import Tuned
     from labelkit.quality.tuning.run import tune
+    from labelkit.queries.log import LogQueries, sample_log
+    from labelkit.queries.options import LogOptions, WriteOptions
+    from labelkit.queries.outcome import WrittenQueries
+    from labelkit.queries.planning import QueriesPlan, plan_queries
+    from labelkit.queries.write import write_queries
     from labelkit.records import Candidate, Example, Judge, Judgement, Label, Origin, Passage, Query
     from labelkit.storage.dataset import Dataset
     from labelkit.storage.dataset import read_dataset as open_dataset
@@ -119,6 +124,8 @@ HOMES = {
     "Judgement": "labelkit.records",
     "Label": "labelkit.records",
     "LabelkitError": "labelkit.errors",
+    "LogOptions": "labelkit.queries.options",
+    "LogQueries": "labelkit.queries.log",
     "MissingPackageError": "labelkit.errors",
     "MixOptions": "labelkit.datasets.options",
     "NotYetError": "labelkit.errors",
@@ -132,6 +139,7 @@ HOMES = {
     "Progress": "labelkit.judging.progress",
     "PublishOptions": "labelkit.exchange.options",
     "PullOptions": "labelkit.exchange.options",
+    "QueriesPlan": "labelkit.queries.planning",
     "Query": "labelkit.records",
     "RedteamOptions": "labelkit.quality.options",
     "RemoteError": "labelkit.errors",
@@ -149,7 +157,9 @@ HOMES = {
     "Upload": "labelkit.exchange.hub",
     "UsageError": "labelkit.errors",
     "Verified": "labelkit.datasets.verify",
+    "WriteOptions": "labelkit.queries.options",
     "Written": "labelkit.pooling.pool",
+    "WrittenQueries": "labelkit.queries.outcome",
     "agree": "labelkit.quality.agree",
     "annotate": "labelkit.judging.annotate",
     "audit": "labelkit.datasets.audit",
@@ -166,6 +176,7 @@ HOMES = {
     "mix": "labelkit.datasets.mix",
     "open_dataset": "labelkit.storage.dataset:read_dataset",
     "plan": "labelkit.judging.plan",
+    "plan_queries": "labelkit.queries.planning",
     "pool": "labelkit.pooling.pool:make_pool",
     "progress_bar": "labelkit.judging.progress",
     "publish": "labelkit.exchange.hub",
@@ -177,6 +188,7 @@ HOMES = {
     "reparse": "labelkit.judging.annotate",
     "replay": "labelkit.datasets.replay",
     "report": "labelkit.quality.report",
+    "sample_log": "labelkit.queries.log",
     "select": "labelkit.quality.selection",
     "show": "labelkit.datasets.show",
     "split": "labelkit.corpora.split",
@@ -184,6 +196,7 @@ HOMES = {
     "tune": "labelkit.quality.tuning.run",
     "verify": "labelkit.datasets.verify",
     "write_pool": "labelkit.pooling.pool",
+    "write_queries": "labelkit.queries.write",
 }
 """Name -> its module, followed by `:` and its name there if that differs. The imports above are for type checkers."""
 
@@ -219,6 +232,8 @@ __all__ = [
     "Judgement",
     "Label",
     "LabelkitError",
+    "LogOptions",
+    "LogQueries",
     "MissingPackageError",
     "MixOptions",
     "NotYetError",
@@ -232,6 +247,7 @@ __all__ = [
     "Progress",
     "PublishOptions",
     "PullOptions",
+    "QueriesPlan",
     "Query",
     "RedteamOptions",
     "RemoteError",
@@ -249,7 +265,9 @@ __all__ = [
     "Upload",
     "UsageError",
     "Verified",
+    "WriteOptions",
     "Written",
+    "WrittenQueries",
     "__version__",
     "agree",
     "annotate",
@@ -267,6 +285,7 @@ __all__ = [
     "mix",
     "open_dataset",
     "plan",
+    "plan_queries",
     "pool",
     "progress_bar",
     "publish",
@@ -278,6 +297,7 @@ __all__ = [
     "reparse",
     "replay",
     "report",
+    "sample_log",
     "select",
     "show",
     "split",
@@ -285,6 +305,7 @@ __all__ = [
     "tune",
     "verify",
     "write_pool",
+    "write_queries",
 ]
 
 

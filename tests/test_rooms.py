@@ -25,6 +25,7 @@ LABELKIT = [
     "pooling",
     "engines",
     "judging",
+    "queries",
     "quality",
     "datasets",
     "exchange",

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from labelkit.commands import console, corpora, datasets, exchange, installation, judging, quality, storage
+from labelkit.commands import console, corpora, datasets, exchange, installation, judging, quality, queries, storage
 from labelkit.commands.parameters import command_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "corpus": corpora.corpus,
+    "queries": queries.queries,
     "split": corpora.split,
     "pool": judging.pool,
     "plan": judging.plan,

@@ -12,6 +12,8 @@ from labelkit.judging.progress import Progress
 from labelkit.pooling.stages import LoggedStages, Stage
 
 LOG_SECONDS = 30.0
+DONE = {"pairs": "judged", "passages": "read passages"}
+"""Unit of a progress -> words before the number of units that are done."""
 
 
 class ProgressBar:
@@ -36,9 +38,9 @@ class ProgressBar:
         if self._bar is None:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
             self._bar = RichProgress(*columns, console=Terminal(stderr=True))
-            self._task = self._bar.add_task("judging", total=progress.total, words="loading the judge")
+            self._task = self._bar.add_task("model", total=progress.total, words="loading the model")
             self._bar.start()
-        words = progress.words() if progress.moved or progress.finished else "loading the judge"
+        words = progress.words() if progress.moved or progress.finished else "loading the model"
         self._bar.update(self._task, completed=progress.done, words=words)
         if progress.finished:
             self._bar.stop()
@@ -46,7 +48,7 @@ class ProgressBar:
 
     def _say(self, progress: Progress) -> None:
         self._spoken = time.monotonic()
-        say(f"judged {progress.done}/{progress.total}, {progress.words()}")
+        say(f"{DONE[progress.unit]} {progress.done}/{progress.total}, {progress.words()}")
 
 
 class StageBar:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from labelkit.corpora.corpus import read_corpus
 from labelkit.corpora.fields import USUAL, Fields
 from labelkit.corpora.layout import layout_of
-from labelkit.corpora.qrels import Qrels, qrels_rows, read_qrels
+from labelkit.corpora.qrels import Qrels, by_model, qrels_rows, read_qrels
 from labelkit.corpora.queries import read_queries
 from labelkit.errors import DataError
 from labelkit.records import Passage, Query
@@ -70,6 +70,8 @@ def known_qrels(
     Raises `DataError` with file and line of the first unknown id. With `skip_unknown`, such pairs are left out and
     counted instead.
     """
+    for path in filter(by_model, paths):
+        log.warning(f"{path}: a language model gave these grades: measures on them do not show what people would say")
     qrels = read_qrels(*paths, scale=scale)
     unknown = {
         (query_id, passage_id)

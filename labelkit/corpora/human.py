@@ -8,7 +8,7 @@ from statistics import median_low
 from duckdb import DuckDBPyConnection
 
 from labelkit.corpora.answers import READERS, tool_of
-from labelkit.corpora.qrels import Qrels, graded_pairs, qrels_rows
+from labelkit.corpora.qrels import Qrels, graded_pairs, qrels_rows, refuse_model_grades
 from labelkit.corpora.scales import read_scale
 from labelkit.corpora.staged import stage_grades
 from labelkit.errors import DataError, UsageError
@@ -39,6 +39,7 @@ def human_grades(path: Path, scale: str | None = None) -> tuple[list[Judgement],
         return READERS[tool](path, path.stem, scale)
     if not path.is_file():
         raise DataError(no_grades(path))
+    refuse_model_grades(path)
     judge = imported_judge(path, path.stem, "human", scale=scale and read_scale(scale).mapping)
     rows = graded_pairs(path, scale=scale)
     return [Judgement(judge_id=judge.judge_id, **row._asdict()) for row in rows], [judge]
@@ -56,6 +57,7 @@ def stage_human(db: DuckDBPyConnection, table: str, path: Path, scale: str | Non
         graded = f"judge_id IN ({ids}) AND grade IS NOT NULL"
         return people, f"SELECT {columns} FROM {judgements_sql(db, path)} WHERE {graded}"
     if path.is_file() and not tool_of(path):
+        refuse_model_grades(path)
         judge = imported_judge(path, path.stem, "human", scale=scale and read_scale(scale).mapping)
         stage_grades(db, table, path, scale=scale)
         return [judge], f"SELECT *, {tables.text(judge.judge_id)} AS judge_id FROM {table}"

@@ -6,7 +6,7 @@ and folders tell: `corpus.jsonl.gz`, `collection.tsv`, `queries.dev.small.tsv`, 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from labelkit.corpora.files import READERS, column_names, form_of
 from labelkit.corpora.rows import COMPRESSED
 from labelkit.errors import DataError
 from labelkit.storage import folders
-from labelkit.storage.manifest import CORPUS, DATA, EXPORT, SPLIT
+from labelkit.storage.manifest import CORPUS, DATA, EXPORT, QUERIES, SPLIT
 from labelkit.storage.names import inside, missing
 
 ROLES = {
@@ -59,12 +59,12 @@ class Layout(NamedTuple):
         return self.qrels[split]
 
 
-def layout_of(folder: Path) -> Layout:
-    """Find the files of a collection. Raises `DataError` if there is no corpus or there are no queries."""
+def layout_of(folder: Path, needed: Sequence[str] = ("corpus", "queries")) -> Layout:
+    """Find the files of a collection. Raises `DataError` if files of a kind that is `needed` are missing."""
     if not folder.is_dir():
         raise DataError(not_a_folder(folder))
     found = configured(folder) or named(folder)
-    for kind in ("corpus", "queries"):
+    for kind in needed:
         if not found[kind]:
             there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
             names = ", ".join(there[:8]) + (" and more" if there[8:] else "") or "nothing"
@@ -79,7 +79,13 @@ def layout_of(folder: Path) -> Layout:
 
 def is_collection(folder: Path) -> bool:
     """Return whether a folder contains a collection, and not a pool, labels or another artifact."""
-    if (folder / folders.MANIFEST).is_file() and folders.manifest_kind(folder) not in (DATA, EXPORT, CORPUS, SPLIT):
+    if (folder / folders.MANIFEST).is_file() and folders.manifest_kind(folder) not in (
+        DATA,
+        EXPORT,
+        CORPUS,
+        QUERIES,
+        SPLIT,
+    ):
         return False
     try:
         layout_of(folder)

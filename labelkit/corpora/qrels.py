@@ -8,14 +8,15 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.corpora.fields import GradeColumns, grade_columns
 from labelkit.corpora.files import READERS, column_names, file_rows, form_of
-from labelkit.corpora.rows import decoded, id_of, lines
+from labelkit.corpora.rows import decoded, id_of, lines, text_lines
 from labelkit.corpora.scales import expected_grades, grade_on, same
-from labelkit.errors import DataError
+from labelkit.errors import DataError, UsageError
 from labelkit.records import PairIds
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 Qrels = dict[str, dict[str, int]]
 """Query id -> passage id -> grade."""
 UNJUDGED, SPAM = -1, -2
+SOURCE, BY_MODEL = "source", "llm"
+"""Column of qrels that says who gave the grades, and its value for grades of a language model."""
 MEANINGS = {UNJUDGED: "pooled but not judged", SPAM: "spam"}
 
 
@@ -122,6 +125,23 @@ def marked_rows(path: Path, scale: str | None = None) -> Iterator[PlacedRow]:
         if form is None and (form := columns_of(raw, scale)).header:
             continue
         yield PlacedRow(where, *qrels_row(raw, where, form, scale=scale))
+
+
+def by_model(path: Path) -> bool:
+    """Return whether a qrels file says that a language model gave its grades, as those of `labelkit queries` do."""
+    if is_table(path):
+        return SOURCE in column_names(path) and any(row[SOURCE] == BY_MODEL for _, row in islice(file_rows(path), 1))
+    first = [line.split() for _, line in islice(text_lines(path), 2)]
+    return len(first) == 2 and (SOURCE, BY_MODEL) in zip(*first, strict=False)
+
+
+def refuse_model_grades(path: Path) -> None:
+    """Raise `UsageError` for a qrels file with grades of a language model where grades of people are needed."""
+    if by_model(path):
+        raise UsageError(
+            f"{path}: a language model gave these grades, so they are no human grades; read them with labelkit import "
+            "--kind llm, or annotate the pool of these queries with a judge"
+        )
 
 
 def is_table(path: Path) -> bool:

@@ -18,6 +18,7 @@ from labelkit.corpora.beir import SKIP
 from labelkit.corpora.evaluation_sets import files_of
 from labelkit.corpora.human import files_behind, human_grades, line_of, no_grades, people_among
 from labelkit.corpora.layout import layout_of
+from labelkit.corpora.qrels import refuse_model_grades
 from labelkit.corpora.scales import read_scale
 from labelkit.corpora.staged import stage_grades, stage_texts
 from labelkit.datasets.options import MixOptions
@@ -165,6 +166,7 @@ def judgements_of(db: DuckDBPyConnection, path: Path, table: str, *, options: Mi
         judges = people_among(judges, path)
         return judges, f"{rows} WHERE judge_id IN ({', '.join(tables.text(judge.judge_id) for judge in judges)})"
     scale = options.scale
+    refuse_model_grades(path)
     judge = imported_judge(path, path.stem, "human", scale=scale and read_scale(scale).mapping)
     stage_grades(db, table, path, scale=scale)
     return [judge], f"SELECT *, {tables.text(judge.judge_id)} AS judge_id FROM {table}"

@@ -84,10 +84,8 @@ class Ladder:
         if self._full is not None:
             self._helped, self.dialect = self.dialect, self._full
             return True
-        if not (request.labels or request.pattern):
-            # Free text is sent with few options, and proves nothing about the others.
-            return self._start_over()
-        if fits(request, reply):
+        # A run whose first requests ask for free text has no other ones: their options are all that is needed.
+        if not (request.labels or request.pattern) or fits(request, reply):
             return self._settle(self.dialect)
         self._unforced = self._unforced or self.dialect
         return self._other_constraint()

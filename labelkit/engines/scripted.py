@@ -4,11 +4,13 @@ The model name selects the script. `overlap` grades by the share of the query's 
 `garbage` grades likewise, but gives an invalid answer to a third of the requests. If the request has no labels, the
 words of the prompt's first paragraph (the query) are searched in its lines `[1] ...` (the passages). Depending on the
 pattern of the request, the lines with at least half of these words are selected, or all lines are ranked. A reranker's
-request gets a score from the share of the query's words.
+request gets a score from the share of the query's words. If the first paragraph is a passage, the request is to
+write a query, and the reply asks for some long words of the passages.
 """
 
 import hashlib
 import math
+import random
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -21,6 +23,10 @@ from labelkit.errors import UnknownNameError
 
 TRAITS = Traits(words, stated_context, words=True, pairs=lambda settings: True)
 SCRIPTS = ("overlap", "garbage")
+QUERY = "Query:"
+"""Beginning of a prompt about a query."""
+ASKED = 4
+"""Words of the passages that a written query asks for."""
 BLOCK = 512
 """Replies that are computed before they are returned together."""
 
@@ -74,7 +80,8 @@ class ScriptedEngine(Engine):
                 key=request.key, text=text, finish_reason="stop", prompt_tokens=tokens, completion_tokens=written
             )
         if not request.labels:
-            text = _list(prompt, request.pattern)
+            writes = not request.pattern and not prompt.startswith(QUERY)
+            text = _query(prompt, request.seed) if writes else _list(prompt, request.pattern)
             return Reply(
                 key=request.key,
                 text=text,
@@ -116,3 +123,14 @@ def _list(prompt: str, pattern: str | None) -> str:
     selected = ", ".join(number for number, share in shares.items() if share >= 0.5) or "none"
     ranked = " > ".join(sorted(shares, key=lambda number: -shares[number]))
     return next((text for text in (selected, ranked) if pattern and re.fullmatch(pattern, text)), query)
+
+
+def _query(prompt: str, seed: int | None) -> str:
+    """Return a query for some of the longest words of the passages in a prompt."""
+    passages = re.findall(r"^\[\d+\] (.*)$", prompt, re.MULTILINE) or [prompt.partition("\n\n")[0]]
+    drawn, each = random.Random(seed), ASKED // len(passages)
+    asked = list[str]()
+    for passage in passages:
+        longest = sorted(words_of(passage), key=lambda word: (-len(word), word))[: 2 * each]
+        asked += drawn.sample(longest, min(each, len(longest)))
+    return f"could somebody explain {' '.join(asked)} to me"

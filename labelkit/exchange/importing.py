@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from labelkit.corpora.places import local_collection
+from labelkit.corpora.qrels import refuse_model_grades
 from labelkit.corpora.scales import read_scale
 from labelkit.corpora.staged import stage_grades
 from labelkit.datasets.card import dataset_card
@@ -132,6 +133,8 @@ def inputs_of(path: Path) -> dict[str, str]:
 
 def save_qrels(draft: folders.Draft, path: Path, options: ImportOptions) -> Judge:
     """Write the judgements of a qrels file, sorted by pair, and return their judge."""
+    if options.kind == "human":
+        refuse_model_grades(path)
     scale = options.scale
     judge = imported_judge(path, options.judge, KINDS[options.kind], scale=scale and read_scale(scale).mapping)
     with tables.temporary() as db:

@@ -15,20 +15,20 @@ from labelkit.engines import EngineFacts, open_engine, traits_of
 from labelkit.engines.model_families import families
 from labelkit.errors import ArtifactError, BudgetError, EngineError, JournalError, UsageError
 from labelkit.judging.budget import Budget, check_price
+from labelkit.judging.calls import Calls
 from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
 from labelkit.judging.judges import refuse_further
 from labelkit.judging.label_tables import RunPairs, Tally, finalise
-from labelkit.judging.methods import Judging, method_named
-from labelkit.judging.options import AnnotateOptions
+from labelkit.judging.methods import Judging, method_behind, method_named
+from labelkit.judging.options import AnnotateOptions, CallOptions
 from labelkit.judging.pool_texts import PoolTables, PoolTexts, inputs_of, tables_of
 from labelkit.judging.prices import known_context, price_line, price_of
-from labelkit.judging.probing import Probing, settle
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.judging.prompts import Prompt, prompt_for
 from labelkit.judging.reading import Reading, complete
 from labelkit.judging.request_keys import canonical_json, digest, identity_of
-from labelkit.judging.scheduler import Scheduler, ask, cache_of
+from labelkit.judging.scheduler import Scheduler
 from labelkit.judging.tasks import VOTE_TEMPERATURE, Requests, Room, Work
 from labelkit.pooling.pool import Pool, pool_folder
 from labelkit.records import Judge
@@ -70,6 +70,8 @@ class Outcome(NamedTuple):
     """US dollars spent on this folder in all its runs; None if the judge has no known price."""
     facts: dict[str, Any]
     """Facts about cuts, orders and windows, as in the manifest."""
+    judge_id: str
+    """Id of the judge in the labels folder."""
 
     def lines(self, folder: Path) -> list[str]:
         """Return a summary of the run for people: one line, and one line per reason for missing grades."""
@@ -166,14 +168,10 @@ def judge_pool(
             if not options.add_judge:
                 refuse_further(requests_of(engine.facts).judging.judge, journal, folder)
             budget = Budget(journal, options.caps, price=price, tokens=tokens, traits=traits)
-            single = price_of(options.model, options.prices, batch=False)
-            first = Probing(
-                engine, requests_of, texts, journal=journal, budget=budget, price=single, batch=traits.batch
+            calls = Calls(engine, options, journal, budget)
+            work, run = calls.ask(
+                requests_of, texts, begin=partial(folders.begin, folder, KIND, command), show=progress
             )
-            probed = settle(first, cache_of(options))
-            work = Work(requests_of(engine.facts), texts)
-            begin = partial(folders.begin, folder, KIND, command)
-            run = ask(work, engine, journal, options=options, budget=budget, show=progress, begin=begin, probed=probed)
             opened.close()
             counts = Tally()
             if run.begun:
@@ -203,6 +201,7 @@ def outcome_of(work: Work, run: Scheduler, mine: Tally, *, priced: bool) -> Outc
         tokens=run.budget.tokens,
         usd=run.budget.usd if priced else None,
         facts=work.facts.as_json(),
+        judge_id=work.judging.judge.judge_id,
     )
 
 
@@ -254,19 +253,20 @@ def remove_unused(folder: Path, *, keep: bool) -> None:
                 folder.rmdir()
 
 
-def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, reading: Reading) -> Judge:
+def make_judge(facts: EngineFacts, options: CallOptions, prompt: Prompt, *, reading: Reading) -> Judge:
     """Return the judge of a run. Its id has the method, the model's short name and a hash over everything that may
     change a judgement.
     """
-    settings, method, drawn = options.settings, method_named(prompt.method), reading.votes > 1
-    decoding: dict[str, Any] = {"temperature": VOTE_TEMPERATURE if drawn else 0}
+    settings, method, drawn = options.settings, method_behind(prompt.method), reading.votes > 1
+    decoding: dict[str, Any] = {"temperature": VOTE_TEMPERATURE if drawn else reading.temperature}
     served = served_by(settings.base_urls)
     defended = {"defences": reading.defences} if reading.defences else {}
-    several = {"permutations": reading.permutations} if method.listwise else {"votes": reading.votes} if drawn else {}
+    several = {"permutations": reading.permutations} if method.grades else {"votes": reading.votes} if drawn else {}
     stated = facts._asdict()
     changing, sent = stated.pop("arguments"), dict(stated.pop("sent"))
     arguments: dict[str, Any] = {"engine_args": sorted(changing), "reasoning_effort": settings.reasoning_effort}
     arguments |= {"thinking_tokens": reading.thinking_tokens, "sent": sent}
+    unlabelled = method.score_only or method.writes
     fields: dict[str, Any] = {
         "kind": "llm",
         # A server may have two models whose paths end with the same name.
@@ -277,7 +277,7 @@ def make_judge(facts: EngineFacts, options: AnnotateOptions, prompt: Prompt, *, 
         "prompt_name": prompt.name,
         "prompt_version": prompt.version,
         "prompt_sha256": prompt.sha256,
-        "label_grades": None if method.score_only else method.grades or tuple(one.grade for one in prompt.labels),
+        "label_grades": None if unlabelled else method.grades or tuple(one.grade for one in prompt.labels),
         "scale": prompt.scale,
         "decoding": canonical_json(decoding | defended | several | served | given(arguments)),
         "seed": reading.seed if method.listwise or drawn else None,

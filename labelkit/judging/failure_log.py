@@ -1,4 +1,4 @@
-"""Report the reasons of missing grades while a run continues, each kind of reason once."""
+"""Report the reasons of missing grades or texts while a run continues, each kind of reason once."""
 
 import logging
 import re
@@ -31,9 +31,11 @@ def by_kind(reasons: Iterable[tuple[str | None, int]]) -> dict[str, int]:
 
 
 class FailureLog:
-    """Logs each new reason for a missing grade when it first occurs."""
+    """Logs each new reason for a missing grade, or for a missing text, when it first occurs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, writes: bool = False) -> None:
+        """With `writes`, the tasks write texts instead of judging pairs."""
+        self._writes = writes
         self._seen: set[str] = set()
 
     def see(self, task: Task, verdicts: list[Verdict]) -> list[str]:
@@ -44,7 +46,8 @@ class FailureLog:
             if verdict.failure is None or alike in self._seen or len(self._seen) >= MOST_REASONS:
                 continue
             self._seen.add(alike)
-            log.info(f"no grade for query {task.query_id!r}, passage {passage_id!r}: {verdict.failure}")
+            missing = "text from" if self._writes else f"grade for query {task.query_id!r},"
+            log.info(f"no {missing} passage {passage_id!r}: {verdict.failure}")
             if len(self._seen) == MOST_REASONS:
                 log.info("further reasons are not shown; the summary at the end counts them")
         return failures

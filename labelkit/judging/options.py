@@ -14,39 +14,23 @@ from labelkit.judging.reading import Reading
 from labelkit.options import SEEDS, Options
 
 
-class JudgeOptions(Options):
-    """The model, method and prompt of a judge, and how much of a passage it reads."""
+class ModelOptions(Options):
+    """A language model, the engine that runs it, and how much of a passage it reads."""
 
     model: str
     """Model that judges: local folder, Hub id, or model name on the server."""
     engine: str = DEFAULT
     """Engine that runs the model: local, vllm, openai, openai-batch, ray or scripted."""
-    method: str = "graded"
-    """Method of judging. One pair per request: graded (0 to 3), binary (yes or no), rerank (a reranker's score, from
-    which calibrate makes grades). A list per request: relsel, utilsel, utilrank.
-    """
-    prompt: str | None = None
-    """Prompt: the name of a shipped prompt, or a TOML file. Default: the shipped prompt of the method."""
     revision: str | None = None
     """Commit or tag of a Hub model. Default: the newest commit."""
     max_model_len: int | None = Field(default=None, ge=16)
     """Maximum tokens of prompt and answer together; at most the context length of the server."""
-    limit: int | None = Field(default=None, ge=1)
-    """Judge only the first N pairs of the pool."""
     passage_tokens: int | None = Field(default=None, ge=1)
     """Cut passages to this many tokens. The number of cut passages is reported. Default: 400."""
     passage_words: int | None = Field(default=None, ge=1)
     """Cut passages to this many words instead of tokens. Default if no tokenizer is available: 300."""
     tokenizer: str | None = None
     """Tokenizer of a model behind a server: tokenizer.json, its folder or a Hub id."""
-    permutations: int = Field(default=1, ge=1)
-    """Listwise methods: number of random orders in which each list is judged."""
-    votes: int = Field(default=1, ge=1)
-    """Pointwise methods: number of answers sampled per pair."""
-    defence: tuple[str, ...] = ()
-    """Defence against manipulative passages: strip, nonce, second-look or none. May be repeated. Default: strip, and
-    also second-look for pointwise methods with one vote.
-    """
     thinking_tokens: int | None = Field(default=None, ge=0, le=1_000_000_000)
     """Tokens that a model may use for reasoning before each answer. plan and the caps include them. Default: 0, and
     2048 with --reasoning-parser.
@@ -57,11 +41,6 @@ class JudgeOptions(Options):
     """TOML file with US dollars per million tokens. Default: the prices.toml shipped with labelkit."""
     verify: bool = True
     """Compare input folders with their checksums. --no-verify skips this, which saves time on large folders."""
-
-    @model_validator(mode="after")
-    def _known_method_and_defences(self) -> Self:
-        _ = self.reading
-        return self
 
     @model_validator(mode="after")
     def _options_with_an_effect(self) -> Self:
@@ -76,17 +55,47 @@ class JudgeOptions(Options):
         return Settings(**named)
 
     @property
+    def thinking(self) -> int:
+        """Token limit of the reasoning before an answer."""
+        return self.thinking_tokens or (THINKING_TOKENS if self.reasoning_parser else 0)
+
+
+class JudgeOptions(ModelOptions):
+    """The model, method and prompt of a judge, and how much of a passage it reads."""
+
+    method: str = "graded"
+    """Method of judging. One pair per request: graded (0 to 3), binary (yes or no), rerank (a reranker's score, from
+    which calibrate makes grades). A list per request: relsel, utilsel, utilrank.
+    """
+    prompt: str | None = None
+    """Prompt: the name of a shipped prompt, or a TOML file. Default: the shipped prompt of the method."""
+    limit: int | None = Field(default=None, ge=1)
+    """Judge only the first N pairs of the pool."""
+    permutations: int = Field(default=1, ge=1)
+    """Listwise methods: number of random orders in which each list is judged."""
+    votes: int = Field(default=1, ge=1)
+    """Pointwise methods: number of answers sampled per pair."""
+    defence: tuple[str, ...] = ()
+    """Defence against manipulative passages: strip, nonce, second-look or none. May be repeated. Default: strip, and
+    also second-look for pointwise methods with one vote.
+    """
+
+    @model_validator(mode="after")
+    def _known_method_and_defences(self) -> Self:
+        _ = self.reading
+        return self
+
+    @property
     def reading(self) -> Reading:
         """Length, orders, votes and defences with which passages are read."""
         method = method_named(self.method)
-        thinking = self.thinking_tokens or (THINKING_TOKENS if self.reasoning_parser else 0)
         once = self.votes == 1 and not method.listwise and not method.score_only
         return Reading(
             passage_tokens=self.passage_tokens,
             passage_words=self.passage_words,
             permutations=self.permutations,
             votes=self.votes,
-            thinking_tokens=thinking,
+            thinking_tokens=self.thinking,
             defences=defences_of(self.defence, once=once),
         )
 
@@ -106,8 +115,8 @@ class PlanOptions(JudgeOptions):
         return self
 
 
-class AnnotateOptions(JudgeOptions):
-    """A run of `annotate`: judge, reading, engine and spending limits."""
+class CallOptions(ModelOptions):
+    """A run that asks a model: engine, spending limits and the cache of replies."""
 
     reasoning_effort: str | None = Field(default=None, pattern="^[a-z]+$")
     """How long a model behind a server is to reason before an answer, in a word that the server knows, such as none,
@@ -153,8 +162,6 @@ class AnnotateOptions(JudgeOptions):
     """
     batch_dir: Path | None = None
     """openai-batch: folder in which batch files are exchanged with vllm run-batch instead of a server."""
-    add_judge: bool = False
-    """Add a further judge to an output folder that has labels of another judge."""
     allow_drift: bool = False
     """Continue even if the server changes the name or fingerprint of the model during the run."""
 
@@ -164,11 +171,18 @@ class AnnotateOptions(JudgeOptions):
         return super().settings._replace(base_urls=self.base_url, engine_args=self.engine_arg)
 
     @property
-    def reading(self) -> Reading:
-        """Length, orders, votes and defences with which passages are read."""
-        return super().reading._replace(seed=self.seed)
-
-    @property
     def caps(self) -> Caps:
         """Spending limits of the folder."""
         return Caps(self.max_usd, self.max_tokens)
+
+
+class AnnotateOptions(CallOptions, JudgeOptions):
+    """A run of `annotate`: judge, reading, engine and spending limits."""
+
+    add_judge: bool = False
+    """Add a further judge to an output folder that has labels of another judge."""
+
+    @property
+    def reading(self) -> Reading:
+        """Length, orders, votes and defences with which passages are read."""
+        return super().reading._replace(seed=self.seed)

@@ -14,13 +14,13 @@ from labelkit.corpora.places import local_collection
 from labelkit.engines import Reply, Request, traits_of
 from labelkit.engines.tokenizers import most_prompt_tokens
 from labelkit.judging.gpu_speed import tokens_per_second
-from labelkit.judging.methods import Judging, method_named
+from labelkit.judging.methods import Judging, method_behind
 from labelkit.judging.methods.steps import Ask
-from labelkit.judging.options import PlanOptions
-from labelkit.judging.pool_texts import PoolTexts, tables_of
+from labelkit.judging.options import ModelOptions, PlanOptions
+from labelkit.judging.pool_texts import PoolTables, PoolTexts, tables_of
 from labelkit.judging.prices import known_context, price_line, price_of
-from labelkit.judging.prompts import prompt_for
-from labelkit.judging.reading import Texts, complete
+from labelkit.judging.prompts import Prompt, prompt_for
+from labelkit.judging.reading import Reading, Texts, complete
 from labelkit.judging.tasks import Requests, Room, Task, Work, one_step
 from labelkit.pooling.pool import Pool, pool_folder
 from labelkit.records import Judge
@@ -77,20 +77,31 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
         EngineError: the judge's tokenizer cannot be loaded.
     """
     tables = tables_of(source if isinstance(source, Pool) else pool_to_plan(source, command), verify=options.verify)
-    method, traits = method_named(options.method), traits_of(options.engine)
+    traits = traits_of(options.engine)
     prompt = prompt_for(options.method, options.prompt, lambda: traits.pairs(options.settings))
+    made = planned(prompt, tables.first(options.limit), options, reading=options.reading)
+    speed = tokens_per_second(options.gpu, options.model) if options.gpu else None
+    most_tokens = made.most_prompt_tokens + made.most_completion_tokens
+    return made._replace(
+        seconds=duration(made.calls, options.rate) or duration(made.prompt_tokens, speed),
+        most_seconds=duration(made.most_calls, options.rate) or duration(most_tokens, speed),
+    )
+
+
+def planned(prompt: Prompt, tables: PoolTables, options: ModelOptions, *, reading: Reading) -> Plan:
+    """Count the requests that a prompt makes of all pairs of a pool, without their duration."""
+    method, traits = method_behind(prompt.method), traits_of(options.engine)
     price = price_of(options.model, options.prices, batch=traits.batch)
     tokens = traits.tokens(options.settings, options.tokenizer)
-    reading = complete(options.reading, method, tokens)
+    reading = complete(reading, method, tokens)
     context = traits.context(options.settings) or known_context(price, tokens)
     judging = Judging(Judge(judge_id="", kind="llm", name=options.model, method=prompt.method), prompt, method)
     requests = Requests(judging, reading, Room(tokens, context if method.listwise else None))
     scratch = Path(tempfile.gettempdir())
-    with PoolTexts(tables.first(options.limit), reading, tokens, scratch=scratch) as texts:
+    with PoolTexts(tables, reading, tokens, scratch=scratch) as texts:
         work = Work(requests, texts)
         count = counted(work)
         facts = work.facts.as_json()
-    speed = tokens_per_second(options.gpu, options.model) if options.gpu else None
     most_prompt = count.prompt_tokens + count.later_tokens
     return Plan(
         pairs=work.pairs,
@@ -106,8 +117,8 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
         usd=price.usd(count.prompt_tokens, 0) if price else None,
         most_usd=price.usd(most_prompt, count.completion_tokens) if price else None,
         price=price_line(options.model, price, options.prices) if price else None,
-        seconds=duration(count.calls, options.rate) or duration(count.prompt_tokens, speed),
-        most_seconds=duration(count.most_calls, options.rate) or duration(most_prompt + count.completion_tokens, speed),
+        seconds=None,
+        most_seconds=None,
         facts=facts,
     )
 

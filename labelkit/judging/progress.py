@@ -18,8 +18,10 @@ class Progress:
     the end.
     """
 
-    def __init__(self, total: int, done: int, show: "ShowProgress") -> None:
+    def __init__(self, total: int, done: int, show: "ShowProgress", unit: str = "pairs") -> None:
+        """`unit`: name of the counted things; a model that writes texts works on passages instead of pairs."""
         self.total = total
+        self.unit = unit
         self._known = done
         self._new = self._cached = self._tokens = 0
         self._failures: Counter[str] = Counter()
@@ -68,7 +70,11 @@ class Progress:
     def words(self) -> str:
         """Return the state as text: rates, new pairs, spent and expected US dollars, and the remaining time."""
         rate, left = self._new / max(self.seconds, 1e-9), self.total - self.done
-        parts = [f"{rate:.1f} pairs/s", f"{self._tokens / max(self.seconds, 1e-9):,.0f} tokens/s", f"{self._new} new"]
+        parts = [
+            f"{rate:.1f} {self.unit}/s",
+            f"{self._tokens / max(self.seconds, 1e-9):,.0f} tokens/s",
+            f"{self._new} new",
+        ]
         if self._cached:
             parts.append(f"{self._cached} cached")
         parts.append(f"{self._failures.total()} failed")
@@ -118,9 +124,10 @@ class TqdmBar:
 
     def __call__(self, progress: Progress) -> None:
         if self._bar is None:
-            self._bar = self._tqdm(total=progress.total, desc="judging", unit="pair")
+            desc = "judging" if progress.unit == "pairs" else "writing"
+            self._bar = self._tqdm(total=progress.total, desc=desc, unit=progress.unit[:-1])
         self._bar.update(progress.done - self._bar.n)
-        self._bar.set_postfix_str(progress.words() if progress.moved or progress.finished else "loading the judge")
+        self._bar.set_postfix_str(progress.words() if progress.moved or progress.finished else "loading the model")
         if progress.finished:
             self._bar.close()
             self._bar = None

@@ -33,6 +33,8 @@ STEPS = {
     "relsel": {"relevance": LIST},
     "utilsel": {"relevance": LIST, "answer": LIST, "utility": LIST | {"answer"}},
     "utilrank": {"relevance": LIST, "answer": LIST, "ranking": LIST | {"answer"}},
+    "write": {"write": {"passage"}},
+    "write-from-several": {"write": {"passages"}},
 }
 """Method -> step -> fields that its templates must contain, each at least once, and no others."""
 POINTWISE = {method for method, steps in STEPS.items() if "judge" in steps}
@@ -78,6 +80,8 @@ class Prompt(Record):
     citation: str
     steps: dict[str, Templates]
     labels: tuple[PromptLabel, ...] = ()
+    max_overlap: float | None = Field(default=None, ge=0, le=1)
+    """Largest share of a written text's words that may occur in its passages; None for the default limit."""
     history: dict[str, Any] | None = None
     """How `labelkit tune` made the prompt: its parent, split, scores and labels. No request contains it."""
     sha256: str
@@ -193,7 +197,8 @@ def parse_prompt(content: bytes, where: str) -> Prompt:
     if prompt.method in POINTWISE and not prompt.pair:
         _check_labels(prompt, where)
     elif prompt.labels:
-        raise DataError(f"{where}: method {prompt.method!r} asks for identifiers of passages: it takes no labels")
+        answers = "a text" if "write" in prompt.steps else "identifiers of passages"
+        raise DataError(f"{where}: method {prompt.method!r} asks for {answers}: it takes no labels")
     return prompt
 
 

@@ -34,6 +34,8 @@ class Reading(NamedTuple):
     """Token limit of the reasoning before an answer."""
     defences: tuple[str, ...] = ()
     """Names from `labelkit.judging.defences`."""
+    temperature: float = 0
+    """Temperature of texts that a model writes; 0 for judges without votes, whose most probable answer is used."""
 
 
 class Texts(NamedTuple):

@@ -14,7 +14,7 @@ from labelkit.judging.budget import Budget
 from labelkit.judging.failure_log import FailureLog
 from labelkit.judging.journal import Arrival, Journal
 from labelkit.judging.model_change import ModelChange
-from labelkit.judging.options import AnnotateOptions
+from labelkit.judging.options import CallOptions
 from labelkit.judging.progress import Progress, ShowProgress
 from labelkit.judging.reading import Texts
 from labelkit.judging.reply_cache import Cache
@@ -35,7 +35,7 @@ def ask(
     engine: Engine,
     journal: Journal,
     *,
-    options: AnnotateOptions,
+    options: CallOptions,
     budget: Budget,
     show: ShowProgress,
     begin: Callable[[], None],
@@ -88,7 +88,7 @@ def ask(
     return run
 
 
-def cache_of(options: AnnotateOptions) -> Cache | None:
+def cache_of(options: CallOptions) -> Cache | None:
     """Return the cache of stored replies that the options name."""
     return None if options.cache is None else Cache(options.cache)
 
@@ -129,14 +129,15 @@ class Scheduler:
         """Tasks whose requests are in progress, with their numbers, by key."""
         self._unreached = -1 if answered else 0
         """Number of replies without an answer so far; -1 once there was an answer, in this run or an earlier one."""
-        self._failures = FailureLog()
+        self._failures = FailureLog(writes=work.judging.method.writes)
         self._begin = begin
         self.begun = False
         self._capped = False
         """Whether the budget ended the current round."""
         self.asked, self.cached = probed, 0
         done, self.known = states.counts()
-        self.progress = Progress(total=states.pairs, done=done, show=show)
+        unit = "passages" if work.judging.method.writes else "pairs"
+        self.progress = Progress(total=states.pairs, done=done, show=show, unit=unit)
 
     def begin(self) -> None:
         """Register the work at the first call, before the first answer of the judge is stored."""

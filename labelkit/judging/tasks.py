@@ -5,6 +5,7 @@ vote is a task of its own.
 """
 
 import random
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
@@ -64,6 +65,8 @@ class Requests:
 
     def tasks(self, texts: Texts) -> list[Task]:
         """Return the tasks of a query: its orders and windows, or the votes and looks of each pair."""
+        if self.judging.method.writes:
+            return [self._written(texts)]
         return list(self._listed(texts) if self.judging.listwise else self._alone(texts))
 
     def request(self, texts: Texts, task: Task, ask: Ask, *, key: str) -> Request:
@@ -81,7 +84,7 @@ class Requests:
 
     def _request(self, texts: Texts, ask: Ask, passages: Sequence[str], *, seed: int | None) -> Request:
         """Return the request that shows these passages, without its key."""
-        voted = self.reading.votes > 1
+        temperature = VOTE_TEMPERATURE if self.reading.votes > 1 else float(self.reading.temperature)
         return Request(
             key="",
             group=texts.query_id,
@@ -89,8 +92,8 @@ class Requests:
             labels=ask.labels,
             pattern=ask.pattern,
             max_tokens=ask.max_tokens + self._more_tokens,
-            temperature=VOTE_TEMPERATURE if voted else 0.0,
-            seed=seed if voted else None,
+            temperature=temperature,
+            seed=seed if temperature else None,
         )
 
     def _alone(self, texts: Texts) -> Iterator[Task]:
@@ -129,6 +132,12 @@ class Requests:
                 task = Task(texts.query_id, tuple(window), variant, window=number, seed=seed, key="")
                 ask = next(self.judging.method.judge(len(window), self.judging.prompt))
                 yield task._replace(key=request_key(self._identity, self.request(texts, task, ask, key="")))
+
+    def _written(self, texts: Texts) -> Task:
+        """Return the task of writing one text from all passages together, with a random seed of its own."""
+        seed = zlib.crc32(f"{self.reading.seed} {texts.query_id}".encode()) >> 1  # some servers accept 31 bits
+        task = Task(texts.query_id, tuple(texts.passages), 0, window=0, seed=seed, key="")
+        return task._replace(key=request_key(self._identity, self.first_request(texts, task)))
 
     def _sizes(self, texts: Texts) -> tuple[dict[str, int], int | None]:
         """Return the tokens of each passage in a window, including its identifier in the answer, and the tokens

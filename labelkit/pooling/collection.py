@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from labelkit.corpora.beir import SKIP, unknown_id
 from labelkit.corpora.corpus import corpus_rows
+from labelkit.corpora.fields import Fields
 from labelkit.corpora.layout import layout_of
 from labelkit.corpora.qrels import qrels_rows
 from labelkit.corpora.queries import query_texts
@@ -77,10 +78,28 @@ def stage_collection(
     Raises `DataError` as `read_data` does.
     """
     layout, fields = layout_of(folder), options.fields
+    staged = stage_corpus(db, layout.corpus, scratch, fields=fields, report=report)
+    queries = query_texts(*layout.queries, fields=fields)
+    stage_asked(db, list(queries))
+    if options.split is not None:
+        stage_grades(db, "judged", layout.files_of(options.split), scale=options.scale)
+        chosen = judged_queries(db, layout.files_of(options.split), options, queries=queries)
+        queries = {query_id: queries[query_id] for query_id in chosen}
+        stage_asked(db, chosen)
+    return staged._replace(queries=queries)
+
+
+def stage_corpus(
+    db: DuckDBPyConnection, paths: Sequence[Path], scratch: Path, *, fields: Fields, report: Report
+) -> Collection:
+    """Read the passages of a collection, without its queries.
+
+    Raises `DataError` for a malformed file, a duplicated id or an empty corpus.
+    """
     digest = hashlib.sha256()
 
     def rows() -> Iterator[tuple[str, str, str, int]]:
-        for row, (_, passage_id, title, text) in enumerate(corpus_rows(*layout.corpus, fields=fields)):
+        for row, (_, passage_id, title, text) in enumerate(corpus_rows(*paths, fields=fields)):
             update(digest, full_text(title, text))
             if row % READ == 0:
                 report(Stage("read", row, None, items="passages"))
@@ -89,18 +108,10 @@ def stage_collection(
     schema = PASSAGE_SCHEMA.append(ROW)
     passages = tables.mapped(scratch / "corpus.arrow", schema, tables.batches_of(schema, rows()))
     if not passages.num_rows:
-        raise DataError(f"{', '.join(map(str, layout.corpus))}: the corpus is empty")
+        raise DataError(f"{', '.join(map(str, paths))}: the corpus is empty")
     db.register("corpus", passages)
-    refuse_duplicates(db, "corpus", rows=lambda: corpus_rows(*layout.corpus, fields=fields), key=("passage_id",))
-    queries = query_texts(*layout.queries, fields=fields)
-    stage_asked(db, list(queries))
-    if options.split is not None:
-        stage_grades(db, "judged", layout.files_of(options.split), scale=options.scale)
-        chosen = judged_queries(db, layout.files_of(options.split), options, queries=queries)
-        queries = {query_id: queries[query_id] for query_id in chosen}
-        stage_asked(db, chosen)
-    ids = passages["passage_id"].combine_chunks()
-    return Collection(queries, ids, passages, digest=digest.hexdigest())
+    refuse_duplicates(db, "corpus", rows=lambda: corpus_rows(*paths, fields=fields), key=("passage_id",))
+    return Collection({}, passages["passage_id"].combine_chunks(), passages, digest=digest.hexdigest())
 
 
 def stage_asked(db: DuckDBPyConnection, query_ids: Sequence[str]) -> None:

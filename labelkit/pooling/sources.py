@@ -18,6 +18,7 @@ from duckdb import DuckDBPyConnection
 from labelkit.corpora.answers import tool_of
 from labelkit.corpora.beir import SKIP, unknown_id
 from labelkit.corpora.human import human_qrels, line_of
+from labelkit.corpora.qrels import refuse_model_grades
 from labelkit.corpora.runs import run_rows
 from labelkit.corpora.staged import refuse_duplicates
 from labelkit.errors import DataError, UsageError
@@ -166,6 +167,7 @@ def human_positives(place: Workplace, path: Path, options: PoolOptions) -> Itera
 def stage_human(db: DuckDBPyConnection, path: Path, scale: str | None) -> None:
     """Make the table `human` of human grades: a qrels file is streamed, other forms are read by `human_qrels`."""
     if path.is_file() and tool_of(path) is None:
+        refuse_model_grades(path)
         stage_grades(db, "human", [path], scale=scale)
         return
     pairs = ((query_id, *pair) for query_id, graded in human_qrels(path, scale).items() for pair in graded.items())

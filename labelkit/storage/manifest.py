@@ -163,6 +163,35 @@ class CorpusFacts(Facts):
     """Exact, normalised or near -> number of passages that were left out because they repeat another passage."""
 
 
+class QueriesFacts(Facts):
+    """Facts of `labelkit queries`. Queries and grades of a model are never those of people."""
+
+    queries_by: str = ""
+    """Origin of the queries: llm for a model, log for a log of queries that people typed."""
+    grades_by: str | None = None
+    """Origin of the grades: llm for a judge; None if there are no grades."""
+    models: Mapping[str, tuple[str, ...]] = {}
+    """`writer` and `judge` -> names of the models, each as asked for and as the engine states it."""
+    same_model: bool = False
+    """Whether one model wrote and graded the queries."""
+    registers: Mapping[str, Mapping[str, Any]] = {}
+    """Register -> its share, the name and sha256 of its prompt, and its limit of word overlap."""
+    settings: Mapping[str, Any] = {}
+    """Options that decide which queries are written and kept."""
+    retrievers: Mapping[str, Mapping[str, str] | str] = {}
+    """Settings of BM25, and the commit of each dense model."""
+    passages: int = 0
+    """Number of passages for which queries were written."""
+    left_out: Mapping[str, int] = {}
+    """Reason -> number of passages, or of lines of a log, that were left out."""
+    written: Mapping[str, int] = {}
+    """Register -> number of queries that were asked for."""
+    kept: Mapping[str, int] = {}
+    """Register -> number of queries in the folder."""
+    dropped: Mapping[str, Mapping[str, int]] = {}
+    """Register -> reason -> number of queries that were dropped."""
+
+
 class SplitFacts(Facts):
     """Facts of `labelkit split`."""
 
@@ -225,13 +254,15 @@ DATASET = Kind(
 EXPORT = Kind("export", ExportFacts, ("README.md",))
 DATA = Kind("data", DataFacts, ("corpus.jsonl", "queries.jsonl", "set_aside.jsonl"))
 CORPUS = Kind("corpus", CorpusFacts, ("corpus.jsonl", "sources.jsonl", "repeated.jsonl", "left_out.jsonl"))
+QUERIES = Kind("queries", QueriesFacts, ("corpus.jsonl", "queries.jsonl", "dropped.jsonl"))
 SPLIT = Kind("split", SplitFacts, ("corpus.jsonl", "queries.jsonl", "splits.tsv"))
 MODEL = Kind("model", ModelFacts, ("*.safetensors",))
 SUSPECTS = Kind("suspects", SuspectsFacts, ("suspects.tsv", "suspects.run"))
 CHECKPOINT = Kind("checkpoint", Facts, ("weights.safetensors", "trainer_state.json"))
 TOKENS = Kind("tokens", Facts, ("tokens.arrow",))
 KINDS: dict[str, Kind[Any]] = {
-    kind: kind for kind in (POOL, LABELS, DATASET, EXPORT, DATA, CORPUS, SPLIT, MODEL, SUSPECTS, CHECKPOINT, TOKENS)
+    kind: kind
+    for kind in (POOL, LABELS, DATASET, EXPORT, DATA, CORPUS, QUERIES, SPLIT, MODEL, SUSPECTS, CHECKPOINT, TOKENS)
 }
 
 

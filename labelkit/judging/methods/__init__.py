@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from labelkit.errors import UnknownNameError
 from labelkit.judging.defences import looks_twice
-from labelkit.judging.methods import binary, graded, relsel, rerank, utilrank, utilsel
+from labelkit.judging.methods import binary, graded, relsel, rerank, utilrank, utilsel, write
 from labelkit.judging.methods.steps import Steps, Verdict, lowest, majority
 from labelkit.judging.prompts import Prompt, parse_prompt
 from labelkit.records import Judge
@@ -27,10 +27,12 @@ class Method(NamedTuple):
     """(verdicts on each passage of a query, one per order or vote; grades) -> one verdict per passage."""
     score_only: bool = False
     """True if the verdicts have scores but no grades."""
+    writes: bool = False
+    """True if the answer is a text from all passages of the window; its verdicts have neither grades nor scores."""
 
     @property
     def listwise(self) -> bool:
-        return bool(self.grades)
+        return bool(self.grades) or self.writes
 
 
 METHODS = {
@@ -42,12 +44,23 @@ METHODS = {
     "utilrank": Method(utilrank.judge, utilrank.GRADES, utilrank.best_tenth),
 }
 
+WRITING = {
+    "write": Method(write.judge, writes=True),
+    "write-from-several": Method(write.judge, writes=True),
+}
+"""Methods that write a text from one passage, or from several. They judge nothing, so that `METHODS` lacks them."""
+
 
 def method_named(name: str) -> Method:
     """Return a method by its name. Raises `UnknownNameError`."""
     if name not in METHODS:
         raise UnknownNameError("method", name, METHODS)
     return METHODS[name]
+
+
+def method_behind(name: str) -> Method:
+    """Return the method of a prompt, which judges or writes."""
+    return WRITING.get(name) or method_named(name)
 
 
 class Judging(NamedTuple):
@@ -75,5 +88,5 @@ def judging_of(judge: Judge, prompt: bytes) -> Judging:
 
 def method_of(judge: Judge) -> Method:
     """Return the method of a judge; with a second look, its verdicts are settled by the lowest one."""
-    method = method_named(str(judge.method))
+    method = method_behind(str(judge.method))
     return method._replace(settle=lowest) if looks_twice(judge) else method

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelkit.errors import UnknownNameError
-from labelkit.judging.methods import METHODS, method_named
+from labelkit.judging.methods import METHODS, WRITING, method_named
 from labelkit.judging.methods.binary import log_odds
 from labelkit.judging.methods.graded import expected_grade
-from labelkit.judging.prompts import STEPS, load_prompt, parse_prompt
+from labelkit.judging.prompts import STEPS, load_prompt, parse_prompt, shipped_prompts
 from labelkit.judging.reply_parser import label_probabilities
 
 GRADED, BINARY = load_prompt("graded"), load_prompt("binary")
@@ -60,7 +60,8 @@ def test_extreme_log_odds_stay_finite(yes, no, odds):
 
 
 def test_every_method_has_a_shipped_prompt_of_its_own():
-    assert {load_prompt(name).method for name in METHODS} == set(METHODS) == set(STEPS)
+    assert {load_prompt(name).method for name in METHODS} == set(METHODS) == set(STEPS) - set(WRITING)
+    assert {load_prompt(name).method for name in shipped_prompts() if name.startswith("write-")} == set(WRITING)
 
 
 def test_an_unknown_method_lists_the_choices():

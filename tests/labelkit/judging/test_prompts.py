@@ -19,7 +19,9 @@ labels = [{text = "No", grade = 0}, {text = "Yes", grade = 2}]
 
 
 def test_the_shipped_prompts_are_these():
-    assert set(shipped_prompts()) == {"graded", "binary", "relsel", "rerank", "rerank-yes-no", "utilsel", "utilrank"}
+    writing = {f"write-{name}" for name in ("question", "keywords", "claim", "situation", "multi-passage")}
+    judging = {"graded", "binary", "relsel", "rerank", "rerank-yes-no", "utilsel", "utilrank"}
+    assert set(shipped_prompts()) == judging | writing
 
 
 @pytest.mark.parametrize("name", ["graded", "binary"])
@@ -47,7 +49,7 @@ def test_a_prompt_is_loaded_by_path(tmp_path):
 def test_an_unknown_prompt_lists_the_shipped_ones():
     with pytest.raises(
         UnknownNameError,
-        match="unknown prompt 'nope'; choose one of: binary, graded, relsel, rerank, rerank-yes-no, utilrank, utilsel",
+        match="unknown prompt 'nope'; choose one of: binary, graded, relsel, rerank, rerank-yes-no, utilrank, utilsel, ",
     ):
         load_prompt("nope")
 
