@@ -49,7 +49,7 @@ def test_a_prompt_is_loaded_by_path(tmp_path):
 def test_an_unknown_prompt_lists_the_shipped_ones():
     with pytest.raises(
         UnknownNameError,
-        match="unknown prompt 'nope'; choose one of: binary, graded, relsel, rerank, rerank-yes-no, utilrank, utilsel, ",
+        match="unknown prompt 'nope'; choose one of: binary, graded, relsel, rerank, rerank-yes-no, utilrank, utilsel",
     ):
         load_prompt("nope")
 

@@ -53,7 +53,7 @@ def options() -> Callable[..., WriteOptions]:
     """Options of a scripted writer, which is its own judge: four questions, no other register."""
 
     def make(**changes: Any) -> WriteOptions:
-        scripted = {"model": "overlap", "engine": "scripted", "passages": 4, "registers": "question"}
+        scripted: dict[str, Any] = {"model": "overlap", "engine": "scripted", "passages": 4, "registers": "question"}
         return WriteOptions(**scripted | changes)
 
     return make
@@ -76,7 +76,7 @@ def server_of_texts() -> Iterator[Callable[..., tuple[str, list[dict[str, Any]]]
             ledger.append(body)
             words = body["messages"][-1]["content"].removeprefix("Passage: ").partition("\n\n")[0].split()
             write = given.get("passage", lambda words: " ".join([*words[:3], "zebra"]))
-            choice = {"message": {"role": "assistant", "content": given.get("text") or write(words)}}
+            choice: dict[str, Any] = {"message": {"role": "assistant", "content": given.get("text") or write(words)}}
             choice |= {"index": 0, "finish_reason": given.get("finish_reason", "stop")}
             return Sent(json.dumps(completion(body) | {"choices": [choice]}).encode())
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from labelkit.queries.write import write_queries
 SCRIPTED = ("--engine", "scripted", "--model", "overlap", "--passages", 4, "--registers", "question")
 
 
-def texts(folder: Path) -> list[dict]:
+def texts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
 
 

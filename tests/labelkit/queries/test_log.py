@@ -89,7 +89,7 @@ def test_a_sample_is_uniform_over_different_queries_or_follows_their_frequency(c
     log = tmp_path / "queries.log"
     frequent, rare = [numbered(number) for number in range(20)], [numbered(number) for number in range(20, 220)]
     log.write_text("\n".join([*(frequent * 50), *rare]))
-    drawn = Counter()
+    drawn: Counter[bool] = Counter()
     for by_frequency in (False, True):
         options = LogOptions(log=log, sample=40, by_frequency=by_frequency, seed=3)
         made = sample_log(corpus, tmp_path / "made", options)
