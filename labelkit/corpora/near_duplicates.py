@@ -70,21 +70,6 @@ class KnownTexts:
                     similarity, place = near[row]
                     yield Copy(name, self._names[place], "near", similarity=similarity)
 
-    def repeated(self) -> Iterator[Copy]:
-        """Yield the known texts that repeat an earlier one, each with the first such text that repeats none itself."""
-        rows, places = self._candidates(band_keys(self._signatures))
-        earlier = (places < rows) & ((self._signatures[rows] == self._signatures[places]).mean(axis=1) >= LIKELY)
-        copies: set[int] = set()
-        for row, place in zip(rows[earlier].tolist(), places[earlier].tolist(), strict=True):
-            one, other = self._texts[row], self._texts[place]
-            if row in copies or place in copies or not (one and other):
-                continue
-            similarity = 1.0 if one == other else jaccard(one, other)
-            if similarity >= NEAR:
-                copies.add(row)
-                how: Literal["normalised", "near"] = "normalised" if one == other else "near"
-                yield Copy(self._names[row], self._names[place], how, similarity=similarity)
-
     def _near(self, texts: pa.Array) -> dict[int, tuple[float, int]]:
         """Return the rows that have a near-duplicate: row -> similarity and place of the most similar known text."""
         mine = signatures(texts)

@@ -128,7 +128,7 @@ def marked_rows(path: Path, scale: str | None = None) -> Iterator[PlacedRow]:
 
 
 def by_model(path: Path) -> bool:
-    """Return whether a qrels file says that a language model gave its grades, as those of `labelkit queries` do."""
+    """Return whether a qrels file says that a language model gave its grades, as the qrels of `labelkit queries` do."""
     if is_table(path):
         return SOURCE in column_names(path) and any(row[SOURCE] == BY_MODEL for _, row in islice(file_rows(path), 1))
     first = [line.split() for _, line in islice(text_lines(path), 2)]

@@ -168,7 +168,7 @@ def judge_pool(
             if not options.add_judge:
                 refuse_further(requests_of(engine.facts).judging.judge, journal, folder)
             budget = Budget(journal, options.caps, price=price, tokens=tokens, traits=traits)
-            calls = Calls(engine, options, journal, budget)
+            calls = Calls(engine, options, journal, budget=budget)
             work, run = calls.ask(
                 requests_of, texts, begin=partial(folders.begin, folder, KIND, command), show=progress
             )

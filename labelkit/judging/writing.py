@@ -81,7 +81,7 @@ def write_texts(orders: Sequence[Order], folder: Path, options: CallOptions, *, 
         with Journal(folder) as journal:
             tokens = traits.tokens(options.settings, options.tokenizer)
             budget = Budget(journal, options.caps, price=price, tokens=tokens, traits=traits)
-            calls = Calls(engine, options, journal, budget)
+            calls = Calls(engine, options, journal, budget=budget)
             later: list[NotYetError] = []
             for order in orders:
                 try:

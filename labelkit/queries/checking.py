@@ -1,9 +1,12 @@
 """Check written queries: cleaned, no duplicates, bounded word overlap, and found by a retriever."""
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
+from labelkit.corpora.copies import repeated
 from labelkit.corpora.near_duplicates import KnownTexts, normalised
 from labelkit.corpora.words import overlap
 from labelkit.judging.failure_log import kind_of
@@ -58,10 +61,19 @@ def without_duplicates(drafts: Sequence[Draft], known: Sequence[str]) -> list[Dr
         for copy in KnownTexts(known, known).copies(names, texts):
             copies[copy.name] = (KNOWN, copy.known)
     new = {name: text for name, text in kept.items() if name not in copies}
-    if new:
-        for copy in KnownTexts(list(new), list(new.values())).repeated():
-            copies[copy.name] = (DUPLICATE, new[copy.known])
+    names_of, texts_of = list(new), list(new.values())
+    for number, first in repeated_in(texts_of).items():
+        copies[names_of[number]] = (DUPLICATE, texts_of[first])
     return [draft.but(*copies[str(place)]) if str(place) in copies else draft for place, draft in enumerate(drafts)]
+
+
+def repeated_in(texts: Sequence[str]) -> dict[int, int]:
+    """Return the numbers of texts that repeat an earlier one, exactly or nearly, each with the number of that text."""
+    if not texts:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="labelkit-") as folder:
+        found = repeated(len(texts), texts.__getitem__, Path(folder), alike=lambda *numbers: True)
+        return {copy.number: copy.kept for copy in found}
 
 
 def with_overlap(draft: Draft, most: float | None) -> Draft:
@@ -80,7 +92,7 @@ def limit_of(slot: Slot, most: float | None) -> float:
 def with_ranks(drafts: Iterable[Draft], sources: Sequence[Source]) -> list[Draft]:
     """Record the rank of each draft's passages in each ranking; drop drafts whose passages no ranking has.
 
-    The rankings are those of the drafts that are not dropped, in their order.
+    Each source has one ranking per draft that is not dropped, in the order of the drafts.
     """
     streams = [(source.name, iter(source.rankings)) for source in sources]
     found = []

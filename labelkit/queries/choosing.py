@@ -53,20 +53,23 @@ class Chosen(NamedTuple):
 
 
 @contextmanager
-def opened(folder: Path, scratch: Path, options: WriteOptions, report: Report | None) -> Iterator[Source]:
+def opened(folder: Path, scratch: Path, options: WriteOptions, *, report: Report | None = None) -> Iterator[Source]:
     """Read a corpus into a database in the folder `scratch`, and open its BM25 index."""
     layout, shown = layout_of(folder, needed=["corpus"]), report or LoggedStages()
     with tables.session(scratch) as db:
         collection = stage_corpus(db, layout.corpus, scratch, fields=options.fields, report=shown)
         place = Workplace(db, scratch, collection=collection, report=shown)
         inputs = {str(path): folders.file_sha256(path) for path in layout.corpus}
-        yield Source(layout, place, Bm25(collection.corpus, options.language, shown), inputs)
+        engine = Bm25(collection.corpus, options.language, shown)
+        yield Source(layout, place, engine, inputs=inputs)
 
 
 def choose(source: Source, options: WriteOptions) -> Chosen:
     """Draw passages, and choose the registers of their queries. Raises `DataError` if no passage is fit."""
     collection, db = source.place.collection, source.place.db
-    sample = draw(db, collection, source.layout.corpus, options.fields, count=options.passages, seed=options.seed)
+    sample = draw(
+        db, collection, source.layout.corpus, fields=options.fields, count=options.passages, seed=options.seed
+    )
     if not sample.drawn:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in sample.left_out.items())
         raise DataError(f"{source.layout.corpus[0]}: no passage is fit for a query: {reasons}")
@@ -80,4 +83,4 @@ def choose(source: Source, options: WriteOptions) -> Chosen:
     names = {slot.register.name for slot in slots}
     asked = [one for one in options.shares if one.name in names]
     orders = orders_of(slots, asked, source.inputs)
-    return Chosen(sample, slots, asked, orders, without_partner=len(paired) - len(second))
+    return Chosen(sample, slots, asked, orders=orders, without_partner=len(paired) - len(second))

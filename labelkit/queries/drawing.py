@@ -64,7 +64,7 @@ class Sample(NamedTuple):
 
 
 def draw(
-    db: DuckDBPyConnection, collection: Collection, paths: Sequence[Path], fields: Fields, *, count: int, seed: int
+    db: DuckDBPyConnection, collection: Collection, paths: Sequence[Path], *, fields: Fields, count: int, seed: int
 ) -> Sample:
     """Draw `count` passages, or as many as there are, from the table `corpus` of the session.
 

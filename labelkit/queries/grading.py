@@ -45,7 +45,7 @@ def write_pool(drafts: Iterable[Draft], target: Path, command: str, *, inputs: M
 
 
 def graded(
-    drafts: list[Draft], pool: Path, labels: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress
+    drafts: list[Draft], pool: Path, labels: Path, *, options: AnnotateOptions, command: str, progress: ShowProgress
 ) -> Graded:
     """Grade the pairs of a pool, and drop the drafts with a passage below `LEAST_GRADE` or without a grade.
 

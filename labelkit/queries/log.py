@@ -10,11 +10,11 @@ from typing import NamedTuple
 from labelkit.corpora.fields import QUERY_TEXTS, TEXT_LIKE, USUAL, Fields, Wanted, columns_of
 from labelkit.corpora.files import READERS, column_names, file_rows, form_of, names_without_header
 from labelkit.corpora.layout import layout_of
-from labelkit.corpora.near_duplicates import KnownTexts
 from labelkit.corpora.places import local_collection
 from labelkit.corpora.rows import text_lines, text_of
 from labelkit.corpora.words import words
 from labelkit.errors import DataError
+from labelkit.queries.checking import repeated_in
 from labelkit.queries.folder import DROPPED, write_corpus, write_lines
 from labelkit.queries.options import LogOptions
 from labelkit.queries.personal_data import personal_data
@@ -92,7 +92,7 @@ def sample_log(
         left_out = dict(Counter(one["reason"] for one in dropped).most_common())
         settings = {"sample": options.sample, "by_frequency": options.by_frequency, "seed": options.seed}
         draft.facts = QueriesFacts(queries_by="log", settings=settings, left_out=left_out, kept={"log": len(kept)})
-    return LogQueries(lines_read, len(found), len(kept), left_out)
+    return LogQueries(lines_read, len(found), len(kept), left_out=left_out)
 
 
 def different_queries(path: Path, field: str | None, dropped: list[dict[str, str]]) -> tuple[list[Logged], int]:
@@ -141,15 +141,12 @@ def drawn(found: list[Logged], options: LogOptions, dropped: list[dict[str, str]
     looked = wanted
     while True:
         part = ordered[:looked]
-        names = [str(place) for place in range(len(part))]
-        copies = {copy.name: copy.known for copy in KnownTexts(names, [one.text for one in part]).repeated()}
-        kept = [one for name, one in zip(names, part, strict=True) if name not in copies]
+        copies = repeated_in([one.text for one in part])
+        kept = [one for number, one in enumerate(part) if number not in copies]
         if len(kept) >= wanted or looked >= len(ordered):
             break
         looked = 2 * looked
-    dropped += [
-        {"line": part[int(name)].line, "reason": NEAR, "of": part[int(known)].line} for name, known in copies.items()
-    ]
+    dropped += [{"line": part[number].line, "reason": NEAR, "of": part[first].line} for number, first in copies.items()]
     return kept[:wanted]
 
 

@@ -1,4 +1,4 @@
-"""Count what became of the written queries, for the user and for the manifest."""
+"""Count the written, kept and dropped queries, for the user and for the manifest."""
 
 from collections.abc import Sequence
 from pathlib import Path

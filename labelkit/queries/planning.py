@@ -64,7 +64,7 @@ def plan_queries(data: Path | str, options: WriteOptions) -> QueriesPlan:
     """
     with tempfile.TemporaryDirectory(prefix="labelkit-") as folder:
         scratch = Path(folder) / "scratch"
-        with opened(local_collection(str(data)), scratch, options, None) as source:
+        with opened(local_collection(str(data)), scratch, options) as source:
             chosen = choose(source, options)
     made = plan_texts(chosen.orders, options)
     judging = None

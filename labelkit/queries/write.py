@@ -65,10 +65,10 @@ def write_queries(
     refuse_own_input(target, [folder])
     with folders.writing(target, QUERIES, command) as draft:
         beside = place_of(target).beside
-        with opened(folder, draft.path / "scratch", options, report) as source:
+        with opened(folder, draft.path / "scratch", options, report=report) as source:
             chosen = choose(source, options)
-            writing = written(chosen, beside(".drafts"), beside(".labels"), options, progress=progress)
-            drafts = checked(chosen.slots, writing, source, options)
+            writing = written(chosen, beside(".drafts"), beside(".labels"), options=options, progress=progress)
+            drafts = checked(chosen.slots, writing, source, options=options)
         write_pool(drafts, beside(".pool"), command, inputs=source.inputs)
         judged = Graded(drafts)
         if options.judge:
@@ -77,7 +77,9 @@ def write_queries(
                 "max_tokens": less(options.max_tokens, writing.tokens),
             }
             judge = options.annotating().but(**rest)
-            judged = graded(drafts, beside(".pool"), beside(".labels"), judge, command=command, progress=progress)
+            judged = graded(
+                drafts, beside(".pool"), beside(".labels"), options=judge, command=command, progress=progress
+            )
         write_corpus(draft, source.layout.corpus, options.fields)
         names = {one.name: writer.judge_id for one, writer in zip(chosen.registers, writing.writers, strict=True)}
         write_queries_and_qrels(draft, judged.drafts, names)
@@ -86,7 +88,7 @@ def write_queries(
     return outcome_of(chosen, writing, judged)
 
 
-def written(chosen: Chosen, drafts: Path, labels: Path, options: WriteOptions, *, progress: ShowProgress) -> Writing:
+def written(chosen: Chosen, drafts: Path, labels: Path, *, options: WriteOptions, progress: ShowProgress) -> Writing:
     """Write the chosen queries, within what the caps leave after the judge's cost so far."""
     judged = spent_in(labels)
     capped: CallOptions = options.but(
@@ -100,7 +102,7 @@ def less(cap: Any, spent: float | None) -> Any:
     return None if cap is None else max(0, cap - (spent or 0))
 
 
-def checked(slots: Sequence[Slot], writing: Writing, source: Source, options: WriteOptions) -> list[Draft]:
+def checked(slots: Sequence[Slot], writing: Writing, source: Source, *, options: WriteOptions) -> list[Draft]:
     """Clean the texts, and drop duplicates, texts with too many words of their passages, and texts not found."""
     drafts = read_drafts(slots, {reply.text_id: reply for reply in writing.replies})
     own = source.layout.queries

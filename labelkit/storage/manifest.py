@@ -164,7 +164,7 @@ class CorpusFacts(Facts):
 
 
 class QueriesFacts(Facts):
-    """Facts of `labelkit queries`. Queries and grades of a model are never those of people."""
+    """Facts of `labelkit queries`. A model's queries and grades are never called human."""
 
     queries_by: str = ""
     """Origin of the queries: llm for a model, log for a log of queries that people typed."""

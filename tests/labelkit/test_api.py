@@ -31,7 +31,12 @@ RECORDS = {
     if isinstance(record := getattr(package, name), type) and issubclass(record, Options)
 }
 FUNCTIONS = {
-    "labelkit": {"import": ["import_grades", "import_dataset"], "review": [], "prompts": []},
+    "labelkit": {
+        "import": ["import_grades", "import_dataset"],
+        "review": [],
+        "prompts": [],
+        "queries": ["write_queries", "plan_queries", "sample_log"],
+    },
     "trainer": {"eval": ["evaluate"], "verify": ["self_check"]},
 }
 """Commands whose functions have other names. `review` is a page and `prompts` a list: they are for people alone."""
@@ -134,7 +139,7 @@ def bounded() -> list[tuple[str, str, Any]]:
 BOUNDS = {"min": "ge", "max": "le"}
 """Of an option -> of a field."""
 REQUIREMENTS = {"model": "m", "objective": "lsepair", "human": "h", "data": "d", "pool": "p", "budget": 1, "judge": "j"}
-REQUIREMENTS |= {"to": "beir", "query": "q", "fit": {"model": "m"}}
+REQUIREMENTS |= {"log": "queries.log", "to": "beir", "query": "q", "fit": {"model": "m"}}
 
 
 @pytest.mark.parametrize(("record", "name", "value"), bounded())

@@ -26,7 +26,7 @@ def staged(tmp_path):
         with tables.session(tmp_path / "scratch") as db:
             folder = tmp_path / "scratch"
             collection = stage_corpus(db, [path], folder, fields=USUAL, report=lambda stage: None)
-            sample = draw(db, collection, [path], USUAL, count=count, seed=seed)
+            sample = draw(db, collection, [path], fields=USUAL, count=count, seed=seed)
             return sample, seconds(collection, Bm25(collection.corpus), sample.drawn)
 
     return run
