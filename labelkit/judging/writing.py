@@ -93,7 +93,7 @@ def write_texts(orders: Sequence[Order], folder: Path, options: CallOptions, *, 
                     found.writers.extend(part.writers)
                     found = found._replace(asked=found.asked + part.asked)
             if later:
-                raise later[0]
+                raise NotYetError("\n".join(map(str, later)))
             found = found._replace(tokens=budget.tokens, usd=None if price is None else budget.usd)
     count = sum(len(order.tables.queries) for order in orders)
     if missing := count - len(found.replies):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from labelkit.corpora.beir import read_data
-from labelkit.errors import BudgetError, DataError, UsageError
+from labelkit.errors import BudgetError, DataError, NotYetError, UsageError
 from labelkit.judging.writing import spent_in
 from labelkit.queries.planning import plan_queries
 from labelkit.queries.write import write_queries
@@ -172,6 +172,54 @@ def test_the_plan_counts_what_is_sent_and_sends_nothing(corpus, options, tmp_pat
     assert made.asked == sum(plan.calls for plan in planned.writing.values())
     most = [*planned.writing.values(), planned.judging]
     assert made.tokens <= sum(plan.most_prompt_tokens + plan.most_completion_tokens for plan in most)
+
+
+def test_a_dense_model_may_find_what_bm25_does_not(corpus, options, server_of_texts, tmp_path):
+    from tiny_encoder import write_encoder
+
+    encoder = write_encoder(tmp_path / "encoder", ["zebra", "quagga", "okapi", "gnu", "yak", "tapir"])
+    animals = ["zebra quagga", "okapi gnu", "yak tapir", "quagga yak"]
+    url, _ = server_of_texts(lambda number: {"text": f"do {animals[number]} sleep"})
+    given = options(model="m", engine="openai", base_url=(url,), judge=False, dense=(str(encoder),), within=12)
+    made = write_queries(corpus, tmp_path / "made", given)
+    assert made.kept == {"question": 4}
+    for row in rows(tmp_path / "made" / "queries.jsonl"):
+        assert row["metadata"]["ranks"]["bm25"] is None
+        assert 1 <= row["metadata"]["ranks"][f"dense:{encoder.name}"] <= 12
+
+
+def test_batches_of_all_registers_are_submitted_together_and_collected_later(corpus, options, tmp_path):
+    batches, output = tmp_path / "batches", tmp_path / "made"
+    given = options(model="m", engine="openai-batch", batch_dir=batches, registers="question,claim", judge=False)
+    with pytest.raises(NotYetError, match=r"(?s)run-batch.*run-batch"):
+        write_queries(corpus, output, given)
+    assert not output.exists()
+    for requests in batches.glob("*.requests.jsonl"):
+        replies_of(requests)
+    made = write_queries(corpus, output, given)
+    assert made.written == {"question": 2, "claim": 2}
+    assert sum(made.kept.values()) == 4
+
+
+def replies_of(requests: Path) -> None:
+    """Write what `vllm run-batch` writes: a text of each request's own words."""
+    lines = []
+    for request in rows(requests):
+        words = request["body"]["messages"][-1]["content"].removeprefix("Passage: ").split()
+        message = {"role": "assistant", "content": f"why {' '.join(words[:4])} matter"}
+        body = {"model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        body["usage"] = {"prompt_tokens": 9, "completion_tokens": 6}
+        lines.append(json.dumps({"custom_id": request["custom_id"], "response": {"status_code": 200, "body": body}}))
+    replies = requests.with_name(requests.name.replace(".requests.", ".replies."))
+    replies.write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_reading_a_models_grades_as_the_truth_warns(corpus, options, monkeypatch, tmp_path):
+    write_queries(corpus, tmp_path / "made", options())
+    said: list[str] = []
+    monkeypatch.setattr("labelkit.corpora.beir.log.warning", said.append)
+    read_data(tmp_path / "made", "train")
+    assert ["a language model gave these grades" in line for line in said] == [True]
 
 
 def test_another_judge_may_grade(corpus, options, tmp_path):
