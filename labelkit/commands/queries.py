@@ -29,8 +29,8 @@ def queries(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make queries for a corpus: written by a model and checked, or taken from a log. Run the same command again to
-    resume; no reply is paid for twice.
+    """Make queries for a corpus, by a model or from a log. What a model writes is checked and graded. Run the same
+    command again to resume; no reply is paid for twice.
     """
     from labelkit.commands.progress import ProgressBar, StageBar
 
