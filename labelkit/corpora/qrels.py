@@ -8,7 +8,6 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,9 +129,11 @@ def marked_rows(path: Path, scale: str | None = None) -> Iterator[PlacedRow]:
 def by_model(path: Path) -> bool:
     """Return whether a qrels file says that a language model gave its grades, as the qrels of `labelkit queries` do."""
     if is_table(path):
-        return SOURCE in column_names(path) and any(row[SOURCE] == BY_MODEL for _, row in islice(file_rows(path), 1))
-    first = [line.split() for _, line in islice(text_lines(path), 2)]
-    return len(first) == 2 and (SOURCE, BY_MODEL) in zip(*first, strict=False)
+        names = column_names(path)
+        return SOURCE in names and any(row[SOURCE] == BY_MODEL for _, row in file_rows(path, (), [SOURCE]))
+    rows = (line.split("\t" if "\t" in line else None) for _, line in text_lines(path))
+    header = next(rows, [])
+    return SOURCE in header and any((SOURCE, BY_MODEL) in zip(header, row, strict=False) for row in rows)
 
 
 def refuse_model_grades(path: Path) -> None:

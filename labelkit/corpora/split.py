@@ -19,7 +19,7 @@ from labelkit.corpora.copies import groups, join, top
 from labelkit.corpora.layout import Layout, layout_of
 from labelkit.corpora.options import SplitOptions
 from labelkit.corpora.places import local_collection
-from labelkit.corpora.qrels import read_qrels
+from labelkit.corpora.qrels import BY_MODEL, SOURCE, by_model, read_qrels
 from labelkit.corpora.raw_lines import HEADER, Line, grade_lines, passage_lines, query_lines
 from labelkit.errors import DataError
 from labelkit.storage import folders
@@ -29,6 +29,8 @@ from labelkit.storage.outputs import refuse_own_input
 log = logging.getLogger(__name__)
 
 SPLITS = "splits.tsv"
+UNMARKED = "other"
+"""Source of grades in qrels beside the grades of models."""
 LARGE = 0.1
 """Share of the queries from which a group is reported, since it is in one split as a whole."""
 
@@ -53,6 +55,8 @@ class Grades(NamedTuple):
     """Query -> passage -> grade as the file has it."""
     relevant: dict[str, list[str]]
     """Query -> passages with a grade above 0."""
+    by_model: set[str]
+    """Queries whose grades a language model gave, as the qrels say."""
 
 
 def split(
@@ -139,9 +143,12 @@ def read_grades(layout: Layout, scale: str | None) -> Grades:
     """Read the qrels of all splits. Raises `DataError` for malformed lines and for two grades of a pair."""
     raw: dict[str, dict[str, str]] = {}
     relevant: dict[str, list[str]] = {}
+    of_models: set[str] = set()
     for paths in layout.qrels.values():
+        marked = any(map(by_model, paths))
         for line in readable(grade_lines(paths, scale)):
             query_id, passage_id = line.key
+            of_models.update([query_id] if marked else [])
             known = raw.setdefault(query_id, {}).setdefault(passage_id, line.value)
             if known != line.value:
                 pair = f"query {query_id!r}, passage {passage_id!r}"
@@ -149,7 +156,7 @@ def read_grades(layout: Layout, scale: str | None) -> Grades:
         for query_id, graded in read_qrels(*paths, scale=scale).items():
             known_ids = relevant.setdefault(query_id, [])
             known_ids += [passage_id for passage_id, grade in graded.items() if grade > 0]
-    return Grades(raw, relevant)
+    return Grades(raw, relevant, of_models)
 
 
 def copy_corpus(layout: Layout, target: Path, grades: Grades, *, options: SplitOptions) -> tuple[dict[str, str], int]:
@@ -219,19 +226,26 @@ def write(path: Path, lines: Iterator[bytes] | list[bytes]) -> int:
 
 
 def write_qrels(folder: Path, grades: Grades, split_of: dict[str, str], *, shares: dict[str, float]) -> dict[str, int]:
-    """Write the qrels of each split; return the number of pairs by split."""
+    """Write the qrels of each split; return the number of pairs by split. Grades of models stay marked as such."""
     folder.mkdir()
     counts = {}
+    marked = bool(grades.by_model)
+    header = HEADER + (f"\t{SOURCE}".encode() if marked else b"")
     for name in [name for name, share in shares.items() if share]:
         pairs = [
-            f"{query_id}\t{passage_id}\t{grade}".encode()
+            f"{query_id}\t{passage_id}\t{grade}{mark_of(query_id, grades) if marked else ''}".encode()
             for query_id, graded in grades.raw.items()
             if split_of.get(query_id) == name
             for passage_id, grade in graded.items()
         ]
         counts[name] = len(pairs)
-        write(folder / f"{name}.tsv", [HEADER, *pairs])
+        write(folder / f"{name}.tsv", [header, *pairs])
     return counts
+
+
+def mark_of(query_id: str, grades: Grades) -> str:
+    """Return the last column of a query's pairs in qrels that name the source of grades."""
+    return f"\t{BY_MODEL if query_id in grades.by_model else UNMARKED}"
 
 
 def warn(found: SplitCounts, largest: tuple[str, int], *, queries: int, shares: dict[str, float]) -> None:

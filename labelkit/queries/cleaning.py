@@ -14,7 +14,8 @@ LABEL = re.compile(rf"^(?:{NAMES}\s*(?:\d+\s*)?[:：]\s*)+|^{NAMES}$", re.IGNORE
 """Labels that models write before a query."""
 LEAD_IN = re.compile(
     r"^(?:(?:the|this) (?:passage|text|article|document|paragraph|abstract|study)"
-    r" (?:confirms?|states?|says?|shows?|explains?|suggests?|indicates?|mentions?)|it is (?:true|said|stated)|i (?:have )?(?:heard|read)) that\s+",
+    r" (?:confirms?|states?|says?|shows?|explains?|suggests?|indicates?|mentions?)|"
+    r"it is (?:true|said|stated)|i (?:have )?(?:heard|read)) that\s+",
     re.IGNORECASE,
 )
 """Words that models write before a statement."""
@@ -23,7 +24,8 @@ WRAPPED = re.compile(r"""^(["'“”„«»‘’`*_]+)(.*?)(["'“”„«»‘
 SOURCE = re.compile(
     r"\b(?:the|this|these|that|both|above|following|provided|given)\s+(?:(?:two|given|above|following|provided)\s+)?"
     r"(?:passages?|texts?|articles?|documents?|paragraphs?|abstracts?|excerpts?|stud(?:y|ies)|papers?|authors?|snippets?)\b"
-    r"|\bpassages?\s+\[?\d|\[\d+\]|\baccording to (?:the|this)\b|\byou(?:'re| are| have|'ve)? (?:describ|mention|provid)"
+    r"|\bpassages?\s+\[?\d|\[\d+\]|\baccording to (?:the|this)\b"
+    r"|\byou(?:'re| are| have|'ve)? (?:describ|mention|provid)"
     r"|\bthe information (?:above|you)\b"
     r"|\b(?:der|die|das|dieser?|dieses|im|laut) (?:obige[nr]? )?(?:text|textstelle|passage|artikel|abschnitt|studie)\b",
     re.IGNORECASE,

@@ -102,7 +102,13 @@ def test_a_models_grades_are_taken_for_human_grades_nowhere(labelkit, corpus, op
     write_queries(corpus, made, options())
     copied = tmp_path / "somewhere.tsv"
     copied.write_bytes((made / "qrels" / "train.tsv").read_bytes())
-    for qrels in (made / "qrels" / "train.tsv", copied):
+    for command in (("split", made, "-o", tmp_path / "splits"), ("tidy", made, "-o", tmp_path / "tidied")):
+        done = labelkit(*command)
+        assert done.code == 0, done.err
+    divided = [path for path in (tmp_path / "splits" / "qrels").iterdir() if path.read_text().count("\n") > 1]
+    later = [*divided, tmp_path / "tidied" / "qrels" / "train.tsv"]
+    assert len(later) > 1
+    for qrels in (made / "qrels" / "train.tsv", copied, *later):
         with pytest.raises(UsageError, match="a language model gave these grades, so they are no human grades"):
             make_pool(made, tmp_path / "pool", PoolOptions(human=qrels))
         for command in (
