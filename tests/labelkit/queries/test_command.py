@@ -102,8 +102,8 @@ def test_a_models_grades_are_taken_for_human_grades_nowhere(labelkit, corpus, op
     write_queries(corpus, made, options())
     copied = tmp_path / "somewhere.tsv"
     copied.write_bytes((made / "qrels" / "train.tsv").read_bytes())
-    for command in (("split", made, "-o", tmp_path / "splits"), ("tidy", made, "-o", tmp_path / "tidied")):
-        done = labelkit(*command)
+    for name, folder in (("split", "splits"), ("tidy", "tidied")):
+        done = labelkit(name, made, "-o", tmp_path / folder)
         assert done.code == 0, done.err
     divided = [path for path in (tmp_path / "splits" / "qrels").iterdir() if path.read_text().count("\n") > 1]
     later = [*divided, tmp_path / "tidied" / "qrels" / "train.tsv"]

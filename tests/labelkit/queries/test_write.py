@@ -207,7 +207,7 @@ def replies_of(requests: Path) -> None:
     for request in rows(requests):
         words = request["body"]["messages"][-1]["content"].removeprefix("Passage: ").split()
         message = {"role": "assistant", "content": f"why {' '.join(words[:4])} matter"}
-        body = {"model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        body: dict[str, Any] = {"model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
         body["usage"] = {"prompt_tokens": 9, "completion_tokens": 6}
         lines.append(json.dumps({"custom_id": request["custom_id"], "response": {"status_code": 200, "body": body}}))
     replies = requests.with_name(requests.name.replace(".requests.", ".replies."))
