@@ -48,6 +48,8 @@ FOLDS = 10
 """Largest number of folds of the outer cross-validation; each query is in one fold."""
 INNER_FOLDS = 5
 """Largest number of folds for the choice of a model."""
+CHOSEN_FROM = 50_000
+"""Most labelled pairs from which a model is chosen: more would change the choice little, and are fitted 300 times."""
 VIEWS = {False: "absolute", True: "within queries"}
 """Whether the mean of the query is subtracted from scores -> name of this view."""
 FIXED = ("ordinal", False)
@@ -266,12 +268,13 @@ def best_fit(known: LabelledPairs, features: tuple[Feature, ...], among: Sequenc
     queries.
     """
     losses = dict.fromkeys(among, 0.0)
-    for test in folds(known, INNER_FOLDS) if len(losses) > 1 else ():
-        train = part(known, ~test)
+    tried = some_queries(known, CHOSEN_FROM) if len(losses) > 1 else known
+    for test in folds(tried, INNER_FOLDS) if len(losses) > 1 else ():
+        train = part(tried, ~test)
         for model, relative in losses:
             fitted = fit(features, train.scores, train.grades, model=model, relative=relative)
-            probs = by_grade(predict(fitted, known.scores[:, test]))
-            taken = probs[np.arange(test.sum()), known.grades[test]]
+            probs = by_grade(predict(fitted, tried.scores[:, test]))
+            taken = probs[np.arange(test.sum()), tried.grades[test]]
             losses[model, relative] -= float(np.log(np.maximum(taken, FLOOR)).sum())
     model, relative = min(losses, key=lambda choice: losses[choice])
     fitted = fit(features, known.scores, known.grades, model=model, relative=relative)
@@ -292,6 +295,16 @@ def folds(known: LabelledPairs, count: int) -> Iterator[NDArray[np.bool_]]:
 def part(known: LabelledPairs, rows: NDArray[np.bool_]) -> LabelledPairs:
     """Select the pairs marked in `rows`, `[n]`."""
     return LabelledPairs(known.pair[rows], known.scores[:, rows], known.grades[rows], query=known.query[rows])
+
+
+def some_queries(known: LabelledPairs, most: int) -> LabelledPairs:
+    """Draw random queries with at most `most` labelled pairs together, but at least as many queries as folds."""
+    if len(known.pair) <= most:
+        return known
+    _, query, sizes = np.unique(known.query, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(sizes))
+    count = max(INNER_FOLDS, int(np.searchsorted(np.cumsum(sizes[order]), most, side="right")))
+    return part(known, np.isin(query, order[:count]))
 
 
 def raw_grades(judge: Rater, known: LabelledPairs, base: Floats) -> tuple[NDArray[np.bool_], Graded]:

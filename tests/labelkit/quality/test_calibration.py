@@ -22,7 +22,7 @@ from labelkit.quality.calibration.figures import (
     verdict,
 )
 from labelkit.quality.calibration.figures import log_loss as losses
-from labelkit.quality.calibration.fit import LabelledPairs, best_fit, choices, fit_calibration, held_out
+from labelkit.quality.calibration.fit import LabelledPairs, best_fit, choices, fit_calibration, held_out, some_queries
 from labelkit.quality.calibration.judges import match
 from labelkit.quality.calibration.models import MODELS, by_grade, fit, ordinal_loss, predict, read_calibration
 from labelkit.quality.options import CalibrateOptions
@@ -102,6 +102,17 @@ def test_a_model_is_chosen_only_with_enough_queries(queries, relative):
     fitted = best_fit(several_queries(queries), FEATURES, choices(queries))
     assert fitted.relative is relative
     assert relative or fitted.model == "ordinal"
+
+
+def test_a_model_is_chosen_from_random_whole_queries_and_fitted_to_all(monkeypatch):
+    known = several_queries(40)
+    assert some_queries(known, len(known.pair)) is known
+    some = some_queries(known, 150)
+    assert np.unique(some.query, return_counts=True)[1].tolist() == [12] * 12
+    assert some.queries < 13 < some.query.max()
+    whole = best_fit(known, FEATURES, choices(40))
+    monkeypatch.setattr("labelkit.quality.calibration.fit.CHOSEN_FROM", 150)
+    assert best_fit(known, FEATURES, choices(40)) == whole
 
 
 def test_a_fold_has_seen_neither_the_query_nor_its_share_of_relevant_pairs():
