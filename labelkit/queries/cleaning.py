@@ -25,7 +25,7 @@ SOURCE = re.compile(
     r"\b(?:the|this|these|that|both|above|following|provided|given)\s+(?:(?:two|given|above|following|provided)\s+)?"
     r"(?:passages?|texts?|articles?|documents?|paragraphs?|abstracts?|excerpts?|stud(?:y|ies)|papers?|authors?|snippets?)\b"
     r"|\bpassages?\s+\[?\d|\[\d+\]|\baccording to (?:the|this)\b"
-    r"|\byou(?:'re| are| have|'ve)? (?:describ|mention|provid)"
+    r"|\byou(?:'re| are| have|'ve)? (?:describe|describing|mention|provide|providing)"
     r"|\bthe information (?:above|you)\b"
     r"|\b(?:der|die|das|dieser?|dieses|im|laut) (?:obige[nr]? )?(?:text|textstelle|passage|artikel|abschnitt|studie)\b",
     re.IGNORECASE,
