@@ -32,6 +32,7 @@ def refused(monkeypatch, capsys, tmp_path):
     """Call a command with an option's value and all that it needs beside; its one line on standard error."""
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trainer.commands.training.check_input", lambda dataset: None)  # it comes before the settings
 
     def call(program, name, option, value):
         group = command_of(APPS[program].app)
