@@ -64,7 +64,8 @@ def server_of_texts() -> Iterator[Callable[..., tuple[str, list[dict[str, Any]]]
     """Start a server that writes texts; returns its address and the list of the requests that arrived.
 
     `of(number)` says what the answer to a request has: `text`, or `passage`, a function from the passage's words to a
-    text, and `finish_reason`. By default, the text has three words of its passage and one other word.
+    text, and `finish_reason`; or `refuse`, the message of a refusal. By default,
+    the text has three words of its passage and one other word.
     """
     started: list[Server] = []
 
@@ -72,8 +73,10 @@ def server_of_texts() -> Iterator[Callable[..., tuple[str, list[dict[str, Any]]]
         ledger: list[dict[str, Any]] = []
 
         def plan(number: int, body: dict[str, Any]) -> Sent:
-            given = of(len(ledger))
             ledger.append(body)
+            given = of(len(ledger) - 1)
+            if "refuse" in given:
+                return Sent(json.dumps({"error": {"message": given["refuse"]}}).encode(), status=400)
             words = body["messages"][-1]["content"].removeprefix("Passage: ").partition("\n\n")[0].split()
             write = given.get("passage", lambda words: " ".join([*words[:3], "zebra"]))
             choice: dict[str, Any] = {"message": {"role": "assistant", "content": given.get("text") or write(words)}}

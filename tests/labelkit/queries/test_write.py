@@ -109,6 +109,20 @@ def test_a_failed_reply_is_kept_apart_with_its_reason(corpus, options, server_of
     assert write_queries(corpus, tmp_path / "made", given.but(retry_failed=True)).asked == 1
 
 
+def test_options_that_a_server_refuses_are_found_with_the_first_text(corpus, options, server_of_texts, tmp_path):
+    def of(number):
+        refused = [name for name in ("max_tokens", "temperature", "seed") if name in ledger[number]]
+        return {"refuse": f"Unsupported parameter: '{refused[0]}' is not supported with this model."} if refused else {}
+
+    url, ledger = server_of_texts(of)
+    given = options(model="m", engine="openai", base_url=(url,), registers="question,claim", judge=False)
+    made = write_queries(corpus, tmp_path / "made", given)
+    assert made.kept == {"question": 2, "claim": 2}
+    assert len(ledger) == 4 + 3  # three refusals, and none again for the other register
+    assert write_queries(corpus, tmp_path / "made", given.but(passages=6)).asked == 2
+    assert len(ledger) == 4 + 3 + 2
+
+
 def test_duplicates_and_copies_of_the_collections_queries_are_dropped(corpus, options, server_of_texts, tmp_path):
     texts = ["How hot does a kiln get?", "why is glacier ice bluish", "Why is glacier ice bluish?", "why do bees fan"]
     url, _ = server_of_texts(lambda number: {"text": texts[number]})
