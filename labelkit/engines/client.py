@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 CALL_SECONDS = 300.0
 """Deadline of a call with all its retries, in seconds after it is first sent."""
+SLOWEST = 3.0
+"""Tokens per second of the slowest server whose long answers are waited for, beyond `CALL_SECONDS` if need be."""
 CONNECT_SECONDS = 8.0
 """Longest time in seconds until a connection is made, including the lookup of the name."""
 START_SECONDS = 12.0
@@ -54,6 +56,11 @@ TRIES = 8
 """Most tries of a call that fail by a fault of server or connection. Tries that no server worked on and no vendor bills
 do not count, and are repeated until the deadline: too many requests, no service, no connection.
 """
+
+
+def seconds_for(tokens: int, least: float | None = None) -> float:
+    """Return the deadline of a call in seconds: at least `CALL_SECONDS` or `least`, and later for many tokens."""
+    return max(CALL_SECONDS if least is None else least, tokens / SLOWEST)
 
 
 def asked_by(error: CallError) -> float | None:

@@ -45,6 +45,7 @@ class Ladder:
         self.settled = False
         """True once the dialect is known."""
         self._first = dialect
+        """Dialect that the next request begins with."""
         self._blind = BLIND
         self._others: Iterator[Dialect] | None = None
         """Dialects that remain to be tried without a named option; None outside of such a trial."""

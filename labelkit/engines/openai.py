@@ -15,7 +15,7 @@ from typing import Any
 
 from labelkit.engines import Engine, EngineFacts, Probed, Reply, Request, Settings, Traits
 from labelkit.engines.answer_text import NO_END, says
-from labelkit.engines.client import TRIES, Client
+from labelkit.engines.client import TRIES, Client, seconds_for
 from labelkit.engines.completions import ScoreWatch, read_answer
 from labelkit.engines.dialects import Dialect, chat_body, dialect_of
 from labelkit.engines.http import CallError, RetriedError, spoken
@@ -84,7 +84,7 @@ class OpenAIEngine(Engine):
         dialect, silent = self._ladder.dialect, False
         try:
             with asyncio.Runner() as runner:
-                answer = runner.run(self._alone(self._unknown[0], self._content(request, dialect), faults))
+                answer = runner.run(self._alone(request, self._content(request, dialect), faults))
         except CallError as error:
             if problem := self._final.certain(error):
                 raise EngineError(problem) from None
@@ -113,10 +113,10 @@ class OpenAIEngine(Engine):
         self.facts = self.facts._replace(sent=tuple(self._ladder.dialect.changes().items()))
         return again
 
-    async def _alone(self, url: str, content: bytes, faults: list[str]) -> bytes:
+    async def _alone(self, request: Request, content: bytes, faults: list[str]) -> bytes:
         """Send a request to one server; one of several is given up sooner, because the others can answer."""
-        several = len(self._client.urls) > 1
-        tries, seconds = (FEW_TRIES, SOON_SECONDS) if several else (TRIES, None)
+        tries, least = (FEW_TRIES, SOON_SECONDS) if len(self._client.urls) > 1 else (TRIES, None)
+        url, seconds = self._unknown[0], seconds_for(request.max_tokens, least)
         client = Client((url,), ceiling=1, insecure=self._settings.insecure, tries=tries, tries_at_500=FEW_TRIES)
         async with client:
             await self._final.look(client)
@@ -209,7 +209,8 @@ class OpenAIEngine(Engine):
         faults: list[str] = []
         dialect = self._ladder.dialect
         try:
-            answer = await self._client.post(PATH, self._content(request, dialect), faults)
+            content, seconds = self._content(request, dialect), seconds_for(request.max_tokens)
+            answer = await self._client.call("POST", PATH, lambda: content, faults=faults, seconds=seconds)
         except CallError as error:
             self._final.refuse(error)
             return self._failed(request, error, faults)

@@ -836,6 +836,32 @@ FINAL = (
 )
 """Errors after which no request can be answered: the run ends at its first request, with the server's words."""
 
+
+class Real(NamedTuple):
+    """A real server with a judge of 1.5 billion parameters; its behaviour is tested in tests/labelkit/engines."""
+
+    server: str
+    seen: str
+    outcome: str
+
+
+REAL = (
+    Real(
+        "vLLM 0.32, `vllm serve`",
+        "obeys `structured_outputs`; gives -9999 to all tokens but the labels, and a fingerprint with its version",
+        "28 pairs: 28 requests and one second look; every pair has grade and score",
+    ),
+    Real(
+        "llama.cpp, `python -m llama_cpp.server` 0.3.36",
+        "ignores `structured_outputs`, `guided_choice` and `regex` without a word, obeys `grammar`; lists 20 "
+        "log-probabilities in OpenAI's shape, as they are before the grammar; fails with status 500 on `logprobs` if "
+        "it was started with `--logits_all false`",
+        "sends constraint grammar if the judge gives no label alone, found with 3 more requests; every pair has grade "
+        "and score, or with `--logits_all false` a grade",
+    ),
+)
+"""Real servers with their behaviour, and the outcome of a run."""
+
 SECTIONS: dict[str, tuple[str, tuple[Deviation, ...]]] = {
     "Refused options": ("The run drops the option, once, and judges every pair.", OPTIONS),
     "Answers of another shape": (
@@ -860,6 +886,15 @@ def page() -> Iterator[str]:
     yield "Servers that call themselves OpenAI-compatible differ. Each line below is a deviation that the documentation"
     yield "of a vendor or an issue reports. A test lets `annotate` judge pairs at a local server that deviates in this"
     yield "way, and checks grades, scores, journal, number of requests and exit code."
+    yield from (
+        "",
+        "## Real servers",
+        "",
+        "Seen with the judge Qwen2.5-Coder-1.5B-Instruct and pairs of LLMJudge. A test",
+    )
+    yield from ("judges pairs at each of these servers where it is installed.", "")
+    yield from ("| server | seen | labelkit |", "|---|---|---|")
+    yield from (f"| {one.server} | {one.seen} | {one.outcome} |" for one in REAL)
     for title, (outcome, deviations) in SECTIONS.items():
         yield from ("", f"## {title}", "", outcome, "")
         yield from ("| server | deviation | labelkit | source |", "|---|---|---|---|")

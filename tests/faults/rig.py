@@ -35,6 +35,7 @@ from labelkit.pooling.options import PoolOptions
 from labelkit.pooling.pool import Pool, make_pool, read_pool
 
 CONCURRENCY = 64
+FOLDER = str(Path(__file__).parent)
 # Faults by the hundred: what is shown does not depend on how long a pause is.
 client.FIRST_PAUSE, client.LONGEST_PAUSE = 0.01, 0.1
 
@@ -260,9 +261,14 @@ def judge(
 
 
 def forks() -> Any:
-    """Starts processes in milliseconds."""
+    """Starts processes in milliseconds, forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "rig", "aiohttp", "labelkit.engines.openai"])
+    # That process finds modules of this folder by PYTHONPATH alone, and leaves out silently what it does not find.
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if FOLDER not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([FOLDER, *paths])
+    # A script that imports the promises does so in each of its processes.
+    context.set_forkserver_preload(["promises", "rig", "aiohttp", "labelkit.engines.openai"])
     return context
 
 

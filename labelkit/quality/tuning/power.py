@@ -109,5 +109,5 @@ def refuse_too_few(choosing: Counts, reporting: Counts, detect: float) -> None:
         f"too few labels to tell prompts apart: with {labels:,} labels on {queries:,} queries, half of which are "
         f"reported, a difference of {detect:g} in kappa is detected with probability {found:.2f}, not {POWER:g}; that "
         f"needs about {needed:,} queries with {labels / queries:.1f} labels each: grade {needed - queries:,} more "
-        "queries (labelkit review), or look for a larger difference with --detect"
+        f"queries (labelkit review){', or look for a larger difference with --detect' if detect < 1 else ''}"
     )

@@ -1,5 +1,6 @@
 """A tiny Qwen2 with random weights, and a chat-completions server on loopback."""
 
+import importlib.util
 import json
 import os
 import socket
@@ -8,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -273,26 +274,18 @@ def passage_of() -> Callable[[dict[str, Any]], str]:
 
 
 @contextmanager
-def vllm_server(
-    model: Path, max_model_len: int, log: Path, *, dtype: str = "float32", runner: str = "auto", cache_bytes: int = 0
+def serving(
+    command: list[Any], port: int, ready: str, *, log: Path, variables: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """vLLM's own OpenAI server on a free port of loopback; yields its address. The cache has 1 GiB by default."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--dtype", dtype]
-    command += ["--enforce-eager", "--max-model-len", max_model_len, "--host", "127.0.0.1", "--port", port]
-    command += ["--max-num-batched-tokens", 2048, "--max-num-seqs", 16, "--runner", runner]
-    command += ["--kv-cache-memory-bytes", cache_bytes] if cache_bytes else []
-    cache = {} if cache_bytes else {"VLLM_CPU_KVCACHE_SPACE": "1"}  # the variable would override the option
-    environment = {**cache, "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", **os.environ}
+    """A server in a process of its own, once it answers at the path `ready`; yields its address."""
+    environment = {**(variables or {}), **os.environ}
     with log.open("wb") as output:
         child = subprocess.Popen(
             [str(part) for part in command], stdout=output, stderr=output, env=environment, start_new_session=True
         )
     try:
         deadline = time.monotonic() + 300
-        while not answers(f"http://127.0.0.1:{port}/health"):
+        while not answers(f"http://127.0.0.1:{port}{ready}"):
             assert child.poll() is None, f"the server ended: {log.read_text()[-2000:]}"
             assert time.monotonic() < deadline, f"the server did not start: {log.read_text()[-2000:]}"
             time.sleep(0.5)
@@ -306,12 +299,58 @@ def vllm_server(
             child.wait()
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def vllm_server(
+    model: Path, max_model_len: int, log: Path, *, dtype: str = "float32", runner: str = "auto", cache_bytes: int = 0
+) -> Iterator[str]:
+    """vLLM's own OpenAI server on a free port of loopback; yields its address. The cache has 1 GiB by default."""
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--dtype", dtype]
+    command += ["--enforce-eager", "--max-model-len", max_model_len, "--host", "127.0.0.1", "--port", port]
+    command += ["--max-num-batched-tokens", 2048, "--max-num-seqs", 16, "--runner", runner]
+    command += ["--kv-cache-memory-bytes", cache_bytes] if cache_bytes else []
+    cache = {} if cache_bytes else {"VLLM_CPU_KVCACHE_SPACE": "1"}  # the variable would override the option
+    with serving(command, port, "/health", log=log, variables=cache | {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}) as url:
+        yield url
+
+
 def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)
     except OSError:
         return False
+
+
+def llama_cpp_python() -> str | None:
+    """The Python that has llama-cpp-python: this one, or the one that $LLAMA_CPP_PYTHON names."""
+    return sys.executable if importlib.util.find_spec("llama_cpp") else os.environ.get("LLAMA_CPP_PYTHON")
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_server() -> Callable[..., Any]:
+    """llama.cpp's server on a free port of loopback, of llama-cpp-python; yields its address."""
+    python = llama_cpp_python()
+    if python is None:
+        pytest.skip(
+            "llama_cpp is not importable and LLAMA_CPP_PYTHON names no Python that has it; it has no wheel, and "
+            "`pip install 'llama-cpp-python[server]'` compiles for 20 minutes, which is too long for CI"
+        )
+
+    @contextmanager
+    def serve(model: Path, log: Path, *options: Any) -> Iterator[str]:
+        port = free_port()
+        command = [python, "-m", "llama_cpp.server", "--model", model, "--port", port, "--n_ctx", 2048, *options]
+        with serving(command, port, "/v1/models", log=log) as url:
+            yield url
+
+    return serve
 
 
 @pytest.fixture(name="vllm_server", scope="session")

@@ -302,3 +302,8 @@ def test_a_certificate_that_nobody_signed_is_trusted_with_a_flag_alone(server, a
     assert server.ledger == []
     (reply,) = open_engine("openai", settings._replace(insecure=True)).run([ask("q", "a")])
     assert reply.text == "2"
+
+
+@pytest.mark.parametrize(("tokens", "seconds"), [(8, 300.0), (900, 300.0), (2048, 2048 / client.SLOWEST)])
+def test_a_long_answer_has_a_later_deadline(tokens, seconds):
+    assert client.seconds_for(tokens) == seconds

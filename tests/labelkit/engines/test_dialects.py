@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from present import present
 
-from labelkit.engines import Message, Request
+from labelkit.engines import Message, Request, Settings, open_engine
 from labelkit.engines.dialects import CONSTRAINTS, Dialect, chat_body, dialect_of, grammar_of
 from labelkit.errors import EngineError
 from labelkit.judging.journal import Journal
@@ -423,6 +423,14 @@ def test_nothing_waits_behind_the_ladder_but_its_own_answer(annotate, server, An
     answering(server, Answer, completion, [unsupported("max_tokens")], reply)
     assert annotate("--limit", "5", "--concurrency", "4").code == 0
     assert len(server.ledger) == 6
+
+
+def test_an_option_that_free_text_is_refused_is_dropped_once(server, Answer, completion):
+    answering(server, Answer, completion, [unsupported("max_tokens")], lambda body: Answer(completion("An answer.")))
+    engine = open_engine("openai", Settings("m", base_urls=(server.url,)))
+    asked = [Request(str(number), "q", (Message("user", f"Answer {number}"),), max_tokens=400) for number in range(4)]
+    assert [found.text for found in engine.run(asked)] == ["An answer."] * 4
+    assert len(server.ledger) == 5
 
 
 def test_a_run_with_a_cache_takes_the_options_from_it(annotate, server, Answer, completion, tmp_path):

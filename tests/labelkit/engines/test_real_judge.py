@@ -5,12 +5,14 @@ bfloat16, one after the other, each in a process of its own.
 """
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 
 import pytest
 from present import present
 
+from labelkit.judging.journal import Journal
 from labelkit.pooling.options import PoolOptions
 from labelkit.pooling.pool import make_pool
 
@@ -102,3 +104,8 @@ def test_the_vllm_server_says_what_engine_local_says(local, pool, annotated, vll
     with vllm_server(Path(present(JUDGE)), MAX_LEN, log, dtype="bfloat16", cache_bytes=CACHE_BYTES) as url:
         served = annotated(pool, pool.with_name("served"), "--engine", "openai", "--model", JUDGE, "--base-url", url)
     assert_same(local, served)
+    assert log.read_text().count("POST /v1/chat/completions") == len(PASSAGES), "no option is refused"
+    with Journal(pool.with_name("served")) as journal:
+        kept = [json.loads(reply) for _, _, reply, *_ in journal.records()]
+    assert sorted(reply["text"] for reply in kept) == sorted(str(row.grade) for row in served.values())
+    assert all(set(reply["label_logprobs"]) == {"0", "1", "2", "3"} for reply in kept)

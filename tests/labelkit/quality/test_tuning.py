@@ -48,6 +48,8 @@ class Server:
     def __init__(self, proposals: list[str]) -> None:
         self.seen: Counter[str] = Counter()
         self.asked: list[dict[str, Any]] = []
+        self.together: threading.Barrier | None = None
+        """Where the requests for proposals after the first one wait for each other."""
         server, lock = self, threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
@@ -62,6 +64,8 @@ class Server:
                     if proposing := system.startswith("You improve"):
                         server.asked.append(body)
                         text = proposals[body["seed"] % len(proposals)]
+                if proposing and server.together and len(server.asked) > 1:
+                    server.together.wait()
                 self.send(text if proposing else answer_to(system, user))
 
             def send(self, text: str) -> None:
@@ -250,6 +254,13 @@ def test_proposals_count_towards_the_caps_and_come_from_the_proposer(tune, serve
     # A proposal may cost its whole token limit, so a cap just above the cost of the first prompt allows none.
     capped = tune(serve(GOOD), "--wordings", 1, "--max-tokens", found["tokens"] // 5 + TOKENS, output="capped")
     assert capped.code == 1
+
+
+def test_the_proposals_after_the_first_are_in_flight_together(tune, serve):
+    server = serve(*NO_BETTER)
+    server.together = threading.Barrier(3, timeout=10)
+    assert told(tune(server, "--wordings", 4, "--examples", 0))["rejected"] == []
+    assert len(server.asked) == 4
 
 
 def test_a_proposal_that_fails_is_asked_for_again_by_the_next_run(tune, serve, tmp_path):
