@@ -853,11 +853,12 @@ REAL = (
     ),
     Real(
         "llama.cpp, `python -m llama_cpp.server` 0.3.36",
-        "ignores `structured_outputs`, `guided_choice` and `regex` without a word, obeys `grammar`; lists 20 "
+        "silently ignores `structured_outputs`, `guided_choice` and `regex`, obeys `grammar`; lists 20 "
         "log-probabilities in OpenAI's shape, as they are before the grammar; fails with status 500 on `logprobs` if "
         "it was started with `--logits_all false`",
-        "sends constraint grammar if the judge gives no label alone, found with 3 more requests; every pair has grade "
-        "and score, or with `--logits_all false` a grade",
+        "20 pairs: 20 requests, because this judge gives a label alone; every pair has grade and score, 19 grades are "
+        "vLLM's, scores differ by 0.05 at most. A judge that chats is sent constraint grammar, found with 3 more "
+        "requests; with `--logits_all false` every pair has a grade alone",
     ),
 )
 """Real servers with their behaviour, and the outcome of a run."""
