@@ -3,6 +3,9 @@
 `python examples/pydocs/corpus.py -o build/pydocs` writes a folder in the BEIR layout (`corpus.jsonl`, `queries.jsonl`,
 `qrels/train.tsv`, `qrels/test.tsv`, `qrels/heldout.tsv`). The passages are read from the running interpreter. Nothing
 is downloaded, and this repository contains none of these texts. README.md describes who wrote the grades.
+
+With `--documents`, each passage is a text file in the folder `documents` instead of a line of `corpus.jsonl`, and the
+grades name these files: the state in which most people have their texts.
 """
 
 import argparse
@@ -24,7 +27,7 @@ from types import ModuleType
 from typing import NamedTuple, cast
 
 HERE = Path(__file__).resolve().parent
-LAYOUT = {"corpus.jsonl", "queries.jsonl", "qrels"}
+LAYOUT = {"corpus.jsonl", "documents", "queries.jsonl", "qrels"}
 SPLITS = ("train", "test", "heldout")
 MAX_WORDS = 180  # a longer docstring is cut between paragraphs
 MIN_WORDS = 4  # a shorter docstring contains nothing to grade
@@ -253,13 +256,28 @@ def keep_known(qrels: Path, known: set[str]) -> Qrels:
     return Qrels("\n".join([header, *lines, ""]), len(rows) - len(kept), unanswered)
 
 
-def write_files(folder: Path, passages: list[Passage]) -> None:
-    """Write the files of the BEIR layout, and report the rows and queries that are dropped."""
-    (folder / "qrels").mkdir(parents=True)
-    with (folder / "corpus.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+def write_corpus(path: Path, passages: list[Passage]) -> None:
+    """Write the passages as JSON lines."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
         for passage_id, title, text in passages:
             record = {"_id": passage_id, "title": title, "text": text}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def write_documents(folder: Path, passages: list[Passage]) -> None:
+    """Write each passage as a text file that begins with its title."""
+    folder.mkdir()
+    for passage_id, title, text in passages:
+        (folder / f"{passage_id}.txt").write_text(f"{title}\n\n{text}\n", encoding="utf-8", newline="\n")
+
+
+def write_files(folder: Path, passages: list[Passage], *, documents: bool) -> None:
+    """Write passages, queries and grades, and report the rows and queries that are dropped."""
+    (folder / "qrels").mkdir(parents=True)
+    if documents:
+        write_documents(folder / "documents", passages)
+    else:
+        write_corpus(folder / "corpus.jsonl", passages)
     shutil.copyfile(HERE / "queries.jsonl", folder / "queries.jsonl")
     known = {passage.passage_id for passage in passages}
     for name in (f"{split}.tsv" for split in SPLITS):
@@ -270,7 +288,7 @@ def write_files(folder: Path, passages: list[Passage]) -> None:
             print(f"{name}: queries dropped without any answer: {', '.join(found.unanswered)}", file=sys.stderr)
 
 
-def replace_folder(out: Path) -> None:
+def replace_folder(out: Path, *, documents: bool) -> None:
     """Write a folder to a temporary name and rename it, so that a killed run leaves no incomplete folder."""
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= LAYOUT):
         raise ValueError(f"{out} is not a folder that this command wrote; choose another one with -o")
@@ -279,7 +297,7 @@ def replace_folder(out: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         passages = build_passages()
-        write_files(aside, passages)
+        write_files(aside, passages, documents=documents)
         if out.exists():
             out.rename(old)
         aside.rename(out)
@@ -291,14 +309,15 @@ def replace_folder(out: Path) -> None:
 
 def main() -> int:
     """Write the folder given on the command line; return 0 after success, 1 after an error."""
-    parser = argparse.ArgumentParser(description="Write the standard library's docstrings as a BEIR folder.")
+    parser = argparse.ArgumentParser(description="Write the standard library's docstrings, with graded queries.")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--documents", action="store_true", help="write a folder of text files instead of corpus.jsonl")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # old modules warn when they are imported
     try:
         if sys.flags.optimize >= 2:
             raise ValueError("Python runs with -OO, which removes docstrings; run it without -OO")
-        replace_folder(args.out.resolve())
+        replace_folder(args.out.resolve(), documents=args.documents)
     except (ValueError, OSError) as error:
         print(f"corpus.py: {error}", file=sys.stderr)
         return 1
