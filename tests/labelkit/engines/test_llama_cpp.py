@@ -28,7 +28,8 @@ def sure_qwen(tiny_qwen: Path, llama_cpp_server: Any, tmp_path_factory: pytest.T
     folder: Path = tmp_path_factory.mktemp("sure") / "qwen"
     shutil.copytree(tiny_qwen, folder)
     weights = load_file(folder / "model.safetensors")
-    labels = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(list("0123"))
+    vocabulary = AutoTokenizer.from_pretrained(folder).get_vocab()
+    labels = [vocabulary[label] for label in "0123"]
     others = [number for number in range(len(weights["lm_head.weight"])) if number not in labels]
     weights["lm_head.weight"][others] *= 0.01
     weights["lm_head.weight"][labels] *= 12
