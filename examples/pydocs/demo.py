@@ -60,7 +60,7 @@ OTHERS = (
     Arm("reference + LLM, JointLH", "mixed", ("--objective", "jointlh", "--epochs", "4")),
     Arm(
         "LLM, then reference, LSEPair",
-        "mixed",
+        "staged",
         ("--objective", "lsepair", "--epochs", "2", "--stage", "llm", "--stage", "human"),
     ),
 )
@@ -112,10 +112,13 @@ def label(work: Path) -> None:
 
 
 def train(work: Path) -> None:
-    """Write both datasets and train all retrievers."""
+    """Write the datasets and train all retrievers."""
     grades = ("--data", work / "data", "--human", work / "data" / "qrels" / "few.tsv")
     make("labelkit", "mix", *grades, output=work / "reference")
-    make("labelkit", "mix", *grades, "--llm", work / "calibrated", *THRESHOLDS, output=work / "mixed")
+    both = (*grades, "--llm", work / "calibrated", *THRESHOLDS)
+    make("labelkit", "mix", *both, output=work / "mixed")
+    # A stage of a curriculum has the labels of one source, also of pairs that both have judged.
+    make("labelkit", "mix", *both, "--policy", "staged", output=work / "staged")
     for arm in (MERGED, *OTHERS):
         fit = ("--model", encoder_folder(), *TRAINING, *arm.options)
         make("trainer", "fit", work / arm.dataset, *fit, output=model_of(work, arm))

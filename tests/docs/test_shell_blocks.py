@@ -5,36 +5,23 @@ much time; its command, its options and its arguments must still be ones that th
 named inside sentences must exist, too.
 """
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import typer
+from blocks import BLOCKS, FENCE, PAGES, REPOSITORY, commands_of, name_of, run, script_of
 
 import labelkit.commands.app
 import trainer.commands.app
 
-REPOSITORY = Path(__file__).parents[2]
-PAGES = [
-    *REPOSITORY.glob("*.md"),
-    *(REPOSITORY / "docs").glob("*.md"),
-    REPOSITORY / "benchmarks" / "README.md",
-    REPOSITORY / "data_cards" / "README.md",
-    REPOSITORY / "examples" / "pydocs" / "README.md",
-]
 FIRST = REPOSITORY / "docs" / "start.md"
 """The page whose folders the other pages continue with."""
 NOT_EXECUTED = 46
 """Commands in `console` blocks. The number may fall; raise it only for commands that no test could run."""
 LANGUAGES = {"sh", "console", "toml", "text", "python"}
-FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 
 
@@ -58,71 +45,14 @@ OPTIONS_OF_OTHERS = {
     "--seeds",
     "--regimes",
     "--tiny",
+    "--documents",
     "--help",
 }
 
 
-def name_of(page: Path) -> str:
-    return page.relative_to(REPOSITORY).as_posix()
-
-
-class Block(NamedTuple):
-    page: Path
-    language: str
-    text: str
-    line: int
-
-    @property
-    def place(self) -> str:
-        return f"{name_of(self.page)}:{self.line}"
-
-
-def blocks_of(page: Path) -> Iterator[Block]:
-    text = page.read_text(encoding="utf-8")
-    for fence in FENCE.finditer(text):
-        body = "\n".join(line.removeprefix(fence[1]) for line in fence[3].splitlines())
-        yield Block(page, fence[2], body, text.count("\n", 0, fence.start()) + 1)
-
-
-BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-EXECUTED = sorted({block.page for block in BLOCKS if block.language == "sh"} - {FIRST})
-
-
-def script_of(page: Path) -> str:
-    return "\n".join(block.text for block in BLOCKS if block.page == page and block.language == "sh")
-
-
-def commands_of(block: Block) -> Iterator[list[str]]:
-    """The commands of a block, as the shell would split them."""
-    joined = block.text.replace("\\\n", " ")
-    for line in joined.splitlines():
-        if block.language == "sh" and line.strip():
-            yield shlex.split(line)
-        elif line.startswith("$ "):
-            yield shlex.split(line.removeprefix("$ "))
-
-
-def run(script: str, folder: Path, encoder: Path) -> None:
-    """Run a script in bash; the first command that fails ends it."""
-    programs = Path(sys.executable).parent
-    environment = os.environ | {
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "ENCODER": str(encoder),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",  # the models are tiny; threads that wait for each other cost more than they do
-        "LABELKIT_CACHE": str(folder / "cache"),
-    }
-    command = ["bash", "-euo", "pipefail", "-xc", script]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """A small model with random weights in the place of a real one."""
-    from tiny_encoder import write_encoder  # brings torch, which the checks of commands do not need
-
-    return write_encoder(tmp_path_factory.mktemp("encoder"), ["delete", "folder", "empty", "list", "string", "file"])
+WITH_A_SERVER = REPOSITORY / "docs" / "api_judge.md"
+"""The page whose commands need a server; test_api_judge.py runs them."""
+EXECUTED = sorted({block.page for block in BLOCKS if block.language == "sh"} - {FIRST, WITH_A_SERVER})
 
 
 @pytest.fixture(scope="module")
