@@ -91,6 +91,8 @@ def collect(work: Path) -> None:
         write_qrels(data / "qrels" / f"{split}.tsv", dict(grades(source / "qrels" / f"{split}.tsv", passages)))
     few = dict(few_grades(dict(grades(source / "qrels" / "train.tsv", passages))))
     write_qrels(data / "qrels" / "few.tsv", few)
+    # A query of which people graded the best passage alone would teach the calibration that pairs are relevant.
+    write_qrels(data / "qrels" / "graded.tsv", {query: rows for query, rows in few.items() if len(rows) > 1})
     sources = ("--bm25", 30, "--dense", f"{encoder_folder()}:30", "--human", data / "qrels" / "few.tsv")
     make("labelkit", "pool", data, "--split", "train", *sources, "--depth", DEPTH, output=work / "pool")
 
@@ -106,8 +108,8 @@ def label(work: Path) -> None:
     labels, calibration = [work / method for method in METHODS], work / "calibration.json"
     features = ("--data", work / "data", "--bm25", "--dense", encoder_folder())
     if not calibration.is_file():
-        few = work / "data" / "qrels" / "few.tsv"
-        run("labelkit", "calibrate", *labels, "--human", few, *features, "-o", calibration)
+        graded = work / "data" / "qrels" / "graded.tsv"
+        run("labelkit", "calibrate", *labels, "--human", graded, *features, "-o", calibration)
     make("labelkit", "calibrate", *labels, "--apply", calibration, *features, output=work / "calibrated")
 
 
@@ -165,7 +167,7 @@ def show(work: Path, evaluation: dict[str, Any], seconds: float) -> None:
 def auc(work: Path, labels: str) -> str:
     """Measure the AUC of labels against the reference grades of the queries without grades in the calibration."""
     data = work / "data" / "qrels"
-    seen = {query for query, rows in read_qrels(data / "few.tsv").items() if len(rows) > 1}
+    seen = read_qrels(data / "graded.tsv")
     others = {query: rows for query, rows in read_qrels(data / "train.tsv").items() if query not in seen}
     write_qrels(work / "others.tsv", others)
     found = json.loads(run("labelkit", "agree", work / labels, "--human", work / "others.tsv", "--json"))
