@@ -5,6 +5,7 @@ be random. The reported figures come from an outer cross-validation, so a scored
 thresholds between grades, nor the choice of the model.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -39,11 +40,15 @@ from labelkit.quality.selection import chances
 from labelkit.statistics.intervals import Estimate
 from labelkit.storage import tables
 
+log = logging.getLogger(__name__)
+
 LEAST_PAIRS = 50
 LEAST_OF_A_CLASS = 10
 LEAST_QUERIES = 3
 ENOUGH_QUERIES = 20
 """Smallest number of queries for which the model is chosen; with fewer it is `FIXED`."""
+MANY_ALONE = 5
+"""One in this many queries without a grade below relevant is too many."""
 FOLDS = 10
 """Largest number of folds of the outer cross-validation; each query is in one fold."""
 INNER_FOLDS = 5
@@ -116,6 +121,7 @@ def fit_calibration(labels: Sequence[Path], options: CalibrateOptions, *, comman
         weights = chances(db, people.pairs, options.selection)
     known = known_of(judged, people)
     refuse_too_few(known)
+    warn_of_positives_alone(known)
     among = choices(known.queries)
     held = held_out(known, features, among)
     fitted = best_fit(known, features, among)
@@ -227,6 +233,18 @@ def refuse_too_few(known: LabelledPairs) -> None:
         found = ", ".join(f"{have} {what}" for what, (have, _) in counts.items())
         raise DataError(
             f"too few judged pairs with human grades for a calibration: {found}; labelkit select chooses pairs to grade"
+        )
+
+
+def warn_of_positives_alone(known: LabelledPairs) -> None:
+    """Warn if people graded only relevant passages of many queries, as qrels with one positive per query do."""
+    _, place = np.unique(known.query, return_inverse=True)
+    alone = int((np.bincount(place, known.grades < RELEVANT) == 0).sum())
+    if alone * MANY_ALONE >= known.queries:
+        log.warning(
+            f"of {alone} of {known.queries} queries only relevant passages have human grades, so the calibration takes "
+            "relevant passages for more frequent than they are: give it the grades of queries whose judged passages "
+            "were all graded, or drawn at random (labelkit review)"
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labelkit.corpora.qrels import read_qrels
 from labelkit.quality.calibration.fit import fit_calibration
 from labelkit.quality.calibration.models import read_calibration
 from labelkit.quality.options import CalibrateOptions
@@ -95,6 +96,20 @@ def test_two_parts_of_a_judge_are_one_judge(labelkit, graded, tmp_path):
     assert fitted.report["pairs"] == 80
     again = labelkit("calibrate", *parts, imported("three", ["q3"]), "--human", human, "-o", tmp_path / "c.json")
     assert (again.code, "in two of these labels" in again.err) == (2, True)
+
+
+def test_queries_of_which_people_graded_the_best_passage_alone_are_warned_of(labelkit, graded, write_qrels, tmp_path):
+    human, imported = graded
+    labels, command = imported("labels", SEEN + NEW), ("--human", human, "-o", tmp_path / "c.json")
+    assert "only relevant passages" not in labelkit("calibrate", labels, *command).err
+    rows = read_qrels(human)
+    for query in NEW:
+        best = max(rows[query], key=rows[query].__getitem__)
+        rows[query] = {best: rows[query][best]}
+    write_qrels(human, rows)
+    called = labelkit("calibrate", labels, *command)
+    assert called.code == 0, called.err
+    assert "of 2 of 6 queries only relevant passages have human grades" in " ".join(called.err.split())
 
 
 @pytest.fixture
