@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from labelkit.errors import UnknownNameError
 from labelkit.records import Record
@@ -113,8 +113,15 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-Count = Annotated[int | None, BeforeValidator(token_count)]
-Text = Annotated[str, BeforeValidator(storable)]
+IN_ORDER = Field(union_mode="left_to_right")
+"""The first type of a union that accepts a value is used: Python code runs only for values that others refuse."""
+Whole = Annotated[int, Field(strict=True, ge=0, le=MOST_TOKENS)]
+Count = Annotated[Whole | Annotated[int | None, BeforeValidator(token_count)] | None, IN_ORDER]
+# A `str` with a length is refused if it has lone surrogates, and a `str` alone is not.
+Sound = Annotated[str, Field(min_length=0)]
+Text = Annotated[Sound | Annotated[str, BeforeValidator(storable)] | None, IN_ORDER]
+Logprobs = dict[str, float] | None
+Number = float | None
 
 
 class Reply(Record):
@@ -124,31 +131,31 @@ class Reply(Record):
     """
 
     key: str
-    text: Text | None = None
-    reasoning: Text | None = None
+    text: Text = None
+    reasoning: Text = None
     """Reasoning that a server states apart from the answer."""
     in_json: bool = False
     """True if the answer was requested as a JSON object; `text` is the answer in it."""
-    label_logprobs: Annotated[dict[str, float] | None, BeforeValidator(all_finite)] = None
+    label_logprobs: Annotated[Logprobs | Annotated[Logprobs, BeforeValidator(all_finite)], IN_ORDER] = None
     """Natural log-probability of each label as the first token of the answer, over the whole vocabulary, not
     renormalised. None if the engine gives no log-probabilities.
     """
-    score: Annotated[float | None, BeforeValidator(finite)] = None
+    score: Annotated[Number | Annotated[Number, BeforeValidator(finite)], IN_ORDER] = None
     """Score of a reranker as the model computes it: a logit, or a probability if a server gives nothing else."""
     masked: bool = False
     """True if the engine computed probabilities among the labels only: the mass of other answers is unknown."""
-    finish_reason: Text | None = None
-    error: Text | None = None
+    finish_reason: Text = None
+    error: Text = None
     """Reason for a missing answer, such as a refused request, a prompt over the limit or a timeout."""
     tries: int = 1
     """Number of times that the request was sent and not refused, and so may have been billed."""
-    model: Text | None = None
-    fingerprint: Text | None = None
+    model: Text = None
+    fingerprint: Text = None
     prompt_tokens: Count = None
     """Prompt tokens counted by the engine; None if it stated no number or an impossible one."""
     completion_tokens: Count = None
     """Answer tokens counted by the engine; None if it stated no number or an impossible one."""
-    raw: Text | None = None
+    raw: Text = None
     """Body of the answer as the server sent it, kept if the other fields do not preserve all of its content."""
 
 

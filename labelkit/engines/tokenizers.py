@@ -34,7 +34,12 @@ class Words:
     """Words between white space, which the scripted judge counts instead of tokens."""
 
     def ends(self, text: str) -> list[int]:
-        return [match.end() for match in re.finditer(r"\S+", text)]
+        ends, end = list[int](), -1
+        for word in text.split():
+            end += 1 + len(word)
+            ends.append(end)
+        # The ends are right if single spaces are all that is between the words.
+        return ends if end == len(text) else [match.end() for match in re.finditer(r"\S+", text)]
 
     def prompt(self, messages: Sequence[Message]) -> int:
         return sum(len(message.content.split()) for message in messages)

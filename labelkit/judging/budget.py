@@ -35,6 +35,7 @@ class Budget:
     ) -> None:
         self._journal = journal
         self._caps = caps
+        self._capped = caps != Caps()
         self._price = price
         self._tokens = tokens
         self._tries = traits.tries
@@ -63,7 +64,7 @@ class Budget:
 
     def reserve(self, request: Request) -> bool:
         """Reserve the worst-case cost of a request with all its tries; return False if it exceeds a cap."""
-        if self._caps != Caps() and request.key not in self._aside:
+        if self._capped and request.key not in self._aside:
             worst = self._cost(self._worst_prompt(request), request.max_tokens, times=self._tries)
             if self._caps.tokens is not None and self.tokens + worst.tokens > self._caps.tokens:
                 return False

@@ -41,6 +41,8 @@ class FailureLog:
     def see(self, task: Task, verdicts: list[Verdict]) -> list[str]:
         """Log the new reasons in the verdicts of a task; return the reasons of all its failures."""
         failures = [verdict.failure for verdict in verdicts if verdict.failure is not None]
+        if not failures:
+            return failures
         for passage_id, verdict in zip(task.passage_ids, verdicts, strict=True):
             alike = DETAILS.sub("", verdict.failure or "")
             if verdict.failure is None or alike in self._seen or len(self._seen) >= MOST_REASONS:

@@ -44,6 +44,8 @@ CREATE TABLE spent (
 """
 REPLY = "key, attempt, reply, failed, tokens, usd, at, digest"
 """Columns of the table `replies`; the digest covers all other columns."""
+REPLY_BYTES = "CAST(key AS BLOB), attempt, CAST(reply AS BLOB), failed, tokens, usd, CAST(at AS BLOB), digest"
+"""The same columns with texts as bytes, which SQLite returns in half of the time."""
 KEYS = "FROM replies WHERE key IN (SELECT value FROM json_each(?))"
 """Rows of `replies` whose keys are in a JSON list."""
 
@@ -133,8 +135,8 @@ class Journal(SqliteFile):
                 (judge_id, body, prompt, digest_of(judge_id, body, prompt)),
             )
             for query_id, new in queries:
-                before = None if whole else self._asked_before(judge_id, query_id)
-                pairs = new if before is None else merged(before, json.loads(new))
+                before = self._asked_before(judge_id, query_id)
+                pairs = new if whole or before in (None, new) else merged(before, json.loads(new))
                 if pairs != before:
                     row = (judge_id, query_id, pairs, digest_of(judge_id, query_id, pairs))
                     self._db.execute("INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?)", row)
@@ -244,13 +246,12 @@ class Journal(SqliteFile):
         keys, errors = bytearray(), bytearray()
         damaged = []
         count = 0
-        statement = f"SELECT row, {REPLY} FROM replies ORDER BY row"
-        for row, *fields, digest in self._rows(statement):
+        for row, *fields, digest in self._rows(f"SELECT row, {REPLY_BYTES} FROM replies ORDER BY row"):
             count += 1
-            if digest != digest_of_reply(*fields):
+            if digest != digest_of_bytes(*fields):
                 damaged.append(row)
             else:
-                keys += short(fields[0])
+                keys += short(fields[0].decode())
                 errors.append(fields[3])
         if damaged or count != self._spent.replies:
             self._strike_off(damaged, count)
@@ -289,12 +290,14 @@ class Journal(SqliteFile):
 
     def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
         """Return the last undamaged reply to each of these requests, by key, and the cost of all its replies."""
-        statement = f"SELECT {REPLY} {KEYS} ORDER BY key, attempt"
+        statement = f"SELECT {REPLY_BYTES} {KEYS} ORDER BY key, attempt"
         found: dict[str, list[tuple[Any, ...]]] = {}
         for row in self._rows(statement, json.dumps(list(keys))):
-            if row[-1] == digest_of_reply(*row[:-1]):
-                found.setdefault(row[0], []).append(row)
-        return {key: Answer(reply_of(key, rows[-1][2], self.path), dollars(rows)) for key, rows in found.items()}
+            if row[-1] == digest_of_bytes(*row[:-1]):
+                found.setdefault(row[0].decode(), []).append(row)
+        return {
+            key: Answer(reply_of(key, rows[-1][2].decode(), self.path), dollars(rows)) for key, rows in found.items()
+        }
 
     def cost(self, key: str) -> float | None:
         """Return the US dollars spent on all replies to a request; None if none was paid or one had no price."""
@@ -353,6 +356,22 @@ def digest_of_reply(
     """Return the same as `digest_of`, in half of the time, for the columns of the table `replies`."""
     text = f"{key}\x1f{attempt}\x1f{reply}\x1f{failed}\x1f{tokens}\x1f{usd}\x1f{at}"
     return sha256(text.encode()).digest()
+
+
+def digest_of_bytes(
+    key: bytes | None,
+    attempt: object,
+    reply: bytes | None,
+    failed: object,
+    tokens: object,
+    usd: object,
+    at: bytes | None,
+) -> bytes | None:
+    """Return the same as `digest_of_reply` for texts as bytes; None if damage has removed one of them."""
+    if key is None or reply is None or at is None:
+        return None
+    cost = f"\x1f{failed}\x1f{tokens}\x1f{usd}\x1f"
+    return sha256(b"%b\x1f%b\x1f%b%b%b" % (key, str(attempt).encode(), reply, cost.encode(), at)).digest()
 
 
 def merged(before: str | None, pairs: Iterable[Sequence[Any]]) -> str:

@@ -25,9 +25,11 @@ class ModelChange:
 
     def see(self, reply: Reply) -> None:
         """Compare a reply with the first ones; a reply that names no model is not a change."""
+        if not self._watched:
+            return
         for field in FIELDS:
             value: str | None = getattr(reply, field)
-            if self._watched and value and value != self._first.setdefault(field, value):
+            if value and value != self._first.setdefault(field, value):
                 self._found = self._found or f"{field} {self._first[field]!r} became {value!r}"
 
     def until(self, requests: Iterable[Request]) -> Iterator[Request]:

@@ -4,6 +4,7 @@ Places in files are in memory, 20 to 40 bytes per pair and passage; texts are in
 """
 
 from collections.abc import Callable, Iterator
+from itertools import compress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -107,6 +108,9 @@ class PoolTexts:
         numbers = _numbers(query_ids, tables.queries["query_id"], f"{tables.name}: query")
         self._queries = tables.queries["text"].take(numbers).combine_chunks()
         self._query_ids = query_ids.combine_chunks()
+        self._looked = np.zeros(len(self._query_ids), dtype=bool)
+        self._repeats = np.zeros(len(self._rows), dtype=bool)
+        """Pairs whose passage repeats the query, of queries that were looked at: [pairs], bool."""
         self._cut = np.zeros(len(self._ids), dtype=bool)
         self._stripped = np.zeros(len(self._ids), dtype=bool)
         self._texts = TextFile(self._shown(tables), scratch)
@@ -133,9 +137,19 @@ class PoolTexts:
         rows = self._rows[self._starts[number] : self._starts[number + 1]]
         query_id, query = self.query_id(number), self._queries[number].as_py()
         ids = self._ids.take(pa.array(rows)).to_pylist()
-        passages = {passage_id: self._texts[row] for passage_id, row in zip(ids, rows.tolist(), strict=True)}
+        passages = dict(zip(ids, self._texts.several(rows.tolist()), strict=True))
+        return Texts(query_id, query, passages, without_query=self._again(number, passages, query=query))
+
+    def _again(self, number: int, passages: dict[str, str], *, query: str) -> dict[str, str]:
+        """Return the passages for the second look at a query. Which ones they are is computed once."""
+        part = slice(self._starts[number], self._starts[number + 1])
+        if self._looked[number]:
+            repeats = compress(passages.items(), self._repeats[part].tolist())
+            return second_looks(query, dict(repeats), self._reading)
         again = second_looks(query, passages, self._reading)
-        return Texts(query_id, query, passages, without_query=again)
+        self._looked[number] = True
+        self._repeats[part] = [passage_id in again for passage_id in passages] if again else False
+        return again
 
     @property
     def facts(self) -> dict[str, Any]:

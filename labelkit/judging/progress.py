@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from labelkit.errors import MissingPackageError
@@ -47,13 +47,14 @@ class Progress:
         """Whether any reply has arrived in this run."""
         return bool(self._new or self._cached or self._tokens)
 
-    def judged(self, pairs: int, *, failures: Iterable[str], cached: bool) -> None:
+    def judged(self, pairs: int, *, failures: Sequence[str], cached: bool) -> None:
         """Count pairs that got their last reply, new or from the cache, and the reasons of those without a grade."""
         if cached:
             self._cached += pairs
         else:
             self._new += pairs
-        self._failures.update(map(kind_of, failures))
+        if failures:
+            self._failures.update(map(kind_of, failures))
 
     def paid(self, charges: Iterable[Charge]) -> None:
         """Count the cost of replies that arrived together and show the state: a pair may need several replies."""

@@ -122,6 +122,7 @@ class Scheduler:
     ) -> None:
         self._work = work
         self._judging = work.judging
+        self._one_step = one_step(work.judging)
         self._states = states
         self._replies = replies
         self.budget = budget
@@ -209,8 +210,8 @@ class Scheduler:
 
     def _next(self, task: Task) -> Waiting:
         """Return the next step of a task that is not finished."""
-        if one_step(self._judging):
-            return Waiting(task.key, next(self._judging.method.judge(len(task.passage_ids), self._judging.prompt)))
+        if self._one_step:
+            return Waiting(task.key, self._work.requests.first_ask(len(task.passage_ids)))
         found = advance(task, self._judging, self._replies)
         assert isinstance(found, Waiting)
         return found
@@ -227,8 +228,11 @@ class Scheduler:
 
     def _take(self, reply: Reply, number: int, task: Task, *, cached: bool) -> Waiting | None:
         """Advance the task that waited for a reply; return its next step, or None if it is finished."""
-        with self._replies.arriving(reply):
-            found = advance(task, self._judging, self._replies)
+        if self._one_step:
+            found = advance(task, self._judging, {reply.key: reply})
+        else:
+            with self._replies.arriving(reply):
+                found = advance(task, self._judging, self._replies)
         if isinstance(found, Waiting):
             self._replies.keep(reply)
             return found

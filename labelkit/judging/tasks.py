@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from labelkit.engines import Request
+from labelkit.engines import Message, Request
 from labelkit.engines.dialects import JSON_TOKENS, dialect_of
 from labelkit.engines.tokenizers import Tokens, bound
 from labelkit.judging.defences import MARKS
@@ -20,7 +20,7 @@ from labelkit.judging.methods.steps import Ask
 from labelkit.judging.methods.utilsel import ANSWER_TOKENS
 from labelkit.judging.pool_texts import PoolTexts
 from labelkit.judging.reading import Reading, Texts
-from labelkit.judging.request_keys import MARK, KeysOfQuery, digest, identity_of, request_key, sent_of
+from labelkit.judging.request_keys import MARK, QUERY_MARK, KeysOfPrompt, digest, identity_of, request_key, sent_of
 from labelkit.storage.manifest import LabelsFacts
 
 VOTE_TEMPERATURE = 1.0
@@ -61,7 +61,12 @@ class Requests:
         self._more_tokens = reading.thinking_tokens + (JSON_TOKENS if in_json else 0)
         """Tokens of an answer besides the answer itself."""
         self._nonce = "nonce" in reading.defences
-        self._only_ask = None if judging.listwise else next(judging.method.judge(1, judging.prompt))
+        self._only_ask: Ask | None = None
+        if not judging.listwise:
+            self._only_ask = self.first_ask(1)
+        self._marked: tuple[Any, Request] | None = None
+        """The last request with `MARK` in place of its passage, and the query and the seed that it is for."""
+        self._keys_of_seed: dict[int | None, KeysOfPrompt] = {}
 
     def tasks(self, texts: Texts) -> list[Task]:
         """Return the tasks of a query: its orders and windows, or the votes and looks of each pair."""
@@ -75,12 +80,24 @@ class Requests:
         if task.variant and "second-look" in self.reading.defences:
             shown = texts.without_query
         passages = [shown[task.passage_ids[place]] for place in ask.shown]
+        if self._only_ask and not self._nonce and passages[0]:
+            return with_passage(self._marked_request(texts, task.seed), passages[0], key)
         return self._request(texts, ask, passages, seed=task.seed)._replace(key=key)
+
+    def first_ask(self, size: int) -> Ask:
+        """Return the first step about `size` passages."""
+        return self._only_ask or next(self.judging.method.judge(size, self.judging.prompt))
 
     def first_request(self, texts: Texts, task: Task) -> Request:
         """Return the first request of a task."""
-        ask = next(self.judging.method.judge(len(task.passage_ids), self.judging.prompt))
-        return self.request(texts, task, ask, key=task.key)
+        return self.request(texts, task, self.first_ask(len(task.passage_ids)), key=task.key)
+
+    def _marked_request(self, texts: Texts, seed: int | None) -> Request:
+        """Return the request about a query with `MARK` in place of its passage, made once per query."""
+        about = texts.query_id, texts.query, seed
+        if self._marked is None or self._marked[0] != about:
+            self._marked = about, self._request(texts, self._only_ask or Ask("", ()), [MARK], seed=seed)
+        return self._marked[1]
 
     def _request(self, texts: Texts, ask: Ask, passages: Sequence[str], *, seed: int | None) -> Request:
         """Return the request that shows these passages, without its key."""
@@ -111,15 +128,18 @@ class Requests:
     def _keys(self, texts: Texts, seed: int | None) -> Callable[[str], str]:
         """Return the function from a passage to the key of the request about it alone."""
         ask = self._only_ask or Ask("", ())
-        marked = KeysOfQuery(self._identity, self._request(texts, ask, [MARK], seed=seed))
 
-        def key(passage: str) -> str:
-            # A turn without text is not sent, and marks are made from the passage.
-            if passage and not self._nonce:
-                return marked.key(passage)
+        def exact(passage: str) -> str:
             return request_key(self._identity, self._request(texts, ask, [passage], seed=seed))
 
-        return key
+        # A turn without text is not sent, and marks are made from the passage.
+        if self._nonce or not texts.query:
+            return exact
+        if seed not in self._keys_of_seed:
+            marked = self._request(texts._replace(query=QUERY_MARK), ask, [MARK], seed=seed)
+            self._keys_of_seed[seed] = KeysOfPrompt(self._identity, marked)
+        key = self._keys_of_seed[seed].of_query(texts.query).key
+        return lambda passage: key(passage) if passage else exact(passage)
 
     def _listed(self, texts: Texts) -> Iterator[Task]:
         """Yield the windows of a query in each of its orders."""
@@ -130,8 +150,7 @@ class Requests:
             order = [ids[place] for place in shuffled(len(ids), seed, texts.query_id)]
             for number, window in enumerate(windows(order, sizes, most)):
                 task = Task(texts.query_id, tuple(window), variant, window=number, seed=seed, key="")
-                ask = next(self.judging.method.judge(len(window), self.judging.prompt))
-                yield task._replace(key=request_key(self._identity, self.request(texts, task, ask, key="")))
+                yield task._replace(key=request_key(self._identity, self.first_request(texts, task)))
 
     def _written(self, texts: Texts) -> Task:
         """Return the task of writing one text from all passages together, with a random seed of its own."""
@@ -158,6 +177,24 @@ class Requests:
         marks = count(MARKS) if self._nonce else 0
         sizes = {pid: count(f"[9999] {text}\n") + marks + 8 for pid, text in texts.passages.items()}
         return sizes, self.room.context - fixed - self._more_tokens - 8
+
+
+def with_passage(marked: Request, passage: str, key: str) -> Request:
+    """Return a request with a passage in place of `MARK`, and with its key."""
+    shown = [
+        Message(turn.role, turn.content.replace(MARK, passage)) if MARK in turn.content else turn
+        for turn in marked.messages
+    ]
+    return Request(
+        key,
+        marked.group,
+        tuple(shown),
+        labels=marked.labels,
+        pattern=marked.pattern,
+        max_tokens=marked.max_tokens,
+        temperature=marked.temperature,
+        seed=marked.seed,
+    )
 
 
 class QueryWork(NamedTuple):

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -42,5 +42,10 @@ class TextFile:
         return len(self._ends) - 1
 
     def __getitem__(self, number: int) -> str:
-        start, end = self._ends[number], self._ends[number + 1]
-        return os.pread(self._file.fileno(), end - start, start).decode()
+        (text,) = self.several([number])
+        return text
+
+    def several(self, numbers: Sequence[int]) -> list[str]:
+        """Return the texts of some numbers."""
+        ends, file = self._ends, self._file.fileno()
+        return [os.pread(file, ends[number + 1] - ends[number], ends[number]).decode() for number in numbers]

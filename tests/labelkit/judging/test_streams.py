@@ -17,7 +17,7 @@ from labelkit.judging.label_tables import RunPairs
 from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.pool_texts import PoolTexts, tables_of
 from labelkit.judging.reading import Reading
-from labelkit.judging.request_keys import MARK, KeysOfQuery, request_key
+from labelkit.judging.request_keys import MARK, QUERY_MARK, KeysOfPrompt, request_key
 from labelkit.judging.task_states import TaskStates
 from labelkit.judging.tasks import Task
 from labelkit.pooling.pool import Pool, read_pool
@@ -109,11 +109,11 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 @given(st.lists(TEXT, min_size=1, max_size=3), TEXT, TEXT)
 def test_the_keys_of_a_query_are_those_of_its_requests(passages, query, between):
-    def about(passage):
+    def about(passage, query=query):
         messages = (Message("system", between), Message("user", f"{query}\n{passage}{between}{passage}"))
         return Request("", "q", messages, ("0", "1"))
 
-    keys = KeysOfQuery("identity", about(MARK))
+    keys = KeysOfPrompt("identity", about(MARK, QUERY_MARK)).of_query(query)
     assert [keys.key(passage) for passage in passages] == [
         request_key("identity", about(passage)) for passage in passages
     ]
