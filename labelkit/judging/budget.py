@@ -43,6 +43,8 @@ class Budget:
         """Requests in progress, by key."""
         self._aside: dict[str, Charge] = {}
         self._told = False
+        self._longest = 0
+        """Most tokens of an answer in this run that exceeded the limit of its request."""
         if traits.batch:
             self._aside = journal.aside()
         else:
@@ -65,7 +67,8 @@ class Budget:
     def reserve(self, request: Request) -> bool:
         """Reserve the worst-case cost of a request with all its tries; return False if it exceeds a cap."""
         if self._capped and request.key not in self._aside:
-            worst = self._cost(self._worst_prompt(request), request.max_tokens, times=self._tries)
+            written = max(request.max_tokens, self._longest)
+            worst = self._cost(self._worst_prompt(request), written, times=self._tries)
             if self._caps.tokens is not None and self.tokens + worst.tokens > self._caps.tokens:
                 return False
             if self._caps.usd is not None and self.usd + (worst.usd or 0) > self._caps.usd:
@@ -101,7 +104,20 @@ class Budget:
             prompt = self._prompt(request) if prompt is None else prompt
             written = self._written(reply, request) if written is None else written
             self._tell()
+        if request is not None and written is not None:
+            self._see_length(written, request.max_tokens)
         return self._cost(prompt or 0, written or 0)
+
+    def _see_length(self, written: int, limit: int) -> None:
+        """Take in the tokens of an answer. Some servers count the end token, which is one more than the limit."""
+        if written <= max(limit + 1, self._longest):
+            return
+        if not self._longest:
+            log.info(
+                f"the server counts {written} tokens for an answer that was limited to {limit}: it does not limit the "
+                "reasoning; the caps allow for answers of this length from now on, and plan does with --thinking-tokens"
+            )
+        self._longest = written
 
     def _prompt(self, request: Request) -> int:
         """Return the tokens of a prompt, counted by the tokenizer if there is one, else their upper bound."""

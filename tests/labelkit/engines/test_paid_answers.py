@@ -206,3 +206,16 @@ def test_pairs_without_a_score_are_counted_on_the_screen_and_in_the_manifest(
     assert f"{outcome['unscored']} x grade without a score" in called.err
     judgements, _, manifest = read_labels(tmp_path / "labels")
     assert manifest.facts.without_score == outcome["unscored"] == sum(row.score is None for row in judgements)
+
+
+def test_answers_longer_than_their_limit_are_charged_and_the_cap_holds(annotate, server, Answer, completion):
+    """A server that does not limit the reasoning. Before: each answer was charged 2 tokens, the cap passed unseen."""
+    cap, used = 60_000, 2000
+    usage = {"prompt_tokens": 400, "completion_tokens": used, "total_tokens": 400 + used}
+    answering(server, Answer, completion, usage=usage)
+    called = annotate("--max-tokens", cap)
+    assert called.code == 1
+    assert f"the server counts {used} tokens for an answer that was limited to 8" in called.err
+    outcome = json.loads(called.out)
+    assert outcome["pending"] > 0
+    assert outcome["tokens"] == (400 + used) * len(server.ledger) <= cap
