@@ -17,8 +17,11 @@ MARKS = (
     ("◁think▷", "◁/think▷"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>thought", "<channel|>"),
+    ("<|channel|>analysis", "<|channel|>final<|message|>"),
 )
-"""Opening and closing marks of reasoning: Qwen, DeepSeek and many others, Seed-OSS, Magistral, Kimi, Cohere, Gemma."""
+"""Opening and closing marks of reasoning: Qwen, DeepSeek and many others, Seed-OSS, Magistral, Kimi, Cohere, Gemma,
+gpt-oss.
+"""
 CUT_OFF = ("length", "maxtokens", "maxoutputtokens", "tokenlimit", "context")
 """Words in the finish reasons of answers that were cut off by a token limit, as spelled by vendors and servers."""
 NO_END = (

@@ -30,6 +30,7 @@ from labelkit.engines.http import (
     refuse_error,
     spoken,
     status_error,
+    target_of,
 )
 from labelkit.errors import EngineError
 from labelkit.storage.credentials import blot
@@ -45,7 +46,9 @@ CONNECT_SECONDS = 8.0
 START_SECONDS = 12.0
 """Seconds after which a run ends if none of its servers has ever accepted a connection."""
 FIRST_LOST, LOST = 3, 20
-"""Number of consecutive calls without an answer, at the start of a run and later, that end the run."""
+"""Number of consecutive calls without an answer, at the start of a run and later, that end the run. Calls that the
+server refuses as too many are waited for at the start, too.
+"""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Longest pause in seconds before the first retry and before any retry. The limit doubles with each retry; the pause
 is drawn at random below it.
@@ -161,8 +164,7 @@ class Client:
             self._lose(late)
             raise late from None
         except RetriedError as error:
-            if not isinstance(error, RateLimitError):
-                self._lose(error)
+            self._lose(error)
             raise
 
     async def once(self, method: str, path: str, content: bytes) -> bytes:
@@ -242,7 +244,7 @@ class Client:
     def _lose(self, error: CallError) -> None:
         """Count a call without an answer. Raises `SilentError` if so many were lost that no server answers any more."""
         self._lost += 1
-        if self._lost >= (LOST if self._answers else FIRST_LOST):
+        if self._lost >= (LOST if self._answers or isinstance(error, RateLimitError) else FIRST_LOST):
             raise SilentError(
                 f"{self.addresses}: no answer to {self._lost} requests in a row, each tried for up to "
                 f"{CALL_SECONDS:.0f} s ({spoken(error)}); every reply is kept: run the same command again to resume"
@@ -285,7 +287,8 @@ class Client:
                 failed = response.status // 100 != 2
                 body = blotted(body, server.all_secret_forms if failed else server.secret_forms)
                 if failed:
-                    raise status_error(response.status, response.headers.get("Retry-After"), body)
+                    location = blot(target_of(response.headers.get("Location", "")), server.all_secret_forms)
+                    raise status_error(response.status, response.headers.get("Retry-After"), body, location=location)
                 if isinstance(content, bytes):
                     refuse_error(body)
                 return body

@@ -15,6 +15,7 @@ from typing import Any
 from labelkit.engines import LOWEST, Message, Reply, Request, token_count
 from labelkit.engines.answer_text import NO_END, divided, says
 from labelkit.engines.dialects import JSON_KEY
+from labelkit.engines.event_stream import read_json
 from labelkit.engines.http import REASON_LENGTH, error_inside, spoken
 from labelkit.engines.tokenizers import most_prompt_tokens
 
@@ -30,6 +31,10 @@ UNSURE = 0.05
 """Largest ratio of the mass of labels outside the server's list to the mass of labels in it; above it no score is
 given.
 """
+EXCESS = 0.1
+"""Largest excess of the probabilities in a list over 1 that is accepted as rounding. Above it the numbers are no
+log-probabilities: some servers write 0 for every token, which would be a uniform distribution.
+"""
 LONGEST_TOKEN = 32
 """Most bytes of prose per token, on average over a prompt."""
 TEXT_PARTS = ("text", "output_text", None)
@@ -40,6 +45,8 @@ OBJECT = re.compile(r"\s*(?:```(?:json)?)?\s*(\{.*\})\s*(?:```)?\s*", re.DOTALL)
 """A JSON object, perhaps in a Markdown block."""
 MARKS = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": "\n"})
 """Symbols for white space in sentencepiece and GPT-2 vocabularies, which some servers leave in their tokens."""
+LONGEST_ANSWER = 1_000_000
+"""Most tokens of an answer that a stated count may have beyond the limit of its request."""
 EARLY = 10
 """Number of first answers that must all lack log-probabilities before the run logs that there are none."""
 
@@ -61,17 +68,9 @@ def read_again(reply: Reply, labels: tuple[str, ...]) -> Reply:
 def read_raw(raw: str, request: Request, *, in_json: bool = False) -> Reply:
     """Read the text of an answer."""
     try:
-        return read_completion(parsed(raw), raw, request, in_json=in_json)
+        return read_completion(read_json(raw), raw, request, in_json=in_json)
     except (ValueError, RecursionError) as error:
         return Reply(key=request.key, error=f"the answer is not JSON ({spoken(error)}): {raw[:60]!r}", raw=raw)
-
-
-def parsed(raw: str) -> Any:
-    """Parse JSON. Integers of thousands of digits, which Python refuses, become infinity, which is not a count."""
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return json.loads(raw, parse_int=float)
 
 
 def read_completion(completion: Any, raw: str, request: Request, *, in_json: bool = False) -> Reply:
@@ -147,18 +146,21 @@ def word(value: Any) -> str | None:
 
 
 def counts_in(completion: dict[str, Any], text: str | None, request: Request) -> tuple[int | None, int | None]:
-    """Return the token counts of prompt and answer; None for a count that prompt, limit or answer rule out."""
+    """Return the token counts of prompt and answer; None for a count that cannot be.
+
+    The count of an answer may exceed the limit of its request, because some servers do not limit the reasoning.
+    """
     usage = completion.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt, written = map(token_count, stated_counts(usage))
     fewest, most = least_prompt_tokens(request.messages), most_prompt_tokens(request.messages)
     if prompt is not None and not fewest <= prompt <= most:
         prompt = None
-    # Some servers count the end token, which is one more than the limit.
-    if written is not None and not bool(text) <= written <= request.max_tokens + 1:
+    longest = max(LONGEST_ANSWER, request.max_tokens + 1)
+    if written is not None and not bool(text) <= written <= longest:
         written = None
     total = token_count(usage.get("total_tokens"))
-    if prompt and written and total and written < total - prompt <= request.max_tokens:
+    if prompt and written and total and written < total - prompt <= longest:
         # Some servers count the reasoning in the total alone.
         written = total - prompt
     return prompt, written
@@ -201,8 +203,8 @@ def label_logprobs(logprobs: Any, text: str | None, labels: tuple[str, ...]) -> 
     """Return the log-probability of each label at the first token of the answer, and whether other tokens were masked.
 
     Labels outside the server's list of tokens share the mass that the list leaves, and each is at most as probable as
-    the last token of the list. The log-probabilities are None if the list is malformed, contains no label, or leaves
-    more mass than a score can do without (`UNSURE`).
+    the last token of the list. The log-probabilities are None if the list is malformed, contains no label, sums to more
+    than 1, or leaves more mass than a score can do without (`UNSURE`).
     """
     if not text or not labels:
         return None, False
@@ -214,6 +216,8 @@ def label_logprobs(logprobs: Any, text: str | None, labels: tuple[str, ...]) -> 
     listed: dict[str, float] = {}
     for token, value in entries:
         listed[token] = max(value, listed.get(token, LOWEST))
+    if sum(map(math.exp, listed.values())) > 1 + EXCESS:
+        return None, False
     known = sum(math.exp(listed[label]) for label in labels if listed.get(label, LOWEST) > LOWEST)
     missing = sum(label not in listed for label in labels)
     left = max(ROUNDING, 1 - sum(math.exp(value) for _, value in entries))
@@ -249,7 +253,8 @@ def token_text(entry: Any) -> str:
     token = entry["token"]
     if isinstance(token, str):
         return token.translate(MARKS)
-    return bytes(list(token if token is not None else entry["bytes"])).decode()
+    # A token may be a part of a character.
+    return bytes(list(token if token is not None else entry["bytes"])).decode(errors="replace")
 
 
 def entry_value(entry: Any) -> float:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
+from labelkit.engines.event_stream import read_json
 from labelkit.errors import UsageError
 from labelkit.storage.credentials import LOOPBACK, blot
 
@@ -50,7 +51,7 @@ class NotFoundError(CallError):
 
 
 class OutOfCreditError(CallError):
-    """Status 429 because the account is empty, so that a retry is useless."""
+    """Status 429 or 500 because the account is empty, so that a retry is useless."""
 
 
 class APIStatusError(CallError):
@@ -113,12 +114,20 @@ RETRIED_STATUS: dict[int, type[RetriedError]] = {
 }
 EMPTY_ACCOUNT = re.compile(
     r"\b(insufficient_quota|billing_hard_limit_reached|billing_not_active|exceeded_current_quota_error|"
-    r"insufficient_balance|insufficient_credits?|credit_limit_reached)\b|used all available credits|"
-    r"reached your \w+ usage limit",
+    r"insufficient_credits?|credit_limit_reached)\b|used all available credits|"
+    r"reached your \w+ usage limit|(?i:insufficient[_ ]balance)",
 )
-"""Codes of vendors, in the body of a 429, for an account without credit. Words such as "quota" are not enough: they are
-also used for limits per minute.
+"""Codes of vendors, in the body of a 429 or 500, for an account without credit. Words such as "quota" are not
+enough: they are also used for limits per minute.
 """
+
+
+WORDS = ("detail", "errors", "message", "msg", "error_msg", "error_message")
+"""Fields with the words of an error that some servers send with status 200 and without a field `error`; MiniMax states
+them in `base_resp`.
+"""
+CODES = ("code", "status_code", "status")
+"""Fields with the status of an error."""
 
 
 async def read_body(response: "aiohttp.ClientResponse", most: int) -> bytes:
@@ -138,9 +147,9 @@ def decoded(body: bytes, encoding: str, most: int) -> bytes:
     Raises `APIResponseError` if it has more than `most` bytes or cannot be decompressed, and `APIConnectionError` if it
     is truncated.
     """
-    if encoding.lower() in ("", "identity"):
-        return body
-    if encoding.lower() not in ("gzip", "deflate"):
+    if encoding.lower() in ("", "identity") or body.lstrip()[:1] in (b"{", b"["):
+        return body  # a proxy may have decompressed the answer and left the header
+    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
         raise APIResponseError(f"the answer is compressed as {encoding[:20]!r}, which was not requested")
     unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, by their headers
     try:
@@ -159,22 +168,29 @@ def blotted(body: bytes, forms: Sequence[str]) -> bytes:
     return blot(body.decode(errors="surrogateescape"), forms).encode(errors="surrogateescape")
 
 
-def status_error(status: int, retry_after: str | None, body: bytes) -> CallError:
-    """Return the error of a status other than 2xx."""
-    error = _status_error(status, retry_after, body)
+def status_error(status: int, retry_after: str | None, body: bytes, *, location: str = "") -> CallError:
+    """Return the error of a status other than 2xx. `location`: address to which a redirect leads."""
+    error = _status_error(status, retry_after, body, location)
     error.status, error.body = status, body[:BODY_LENGTH].decode(errors="replace")
     return error
 
 
-def _status_error(status: int, retry_after: str | None, body: bytes) -> CallError:
+def _status_error(status: int, retry_after: str | None, body: bytes, location: str) -> CallError:
     reason = f"status {status}: {body[:REASON_LENGTH].decode(errors='replace')}"
-    if status == 429 and EMPTY_ACCOUNT.search(body[:BODY_LENGTH].decode(errors="replace")):
+    if status in (429, 500) and EMPTY_ACCOUNT.search(body[:BODY_LENGTH].decode(errors="replace")):
         return OutOfCreditError(reason)
     if retried := RETRIED_STATUS.get(status, InternalServerError if status >= 500 else None):
         return retried(reason, seconds_to_wait(retry_after))
     if status // 100 == 3:
-        return APIStatusError(f"status {status}: redirects are not followed; give the address that it leads to")
+        where = f", {location}" if location else ""
+        return APIStatusError(f"status {status}: redirects are not followed; give the address that it leads to{where}")
     return STATUS_ERRORS.get(status, APIStatusError)(reason)
+
+
+def target_of(location: str) -> str:
+    """Return the address of a redirect without user, password, query and fragment, which may contain secrets."""
+    parts = urlsplit(location)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))[:REASON_LENGTH]
 
 
 def error_inside(answer: Any) -> CallError | None:
@@ -182,17 +198,27 @@ def error_inside(answer: Any) -> CallError | None:
 
     `answer`: parsed JSON. None if it has choices or no error. A choice that ended by an error holds it itself.
     """
-    if not isinstance(answer, dict) or not (error := error_of_choice(answer) or answer.get("error")):
+    if not isinstance(answer, dict):
         return None
-    if answer.get("choices") and not error_of_choice(answer):
+    error = error_of_choice(answer) or (not answer.get("choices") and (answer.get("error") or without_answer(answer)))
+    if not error:
         return None
-    code = str(error.get("code")) if isinstance(error, dict) else ""
+    code = next((str(error[name]) for name in CODES if error.get(name)), "") if isinstance(error, dict) else ""
     body = json.dumps(error, ensure_ascii=False).encode(errors="backslashreplace")
     if len(code) == 3 and code.isdecimal() and "400" <= code <= "599":
         return status_error(int(code), None, body)
     unnumbered = APIStatusError(f"status 200 with an error: {body[:REASON_LENGTH].decode(errors='replace')}")
     unnumbered.body = body[:BODY_LENGTH].decode(errors="replace")
     return unnumbered
+
+
+def without_answer(answer: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a document that holds the words of an error, in another field than `error`, and nothing like an answer."""
+    base = answer.get("base_resp")
+    stated = [answer.get(name) for name in WORDS] + ([base.get("status_msg")] if isinstance(base, dict) else [])
+    others = [value for name, value in answer.items() if name not in (*WORDS, "base_resp")]
+    words = any(value and isinstance(value, str | list) for value in stated)
+    return answer if words and not any(value and isinstance(value, dict | list) for value in others) else None
 
 
 def error_of_choice(answer: dict[str, Any]) -> Any:
@@ -207,10 +233,10 @@ def error_of_choice(answer: dict[str, Any]) -> Any:
 
 def refuse_error(body: bytes) -> None:
     """Raise a `CallError` if a body holds an error instead of an answer."""
-    if b'"error"' not in body:
-        return
+    if b'"choices"' in body and b'"message"' in body and b'"error"' not in body:
+        return  # a completion
     try:
-        error = error_inside(json.loads(body))
+        error = error_inside(read_json(body.decode("utf-8-sig")))
     except (ValueError, RecursionError):
         return
     if error is not None:

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from labelkit.engines import Engine, EngineFacts, Probed, Reply, Request, Settings, Traits
 from labelkit.engines.batch_services import Api, Ended, Files, Service
-from labelkit.engines.completions import ScoreWatch, read_completion
+from labelkit.engines.completions import ScoreWatch, read_completion, read_raw
 from labelkit.engines.dialects import Dialect, chat_body, dialect_of
 from labelkit.engines.http import (
     EMPTY_ACCOUNT,
@@ -316,6 +316,8 @@ def read_reply(row: dict[str, Any], request: Request, *, in_json: bool = False) 
     if isinstance(error_inside(body), RetriedError):
         return None
     wrapped = in_json and bool(request.labels or request.pattern)
+    if isinstance(body, str):
+        return read_raw(body, request, in_json=wrapped)
     return read_completion(body, json.dumps(body), request, in_json=wrapped)
 
 

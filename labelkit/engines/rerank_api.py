@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from labelkit.engines import Reply, Request, token_count
 from labelkit.engines.client import Client
-from labelkit.engines.completions import MALFORMED, parsed, word
+from labelkit.engines.completions import MALFORMED, word
+from labelkit.engines.event_stream import read_json
 from labelkit.engines.http import (
     REASON_LENGTH,
     APIStatusError,
@@ -153,7 +154,7 @@ def read_scores(raw: str, batch: Sequence[Request], dialect: str) -> list[Reply]
     The dialect is the fingerprint of the replies, because another one may give scores on another scale.
     """
     try:
-        answer = parsed(raw)
+        answer = read_json(raw)
         found = scores_in(answer, len(batch))
         tokens = tokens_in(answer, batch)
     except MALFORMED as error:
@@ -182,13 +183,16 @@ def read_scores(raw: str, batch: Sequence[Request], dialect: str) -> list[Reply]
 def scores_in(answer: Any, size: int) -> dict[int, float]:
     """Return the finite score of each passage by its index. Raises one of `MALFORMED`.
 
-    An index out of range is ignored, and so are all scores of an index that occurs twice.
+    An index out of range raises it, too, because a server that counts from 1 means another passage by each index. All
+    scores of an index that occurs twice are ignored.
     """
     entries = answer if isinstance(answer, list) else answer["results" if "results" in answer else "data"]
     found: dict[int, list[float]] = {}
     for entry in entries:
         index, score = token_count(entry.get("index")), entry.get("relevance_score", entry.get("score"))
-        if index is not None and index < size and not isinstance(score, bool | str) and math.isfinite(score):
+        if entry.get("index") is not None and (index is None or index >= size):
+            raise ValueError(f"index {entry['index']!r} of {size} passages")
+        if index is not None and not isinstance(score, bool | str) and math.isfinite(score):
             found.setdefault(index, []).append(float(score))
     return {index: scores[0] for index, scores in found.items() if len(scores) == 1}
 

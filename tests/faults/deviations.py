@@ -87,6 +87,20 @@ def choice(message: Body | None = None, **fields: Any) -> Callable[[Body], Body]
     return answer
 
 
+def streamed(completion: Body) -> bytes:
+    """Return a completion as a stream of events, after a comment."""
+    (first,) = completion["choices"]
+    message = first["message"]
+    deltas = [{"role": "assistant", "content": ""}, {"content": message["content"]}, {}]
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    choices[1]["logprobs"], choices[2]["finish_reason"] = first["logprobs"], first["finish_reason"]
+    fields = {name: value for name, value in completion.items() if name not in ("choices", "usage")}
+    chunks = [fields | {"choices": [one]} for one in choices]
+    chunks.append(fields | {"choices": [], "usage": completion["usage"]})
+    events = [": processing", *(f"data: {json.dumps(chunk)}" for chunk in chunks), "data: [DONE]"]
+    return "".join(f"{event}\n\n" for event in events).encode()
+
+
 def tokens(*entries: Body) -> Callable[[Body], Body]:
     """Change the list of log-probabilities."""
     return choice(logprobs={"content": list(entries)})
@@ -514,6 +528,18 @@ SHAPES = (
         answer=lambda request: b"\n\n\n\n" + json.dumps(good(request)).encode(),
     ),
     Deviation(
+        "mini-sglang",
+        "always streams the answer",
+        GITHUB + "sgl-project/mini-sglang/issues/51",
+        answer=lambda request: streamed(good(request)),
+    ),
+    Deviation(
+        "9router",
+        "adds the end mark of a stream to a whole answer",
+        GITHUB + "decolua/9router/issues/3492",
+        answer=lambda request: json.dumps(good(request)).encode() + b"\n\ndata: [DONE]\n\n",
+    ),
+    Deviation(
         "Bifrost",
         "sends null counts of tokens",
         GITHUB + "maximhq/bifrost/issues/5425",
@@ -745,6 +771,22 @@ FINAL = (
         error("Insufficient Balance"),
         "no credit left",
         402,
+    ),
+    final(
+        "MiniMax",
+        "reports an empty account with status 500",
+        GITHUB + "MiniMax-AI/MiniMax-M2/issues/62",
+        {"type": "error", "error": {"type": "api_error", "message": "insufficient balance (1008)"}, "request_id": "0"},
+        "no credit left",
+        500,
+    ),
+    final(
+        "ModelScope",
+        "reports an empty account with status 429 and a type of its own",
+        GITHUB + "modelscope/modelscope/issues/1691",
+        error("insufficient balance (1008)", http_code="429", type="insufficient_balance_error"),
+        "no credit left",
+        429,
     ),
     final(
         "Fireworks",

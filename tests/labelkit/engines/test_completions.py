@@ -1,5 +1,6 @@
 """Answers of every shape: an odd detail costs that detail, the text is graded, and the journal can be read again."""
 
+import gzip
 import json
 import math
 import string
@@ -13,6 +14,7 @@ from present import present
 from labelkit.engines import LOWEST, Message, Reply, Request
 from labelkit.engines.answer_text import NO_END, normalise, says
 from labelkit.engines.completions import EARLY, read_again, read_answer
+from labelkit.engines.http import CallError, decoded, refuse_error
 from labelkit.engines.openai_batch import read_reply, read_row
 from labelkit.judging.reply_parser import Failure, label_probabilities, read_label
 
@@ -181,7 +183,19 @@ def test_a_count_of_the_prompt_that_cannot_be_is_not_counted(count, found):
 
 @pytest.mark.parametrize(
     ("count", "found"),
-    [(1, 1), (9, 9), (8.0, 8), (0, None), (-5, None), (10, None), (1e30, None), ("1", None), (math.nan, None)],
+    [
+        (1, 1),
+        (9, 9),
+        (8.0, 8),
+        (0, None),
+        (-5, None),
+        (10, 10),
+        (900, 900),
+        (10**7, None),
+        (1e30, None),
+        ("1", None),
+        (math.nan, None),
+    ],
 )
 def test_a_count_of_the_answer_that_cannot_be_is_not_counted(count, found):
     assert read(changed(("usage", "completion_tokens"), count)).completion_tokens == found
@@ -248,6 +262,45 @@ def test_a_score_from_a_short_list_is_near_the_score_from_the_whole(weights, len
     assert sum(int(label) * p for label, p in zip(LABELS, probs, strict=True)) == pytest.approx(exact, abs=0.16)
 
 
+@pytest.mark.parametrize("value", [0.0, -0.01, math.log(0.4)])
+def test_numbers_that_are_no_log_probabilities_give_a_grade_and_no_score(value):
+    """Before: a server that writes 0 for every token gave a uniform distribution with the full label mass."""
+    reply = read(listing(dict.fromkeys(LABELS, value)))
+    assert (read_label(reply, LABELS), reply.label_logprobs) == ("2", None)
+    assert read(listing(dict.fromkeys(LABELS, math.log(0.26)))).label_logprobs is not None, "rounding is accepted"
+
+
+def test_a_token_that_is_a_part_of_a_character_costs_no_score():
+    whole = listing({"2": -0.2, "1": -2.0, "3": -3.0, "0": -5.0})
+    entry = whole["choices"][0]["logprobs"]["content"][0]
+    entry["top_logprobs"].append({"token": None, "bytes": [226], "logprob": -9.0})
+    assert read(whole).label_logprobs == {"0": -5.0, "1": -2.0, "2": -0.2, "3": -3.0}
+
+
+WITHOUT_ANSWER: dict[str, tuple[Any, str]] = {
+    "older vLLM": ({"object": "error", "message": "no", "type": "x", "param": None, "code": 503}, "status 503"),
+    "FastAPI": ({"detail": "Not authenticated"}, "Not authenticated"),
+    "Cloudflare": ({"errors": [{"code": 7, "message": "busy"}], "success": False, "result": None}, "busy"),
+    "gateways": ({"success": False, "code": 500, "msg": "system busy", "data": None}, "status 500"),
+    "MiniMax": ({"choices": None, "base_resp": {"status_code": 1008, "status_msg": "no balance"}}, "no balance"),
+}
+
+
+@pytest.mark.parametrize("server", WITHOUT_ANSWER)
+def test_an_error_without_the_field_error_is_no_answer(server):
+    """Before: it counted as an answer without text, was charged, cached and not asked again."""
+    document, words = WITHOUT_ANSWER[server]
+    reply = read(document)
+    assert words in present(reply.error)
+    with pytest.raises(CallError, match=words):
+        refuse_error(json.dumps(document).encode())
+    row = {"response": {"status_code": 200, "body": document}}
+    again = read_reply(row, REQUEST)
+    assert again is None or again.error is not None
+    refuse_error(json.dumps(good() | {"base_resp": {"status_code": 0, "status_msg": "success"}}).encode())
+    refuse_error(json.dumps({"code": 200, "msg": "ok", "data": good()}).encode())
+
+
 @pytest.mark.parametrize("mark", [" ", "▁", "Ġ", "Ċ"])
 def test_a_label_behind_a_mark_of_its_vocabulary_is_found(mark):
     top = {f"{mark}{label}": value for label, value in zip(LABELS, (-5.0, -2.0, -0.2, -3.0), strict=True)}
@@ -311,6 +364,16 @@ def test_an_error_in_place_of_an_answer_is_an_error_in_a_batch_too():
         assert read_reply(row, REQUEST) is None
     row["response"] = {"status_code": "200", "body": good()}
     assert present(read_reply(row, REQUEST)).text == "2"
+
+
+def test_a_body_written_as_text_in_a_batch_is_read():
+    row = {"custom_id": "k", "response": {"status_code": 200, "body": json.dumps(good())}}
+    assert present(read_reply(row, REQUEST)).text == "2"
+
+
+def test_a_header_that_claims_compression_costs_no_plain_answer():
+    body = json.dumps(good()).encode()
+    assert decoded(body, "gzip", 10_000) == decoded(gzip.compress(body), "x-gzip", 10_000) == body
 
 
 # Any change of a good answer.

@@ -194,6 +194,7 @@ ODD: dict[str, tuple[JsonValue, list[float | None]]] = {
     "one is missing": ({"results": [{"index": 1, "relevance_score": 0.5}]}, [None, 0.5]),
     "an index twice": ([{"index": 0, "score": 1}, {"index": 0, "score": 2}, {"index": 1, "score": 3}], [None, 3.0]),
     "an index too high": ([{"index": 2, "score": 1}, {"index": -1, "score": 1}], [None, None]),
+    "counted from 1": ([{"index": 1, "score": 1}, {"index": 2, "score": 2}], [None, None]),
     "no index": ([{"score": 1}, {"score": 2}], [None, None]),
     "a score of null": ([{"index": 0, "score": None}], [None, None]),
     "a text for a score": ([{"index": 0, "score": "0.9"}, {"index": 1, "score": 0.1}], [None, 0.1]),

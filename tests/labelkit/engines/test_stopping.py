@@ -184,6 +184,24 @@ def test_a_server_that_dies_in_the_middle_ends_the_run_when_its_calls_are_lost(
     assert "every reply is kept: run the same command again" in called.err
 
 
+def test_a_rate_limit_that_stays_ends_the_run(annotate, server, Answer, completion, monkeypatch):
+    """A daily limit. Before: every further pair was tried for five minutes and failed."""
+    monkeypatch.setattr("labelkit.engines.client.CALL_SECONDS", 0.05)
+    monkeypatch.setattr("labelkit.engines.client.LOST", 2)
+    server.script = lambda body: Answer(completion("2")) if len(server.ledger) < 3 else Answer(message("slow"), 429)
+    called = annotate("--concurrency", 1)
+    assert called.code == 1
+    assert "no answer to 2 requests in a row" in called.err
+
+
+def test_a_redirect_is_named_with_its_target_but_without_secrets(annotate, server, Answer):
+    target = "https://user:secret-a@elsewhere.test/v2/chat/completions?token=secret-b"
+    server.script = lambda body: Answer(b"", 307, {"Location": target})
+    called = annotate()
+    assert "give the address that it leads to, https://elsewhere.test/v2/chat/completions;" in called.err
+    assert "secret" not in called.err
+
+
 def test_a_few_lost_calls_do_not_end_a_run(annotate, server, Answer, completion, passage_of):
     server.script = lambda sent: Answer({}, 500) if "roasted" in passage_of(sent) else Answer(completion("1"))
     called = annotate()
