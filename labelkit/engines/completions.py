@@ -66,9 +66,11 @@ def read_again(reply: Reply, labels: tuple[str, ...]) -> Reply:
 
 
 def read_raw(raw: str, request: Request, *, in_json: bool = False) -> Reply:
-    """Read the text of an answer."""
+    """Read the text of an answer: a completion in JSON, or the JSON of one as a text in JSON."""
     try:
-        return read_completion(read_json(raw), raw, request, in_json=in_json)
+        completion = read_json(raw)
+        completion = read_json(completion) if isinstance(completion, str) else completion
+        return read_completion(completion, raw, request, in_json=in_json)
     except (ValueError, RecursionError) as error:
         return Reply(key=request.key, error=f"the answer is not JSON ({spoken(error)}): {raw[:60]!r}", raw=raw)
 

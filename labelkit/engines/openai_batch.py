@@ -317,7 +317,7 @@ def read_reply(row: dict[str, Any], request: Request, *, in_json: bool = False) 
         return None
     wrapped = in_json and bool(request.labels or request.pattern)
     if isinstance(body, str):
-        return read_raw(body, request, in_json=wrapped)
+        return read_raw(json.dumps(body), request, in_json=wrapped)
     return read_completion(body, json.dumps(body), request, in_json=wrapped)
 
 
