@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blocks import BLOCKS, REPOSITORY, run
+from doc_blocks import BLOCKS, REPOSITORY, run
 
 from labelkit.exchange.importing import import_grades
 from labelkit.exchange.options import ImportOptions

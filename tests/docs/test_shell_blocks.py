@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import typer
-from blocks import BLOCKS, FENCE, PAGES, REPOSITORY, commands_of, name_of, run, script_of
+from doc_blocks import BLOCKS, FENCE, PAGES, REPOSITORY, commands_of, name_of, run, script_of
 
 import labelkit.commands.app
 import trainer.commands.app
