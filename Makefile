@@ -66,11 +66,11 @@ $(VENV)/.base: pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[local,train,demo]'
+	$(PIP) --editable '.[documents,local,train,demo]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PIP) --editable '.[ann,audit,documents,hub,irds,lora,notebook,openai,ray,report,review,s3,tensorboard,docs,dev]'
+	$(PIP) --editable '.[ann,audit,hub,irds,lora,notebook,openai,ray,report,review,s3,tensorboard,docs,dev]'
 	touch $@
 
 # The CPU build of vLLM requires torchvision, torchaudio and torchcodec, which have no CPU build and are not needed for

@@ -19,8 +19,10 @@ import trainer.commands.app
 
 FIRST = REPOSITORY / "docs" / "start.md"
 """The page whose folders the other pages continue with."""
-NOT_EXECUTED = 46
-"""Commands in `console` blocks. The number may fall; raise it only for commands that no test could run."""
+NOT_EXECUTED = 51
+"""Commands in `console` blocks, ten of them of README.md, which `make demo` runs. The number may fall; raise it only for
+commands that no test could run.
+"""
 LANGUAGES = {"sh", "console", "toml", "text", "python"}
 INLINE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 
