@@ -20,7 +20,7 @@ import trainer.commands.app
 FIRST = REPOSITORY / "docs" / "start.md"
 """The page whose folders the other pages continue with."""
 NOT_EXECUTED = 51
-"""Commands in `console` blocks, ten of them of README.md, which `make demo` runs. The number may fall; raise it only for
+"""Commands in `console` blocks; `make demo` runs ten of them, in README.md. The number may fall; raise it only for
 commands that no test could run.
 """
 LANGUAGES = {"sh", "console", "toml", "text", "python"}
