@@ -12,7 +12,7 @@ from urllib.parse import quote
 from labelkit.engines import Settings
 from labelkit.engines.client import FIRST_PAUSE, TRIES, Client
 from labelkit.engines.completions import MALFORMED, word
-from labelkit.engines.http import CallError, DeadlineError, NotFoundError, RetriedError, spoken
+from labelkit.engines.http import CallError, DeadlineError, NotFoundError, RetriedError, refuse_error, spoken
 from labelkit.engines.openai import OPENAI_URL
 from labelkit.engines.stopping import FinalErrors
 from labelkit.errors import EngineError, MissingPackageError, UsageError
@@ -128,7 +128,9 @@ class Api:
             fields.add_field("file", content, filename=f"{name}.jsonl", content_type="application/jsonl")
             return fields
 
-        uploaded = json.loads(await self._client.call("POST", "/files", form, seconds=TRANSFER_SECONDS))
+        answer = await self._client.call("POST", "/files", form, seconds=TRANSFER_SECONDS)
+        refuse_error(answer)
+        uploaded = json.loads(answer)
         order = {
             "input_file_id": uploaded["id"],
             "endpoint": "/v1/chat/completions",
@@ -150,6 +152,8 @@ class Api:
         after = ""
         while True:
             page = json.loads(await self._client.call("GET", f"/batches?limit=100{after}"))
+            if page["data"] is None:  # an empty list in Go
+                return None
             for batch in page["data"]:
                 if (batch.get("metadata") or {}).get("labelkit") == name:
                     return text(batch["id"])
@@ -170,7 +174,7 @@ class Api:
         lines: list[bytes] = []
         files = [batch[field] for field in ("output_file_id", "error_file_id") if batch.get(field)]
         for file in files:
-            lines += await self._lines(f"/files/{part_of_address(file)}/content")
+            lines += await self._lines(f"/files/{part_of_address(file)}/content", f"batch {batch_id} is {status}")
         if status == "completed" and not files:
             raise EngineError(
                 f"batch {batch_id} is completed, but the server names no file of its replies; nothing is submitted "
@@ -187,8 +191,16 @@ class Api:
             log.info(f"batch {batch_id} has the unknown status {status!r}: labelkit takes it as still in progress")
         return FINAL.get(plain)
 
-    async def _lines(self, path: str) -> list[bytes]:
-        content = await self._client.call("GET", path, most=OUTPUT_BYTES, seconds=TRANSFER_SECONDS)
+    async def _lines(self, path: str, ended: str) -> list[bytes]:
+        """Download the lines of a file. Raises `EngineError`, which begins with how the batch `ended`."""
+        try:
+            content = await self._client.call("GET", path, most=OUTPUT_BYTES, seconds=TRANSFER_SECONDS)
+        except CallError as error:
+            reason = self._final_errors.certain(error) or spoken(error)
+            raise EngineError(
+                f"{ended}, but its replies cannot be downloaded from {path}: {reason}; nothing is submitted again: run "
+                "the same command later, or ask the provider"
+            ) from None
         return [line for line in content.split(b"\n") if line.strip()]
 
 

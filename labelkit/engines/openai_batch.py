@@ -299,11 +299,15 @@ def read_row(line: bytes) -> tuple[str | None, dict[str, Any]]:
 def read_reply(row: dict[str, Any], request: Request, *, in_json: bool = False) -> Reply | None:
     """Return the reply in a line; None if its request expired or met a fault of the server and must be sent again.
 
-    With `in_json`, constrained answers were requested as JSON objects.
+    With `in_json`, constrained answers were requested as JSON objects. A completion without a status was paid for, too.
     """
     response = row.get("response")
     response = response if isinstance(response, dict) else {}
+    if response.get("choices"):
+        response = {"body": response}  # the completion in place of its envelope
     status, body = status_in(response.get("status_code")), response.get("body")
+    if not status and not row.get("error") and isinstance(body, dict) and body.get("choices"):
+        status = 200
     if status // 100 != 2:
         # A line without a status, or with status 0, may have an error beside the response.
         unpaid = EMPTY_ACCOUNT.search(json.dumps(body)) is not None

@@ -360,8 +360,13 @@ def test_an_error_in_place_of_an_answer_is_an_error_in_a_batch_too():
     error["code"] = "503"
     assert read_reply(row, REQUEST) is None
     for status in (0, None, "0", "many", [200]):
-        row["response"] = {"status_code": status, "body": good()}
+        row["response"] = {"status_code": status, "body": {"id": "c"}}
         assert read_reply(row, REQUEST) is None
+        row["response"] = {"status_code": status, "body": good()}
+        assert present(read_reply(row, REQUEST)).text == "2", "it was paid for"
+        assert read_reply(row | {"error": {"message": "lost"}}, REQUEST) is None
+    row["response"] = good()
+    assert present(read_reply(row, REQUEST)).text == "2", "before: bought three times a run"
     row["response"] = {"status_code": "200", "body": good()}
     assert present(read_reply(row, REQUEST)).text == "2"
 

@@ -314,6 +314,46 @@ def test_a_list_of_batches_of_another_shape_is_one_line(run, batches, answer, mo
         run(2)
 
 
+@pytest.fixture
+def answering(batches, monkeypatch):
+    """Answer requests to addresses that contain a text with a document and a status."""
+
+    def replace(method, part, document, status=200):
+        handler = batches._http.RequestHandlerClass
+        usual = getattr(handler, method)
+
+        def answer(self):
+            if part not in self.path:
+                return usual(self)
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            return self.send(document, status)
+
+        monkeypatch.setattr(handler, method, answer)
+
+    return replace
+
+
+def test_an_upload_that_is_refused_with_status_200_is_said_in_the_words_of_the_server(run, batches, answering):
+    """Before: an invalid answer without the field id, and from then on an invalid list at every run."""
+    answering("do_GET", "/v1/batches?", {"data": None, "object": "list"})
+    answering("do_POST", "/v1/files", {"success": False, "message": "no batches for this account", "code": 400})
+    for _ in range(2):
+        with pytest.raises(EngineError, match="no batches for this account"):
+            run(2)
+    assert batches.orders == []
+
+
+@pytest.mark.parametrize(("status", "words"), [(404, "No such File"), (307, "redirects are not followed")])
+def test_replies_that_cannot_be_downloaded_are_not_bought_again(run, batches, answering, status, words):
+    answering("do_GET", "/content", {"error": {"message": "No such File object"}}, status)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="is completed, but its replies cannot be downloaded") as raised:
+            run(2)
+        assert words in str(raised.value)
+        assert "--base-url" not in str(raised.value)
+    assert len(batches.orders) == 1
+
+
 def test_an_end_without_words_is_said(run, batches, capsys):
     def odd(batch):
         batch["errors"] = {"data": [{"code": 7, "message": {"text": "no"}}]}
