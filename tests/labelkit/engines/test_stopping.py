@@ -185,10 +185,11 @@ def test_a_server_that_dies_in_the_middle_ends_the_run_when_its_calls_are_lost(
 
 
 def test_a_rate_limit_that_stays_ends_the_run(annotate, server, Answer, completion, monkeypatch):
-    """A daily limit. Before: every further pair was tried for five minutes and failed."""
-    monkeypatch.setattr("labelkit.engines.client.CALL_SECONDS", 0.05)
+    """A daily limit. Before: every further pair was sent and failed."""
+    monkeypatch.setattr("labelkit.engines.client.CALL_SECONDS", 5.0)
     monkeypatch.setattr("labelkit.engines.client.LOST", 2)
-    server.script = lambda body: Answer(completion("2")) if len(server.ledger) < 3 else Answer(message("slow"), 429)
+    limited = Answer(message("come back tomorrow"), 429, {"Retry-After": "40000"})
+    server.script = lambda body: Answer(completion("2")) if len(server.ledger) < 3 else limited
     called = annotate("--concurrency", 1)
     assert called.code == 1
     assert "no answer to 2 requests in a row" in called.err
