@@ -5,11 +5,10 @@ are ours.
 """
 
 import gzip
-import hashlib
 import io
 import json
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,6 @@ PASSAGES = {"4983": ("Tea", "green tea is brewed below the boiling point"), "317
 QUERIES = {"1": "how hot is the water for tea", "13": "when do cats sleep"}
 QRELS = {"train": {"1": {"4983": 1}}, "test": {"13": {"31715818": 1}}}
 Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def put(hub: Any, name: str, files: Mapping[str, bytes]) -> None:
-    """Make a public repository with these files, Parquet and compressed ones as LFS."""
-    repo = hub.repos.setdefault(name, type(hub).repository())
-    tree = dict(repo.commits[-1][1]) if repo.commits else {}
-    for path, content in files.items():
-        if path.endswith((".parquet", ".gz")):
-            digest = hashlib.sha256(content).hexdigest()
-            hub.content[digest] = content
-            tree[path] = hub.lfs(digest, len(content))
-        else:
-            tree[path] = hub.blob(content)
-    repo.commit(tree)
 
 
 def jsonl(rows: list[dict[str, Any]]) -> bytes:
@@ -70,8 +55,7 @@ def beir(hub: Any) -> str:
         f"{split}.tsv": "".join(["query-id\tcorpus-id\tscore\n", *(f"{q}\t{p}\t{g}\n" for q, p, g in grades(split))])
         for split in QRELS
     }
-    put(
-        hub,
+    hub.put(
         "BeIR/scifact",
         {
             "README.md": b"---\nlicense: cc-by-sa-4.0\n---\n# BEIR\n",
@@ -80,7 +64,7 @@ def beir(hub: Any) -> str:
             "queries.jsonl.gz": gzip.compress(jsonl(queries(metadata={"13": []}))),
         },
     )
-    put(hub, "BeIR/scifact-qrels", {name: content.encode() for name, content in tsv.items()})
+    hub.put("BeIR/scifact-qrels", {name: content.encode() for name, content in tsv.items()})
     return "BeIR/scifact"
 
 
@@ -114,7 +98,7 @@ def mteb(hub: Any) -> str:
         for split in QRELS
     }
     files = {"README.md": MTEB.encode(), "corpus.jsonl": jsonl(passages()), "queries.jsonl": jsonl(queries()), **qrels}
-    put(hub, "mteb/scifact", files)
+    hub.put("mteb/scifact", files)
     return "mteb/scifact"
 
 
@@ -150,7 +134,7 @@ def nano(hub: Any) -> str:
     for split in QRELS:
         rows = [{"query-id": query_id, "corpus-id": pid} for query_id, pid, _ in grades(split)]
         files[f"qrels/{split}-00000-of-00001.parquet"] = parquet(rows)
-    put(hub, "zeta-alpha-ai/NanoSciFact", files)
+    hub.put("zeta-alpha-ai/NanoSciFact", files)
     return "zeta-alpha-ai/NanoSciFact"
 
 
@@ -188,7 +172,7 @@ def own_names(hub: Any) -> str:
     for name, split in (("one", "train"), ("two", "test")):
         rows = [{"query_id": int(q), "document_id": int(pid), "relevance": g} for q, pid, g in grades(split)]
         files[f"labels/{name}.parquet"] = parquet(rows)
-    put(hub, "somebody/own-names", files)
+    hub.put("somebody/own-names", files)
     return "somebody/own-names"
 
 
@@ -225,7 +209,7 @@ def test_only_what_changed_is_fetched_again(hub: Any, labelkit: Command, tmp_pat
     first = fetched()
     assert {"corpus.jsonl", "queries.jsonl", "qrels/test.jsonl"} <= set(first)
     assert fetched() == []
-    put(hub, "mteb/scifact", {"queries.jsonl": jsonl(queries()[:1])})
+    hub.put("mteb/scifact", {"queries.jsonl": jsonl(queries()[:1])})
     assert fetched() == ["queries.jsonl"]
 
 

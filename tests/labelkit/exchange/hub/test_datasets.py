@@ -5,11 +5,10 @@ are ours.
 """
 
 import gzip
-import hashlib
 import io
 import json
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,6 @@ from labelkit.storage.labels import read_labels
 Command = Callable[..., subprocess.CompletedProcess[str]]
 QUERY, GOOD, BAD, WORSE = "how hot is tea", "tea is brewed hot", "cats sleep", "dogs bark"
 STRINGS = pa.list_(pa.struct([("docid", pa.string()), ("text", pa.string()), ("title", pa.string())]))
-
-
-def put(hub: Any, name: str, files: Mapping[str, bytes]) -> str:
-    """Make a public repository with these files, Parquet and compressed ones as LFS; return its address."""
-    repo = hub.repos.setdefault(name, type(hub).repository())
-    tree = {}
-    for path, content in files.items():
-        if path.endswith((".parquet", ".gz")):
-            digest = hashlib.sha256(content).hexdigest()
-            hub.content[digest] = content
-            tree[path] = hub.lfs(digest, len(content))
-        else:
-            tree[path] = hub.blob(content)
-    repo.commit(tree)
-    return f"hf://datasets/{name}"
 
 
 def packed(rows: list[dict[str, Any]]) -> bytes:
@@ -73,7 +57,7 @@ def tevatron_msmarco(hub: Any) -> Replica:
         "train.jsonl.gz": packed([row]),
         "dev.jsonl.gz": packed([{**row, "query_id": "2", "negative_passages": []}]),
     }
-    return put(hub, "Tevatron/msmarco-passage", files), "tevatron-classic", ("--split", "train")
+    return hub.put("Tevatron/msmarco-passage", files), "tevatron-classic", ("--split", "train")
 
 
 def tevatron_nq(hub: Any) -> Replica:
@@ -87,7 +71,7 @@ def tevatron_nq(hub: Any) -> Replica:
     }  # fmt: skip
     test = {**row, "positive_passages": [], "negative_passages": []}
     files = {f"nq-{split}.jsonl.gz": packed([row if split != "test" else test]) for split in ("train", "dev", "test")}
-    return put(hub, "Tevatron/wikipedia-nq", files), "tevatron-classic", ("--split", "train")
+    return hub.put("Tevatron/wikipedia-nq", files), "tevatron-classic", ("--split", "train")
 
 
 def rlhn(hub: Any) -> Replica:
@@ -106,7 +90,7 @@ def rlhn(hub: Any) -> Replica:
         }
     ]  # fmt: skip
     files = {f"data/train-0000{n}-of-00002.parquet": parquet(part, schema) for n, part in enumerate((rows, []))}
-    return put(hub, "rlhn/rlhn-680K", files), "tevatron-classic", ()
+    return hub.put("rlhn/rlhn-680K", files), "tevatron-classic", ()
 
 
 def st_triplets(hub: Any) -> Replica:
@@ -119,7 +103,7 @@ def st_triplets(hub: Any) -> Replica:
         "triplet/train-00000-of-00001.parquet": parquet(rows),
         "triplet-ids/train-00000-of-00001.parquet": parquet([{"query": 1, "positive": 2, "negative": 3}]),
     }
-    return f"{put(hub, 'sentence-transformers/msmarco-bm25', files)}/triplet", "st-triplet", ()
+    return f"{hub.put('sentence-transformers/msmarco-bm25', files)}/triplet", "st-triplet", ()
 
 
 def st_tuples(hub: Any) -> Replica:
@@ -128,7 +112,7 @@ def st_tuples(hub: Any) -> Replica:
     https://huggingface.co/datasets/sentence-transformers/msmarco-bm25/blob/main/README.md
     """
     row = {"negative_1": BAD, "negative_2": WORSE, "query": QUERY, "positive": GOOD}
-    address = put(hub, "sentence-transformers/tuples", {"triplet-50/train-00000-of-00018.parquet": parquet([row])})
+    address = hub.put("sentence-transformers/tuples", {"triplet-50/train-00000-of-00018.parquet": parquet([row])})
     return f"{address}/triplet-50", "st-ntuple", ()
 
 
@@ -154,7 +138,7 @@ def test_pairs_without_negatives_are_imported(hub: Any, labelkit: Command, tmp_p
     https://huggingface.co/datasets/sentence-transformers/natural-questions/blob/main/README.md
     """
     rows = [{"query": QUERY, "answer": GOOD}, {"query": "when do cats sleep", "answer": BAD}]
-    address = put(hub, "sentence-transformers/natural-questions", {"pair/train-00000-of-00001.parquet": parquet(rows)})
+    address = hub.put("sentence-transformers/natural-questions", {"pair/train-00000-of-00001.parquet": parquet(rows)})
     called = labelkit("import", address, "--from", "st-ntuple", "--judge", "nq", "-o", tmp_path / "dataset")
     assert called.returncode == 0, called.stderr
     assert "queries 2, positives 2, negatives 0" in called.stderr
@@ -167,7 +151,7 @@ def test_a_file_without_positives_is_refused(hub: Any, labelkit: Command, tmp_pa
     """
     rows = [{"sentence1": QUERY, "sentence2": GOOD, "score": 0.5}]
     files = {f"{name}/train-00000-of-00001.parquet": parquet(rows) for name in ("pair-score", "pair-class")}
-    address = put(hub, "sentence-transformers/all-nli", files)
+    address = hub.put("sentence-transformers/all-nli", files)
     called = labelkit("import", address, "--from", "st-triplet", "--judge", "x", "-o", tmp_path / "dataset")
     assert called.returncode == 2
     assert "has several configurations (pair-class, pair-score); add one of them to the path" in called.stderr
@@ -175,7 +159,7 @@ def test_a_file_without_positives_is_refused(hub: Any, labelkit: Command, tmp_pa
     assert called.returncode == 1
     assert "found 'sentence1', 'sentence2', 'score', wanted 'anchor' or 'query' or 'question'" in called.stderr
     rows = [{"query": QUERY, "better": GOOD, "negative": BAD}]
-    address = put(hub, "somebody/triplets", {"train.parquet": parquet(rows)})
+    address = hub.put("somebody/triplets", {"train.parquet": parquet(rows)})
     called = labelkit("import", address, "--from", "st-triplet", "--judge", "x", "-o", tmp_path / "d")
     assert called.returncode == 1
     assert "row 1: found 'query', 'better', 'negative', wanted 'positive' or 'answer' for the positive" in called.stderr
@@ -225,7 +209,7 @@ def test_scores_of_a_reranker_become_labels_without_grades(hub: Any, labelkit: C
         "english_collection.parquet": parquet([{"document_id": p, "text": t} for p, t in (("a", GOOD), ("b", BAD))]),
         "dataset.parquet": parquet(scored, schema),
     }
-    address = put(hub, "lightonai/ms-marco-en-bge", files)
+    address = hub.put("lightonai/ms-marco-en-bge", files)
     called = labelkit(
         "import", address, "--from", "scored-ids", "--judge", "bge", "--kind", "llm", "-o", tmp_path / "labels"
     )
