@@ -25,6 +25,7 @@ PAGES = {
     "contributing.md": "CONTRIBUTING.md",
     "data_cards.md": "data_cards/README.md",
     "demo_data.md": "examples/pydocs/README.md",
+    "paper.md": "examples/paper/README.md",
     "security.md": "SECURITY.md",
 }
 """Page of the site -> document in the repository that it shows."""

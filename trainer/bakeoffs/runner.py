@@ -31,6 +31,8 @@ from trainer.training.fit import HARMLESS, train
 log = logging.getLogger(__name__)
 
 UNTRAINED = "untrained"
+SHOWN = 3
+"""Number of collections up to which the progress shows a figure for each."""
 
 
 class BakeoffRun(NamedTuple):
@@ -176,9 +178,10 @@ def _path(output: Path, name: str) -> Path:
 def _identity(store: Store, config: BakeoffConfig, collections: Sequence[Collection]) -> dict[str, Any]:
     """Collect the settings and inputs that all runs of an output folder share.
 
-    Objectives, regimes and seeds are not among them, so that they may be added later.
+    Objectives, regimes and seeds are not among them, so that they may be added later. A pool is known by its content,
+    which `store.keys` has.
     """
-    shared = {name: value for name, value in config.fit.items() if name not in HARMLESS}
+    shared = {name: value for name, value in config.fit.items() if name not in (*HARMLESS, "pool")}
     return {
         **json.loads(json.dumps(shared)),
         **store.keys,
@@ -193,5 +196,8 @@ def _files(collection: Collection) -> list[Path]:
 
 
 def _figures(result: RunResult) -> str:
+    """Format nDCG@10 for each collection, or its mean over more than `SHOWN` collections."""
     means = {name: sum(v["nDCG@10"].values()) / len(v["nDCG@10"]) for name, v in result.values.items()}
+    if len(means) > SHOWN:
+        return f"nDCG@10 {sum(means.values()) / len(means):.3f}, mean of {len(means)} collections"
     return ", ".join(f"nDCG@10 {mean:.3f} on {name}" for name, mean in means.items())

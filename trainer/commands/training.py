@@ -51,7 +51,7 @@ OF_FIT = (
 )
 """Settings of a fit that have a flag; other settings can only be set in the settings file."""
 OF_SUSPECTS = ("model", "objective", "labels", "epochs", "max_steps", "batch_size", "seed")
-OF_BAKEOFF = ("model", "dev", "scale", "epochs", "max_steps", "batch_size", "allow_leaks")
+OF_BAKEOFF = ("model", "pool", "dev", "scale", "epochs", "max_steps", "batch_size", "allow_leaks")
 OF_GRID = ("objectives", "regimes", "seeds", "relevant_grade", "keep_models")
 
 

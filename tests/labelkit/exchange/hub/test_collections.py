@@ -7,6 +7,7 @@ are ours.
 import gzip
 import io
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -217,3 +218,13 @@ def test_a_repository_that_is_not_there_is_one_line(hub: Any, labelkit: Command,
     called = labelkit("pool", "hf://datasets/BeIR/nowhere", "-o", tmp_path / "pool")
     assert called.returncode == 1
     assert called.stderr == "error: hf://datasets/BeIR/nowhere does not exist\n"
+
+
+def test_the_page_on_formats_lists_every_repository_with_a_replica() -> None:
+    """Names after `hub.put(` in the tests of this folder, except invented ones."""
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    names = set(re.findall(r"hub\.put\(\s*[\"']([\w./-]+)[\"']", tests))
+    invented = {"somebody/own-names", "somebody/triplets", "sentence-transformers/tuples"}
+    assert len(names - invented) >= 10
+    page = (Path(__file__).parents[4] / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert {name for name in names - invented if f"`{name}`" not in page} == set()
