@@ -89,8 +89,8 @@ def review(
     given: Given,
     browser: Annotated[bool, typer.Option(help="Open the page in a web browser.")] = True,
 ) -> None:
-    """Grade pairs by keyboard in a local web page. The grades of the judges are hidden. Run the same command again to
-    resume.
+    """Grade pairs in a local web page, with notes, alone or in a team. The judges' grades are hidden. Run the same
+    command again to resume.
     """
     import webbrowser
 
@@ -103,5 +103,7 @@ def review(
             webbrowser.open(address)
 
     options = ReviewOptions(**given)
-    graded = run(labels, output, options, ready=ready, command=console.command_line("labelkit"))
-    console.say(f"{output}: {graded:,} pairs graded by {options.name}")
+    found = run(labels, output, options, ready=ready, command=console.command_line("labelkit"))
+    console.say(f"{output}: {found.graded:,} pairs graded by {options.name}, {found.cannot_tell:,} cannot tell")
+    if found.left:
+        console.say(f"  {found.left:,} pairs are left; run the same command again to resume")

@@ -1,4 +1,4 @@
-"""Write the tables of a labels folder from its journal: judgements, their ballots, and judges.
+"""Write the tables of a labels folder from its journal: judgements, their ballots, judges, and annotators' notes.
 
 The same journal always gives the same bytes, because times are stored in the journal only.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from labelkit.engines import Reply
 from labelkit.judging.failure_log import by_kind, kind_of
+from labelkit.judging.human_answers import write_notes
 from labelkit.judging.journal import Answer, Asked, Journal
 from labelkit.judging.methods import judging_of
 from labelkit.judging.request_keys import sent_of
@@ -105,12 +106,13 @@ def finalise(
         return finalise(journal, folder, command, inputs=inputs, facts=facts, mine=mine)
     sent = {judge.judge_id: options for judge in judges if (options := sent_of(judge))}
     folders.write_parquet(folder / "judges.parquet", records_to_table(judges, JUDGE_SCHEMA))
+    notes = write_notes(journal, folder)
     folders.write_manifest(
         folder,
         LABELS,
         command,
         inputs=inputs,
-        rows={"judgements": judgements.count, "ballots": ballots.count, "judges": len(judges)},
+        rows={"judgements": judgements.count, "ballots": ballots.count, "judges": len(judges), **notes},
         facts=facts.model_copy(
             update={
                 "failures": every.failures,
@@ -120,7 +122,7 @@ def finalise(
                 **({"sent": sent} if sent else {}),
             }
         ),
-        files=["judgements.parquet", "ballots.parquet", "judges.parquet"],
+        files=["judgements.parquet", "ballots.parquet", "judges.parquet", *(f"{name}.parquet" for name in notes)],
     )
     return tally
 

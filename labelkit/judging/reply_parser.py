@@ -10,6 +10,8 @@ from typing import NamedTuple
 from labelkit.engines import Reply
 from labelkit.engines.answer_text import CUT_OFF, DECORATION, NO_END, divided, normalise, says, unfinished
 
+CANNOT_TELL = "cannot tell"
+"""Answer of an annotator who cannot grade a pair. Its judgement is a failure with this reason, and so no label."""
 NONE = "none"
 """Answer that selects no passage."""
 IDENTIFIER = r"\[[1-9][0-9]{0,3}\]"
@@ -99,7 +101,7 @@ def read_answer(reply: Reply) -> str | Failure:
 def answer_text(reply: Reply) -> str | Failure:
     """Return the text of a reply after its reasoning, or a failure if the reasoning does not end."""
     if reply.error is not None:
-        return Failure(f"no answer: {reply.error}")
+        return Failure(CANNOT_TELL if reply.error == CANNOT_TELL else f"no answer: {reply.error}")
     if ran_out(reply):
         return Failure(RAN_OUT)
     if reply.text is None:

@@ -1,91 +1,65 @@
-"""A local web page on which people grade pairs without seeing the judges' grades: `labelkit review`.
+"""Grade pairs on a local web page without seeing the judges' grades: `labelkit review`.
 
-An annotator is a judge like any other: the pairs to grade are written to the journal first, each grade is a reply in
-it, and the judgements are made from the journal. A grade can be changed until the judges' grades of the pair are shown.
-Then it is locked, so that agreement is measured only on blind grades.
+An annotator is a judge like any other: the pairs to grade are written to the journal first, each answer is a reply in
+it, and the judgements are made from the journal. An answer can be changed until the judges' grades are shown. Then it
+is locked, so that agreement is measured only on blind grades.
 """
 
-import asyncio
 import hashlib
-import json
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from labelkit.engines import Reply
-from labelkit.errors import DataError, MissingPackageError, UnknownNameError, UsageError
+from labelkit.errors import DataError, UnknownNameError
 from labelkit.judging.annotate import output_of
-from labelkit.judging.journal import Arrival, Asked, Journal
+from labelkit.judging.human_answers import count_of
+from labelkit.judging.journal import Journal
 from labelkit.judging.label_tables import finalise
 from labelkit.judging.prompts import Prompt, load_prompt
+from labelkit.pooling.languages import Terms, terms_of
 from labelkit.pooling.pool import pool_behind
-from labelkit.records import Judge, PairIds
-from labelkit.review.choosing import ORDERS, Item, Said, choose, item_of, open_judged, said_about
+from labelkit.records import Judge
+from labelkit.review import settling
+from labelkit.review.choosing import (
+    ORDERS,
+    Group,
+    asked_about,
+    choose,
+    item_of,
+    open_judged,
+    said_about,
+    share_of,
+)
 from labelkit.review.options import ReviewOptions
+from labelkit.review.screens import Review, Shown
+from labelkit.review.serving import serve
 from labelkit.storage import folders, tables
-from labelkit.storage.atomic import write_text
-from labelkit.storage.manifest import LABELS, LabelsFacts, ReviewFacts
+from labelkit.storage.manifest import LABELS, LabelsFacts, Manifest, ReviewFacts
 
 PROMPT = "graded"
 """The shipped prompt whose criteria the page shows, and whose labels are the grades to choose from."""
-SHOWN = "shown.json"
-"""File with the keys of the pairs whose judges were shown."""
+LARGEST = 1_000_000
+"""Most bytes of the guidelines."""
 
 
-class Review:
-    """The pairs of a session with their grades. The journal must be open as long as the session is used."""
+class Reviewed(NamedTuple):
+    """Counts of an annotator's answers."""
 
-    def __init__(
-        self, items: Sequence[Item], said: Mapping[PairIds, Sequence[Said]], journal: Journal, folder: Path
-    ) -> None:
-        self.items = items
-        self._said = said
-        self._journal = journal
-        self._file = folder / SHOWN
-        self._shown: set[str] = set(json.loads(self._file.read_text())) if self._file.is_file() else set()
-        self.grades: dict[str, str] = {}
-        answered = journal.answered()
-        for item in items:
-            if item.key in answered and (reply := journal.reply(item.key)) and reply.text is not None:
-                self.grades[item.key] = reply.text
+    graded: int
+    cannot_tell: int
+    left: int
+    """Number of pairs without an answer."""
 
-    def state(self, index: int) -> dict[str, Any]:
-        """Return the data of a pair for the page, without the judges' grades."""
-        item = self.items[index]
-        return {
-            "index": index,
-            "total": len(self.items),
-            "graded": len(self.grades),
-            "next": self.next(index),
-            "query": item.query,
-            "title": item.title,
-            "text": item.text,
-            "grade": self.grades.get(item.key),
-            "locked": item.key in self._shown,
-        }
 
-    def next(self, after: int = -1) -> int | None:
-        """Return the first pair without a grade after `after`, else before it; None if all pairs are graded."""
-        order = [*range(after + 1, len(self.items)), *range(after + 1)]
-        return next((index for index in order if self.items[index].key not in self.grades), None)
+class Chosen(NamedTuple):
+    """The pairs of a session in groups that are shown together."""
 
-    def grade(self, index: int, grade: str) -> None:
-        """Store a grade so that it survives a crash. Raises `UsageError` for a locked pair."""
-        key = self.items[index].key
-        if key in self._shown:
-            raise UsageError("the grade can no longer be changed, because the judges' grades were shown")
-        self._journal.append([Arrival(Reply(key=key, text=grade, finish_reason="stop"))])
-        self.grades[key] = grade
-
-    def show(self, index: int) -> list[dict[str, Any]]:
-        """Return the judges' grades of a pair and lock its grade. Raises `UsageError` for a pair without a grade."""
-        item = self.items[index]
-        if item.key not in self.grades:
-            raise UsageError("grade the pair first, then show the judges")
-        self._shown.add(item.key)
-        write_text(self._file, json.dumps(sorted(self._shown)) + "\n")
-        return [said._asdict() for said in self._said[item.query_id, item.passage_id]]
+    groups: list[Group]
+    of: int
+    """Number of pairs from which they were chosen."""
+    opinions: settling.Opinions
+    """Answers of other annotators, which are shown; empty unless disagreements are settled."""
 
 
 def review(
@@ -95,64 +69,120 @@ def review(
     *,
     ready: Callable[[str], None],
     command: str = "labelkit.review",
-) -> int:
+) -> Reviewed:
     """Serve a local page on which an annotator grades pairs without seeing the judges' grades, until it is finished.
 
     Args:
         labels: labels folder whose judges are checked by the human grades.
         output: labels folder to write, with the grades as judgements of a human judge; the same call resumes it.
-        options: the annotator, the pairs and the port.
+        options: the annotator, the pairs, the help beside them, and the port.
         ready: called with the address of the page.
         command: the command that the manifest records as the origin of the folder.
 
     Returns:
-        The number of graded pairs.
+        The number of graded pairs, of pairs that the annotator could not grade, and of pairs without an answer.
 
     Raises:
         UsageError: the order is unknown, or the pool of the labels is missing.
-        DataError: no judged pair has a text.
+        DataError: no judged pair has a text, or the guidelines cannot be read.
     """
-    folder, name, order, seed = Path(output), options.name, options.by, options.seed
-    if order not in ORDERS:
-        raise UnknownNameError("order", order, ORDERS)
+    folder = Path(output)
+    if options.by not in ORDERS:
+        raise UnknownNameError("order", options.by, ORDERS)
+    terms, guidelines = terms_of(options.language), guidelines_in(options.guidelines)
     with output_of(folder):
-        manifest = folders.read_manifest(labels, LABELS)
-        prompt = load_prompt(PROMPT)
-        judge = human_judge(name, prompt)
-        with tables.temporary() as db:
-            open_judged(db, labels, options.texts or pool_behind(labels, manifest.inputs, "--texts"))
-            chosen, count = choose(db, options)
-            items = [item_of(db, pair, judge) for pair in chosen]
-            said = {pair: said_about(db, pair) for pair in chosen}
-        if not items:
-            raise DataError(f"{labels} has no judged pair with a text; give the pool that was judged with --texts")
+        manifest, prompt = folders.read_manifest(labels, LABELS), load_prompt(PROMPT)
+        judge = human_judge(options.name, prompt, settles=bool(options.settle))
+        chosen, shown = chosen_in(labels, manifest, options, judge=judge, prompt=prompt, terms=terms)
         with Journal(folder) as journal:
-            asked = [
-                Asked(
-                    judge.judge_id,
-                    item.query_id,
-                    item.passage_id,
-                    variant=0,
-                    window=0,
-                    position=0,
-                    seed=None,
-                    key=item.key,
-                )
-                for item in items
+            if options.settle:
+                pairs = [pair for group in chosen.groups for pair in group]
+                settling.register(journal, chosen.opinions, judge, prompt=prompt, queue=pairs)
+            else:
+                asked = asked_about(judge, [pair for group in chosen.groups for pair in group])
+                journal.register(judge, prompt.content, asked)
+            session = Review(shown, journal, folder)
+            inputs = [labels, *options.settle, *([options.guidelines] if options.guidelines else [])]
+            with written(journal, folder, inputs, facts=facts_of(chosen, options), command=command):
+                if shown:
+                    serve(session, prompt, options.port, guidelines=guidelines, ready=ready)
+    answers = session.answers.values()
+    left = len(session.items) - len(session.answers)
+    return Reviewed(count_of(answers, cannot_tell=False), count_of(answers, cannot_tell=True), left)
+
+
+@contextmanager
+def written(journal: Journal, folder: Path, inputs: list[Path], *, facts: LabelsFacts, command: str) -> Iterator[None]:
+    """Write the tables of the folder when the block ends, whether or not it fails."""
+    try:
+        yield
+    finally:
+        files = {str(path): path / folders.MANIFEST if path.is_dir() else path for path in inputs}
+        digests = {name: folders.file_sha256(file) for name, file in files.items()}
+        finalise(journal, folder, command, inputs=digests, facts=facts)
+
+
+def chosen_in(
+    labels: Path, manifest: Manifest[LabelsFacts], options: ReviewOptions, *, judge: Judge, prompt: Prompt, terms: Terms
+) -> tuple[Chosen, list[list[Shown]]]:
+    """Choose the pairs of a session, and look up their texts and the judges' answers, by group.
+
+    Raises `DataError` if there are no pairs, or a pair has no text.
+    """
+    with tables.temporary() as db:
+        open_judged(db, labels, options.texts or pool_behind(labels, manifest.inputs, "--texts"))
+        if options.settle:
+            opinions = settling.opinions_in(options.settle, prompt)
+            queue = settling.disputed(opinions, prompt, options.seed)
+            groups = settling.group_by_query(queue) if options.unit == "query" else [[pair] for pair in queue]
+            chosen = Chosen(groups, len(opinions), opinions)
+        else:
+            groups, count = choose(db, options)
+            if not groups:
+                raise DataError(f"{labels} has no judged pair with a text; give the pool that was judged with --texts")
+            chosen = Chosen(share_of(options.name, groups, options), count, {})
+            if not chosen.groups:
+                raise DataError(f"no pair is left for {options.name}: raise --pairs or --overlap for the whole team")
+        shown = [
+            [
+                Shown(item_of(db, pair, judge, terms=terms), said_about(db, pair), chosen.opinions.get(pair, ()))
+                for pair in group
             ]
-            journal.register(judge, prompt.content, sorted(asked))
-            session = Review(items, said, journal, folder=folder)
-            try:
-                serve(session, prompt, options.port, ready=ready)
-            finally:
-                facts = LabelsFacts(review=ReviewFacts(by=order, seed=seed, pairs=len(items), of=count))
-                inputs = {str(labels): folders.file_sha256(labels / folders.MANIFEST)}
-                finalise(journal, folder, command, inputs=inputs, facts=facts)
-    return len(session.grades)
+            for group in chosen.groups
+        ]
+    return chosen, shown
 
 
-def human_judge(name: str, prompt: Prompt) -> Judge:
-    """Make the judge record of an annotator who grades by the criteria of a prompt."""
+def facts_of(chosen: Chosen, options: ReviewOptions) -> LabelsFacts:
+    """Return the facts of a session for the manifest."""
+    pairs = sum(map(len, chosen.groups))
+    order = "settling" if options.settle else options.by
+    facts = ReviewFacts(by=order, unit=options.unit, seed=options.seed, pairs=pairs, of=chosen.of)
+    if options.team:
+        facts = facts.model_copy(update={"team": tuple(sorted(options.team)), "overlap": options.shared})
+    return LabelsFacts(review=facts)
+
+
+def guidelines_in(path: Path | None) -> str | None:
+    """Read the guidelines. Raises `DataError` for a file that is missing, too large or not UTF-8."""
+    if path is None:
+        return None
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give --guidelines a text or Markdown file")
+    if path.stat().st_size > LARGEST:
+        raise DataError(f"{path} has more than {LARGEST:,} bytes; give --guidelines a shorter file")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8; save the guidelines as UTF-8 text") from None
+
+
+def human_judge(name: str, prompt: Prompt, *, settles: bool = False) -> Judge:
+    """Make the judge record of an annotator who grades by the criteria of a prompt.
+
+    A person who settles disagreements is another judge, because the answers of the annotators are not hidden.
+    """
+    name = f"{name}-settled" if settles else name
     digest = hashlib.sha256(f"human {name} {prompt.sha256}".encode()).hexdigest()
     return Judge(
         judge_id=f"human-{name}-{digest[:16]}",
@@ -165,28 +195,3 @@ def human_judge(name: str, prompt: Prompt) -> Judge:
         prompt_sha256=prompt.sha256,
         label_grades=tuple(label.grade for label in prompt.labels),
     )
-
-
-def serve(session: Review, prompt: Prompt, port: int, *, ready: Callable[[str], None]) -> None:
-    """Serve a session on 127.0.0.1, at a secret address that is passed to `ready`."""
-    try:
-        from aiohttp import web
-    except ImportError:
-        raise MissingPackageError("aiohttp", "review") from None
-
-    from labelkit.review.server import application
-
-    async def run() -> None:
-        token, done = secrets.token_urlsafe(24), asyncio.Event()
-        runner = web.AppRunner(application(session, prompt, token, done=done), access_log=None, shutdown_timeout=1)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", port)
-            await site.start()
-            bound = runner.addresses[0][1]
-            ready(f"http://127.0.0.1:{bound}/{token}/")
-            await done.wait()
-        finally:
-            await runner.cleanup()
-
-    asyncio.run(run())

@@ -53,9 +53,15 @@ class ReviewFacts(Facts):
     """Facts about the pairs that an annotator was asked to grade."""
 
     by: str = ""
+    unit: str = ""
+    """Pairs shown together: pair, or query for all judged passages of a query."""
     seed: int = 0
     pairs: int = 0
     of: int = 0
+    team: tuple[str, ...] = ()
+    """Names of the annotators who share the pairs; empty for one annotator."""
+    overlap: float = 0.0
+    """Share of the pairs that every annotator of the team grades."""
 
 
 class LabelsFacts(Facts):

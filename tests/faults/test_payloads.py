@@ -309,7 +309,19 @@ def reviewed(texts: list[str], tmp_path: Path) -> Iterator[str]:
     with writing(tmp_path / "labels", "labels", "test") as draft:
         draft.write_table("judgements", records_to_table(judged, JUDGEMENT_SCHEMA))
         draft.write_table("judges", records_to_table(judges, JUDGE_SCHEMA))
-    command = ["review", tmp_path / "labels", "-o", tmp_path / "anna", "--name", texts[0], "--texts", data]
+    (guide := tmp_path / "guide.md").write_text("\n\n".join(texts), encoding="utf-8")
+    command = [
+        "review",
+        tmp_path / "labels",
+        "-o",
+        tmp_path / "anna",
+        "--name",
+        texts[0],
+        "--texts",
+        data,
+        "--guidelines",
+        guide,
+    ]
     arguments = [sys.executable, "-m", "labelkit", *map(str, command), "--no-browser"]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
         words = process.stderr.readline() if process.stderr else ""
@@ -322,16 +334,25 @@ def test_the_review_page_is_inert(page: Any, trap: Trap, texts: list[str], revie
     page.goto(reviewed)
     seen = []
     for _ in texts:
-        seen.append((page.run("now.query"), page.run("now.title"), page.run("now.text")))
+        seen.append((page.run("now.query"), page.run("now.pairs[0].title"), page.run("now.pairs[0].text")))
+        assert page.run("now.pairs[0].html") is not None
+        assert seen[-1][0] in page.run("document.getElementById('query').textContent")
+        page.run("document.getElementById('note').value = now.pairs[0].text")
         page.press("1")
         page.wait(f"now.graded === {len(seen)} && !busy")
         page.run(f"open({len(seen) - 1})")
+        page.wait(f"now.screen === {len(seen) - 1} && !busy")
+        assert page.run("now.answers[0].note").split() == seen[-1][0].split()
         page.press("j")
-        page.wait("document.getElementById('said').textContent.includes(': 1')")
-        assert page.run("document.getElementById('said').textContent") == f"{seen[-1][0]}: 1"
+        page.wait("document.querySelector('.judges').textContent.includes(': 1')")
+        assert page.run("document.querySelector('.judges').textContent") == f"{seen[-1][0]}: 1"
         assert page.run(FOREIGN.replace("facts", "true")) == []
+        page.press("m")
+        assert page.run("document.querySelector('.text').textContent") == seen[-1][0]
+        assert page.run(FOREIGN.replace("facts", "true")) == []
+        page.press("m")
         page.press("ArrowRight")
-        page.wait(f"now.index === {len(seen) % len(texts)} && !busy")
+        page.wait(f"now.screen === {len(seen) % len(texts)} && !busy")
     assert sorted(seen) == sorted((text, text, text) for text in texts)
     assert traces(page, trap) == []
     assert all(url.startswith(reviewed) for url in page.requests)

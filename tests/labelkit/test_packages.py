@@ -65,7 +65,7 @@ def test_an_old_version_is_missing_and_another_build_is_not(monkeypatch: pytest.
         return versions[name]
 
     monkeypatch.setattr(metadata, "version", version)
-    assert packages.missing_packages("openai", "review") == ["aiohttp>=3.12"]
+    assert packages.missing_packages("openai", "review") == ["aiohttp>=3.12", "markdown-it-py>=3.0", "nh3>=0.3"]
     assert packages.packages_of("openai")[0].installed == "3.9.1"
     assert packages.install_command(packages.missing_packages("openai")) == "pip install 'aiohttp>=3.12'"
     assert packages.missing_packages("vllm", "ann") == ["usearch>=2.20"]

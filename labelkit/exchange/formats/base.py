@@ -78,6 +78,10 @@ class View:
         except (OSError, pa.ArrowException) as error:
             raise ArtifactError(f"{path} cannot be read: {error}") from None
 
+    def has(self, table: str) -> bool:
+        """Return whether the folder has a table."""
+        return (self.folder / f"{table}.parquet").is_file()
+
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of a table of the dataset."""
         for batch in self.batches(table):

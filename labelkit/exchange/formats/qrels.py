@@ -18,6 +18,7 @@ from labelkit.corpora.queries import query_rows
 from labelkit.errors import DataError
 from labelkit.exchange.formats.base import View, Written, write_json_lines, write_lines
 from labelkit.exchange.formats.collecting import Collector, Grading
+from labelkit.judging.human_answers import NOTES
 from labelkit.storage.names import inside
 
 
@@ -52,7 +53,9 @@ def qrels_lines(view: View, style: str, left_out: dict[str, int]) -> Iterator[st
 
 
 def write_judged(view: View, folder: Path) -> Written:
-    """Write the grades of each judge of a dataset or labels folder as `JUDGE.tsv`, in BEIR's form of qrels."""
+    """Write the grades of each judge of a dataset or labels folder as `JUDGE.tsv`, in BEIR's form of qrels, and the
+    notes of annotators as `notes/notes.jsonl`.
+    """
     left_out = {"judgements without a grade": 0}
     rows: dict[str, int] = {}
     with ExitStack() as stack:
@@ -68,6 +71,8 @@ def write_judged(view: View, folder: Path) -> Written:
                 files[name].write("query-id\tcorpus-id\tscore\n")
             files[name].write(f"{plain(row['query_id'])}\t{plain(row['passage_id'])}\t{row['grade']}\n")
             rows[name] = rows.get(name, 0) + 1
+    if view.has(NOTES):
+        rows["notes/notes.jsonl"] = write_json_lines(folder / "notes" / "notes.jsonl", view.rows(NOTES))
     return Written(rows, left_out)
 
 

@@ -55,7 +55,7 @@ def test_a_bare_installation_is_told_all_packages_that_a_way_of_working_lacks(ba
     assert works == {"all commands of labelkit that are not listed below"}
     people = run_bare(bare, "-c", DOCTOR)
     assert people.returncode == 0, people.stderr
-    assert "MISSING  review       labelkit review\n           pip install 'aiohttp>=3.12'\n" in people.stdout
+    assert "MISSING  review       labelkit review\n           pip install 'aiohttp>=3.12' 'nh3>=0.3'\n" in people.stdout
     assert SECRET[:6] not in people.stdout + people.stderr
 
 
