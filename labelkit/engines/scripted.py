@@ -13,6 +13,7 @@ import math
 import random
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import islice
 
 from labelkit.corpora.words import share
@@ -113,7 +114,13 @@ def _overlap(prompt: str) -> float:
 
 
 def _share(query: str, passage: str) -> float:
-    return share(words_of(query) - {"query"}, passage)
+    return share(_words_of_query(query), passage)
+
+
+@lru_cache(maxsize=64)
+def _words_of_query(query: str) -> frozenset[str]:
+    """Return the words of the first paragraph of a prompt; requests about a query follow each other."""
+    return words_of(query) - {"query"}
 
 
 def _list(prompt: str, pattern: str | None) -> str:

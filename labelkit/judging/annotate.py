@@ -19,7 +19,7 @@ from labelkit.judging.calls import Calls
 from labelkit.judging.journal import FILE as JOURNAL_FILE
 from labelkit.judging.journal import Journal
 from labelkit.judging.judges import refuse_further
-from labelkit.judging.label_tables import RunPairs, Tally, finalise
+from labelkit.judging.label_tables import RunPairs, Tally, Written, finalise, still_valid
 from labelkit.judging.methods import Judging, method_behind, method_named
 from labelkit.judging.options import AnnotateOptions, CallOptions
 from labelkit.judging.pool_texts import PoolTables, PoolTexts, inputs_of, tables_of
@@ -176,7 +176,12 @@ def judge_pool(
             counts = Tally()
             if run.begun:
                 mine = partial(run_pairs, work.judging.judge.judge_id, texts)
-                counts = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=mine)
+                written = Written(command, pool.inputs, work.facts)
+                found = None if journal.changed else still_valid(journal, folder, written, mine=mine)
+                if found is None:
+                    folders.begin(folder, KIND, command)
+                    found = finalise(journal, folder, command, inputs=pool.inputs, facts=work.facts, mine=mine)
+                counts = found
     return outcome_of(work, run, counts, priced=price is not None)
 
 

@@ -7,14 +7,14 @@ this file. It is read row by row, because a journal may be larger than memory.
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
@@ -109,6 +109,9 @@ class Asked(NamedTuple):
 class Journal(SqliteFile):
     """The journal of a labels folder. Open it with `with`."""
 
+    changed = False
+    """Whether anything that the tables of the folder show has changed since the journal was opened."""
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / FILE, SCHEMA, LAYOUT)
         self._secrets = secret_forms()
@@ -126,20 +129,37 @@ class Journal(SqliteFile):
         queries = ((query_id, merged(None, (pair[2:] for pair in group))) for query_id, group in groups)
         self.register_queries(judge, prompt, queries, whole=whole)
 
-    def register_queries(self, judge: Judge, prompt: bytes, queries: Iterable[tuple[str, str]], *, whole: bool) -> None:
-        """Record a judge and the pairs of queries, like `register`, from query ids and pairs as made by `merged`."""
+    def register_queries(
+        self,
+        judge: Judge,
+        prompt: bytes,
+        queries: Iterable[tuple[str, str]],
+        *,
+        whole: bool,
+        before_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Record a judge and the pairs of queries, like `register`, from query ids and pairs as made by `merged`.
+
+        `before_change` is called before the first record that is new or different is stored.
+        """
         judge_id, body = judge.judge_id, judge.model_dump_json()
+        record = (judge_id, body, prompt, digest_of(judge_id, body, prompt))
         with self._commit():
-            self._db.execute(
-                "INSERT OR REPLACE INTO judges VALUES (?, ?, ?, ?)",
-                (judge_id, body, prompt, digest_of(judge_id, body, prompt)),
-            )
+            if record not in self._db.execute("SELECT * FROM judges WHERE judge_id = ?", (judge_id,)).fetchall():
+                self._change(before_change)
+                self._db.execute("INSERT OR REPLACE INTO judges VALUES (?, ?, ?, ?)", record)
             for query_id, new in queries:
                 before = self._asked_before(judge_id, query_id)
                 pairs = new if whole or before in (None, new) else merged(before, json.loads(new))
                 if pairs != before:
+                    self._change(before_change)
                     row = (judge_id, query_id, pairs, digest_of(judge_id, query_id, pairs))
                     self._db.execute("INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?)", row)
+
+    def _change(self, before_change: Callable[[], None]) -> None:
+        if not self.changed:
+            before_change()
+        self.changed = True
 
     def _asked_before(self, judge_id: str, query_id: str) -> str | None:
         """Return the stored pairs of a judge and a query as JSON; None if there are none or they are damaged."""
@@ -168,6 +188,7 @@ class Journal(SqliteFile):
 
     def drop(self, judge_id: str) -> None:
         """Remove a judge and the pairs that it was asked about; the replies stay, since they were paid for."""
+        self.changed = True
         with self._commit():
             for table in ("asked", "judges"):
                 self._db.execute(f"DELETE FROM {table} WHERE judge_id = ?", (judge_id,))
@@ -181,6 +202,7 @@ class Journal(SqliteFile):
 
         Returns the replies as they are stored, without secrets.
         """
+        self.changed = True
         replies = [arrival.reply for arrival in arrivals]
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         bodies = [body_of(reply) for reply in replies]
@@ -274,6 +296,7 @@ class Journal(SqliteFile):
     def _strike_off(self, damaged: Sequence[int], count: int) -> None:
         """Delete damaged replies from a file that is otherwise complete."""
         self.mend()
+        self.changed = True
         if count != self._spent.replies:
             raise JournalError(
                 f"{self.path} is damaged: {count} of {self._spent.replies} replies are left; restore it from a copy"
@@ -295,9 +318,8 @@ class Journal(SqliteFile):
         for row in self._rows(statement, json.dumps(list(keys))):
             if row[-1] == digest_of_bytes(*row[:-1]):
                 found.setdefault(row[0].decode(), []).append(row)
-        return {
-            key: Answer(reply_of(key, rows[-1][2].decode(), self.path), dollars(rows)) for key, rows in found.items()
-        }
+        replies = replies_of(((key, rows[-1][2]) for key, rows in found.items()), self.path)
+        return {key: Answer(reply, dollars(rows)) for (key, rows), reply in zip(found.items(), replies, strict=True)}
 
     def cost(self, key: str) -> float | None:
         """Return the US dollars spent on all replies to a request; None if none was paid or one had no price."""
@@ -315,6 +337,17 @@ class Journal(SqliteFile):
             if digest == digest_of(*fields):
                 key, attempt, reply, _, tokens, usd, at = fields
                 yield key, attempt, reply, tokens, usd, at
+
+    def state(self) -> str:
+        """Return a hash over what the tables of the folder are written from: judges, pairs, number and cost of replies.
+
+        It does not reveal damage.
+        """
+        found = sha256(repr((*self._spent, self.last_row())).encode())
+        for table in ("judges ORDER BY judge_id", "asked ORDER BY judge_id, query_id"):
+            for (digest,) in self._rows(f"SELECT digest FROM {table}"):
+                found.update(digest)
+        return found.hexdigest()
 
     def last_row(self) -> int:
         """Return the number of the newest reply; 0 if there is none."""
@@ -348,6 +381,9 @@ class Journal(SqliteFile):
         """Raise `JournalError` for a damaged record that, unlike a reply, cannot be requested again."""
         if digest != digest_of(*fields):
             raise JournalError(f"{self.path}: the record of {fields[0]!r} is damaged; restore the file from a copy")
+
+
+REPLIES = TypeAdapter(list[Reply])
 
 
 def digest_of_reply(
@@ -395,9 +431,16 @@ def body_of(reply: Reply) -> str:
 
 def reply_of(key: str, body: str, path: Path) -> Reply:
     """Return a stored reply. Raises `JournalError` if it has another schema."""
+    return replies_of([(key, body.encode())], path)[0]
+
+
+def replies_of(stored: Iterable[tuple[str, bytes]], path: Path) -> list[Reply]:
+    """Return stored replies from their keys and bodies. Raises `JournalError` if one has another schema."""
+    # A body is an object, to which the key is added as text: parsing it takes half of the time.
+    whole = (
+        b'{"key":%b%b%b' % (json.dumps(key).encode(), b"" if body == b"{}" else b",", body[1:]) for key, body in stored
+    )
     try:
-        # The body is an object, to which the key is added as text: parsing it takes half of the time.
-        more = "" if body == "{}" else ","
-        return Reply.model_validate_json(f'{{"key":{json.dumps(key)}{more}{body[1:]}')
+        return REPLIES.validate_json(b"[%b]" % b",".join(whole))
     except (ValueError, ValidationError):
         raise JournalError(f"{path} has a reply of another schema; use the labelkit release that wrote it") from None

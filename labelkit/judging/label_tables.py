@@ -9,8 +9,10 @@ from contextlib import ExitStack
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from labelkit.engines import Reply
+from labelkit.errors import ArtifactError
 from labelkit.judging.failure_log import by_kind, kind_of
 from labelkit.judging.human_answers import write_notes
 from labelkit.judging.journal import Answer, Asked, Journal
@@ -23,6 +25,7 @@ from labelkit.storage import folders
 from labelkit.storage.dataset import RowWriter, records_to_table
 from labelkit.storage.labels import rerankers
 from labelkit.storage.manifest import LABELS, LabelsFacts
+from labelkit.version import __version__
 
 
 class RunPairs:
@@ -35,7 +38,7 @@ class RunPairs:
         self._query_id: str | None = ""
         self._passages: set[str] = set()
 
-    def __contains__(self, row: Judgement | JudgementRow) -> bool:
+    def __contains__(self, row: "Row") -> bool:
         """Return whether a judgement is about a pair of the run. Rows of its judge must come sorted by query id."""
         if row.judge_id != self._judge_id:
             return False
@@ -43,6 +46,25 @@ class RunPairs:
             self._query_id, group = next(self._queries, (None, []))
             self._passages = {passage_id for _, ids in group for passage_id in ids}
         return self._query_id == row.query_id and row.passage_id in self._passages
+
+
+class Counted(NamedTuple):
+    """The columns of a judgement that are counted."""
+
+    judge_id: str
+    query_id: str
+    passage_id: str
+    grade: int | None
+    score: float | None
+    failure: str | None
+
+    @property
+    def score_only(self) -> bool:
+        """Whether the judgement has a score without a grade."""
+        return self.failure is None and self.grade is None
+
+
+Row = Judgement | JudgementRow | Counted
 
 
 class Tally:
@@ -56,7 +78,7 @@ class Tally:
         self._reasons: Counter[str] = Counter()
         self.judged = self.unscored = self.score_only = 0
 
-    def add(self, row: Judgement | JudgementRow) -> None:
+    def add(self, row: Row) -> None:
         """Count one more judgement."""
         if self._mine is None or row in self._mine:
             self.judged += 1
@@ -98,7 +120,8 @@ def finalise(
                 judgements.add(row)
                 ballots.add(*votes)
                 every.add(row)
-                tally.add(row)
+                if mine is not None:
+                    tally.add(row)
             pairs += account.pairs
             served = ", ".join(sorted(account.models))
             judges.append(judge.model_copy(update={"model_answered": served} if served else {}))
@@ -120,10 +143,48 @@ def finalise(
                 "without_score": every.unscored,
                 **({"without_grade": every.score_only, "rerankers": rerankers(judges)} if every.score_only else {}),
                 **({"sent": sent} if sent else {}),
+                "journal": journal.state(),
             }
         ),
         files=["judgements.parquet", "ballots.parquet", "judges.parquet", *(f"{name}.parquet" for name in notes)],
     )
+    return every if mine is None else tally
+
+
+class Written(NamedTuple):
+    """What the manifest of a labels folder says about the run that wrote it."""
+
+    command: str
+    inputs: dict[str, str]
+    facts: LabelsFacts
+
+
+OF_TABLES = ("failures", "pending", "without_score", "without_grade", "rerankers", "sent", "journal")
+"""Facts that follow from the tables and the journal alone."""
+
+
+def still_valid(journal: Journal, folder: Path, written: Written, *, mine: Callable[[], RunPairs]) -> Tally | None:
+    """Return the counts for the pairs of a run if the tables of its folder are up to date, else None.
+
+    They are if this release wrote them from the journal as it is, and their files are undamaged. The manifest is
+    written again if the run differs from the one that wrote it.
+    """
+    try:
+        manifest = folders.read_manifest(folder, LABELS)
+    except ArtifactError:
+        return None
+    facts = manifest.facts
+    if manifest.labelkit_version != __version__ or facts.journal != journal.state():
+        return None
+    kept = {name: getattr(facts, name) for name in OF_TABLES if name in facts.model_fields_set}
+    now = written._replace(facts=written.facts.model_copy(update=kept))
+    if Written(manifest.command, dict(manifest.inputs), facts) != now:
+        rows, files = manifest.rows, list(manifest.files)
+        folders.write_manifest(folder, LABELS, now.command, inputs=now.inputs, rows=rows, facts=now.facts, files=files)
+    tally = Tally(mine())
+    for batch in folders.read_batches(folder, "judgements"):
+        for row in zip(*(batch.column(name).to_pylist() for name in Counted._fields), strict=True):
+            tally.add(Counted(*row))
     return tally
 
 

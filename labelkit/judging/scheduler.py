@@ -76,8 +76,9 @@ def ask(
             run.begin()
         try:
             run.ask(engine, drift, None if options.retry_failed else cache)
-            if answered:
-                run.begin()
+            if answered and not run.begun:
+                survey.register(journal, before_change=begin)
+                run.begun = True
         except NotYetError:
             run.begin()  # the requests are on their way
             raise

@@ -74,6 +74,10 @@ def judgements_of(
     """
     grades = judging.grades
     for group in together(tasks, listwise=judging.listwise):
+        if len(group) == 1 and not judging.listwise:  # a single ballot is the judgement
+            if isinstance(done := advance(group[0], judging, replies), Finished):
+                yield from ((ballot.row, []) for _, ballot in _ballots(judging, group[0], done, cost=cost))
+            continue
         found: dict[str, list[Ballot]] = {}
         pending = False
         for task in group:
@@ -115,22 +119,25 @@ def _ballots(judging: Judging, task: Task, done: Finished, *, cost: Cost) -> Ite
     counted = [reply for reply in done.replies if reply.prompt_tokens is not None]
     tokens = sum((reply.prompt_tokens or 0) + (reply.completion_tokens or 0) for reply in counted)
     size, judge_id, listwise = len(task.passage_ids), judging.judge.judge_id, judging.listwise
+    shared_tokens = round(tokens / size) if counted else None
+    shared_usd = None if usd is None else usd / size
     for place, (passage_id, verdict) in enumerate(zip(task.passage_ids, done.verdicts, strict=True), 1):
+        grade, score, probs, label_mass, failure, raw_grade = verdict
         row = JudgementRow(
-            query_id=task.query_id,
-            passage_id=passage_id,
-            judge_id=judge_id,
-            grade=verdict.grade,
-            raw_grade=verdict.raw_grade,
-            score=verdict.score,
-            probs=verdict.probs,
-            label_mass=verdict.label_mass,
-            failure=verdict.failure,
+            task.query_id,
+            passage_id,
+            judge_id,
+            grade=grade,
+            raw_grade=raw_grade,
+            score=score,
+            probs=probs,
+            label_mass=label_mass,
+            failure=failure,
             position=place if listwise else None,
             permutation_seed=task.seed,
             reply_ref=task.key,
-            tokens=round(tokens / size) if counted else None,
-            cost=None if usd is None else usd / size,
+            tokens=shared_tokens,
+            cost=shared_usd,
         )
         yield passage_id, Ballot(verdict, row)
 

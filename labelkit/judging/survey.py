@@ -1,7 +1,7 @@
 """Look through the tasks of a run before its first request: which are unfinished, and what the journal will record."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -32,11 +32,13 @@ class Survey:
     ) -> None:
         self._asked.__exit__(kind, error, trace)
 
-    def register(self, journal: Journal) -> None:
-        """Record the judge and all pairs of the run in the journal."""
+    def register(self, journal: Journal, before_change: Callable[[], None] = lambda: None) -> None:
+        """Record the judge and all pairs of the run in the journal; `before_change` is called if it lacks any."""
         judging = self._work.judging
         queries = ((self._work.texts.query_id(number), self._asked[number]) for number in range(len(self._asked)))
-        journal.register_queries(judging.judge, judging.prompt.content, queries, whole=judging.listwise)
+        journal.register_queries(
+            judging.judge, judging.prompt.content, queries, whole=judging.listwise, before_change=before_change
+        )
 
     def take_up(self, replies: RunReplies, *, retry: bool) -> None:
         """Find the tasks that need more replies although they have their first one.

@@ -295,7 +295,8 @@ def tasks_of(asked: Iterable[Asked], *, listwise: bool) -> Iterator[Task]:
     """Yield the tasks of a journal's pairs, query by query."""
     for query_id, group in groupby(asked, key=lambda pair: pair.query_id):
         if not listwise:
-            yield from (task_of(query_id, [row]) for row in group)
+            for _, _, pid, variant, window, _, seed, key in group:
+                yield Task(query_id, (pid,), variant, window=window, seed=seed, key=key)
             continue
         rows = sorted(group, key=lambda row: (row.variant, row.window, row.position))
         for _, shown in groupby(rows, key=lambda row: (row.variant, row.window)):

@@ -91,6 +91,8 @@ class LabelsFacts(Facts):
     """Number of pairs with a reranker's score but no grade."""
     rerankers: Mapping[str, str] = {}
     """Id of a judge that is a reranker -> family of its model, `unknown` if its name tells none."""
+    journal: str = ""
+    """State of the journal from which the tables were written, so that they are not written again without a reason."""
 
 
 class Source(Facts):

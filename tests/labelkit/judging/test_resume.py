@@ -52,6 +52,29 @@ def test_a_limit_and_then_more_asks_only_for_the_rest(judge, wide, tmp_path):
     assert judgement_bytes(part) == judgement_bytes(whole)
 
 
+def test_tables_are_written_again_only_if_the_journal_or_the_tables_have_changed(judge, wide, tmp_path):
+    labels, other = tmp_path / "labels", tmp_path / "other"
+    judge(wide, labels, "garbage", add_judge=True)
+    first = judge(wide, labels, "overlap", add_judge=True)
+    table = labels / "judgements.parquet"
+    before, written = table.read_bytes(), table.stat().st_ino
+    again = judge(wide, labels, "garbage", limit=200, add_judge=True)
+    assert table.stat().st_ino == written
+    alone = judge(wide, other, "garbage", limit=200)
+    assert (again.failures, again.unscored, again.pending) == (alone.failures, alone.unscored, alone.pending)
+    assert sum(again.failures.values()) > 0
+    facts = read_labels(labels)[2].facts
+    assert sum(facts.failures.values()) > sum(again.failures.values()), "the facts are about the whole folder"
+    table.write_bytes(before[:-1])
+    assert judge(wide, labels, "overlap", add_judge=True)._replace(seconds=0) == first._replace(
+        seconds=0, asked=0, known=300
+    )
+    assert table.read_bytes() == before
+    (labels / "journal.sqlite").write_bytes((other / "journal.sqlite").read_bytes())
+    judge(wide, labels, "garbage", limit=200)
+    assert table.read_bytes() == judgement_bytes(other)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
