@@ -295,16 +295,22 @@ def test_queries_do_not_name_their_answer(queries: dict[str, str], train: Qrels,
     assert told == []
 
 
-def test_the_demo_says_which_differences_are_not_significant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_gives_grades_of_documents_to_their_first_passages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    from demo import difference_shown
+    from demo import few_grades, first_passages, grades
 
-    def said(low: float | None, high: float | None) -> str:
-        return str(difference_shown({"mean": 0.02, "low": low, "high": high}))
-
-    warning = ": no significant difference"
-    assert said(0.01, 0.03) == "+0.020 \\[+0.010, +0.030]"
-    assert said(-0.01, 0.05) == "+0.020 \\[-0.010, +0.050]" + warning
-    assert said(0.0, 0.04).endswith(warning)
-    assert said(None, None) == "+0.020" + warning
-    assert not said(-0.03, -0.01).endswith(warning)
+    rows = [{"_id": f"{name}.txt#{part}", "metadata": {"source": f"{name}.txt"}} for name, part in ("a1", "a2", "b1")]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "repeated.jsonl").write_text(
+        json.dumps({"_id": "c.txt#1", "kept": "b.txt#1", "source": "c.txt"}) + "\n"
+    )
+    passages = first_passages(tmp_path)
+    assert passages == {"a": "a.txt#1", "b": "b.txt#1", "c": "b.txt#1"}
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\nq\tb\t0\nq\tc\t3\n")
+    assert dict(grades(tmp_path / "qrels.tsv", passages)) == {"q": {"a.txt#1": 1, "b.txt#1": 3}}
+    every = {f"q{number:02}": {"x": 0, "y": 3, "z": 3} for number in range(12)}
+    few = dict(few_grades(every))
+    assert few["q09"] == every["q09"]
+    assert few["q10"] == {"y": 3}
