@@ -45,7 +45,7 @@ def plan(source: Source, given: Given, as_json: Json = False) -> None:
     if as_json:
         console.result_json(made._asdict(), indent=2)
     else:
-        console.result("\n".join(lines(made, options.model)))
+        console.result("\n".join(lines(made, options.model, options.prices)))
 
 
 @takes("labelkit.judging.options:AnnotateOptions", loose=("model",))
@@ -88,7 +88,9 @@ def annotate(
 
 def words_of(found: "labelkit.Cascade") -> str:
     """Describe the saving and the loss of a cascade in two sentences."""
-    money = "" if found.saved_usd is None else f", {found.saved_usd:,.2f} US dollars"
+    from labelkit.judging.prices import dollars
+
+    money = "" if found.saved_usd is None else f", {dollars(found.saved_usd)} US dollars"
     return (
         f"the strong judge judged {found.strong_pairs:,} of {found.pairs:,} pairs: {found.saved:.0%} of its work saved"
         f"{money}. On {found.compared:,} random pairs the two judges agree with kappa {found.kappa}; of the pairs that "
@@ -117,8 +119,10 @@ def judges(
     if as_json:
         console.result_json([one._asdict() for one in found], indent=2)
         return
+    from labelkit.judging.prices import dollars
+
     for one in found:
-        cost = "unknown cost" if one.usd is None else f"{one.usd:,.2f} US dollars"
+        cost = "unknown cost" if one.usd is None else f"{dollars(one.usd)} US dollars"
         asked = ", ".join(filter(None, (f"model {one.model}", one.method and f"method {one.method}")))
         console.result(f"{one.judge_id}  {one.kind}, {asked}: {one.labels:,} labels, {one.failures:,} failures, {cost}")
     if not found:

@@ -25,6 +25,7 @@ from labelkit.engines.http import (
     UnavailableError,
     blotted,
     checked_url,
+    connection_words,
     decoded,
     read_body,
     refuse_error,
@@ -300,6 +301,6 @@ class Client:
             error.url = server.url
             raise
         except (aiohttp.ClientError, OSError) as error:
-            reason = blot(f"{type(error).__name__}: {error}", server.all_secret_forms)
+            reason = blot(connection_words(error), server.all_secret_forms)
             unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             raise (NoConnectionError if unsent else APIConnectionError)(reason) from None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -274,6 +275,16 @@ def checked_url(url: str, *, insecure: bool) -> str:
     if parts.scheme == "http" and parts.hostname not in LOOPBACK and not insecure:
         raise UsageError(f"{url} would send prompts and key unencrypted; use https, or allow that with --insecure")
     return url.rstrip("/")
+
+
+def connection_words(error: Exception) -> str:
+    """Return the reason of a broken connection, or the system's own words if no connection was made."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientProxyConnectionError):
+        cause, number = error.os_error, error.os_error.errno or 0  # below 0, a failed lookup of the name
+        return os.strerror(number) if number > 0 else cause.strerror or str(cause)
+    return f"{type(error).__name__}: {error}"
 
 
 def spoken(error: Exception) -> str:

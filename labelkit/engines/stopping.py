@@ -14,7 +14,7 @@ from typing import Any
 from labelkit.engines.client import Client
 from labelkit.engines.http import REASON_LENGTH, AuthenticationError, CallError, OutOfCreditError, SilentError
 from labelkit.errors import EngineError
-from labelkit.storage.credentials import PLACES
+from labelkit.storage.credentials import refused_key
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class FinalErrors:
         """Return why a failure is final, whatever the options and the path of the request; None if it may not be."""
         words, url = said(error), error.url or "the server"
         if isinstance(error, AuthenticationError) or (error.status in (400, 403) and WRONG_KEY.search(error.body)):
-            return f"the server refuses the key in {PLACES}: {words}"
+            return f"{refused_key(url, words)}, {RESUME}"
         if isinstance(error, OutOfCreditError) or error.status == 402 or NO_CREDIT.search(error.body):
             return f"the account at {url} has no credit left: {words}; add credit or use another key, {RESUME}"
         if error.status == 400 and NO_ACCESS.search(error.body):

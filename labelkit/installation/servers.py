@@ -8,7 +8,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from labelkit.engines.http import BODY_BYTES, checked_url
 from labelkit.engines.stopping import names_of_models
 from labelkit.errors import UsageError
-from labelkit.storage.credentials import NO_KEY, PLACES, key_for
+from labelkit.storage.credentials import NO_KEY, found_key, key_cure, key_for
 
 SECONDS = 10
 """Longest time in seconds for an answer."""
@@ -47,7 +47,7 @@ def ask(url: str, *, insecure: bool = False) -> Server:
         with build_opener(NoRedirects).open(request, timeout=SECONDS) as answer:
             names = names_of_models(answer.read(BODY_BYTES))
     except HTTPError as error:
-        return Server(address, (), problem_of(error.code))
+        return Server(address, (), problem_of(error.code, address))
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         return Server(address, (), f"does not answer ({reason}); start it, or check host and port")
@@ -56,10 +56,13 @@ def ask(url: str, *, insecure: bool = False) -> Server:
     return Server(address, tuple(names))
 
 
-def problem_of(status: int) -> str:
+def problem_of(status: int, address: str) -> str:
     """Explain the status of a refusal."""
     if status in (401, 403):
-        return f"refuses the key (status {status}); correct {PLACES}"
+        found = found_key(address)
+        if found is None:
+            return f"asks for a key (status {status}); {key_cure(address)}"
+        return f"refuses the key in {found[1]} (status {status}); correct it"
     if status == 404:
         return "has no path /models (status 404); the address of most servers ends in /v1"
     if 300 <= status < 400:

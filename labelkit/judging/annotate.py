@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
         """Return a summary of the run for people: one line, and one line per reason for missing grades."""
         failed = sum(self.failures.values())
         return [
-            f"{folder}: {self.pairs} pairs, {self.asked} asked now in {self.seconds:.0f} s, {self.known} already "
+            f"{folder}: {self.pairs} pairs, {self.asked} requests in {self.seconds:.0f} s, {self.known} pairs already "
             f"there, {self.cached} replies from the cache, {failed} failed, {self.cut_passages} passages cut",
             *reason_lines(self.failures),
             *([f"  {self.unscored} x {UNSCORED}"] if self.unscored else []),
@@ -146,7 +146,7 @@ def judge_pool(
     method, traits = method_named(options.method), traits_of(options.engine)
     prompt = prompt_for(options.method, options.prompt, lambda: traits.pairs(options.settings))
     price = price_of(options.model, options.prices, batch=traits.batch)
-    check_price(price, options.caps, options.model)
+    check_price(price, options.caps, options.model, options.prices)
     if price is not None:
         log.info(price_line(options.model, price, options.prices))
     with output_of(folder) as place, ExitStack() as kept, ExitStack() as opened:

@@ -8,6 +8,7 @@ been billed; so the cap holds across kills and resumes.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from labelkit.engines import Reply, Request, Traits
@@ -15,7 +16,7 @@ from labelkit.engines.client import TRIES
 from labelkit.engines.tokenizers import FileTokens, Tokens, bound, most_prompt_tokens
 from labelkit.errors import UsageError
 from labelkit.judging.journal import Charge, Journal
-from labelkit.judging.prices import Price
+from labelkit.judging.prices import Price, dollars, unpriced
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class Budget:
         self._told = False
         self._longest = 0
         """Most tokens of an answer in this run that exceeded the limit of its request."""
+        self.refusal = ""
+        """Why the last request was over a cap, as words; empty if it was not."""
         if traits.batch:
             self._aside = journal.aside()
         else:
@@ -69,15 +72,27 @@ class Budget:
         if self._capped and request.key not in self._aside:
             written = max(request.max_tokens, self._longest)
             worst = self._cost(self._worst_prompt(request), written, times=self._tries)
-            if self._caps.tokens is not None and self.tokens + worst.tokens > self._caps.tokens:
-                return False
-            if self._caps.usd is not None and self.usd + (worst.usd or 0) > self._caps.usd:
+            self.refusal = self._refusal(worst)
+            if self.refusal:
                 return False
             self._journal.reserve(request.key, worst)
             self._aside[request.key] = worst
             self._add(worst)
         self._sent[request.key] = request
         return True
+
+    def _refusal(self, worst: Charge) -> str:
+        """Return why a request that may cost this is over a cap, as words; empty if it is not."""
+        tokens, usd = self._caps.tokens, self._caps.usd
+        if tokens is not None and self.tokens + worst.tokens > tokens:
+            could, left, cap = f"{worst.tokens:,} tokens", f"{max(0, tokens - self.tokens):,}", f"--max-tokens {tokens}"
+        elif usd is not None and self.usd + (worst.usd or 0) > usd:
+            could, left, cap = f"{dollars(worst.usd or 0)} US dollars", dollars(max(0, usd - self.usd)), "--max-usd"
+            cap = f"{cap} {usd:g}"
+        else:
+            return ""
+        tries = f" with all its {self._tries} tries" if self._tries > 1 else ""
+        return f"the next request could cost up to {could}{tries}, and {left} of {cap} are left"
 
     def charge(self, reply: Reply) -> Charge:
         """Replace the reservation for a reply by its cost, and return this cost.
@@ -150,7 +165,7 @@ class Budget:
         self.usd += charge.usd or 0.0
 
 
-def check_price(price: Price | None, caps: Caps, model: str) -> None:
-    """Raise `UsageError` if there is a cap in dollars and the model has no price."""
+def check_price(price: Price | None, caps: Caps, model: str, prices: Path | None) -> None:
+    """Raise `UsageError` if there is a cap in dollars and the file `prices` has no price of the model."""
     if caps.usd is not None and price is None:
-        raise UsageError(f"--max-usd needs a price for {model!r}: add it to a copy of prices.toml and give --prices")
+        raise UsageError(f"--max-usd needs a price for {model!r}: {unpriced(model, prices)}")

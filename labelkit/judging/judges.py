@@ -1,5 +1,6 @@
 """List the judges of a labels folder, remove one of them, and refuse a further judge without a flag."""
 
+import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +22,7 @@ from labelkit.storage.remote import local
 
 LONGEST = 60
 """Most characters of a field that an error shows."""
-NAMES = {"name": "model", "prompt_name": "prompt", "prompt_sha256": "text of the prompt"}
+NAMES = {"name": "model", "prompt_name": "prompt", "prompt_sha256": "text of the prompt", "base_url": "server"}
 """Field of a judge -> its name in errors."""
 ALIKE = ("judge_id", "kind", "model_answered", "engine_version", "prompt_version", "label_grades", "reading")
 """Fields in which two judges may differ without being named as different: provenance, and what other fields imply."""
@@ -181,12 +182,20 @@ def refuse_further(judge: Judge, journal: Journal, folder: Path) -> None:
 
 def differences(one: Judge, other: Judge) -> list[str]:
     """Return the fields in which a judge differs from another one, as text."""
-    pairs = zip(one.model_dump().items(), other.model_dump().values(), strict=True)
+    before, after = fields_of(one), fields_of(other)
     return [
-        f"{NAMES.get(name, name)} {shown(new)} instead of {shown(old)}"
-        for (name, old), new in pairs
-        if name not in ALIKE and old != new
+        f"{NAMES.get(name, name)} {shown(after.get(name))} instead of {shown(before.get(name))}"
+        for name in {**before, **after}
+        if name not in ALIKE and before.get(name) != after.get(name)
     ]
+
+
+def fields_of(judge: Judge) -> dict[str, Any]:
+    """Return the fields of a judge by name; those of its decoding, and the options that were sent, one by one."""
+    fields = judge.model_dump()
+    decoding: dict[str, Any] = json.loads(fields.pop("decoding") or "{}")
+    sent: dict[str, Any] = decoding.pop("sent", {})
+    return fields | decoding | sent
 
 
 def shown(value: object) -> str:

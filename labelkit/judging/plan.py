@@ -18,7 +18,7 @@ from labelkit.judging.methods import Judging, method_behind
 from labelkit.judging.methods.steps import Ask
 from labelkit.judging.options import ModelOptions, PlanOptions
 from labelkit.judging.pool_texts import PoolTables, PoolTexts, tables_of
-from labelkit.judging.prices import known_context, price_line, price_of
+from labelkit.judging.prices import dollars, known_context, price_line, price_of, unpriced
 from labelkit.judging.prompts import Prompt, prompt_for
 from labelkit.judging.reading import Reading, Texts, complete
 from labelkit.judging.tasks import Requests, Room, Task, Work, one_step
@@ -217,8 +217,8 @@ def longest(ask: Ask) -> str:
     return " ".join(["x"] * ask.max_tokens)
 
 
-def lines(plan: Plan, model: str) -> list[str]:
-    """Return a plan as lines for people."""
+def lines(plan: Plan, model: str, prices: Path | None = None) -> list[str]:
+    """Return a plan as lines for people. `prices`: the file of prices that it was made with."""
     note = (
         "" if plan.counted else " (upper bound: bytes, as no tokenizer is available; give --tokenizer for exact counts)"
     )
@@ -231,13 +231,12 @@ def lines(plan: Plan, model: str) -> list[str]:
         f"shared prompt      {plan.shared_tokens:,} tokens of the first step that a prefix cache saves",
     ]
     if plan.usd is None or plan.most_usd is None:
-        found.append(f"US dollars         unknown: no price for {model!r}; add it to a copy of prices.toml (--prices)")
+        found.append(f"US dollars         unknown: {unpriced(model, prices)}")
     else:
-        found.append(
-            f"US dollars         {plan.usd:,.2f} for the prompts of the first step, {plan.most_usd:,.2f} at most"
-        )
+        most = dollars(plan.most_usd)
+        found.append(f"US dollars         {dollars(plan.usd)} for the prompts of the first step, {most} at most")
     if plan.price is not None:
-        found.append(plan.price)
+        found.append(f"prices             {plan.price}")
     if plan.seconds is not None and plan.most_seconds is not None:
         found.append(f"hours              {plan.seconds / 3600:,.2f} to {plan.most_seconds / 3600:,.2f}")
     return found + [f"{name.replace('_', ' '):18} {value:,}" for name, value in plan.facts.items()]

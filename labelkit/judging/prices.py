@@ -1,7 +1,9 @@
 """Read the prices and contexts of models from a TOML file, by default labelkit's `prices.toml`."""
 
+import difflib
 import tomllib
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +54,8 @@ class PriceFile(NamedTuple):
         if self.date is None:
             return f"{self.path.name}, which states no date"
         days = max(0, (datetime.now(UTC).date() - self.date).days)
-        return f"{self.path.name} of {self.date}, {days} days old{'; check them' if days >= STALE else ''}"
+        age = "1 day" if days == 1 else f"{days} days"
+        return f"{self.path.name} of {self.date}, {age} old{'; check them' if days >= STALE else ''}"
 
 
 def read_prices(path: Path | None) -> PriceFile:
@@ -91,6 +94,19 @@ def known_context(price: Price | None, tokens: Tokens | None) -> int | None:
     Without a tokenizer, tokens are counted as bytes, and lists that fit would be split into windows.
     """
     return price.context if price and tokens else None
+
+
+def unpriced(model: str, path: Path | None) -> str:
+    """Return the names of priced models that resemble the name of a model without a price, and how to add a price."""
+    file = read_prices(path)
+    close = difflib.get_close_matches(model.split("/")[-1].lower(), file.prices, n=3)
+    alike = f"; it has {', '.join(close)}" if close else ""
+    return f"{file.path} has no price for {model!r}{alike}; add it to a copy of the file and give --prices COPY"
+
+
+def dollars(usd: float) -> str:
+    """Return US dollars as text: whole cents from one dollar on, and two significant digits below."""
+    return f"{usd:,.2f}" if usd >= 1 or usd == 0 else f"{Decimal(f'{usd:.1e}'):f}"
 
 
 def price_line(model: str, price: Price, path: Path | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from labelkit.errors import MissingPackageError
 from labelkit.judging.failure_log import kind_of
 from labelkit.judging.journal import Charge
+from labelkit.judging.prices import dollars
 
 KINDS = 2
 """Most kinds of failures that the progress shows."""
@@ -18,11 +19,15 @@ class Progress:
     the end.
     """
 
-    def __init__(self, total: int, done: int, show: "ShowProgress", unit: str = "pairs") -> None:
-        """`unit`: name of the counted things; a model that writes texts works on passages instead of pairs."""
+    def __init__(self, total: int, done: int, show: "ShowProgress", *, new: int = 0, unit: str = "pairs") -> None:
+        """`done`: pairs that were judged before this run; `new`: pairs that this run judged before its progress began,
+        to find out which options the server accepts. `unit`: name of the counted things; a model that writes texts
+        works on passages instead of pairs.
+        """
         self.total = total
         self.unit = unit
         self._known = done
+        self._first = new
         self._new = self._cached = self._tokens = 0
         self._failures: Counter[str] = Counter()
         """Kind of reason -> number of pairs without a grade."""
@@ -40,7 +45,7 @@ class Progress:
     @property
     def done(self) -> int:
         """Pairs that have their last reply."""
-        return self._known + self._cached + self._new
+        return self._known + self._first + self._cached + self._new
 
     @property
     def moved(self) -> bool:
@@ -74,7 +79,7 @@ class Progress:
         parts = [
             f"{rate:.1f} {self.unit}/s",
             f"{self._tokens / max(self.seconds, 1e-9):,.0f} tokens/s",
-            f"{self._new} new",
+            f"{self._first + self._new} new",
         ]
         if self._cached:
             parts.append(f"{self._cached} cached")
@@ -82,8 +87,8 @@ class Progress:
         if self._failures:
             parts[-1] += f" ({', '.join(f'{count} x {kind}' for kind, count in self._failures.most_common(KINDS))})"
         if self._usd is not None and self._usd > 0:
-            projected = f" of about {self._usd * (1 + left / self._new):.2f}" if self._new else ""
-            parts.append(f"{self._usd:.2f}{projected} US dollars")
+            projected = f" of about {dollars(self._usd * (1 + left / self._new))}" if self._new else ""
+            parts.append(f"{dollars(self._usd)}{projected} US dollars")
         seconds = left / rate if self._new else None
         parts.append("0:00 left" if not left else f"{clock(seconds)} left")
         return ", ".join(parts)

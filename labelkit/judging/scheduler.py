@@ -4,6 +4,7 @@ Each reply is stored in the journal before it is used, and read from the journal
 and requests are made query by query, when the engine takes them.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -23,6 +24,8 @@ from labelkit.judging.settling import Waiting, advance
 from labelkit.judging.survey import Survey
 from labelkit.judging.task_states import TaskStates
 from labelkit.judging.tasks import Task, Work, one_step
+
+log = logging.getLogger(__name__)
 
 UNREACHABLE = 20
 """Number of first requests that must all stay without an answer before the run stops because there is no judge."""
@@ -137,9 +140,9 @@ class Scheduler:
         self._capped = False
         """Whether the budget ended the current round."""
         self.asked, self.cached = probed, 0
-        done, self.known = states.counts()
+        done, new, self.known = states.counts()
         unit = "passages" if work.judging.method.writes else "pairs"
-        self.progress = Progress(total=states.pairs, done=done, show=show, unit=unit)
+        self.progress = Progress(total=states.pairs, done=done - new, new=new, show=show, unit=unit)
 
     def begin(self) -> None:
         """Register the work at the first call, before the first answer of the judge is stored."""
@@ -159,6 +162,8 @@ class Scheduler:
             drift.check()
             # All reservations are settled now, so that the budget may allow some of the other requests.
             if (self.asked, self.cached) == before:
+                if self.budget.refusal:
+                    log.info(self.budget.refusal)
                 return
 
     def _round(self, engine: Engine, drift: ModelChange, cache: Cache | None) -> None:

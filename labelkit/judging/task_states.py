@@ -94,12 +94,13 @@ class TaskStates:
         for query in np.flatnonzero(np.logical_or.reduceat(wanted, starts[:-1])).tolist():
             yield query, wanted[starts[query] : starts[query + 1]].copy()
 
-    def counts(self) -> tuple[int, int]:
-        """Return the number of pairs that need no more replies at their first look, vote or order, and of those that
-        need none at all. Call it once, after tasks with replies were looked at.
+    def counts(self) -> tuple[int, int, int]:
+        """Return the number of pairs that need no more replies at their first look, vote or order, the number of those
+        that this run answered, and of those that need no reply at all and were answered earlier. Call it once, after
+        tasks with replies were looked at.
         """
         if not len(self.waiting):
-            return 0, 0
+            return 0, 0, 0
         pairs = np.frombuffer(self._pairs, dtype=np.int32)
         sizes = np.diff(np.append(self._firsts, len(self._order)))
         done = np.zeros(len(self.waiting), dtype=bool)
@@ -107,5 +108,6 @@ class TaskStates:
         del self._order, self._firsts
         units = np.frombuffer(self._starts, dtype=np.int64)[:-1] if self._listwise else np.flatnonzero(pairs)
         known = np.add.reduceat(pairs, units)[np.logical_and.reduceat(done & ~self._new, units)]
+        new = pairs[done & self._new]
         del self._new
-        return int(pairs[done].sum(dtype=np.int64)), int(known.sum(dtype=np.int64))
+        return int(pairs[done].sum(dtype=np.int64)), int(new.sum(dtype=np.int64)), int(known.sum(dtype=np.int64))

@@ -16,6 +16,8 @@ from labelkit.statistics.intervals import POSITIVE, SIGNED, UNIT, Bounds, Draws,
 
 RELEVANT = 2
 """Lowest grade that counts as relevant in the binary figures."""
+BINARY = "; no grade is 2 or 3: for binary qrels give --scale 0-1"
+"""End of an error about human grades of which none is relevant."""
 GRADES = MAX_GRADE + 1
 
 Floats = NDArray[np.float64]

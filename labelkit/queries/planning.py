@@ -9,6 +9,7 @@ from labelkit.corpora.places import local_collection
 from labelkit.judging.methods.write import TEXT_TOKENS
 from labelkit.judging.options import PlanOptions
 from labelkit.judging.plan import Plan, plan
+from labelkit.judging.prices import dollars
 from labelkit.judging.writing import plan_texts
 from labelkit.pooling.pool import Pool
 from labelkit.queries.choosing import choose, opened
@@ -45,7 +46,7 @@ class QueriesPlan(NamedTuple):
                 f"{made.most_completion_tokens:,} answer tokens{'' if made.counted else ' (counted as bytes)'}"
                 for name, made in parts.items()
             ),
-            f"{'US dollars, at most':22} {total if self.most_usd is None else f'{self.most_usd:,.2f}'}",
+            f"{'US dollars, at most':22} {total if self.most_usd is None else dollars(self.most_usd)}",
         ]
 
 

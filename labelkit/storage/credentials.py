@@ -20,7 +20,6 @@ from labelkit.storage.cache_folder import home_folder
 
 KEY, GENERAL_KEY = "LABELKIT_API_KEY", "OPENAI_API_KEY"
 KEYRING = "LABELKIT_KEYRING"
-PLACES = f"{KEY}, {GENERAL_KEY} or the keyring"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NO_KEY = "none"
 """Key that is sent to a server that needs none."""
@@ -56,15 +55,36 @@ def key_for(url: str) -> str:
 
     Servers on this machine need no key. Raises `UsageError` if a key is needed and there is none.
     """
-    parts = urlsplit(url)
-    key = os.environ.get(KEY) or keyring().get(parts.netloc) or keyring().get(parts.hostname or "")
-    if key := key or os.environ.get(GENERAL_KEY):
-        return key
-    if parts.hostname in LOOPBACK:
+    if found := found_key(url):
+        return found[0]
+    if urlsplit(url).hostname in LOOPBACK:
         return NO_KEY
-    line = f'"{parts.hostname}" = "KEY"'
+    raise UsageError(f"no API key: {key_cure(url)}")
+
+
+def found_key(url: str) -> tuple[str, str] | None:
+    """Return the key for a server and the name of its place; None if no place has one."""
+    parts = urlsplit(url)
+    if key := os.environ.get(KEY):
+        return key, KEY
+    for host in (parts.netloc, parts.hostname or ""):
+        if key := keyring().get(host):
+            return key, f"the keyring {keyring_path()}"
+    return (key, GENERAL_KEY) if (key := os.environ.get(GENERAL_KEY)) else None
+
+
+def key_cure(url: str) -> str:
+    """Return what to do if a server needs a key and there is none."""
+    line = f'"{urlsplit(url).hostname}" = "KEY"'
     place = keyring_path() or f"a file that {KEYRING} names"
-    raise UsageError(f"no API key: set {KEY} or {GENERAL_KEY} in the environment, or write {line} to {place}")
+    return f"set {KEY} or {GENERAL_KEY} in the environment, or write {line} to {place}"
+
+
+def refused_key(url: str, words: str) -> str:
+    """Return the error of a server that refuses the key, with the server's words, the place of the key and the cure."""
+    if (found := found_key(url)) is None:
+        return f"{url} asks for a key and none was sent: {words}; {key_cure(url)}"
+    return f"{url} refuses the key in {found[1]}: {words}; correct it"
 
 
 def keyring_path() -> Path | None:

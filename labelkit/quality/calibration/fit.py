@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement import plain
-from labelkit.quality.agreement_metrics import GRADES, RELEVANT, Floats, Ints, figure_interval, rated_columns
+from labelkit.quality.agreement_metrics import BINARY, GRADES, RELEVANT, Floats, Ints, figure_interval, rated_columns
 from labelkit.quality.calibration.features import Feature, Scored, both_views, features_of, judge_scores, matrix
 from labelkit.quality.calibration.figures import FLOOR, WORSE, Graded, gain, quality, verdict
 from labelkit.quality.calibration.judges import known_judges_of
@@ -233,6 +233,7 @@ def refuse_too_few(known: LabelledPairs) -> None:
         found = ", ".join(f"{have} {what}" for what, (have, _) in counts.items())
         raise DataError(
             f"too few judged pairs with human grades for a calibration: {found}; labelkit select chooses pairs to grade"
+            f"{'' if relevant else BINARY}"
         )
 
 

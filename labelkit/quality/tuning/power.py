@@ -14,7 +14,7 @@ from typing import NamedTuple
 from scipy.special import nctdtr, ndtri, stdtrit
 
 from labelkit.errors import DataError
-from labelkit.quality.agreement_metrics import RELEVANT
+from labelkit.quality.agreement_metrics import BINARY, RELEVANT
 from labelkit.records import PairIds
 from labelkit.statistics.paired import ALPHA, POWER
 
@@ -94,11 +94,12 @@ def quantile(probability: float) -> float:
 
 def refuse_too_few(choosing: Counts, reporting: Counts, detect: float) -> None:
     """Raise `DataError` if the labels cannot tell two prompts apart, with the number of queries that could."""
+    hint = "" if choosing.relevant + reporting.relevant else BINARY
     for counts in (choosing, reporting):
         if not 0 < counts.relevant < counts.labels:
             raise DataError(
                 f"one half of the queries has {counts.relevant} relevant pairs among {counts.labels} labels; tuning "
-                "needs relevant and other pairs in both halves: grade pairs of more queries"
+                f"needs relevant and other pairs in both halves: grade pairs of more queries{hint}"
             )
     found = power(reporting, detect)
     if found >= POWER:
@@ -108,6 +109,6 @@ def refuse_too_few(choosing: Counts, reporting: Counts, detect: float) -> None:
     raise DataError(
         f"too few labels to tell prompts apart: with {labels:,} labels on {queries:,} queries, half of which are "
         f"reported, a difference of {detect:g} in kappa is detected with probability {found:.2f}, not {POWER:g}; that "
-        f"needs about {needed:,} queries with {labels / queries:.1f} labels each: grade {needed - queries:,} more "
+        f"needs about {needed:,} queries with {labels / queries:.3g} labels each: grade {needed - queries:,} more "
         f"queries (labelkit review){', or look for a larger difference with --detect' if detect < 1 else ''}"
     )

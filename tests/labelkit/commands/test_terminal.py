@@ -106,7 +106,7 @@ def labels(annotate: Callable[..., str], tmp_path: Path) -> Path:
 
 def test_the_reason_of_a_server_is_harmless(annotate):
     said = harmless(annotate(key="wrong"))
-    assert "error: the server refuses the key" in said
+    assert "refuses the key in LABELKIT_API_KEY" in said
     assert SHOWN in said
 
 

@@ -25,6 +25,7 @@ def test_the_page_lists_each_deviation_of_the_table():
 def judged(labelkit, pool, server, Answer, tmp_path, monkeypatch):
     """Judge pairs at a server with a deviation: the called command, and the bodies of all answers with status 2xx."""
 
+    monkeypatch.setenv("LABELKIT_API_KEY", "sk-of-the-test")
     monkeypatch.setattr("labelkit.engines.client.CALL_SECONDS", 5.0)  # a fault that never passes fails soon
 
     def run(deviation):

@@ -30,6 +30,9 @@ def test_the_key_is_sent_and_stays_out_of_the_folder_and_the_screen(annotate, se
     monkeypatch.setenv("LABELKIT_API_KEY", CANARY)
     called = annotate()
     assert called.code == 0
+    pairs = json.loads(called.out)["pairs"]
+    assert f"judged {pairs}/{pairs}," in called.err
+    assert f" {pairs} new," in called.err, "the first request shows what the server accepts, and judges a pair"
     assert {headers["authorization"] for headers in server.headers} == {f"Bearer {CANARY}"}
     assert CANARY not in called.out + called.err
     assert places_of_the_key(tmp_path) == []
@@ -109,7 +112,7 @@ def test_a_refused_key_is_one_line(annotate, server, monkeypatch, Answer):
     called = annotate()
     assert called.code == 1
     assert len(called.err.splitlines()) == 1
-    assert "the server refuses the key" in called.err
+    assert "refuses the key in LABELKIT_API_KEY" in called.err
     assert CANARY not in called.err
 
 

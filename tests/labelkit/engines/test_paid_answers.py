@@ -192,7 +192,7 @@ def test_an_error_with_status_200_is_an_error_by_its_own_code(annotate, server, 
     server.script = lambda body: Answer({"error": {"code": 401, "message": "key expired"}})
     stopped = annotate("--limit", 8)
     assert (stopped.code, stopped.err.count("\n")) == (1, 1)
-    assert "the server refuses the key" in stopped.err
+    assert "asks for a key and none was sent: status 401: key expired" in stopped.err
 
 
 def test_pairs_without_a_score_are_counted_on_the_screen_and_in_the_manifest(

@@ -165,7 +165,7 @@ def test_a_refused_key_and_a_missing_address_are_one_line(
     server.route = lambda path, body: Answer({"message": "invalid api token"}, 401)
     called = annotate()
     assert called.code == 1
-    assert "the server refuses the key" in called.err
+    assert "refuses the key in LABELKIT_API_KEY" in called.err
     base = ("annotate", pool, "-o", tmp_path / "none", "--engine", "openai", "--model", "m", "--method", "rerank")
     called = labelkit(*base)
     assert (called.code, "give the address of a server with --base-url" in called.err) == (2, True)

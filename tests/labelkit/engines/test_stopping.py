@@ -23,7 +23,7 @@ FINAL = {
     "a wrong key": (
         401,
         message("Incorrect API key provided"),
-        ["refuses the key in LABELKIT_API_KEY", "Incorrect API"],
+        ["/v1 refuses the key in LABELKIT_API_KEY: status 401: Incorrect API key provided; correct it"],
     ),
     "DeepSeek's empty account": (
         402,
@@ -88,7 +88,9 @@ FINAL = {
 
 
 @pytest.fixture
-def annotate(labelkit, pool, server, tmp_path):
+def annotate(labelkit, pool, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELKIT_API_KEY", "sk-of-the-test")
+
     def run(*options, pairs=pool):
         base = ("annotate", pairs, "-o", tmp_path / "labels", "--engine", "openai", "--model", "m")
         return labelkit(*base, "--concurrency", "2", "--base-url", server.url, "--json", *options)
@@ -128,6 +130,25 @@ def test_a_final_error_in_the_middle_ends_the_run_and_keeps_what_came(twenty, se
     assert again["failures"] == {}
     assert again["known"] >= 2
     assert len(server.ledger) - sent == again["asked"]
+
+
+def test_a_refusal_names_the_place_of_the_key_or_says_that_none_was_sent(
+    annotate, server, Answer, monkeypatch, tmp_path
+):
+    server.script = lambda sent: Answer(message("bad key"), 401)
+    ring = tmp_path / "keys.toml"
+    ring.write_text('"127.0.0.1" = "sk-of-the-ring"\n')
+    ring.chmod(0o600)
+    monkeypatch.delenv("LABELKIT_API_KEY")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-general")
+    assert f"{server.url} refuses the key in OPENAI_API_KEY: status 401: bad key" in annotate().err
+    monkeypatch.setenv("LABELKIT_KEYRING", str(ring))
+    assert f"refuses the key in the keyring {ring}: status 401: bad key" in annotate().err
+    monkeypatch.delenv("OPENAI_API_KEY")
+    ring.write_text("")
+    said = annotate().err
+    assert f"{server.url} asks for a key and none was sent: status 401: bad key; set LABELKIT_API_KEY or" in said
+    assert f'write "127.0.0.1" = "KEY" to {ring}, then run the same command again' in said
 
 
 ALONE = {
@@ -223,8 +244,8 @@ def test_nothing_listening_ends_in_under_20_seconds_with_the_address(pool, tmp_p
         last = present(process.stderr).read().removesuffix("\n")
         seconds = time.monotonic() - start
     assert process.returncode == 1
-    assert first.startswith(f"nothing answers at {url} (ClientConnectorError")
-    assert last.startswith(f"error: nothing listens at {url} (ClientConnectorError")
+    assert first.startswith(f"nothing answers at {url} (Connection refused): trying again")
+    assert last.startswith(f"error: nothing listens at {url} (Connection refused)")
     assert last.endswith("start the server, or correct --base-url")
     assert seconds < 20
     assert not (tmp_path / "labels").exists()

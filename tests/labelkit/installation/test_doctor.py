@@ -120,7 +120,12 @@ def test_a_server_is_asked_only_when_it_is_named(
     assert "http://127.0.0.1:1/v1: does not answer" in called.out
     assert SECRET[:6] not in called.out + called.err
     monkeypatch.setenv("LABELKIT_API_KEY", "another-key-1")
-    assert "refuses the key" in str(doctor(DoctorOptions(base_url=(f"{server}/v1",))).servers[0].problem)
+    problem = str(doctor(DoctorOptions(base_url=(f"{server}/v1",))).servers[0].problem)
+    assert problem == "refuses the key in LABELKIT_API_KEY (status 401); correct it"
+    monkeypatch.delenv("LABELKIT_API_KEY")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    problem = str(doctor(DoctorOptions(base_url=(f"{server}/v1",))).servers[0].problem)
+    assert problem.startswith("asks for a key (status 401); set LABELKIT_API_KEY")
     assert labelkit("doctor", "--base-url", "http://example.org/v1").code == 2
 
 

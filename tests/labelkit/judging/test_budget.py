@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -138,6 +139,10 @@ def test_a_cap_in_dollars_holds_and_the_command_says_how_to_go_on(labelkit, wide
     called = labelkit(*command, "--prices", tmp_path / "prices.toml", "--max-usd", "2")
     assert called.code == 1
     assert "pairs are not judged: the caps allow no more requests" in called.err
+    # Prompts cost 1,000 dollars per million tokens: a request costs a few cents to a few tens of cents.
+    assert re.search(
+        r"the next request could cost up to 0\.\d\d US dollars, and 0\.\d+ of --max-usd 2 are left\n", called.err
+    ), called.err
     judgements, _, manifest = read_labels(tmp_path / "labels")
     assert 0 < len(judgements) < 300
     assert manifest.facts.pending == 300 - len(judgements)

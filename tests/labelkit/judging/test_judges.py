@@ -10,6 +10,7 @@ import labelkit as api
 from labelkit.errors import EngineError, UnknownNameError, UsageError
 from labelkit.judging.budget import Caps
 from labelkit.judging.journal import Journal
+from labelkit.judging.reading import Reading
 from labelkit.storage.labels import read_labels
 from labelkit.storage.manifest import MANIFEST
 
@@ -68,6 +69,10 @@ def test_a_second_judge_is_asked_for_by_a_flag(judge, candidates, tmp_path, labe
         assert words in str(refused.value)
     with pytest.raises(UsageError, match="method binary instead of graded"):
         judge(candidates, labels, method="binary")
+    with pytest.raises(
+        UsageError, match=r"another judge: seed 0 instead of none, temperature 1.0 instead of 0, votes 3 "
+    ):
+        judge(candidates, labels, reading=Reading(votes=3))
     assert files_of(labels) == before
     options = ("--engine", "scripted", "--model", "garbage")
     called = labelkit("annotate", tmp_path / "pool", "-o", labels, *options)

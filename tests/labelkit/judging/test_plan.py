@@ -1,6 +1,7 @@
 """What a plan says is what a run then does; prices are read from a file that can be wrong."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from present import present
 from labelkit.errors import DataError, UsageError
 from labelkit.judging.options import PlanOptions
 from labelkit.judging.plan import plan
-from labelkit.judging.prices import price_of, read_prices
+from labelkit.judging.prices import dollars, price_of, read_prices
 from labelkit.judging.reading import Reading
 from labelkit.storage.labels import read_labels
 
@@ -130,7 +131,7 @@ def test_without_a_tokenizer_passages_are_cut_by_words(wide):
 def test_the_command_says_what_is_unknown(labelkit, pool):
     called = labelkit("plan", pool, "--model", "overlap", "--engine", "scripted")
     assert called.code == 0, called.err
-    assert "unknown: no price for 'overlap'" in called.out
+    assert "prices.toml has no price for 'overlap'; add it to a copy of the file and give --prices COPY" in called.out
     assert "hours" not in called.out
     as_json = labelkit("plan", pool, "--model", "gpt-4o-mini", "--engine", "openai", "--rate", "10", "--json")
     document = json.loads(as_json.out)
@@ -191,7 +192,8 @@ note = "half of it at night"
 
 
 @pytest.mark.parametrize(
-    ("days", "said"), [(0, "0 days old; half"), (89, "89 days old; half"), (90, "90 days old; check them")]
+    ("days", "said"),
+    [(0, "0 days old; half"), (1, "1 day old; half"), (89, "89 days old; half"), (90, "90 days old; check them")],
 )
 def test_plan_and_annotate_say_the_age_of_a_price(labelkit, wide, tmp_path, days, said):
     checked = datetime.now(UTC).date() - timedelta(days=days)
@@ -206,6 +208,27 @@ def test_plan_and_annotate_say_the_age_of_a_price(labelkit, wide, tmp_path, days
         assert f"from prices.toml of {checked}, {said}" in printed
         assert "half of it at night; https://example.org/prices" in printed
     assert "of a context of 50,000" in planned.out
+
+
+def test_a_model_without_a_price_is_answered_with_the_names_that_resemble_it(labelkit, pool, tmp_path):
+    words = (pool, "--engine", "openai", "--model", "openai/gpt-5")
+    close = "has no price for 'openai/gpt-5'; it has gpt-"
+    assert close in labelkit("plan", *words).out
+    assert close in labelkit("annotate", *words, "--max-usd", 1, "-o", tmp_path / "labels").err
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"), [(0, "0.00"), (1234.567, "1,234.57"), (0.5, "0.50"), (0.00287, "0.0029"), (3e-7, "0.00000030")]
+)
+def test_small_amounts_of_money_keep_two_digits(usd, text):
+    assert dollars(usd) == text
+
+
+def test_the_plan_of_a_small_pool_is_not_free(labelkit, pool):
+    planned = labelkit("plan", pool, "--engine", "openai", "--model", "gpt-5-nano").out
+    assert re.search(r"US dollars         0\.0\d*[1-9]\d* for the prompts of the first step, 0\.0\d*[1-9]", planned), (
+        planned
+    )
 
 
 def test_a_plan_warns_of_requests_that_exceed_the_context(labelkit, wide, tmp_path):

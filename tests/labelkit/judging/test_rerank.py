@@ -70,7 +70,7 @@ def test_a_reranker_gives_scores_and_no_grades(labelkit, forest, scored, tmp_pat
     facts = manifest.facts
     assert (facts.without_grade, facts.failures, facts.rerankers) == (72, {}, {judge.judge_id: "unknown"})
     again = labelkit("annotate", forest[1], "-o", scored, *RERANK)
-    assert "72 pairs, 0 asked now" in again.err
+    assert "72 pairs, 0 requests" in again.err
     assert "72 x score without a grade: draw the thresholds with labelkit calibrate" in again.err
     assert {(row.query_id, row.passage_id): row.score for row in read_labels(scored)[0]} == raw_scores(scored)
 
@@ -79,7 +79,7 @@ def test_replies_are_cached_and_planned_and_capped_like_others(labelkit, forest,
     cached = ("--cache", tmp_path / "cache")
     assert labelkit("annotate", forest[1], "-o", tmp_path / "one", *RERANK, *cached).code == 0
     called = labelkit("annotate", forest[1], "-o", tmp_path / "two", *RERANK, *cached)
-    assert "72 pairs, 0 asked now" in called.err
+    assert "72 pairs, 0 requests" in called.err
     assert "72 replies from the cache" in called.err
     planned = json.loads(labelkit("plan", forest[1], *RERANK, "--json").out)
     with Journal(tmp_path / "one") as journal:

@@ -257,6 +257,9 @@ def test_too_few_labels_are_refused_with_their_number(judged, write_qrels, tmp_p
     few = write_qrels(tmp_path / "few.tsv", {"q0": {f"p0x{k}": k % 2 * 3 for k in range(12)}})
     with pytest.raises(DataError, match=r"12 labelled pairs \(at least 50 needed\), 6 of them with grade 2 or 3"):
         fit_calibration([labels], CalibrateOptions(human=few))
+    binary = write_qrels(tmp_path / "binary.tsv", {"q0": {f"p0x{k}": k % 2 for k in range(12)}})
+    with pytest.raises(DataError, match="no grade is 2 or 3: for binary qrels give --scale 0-1"):
+        fit_calibration([labels], CalibrateOptions(human=binary))
 
 
 def test_a_pair_on_which_every_judge_failed_stays_a_failure(labelkit, judged, tmp_path):

@@ -210,6 +210,8 @@ def test_too_few_labels_are_refused_before_anything_is_sent(tune, serve, write_q
     assert not (tmp_path / "out").exists()
     one_sided = write_qrels(tmp_path / "one.tsv", {query: dict.fromkeys(GRADES[query], 3) for query in GRADES})
     assert "needs relevant and other pairs in both halves" in tune(server, "--human", one_sided).err
+    binary = write_qrels(tmp_path / "binary.tsv", {query: dict.fromkeys(GRADES[query], 1) for query in GRADES})
+    assert "no grade is 2 or 3: for binary qrels give --scale 0-1" in tune(server, "--human", binary).err
 
 
 def test_caps_hold_over_all_prompts_and_a_higher_one_resumes(tune, serve, tmp_path):
