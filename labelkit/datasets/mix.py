@@ -7,8 +7,11 @@ the same inputs give the same bytes.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from duckdb import DuckDBPyConnection
 
 from labelkit.datasets.audit_checks import CHECKS, DROPS
 from labelkit.datasets.card import dataset_card
@@ -48,10 +51,7 @@ def mix(output: Path | str, options: MixOptions, *, command: str = "labelkit.mix
             judges, silent = save_inputs(db, draft, options)
             scored_by = scoring_judge(judges)
             totals = decide(db, draft, options, scored_by=scored_by)
-            if not totals["positives"]:
-                log.warning(f"{target}: no pair became a positive, so that nothing can be trained on the dataset")
-                for line in explanations(db, options):
-                    log.warning(f"  {line}")
+            warn_of_few_positives(db, options, totals, target=target)
         draft.inputs = input_hashes(options)
         told: dict[str, Any] = {"rerankers": rerankers(judges), "scored_by": scored_by}
         draft.facts = DatasetFacts(
@@ -67,6 +67,21 @@ def mix(output: Path | str, options: MixOptions, *, command: str = "labelkit.mix
         card = dataset_card(name_of(target), draft.rows, draft.facts, judges=judges, command=command)
         (draft.path / "README.md").write_text(card, encoding="utf-8")
     return totals
+
+
+def warn_of_few_positives(
+    db: DuckDBPyConnection, options: MixOptions, totals: Mapping[str, Any], *, target: Path
+) -> None:
+    """Warn of a dataset in which half of the queries or more have no positive, with the options that change it."""
+    empty, queries = totals["queries_without_positives"], totals["queries"]
+    if 2 * empty < queries:
+        return
+    if totals["positives"]:
+        log.warning(f"{target}: {empty:,} of {queries:,} queries have no positive, and teach nothing")
+    else:
+        log.warning(f"{target}: no pair became a positive, so that nothing can be trained on the dataset")
+    for line in explanations(db, options, none=not totals["positives"]):
+        log.warning(f"  {line}")
 
 
 def check_rules(options: MixOptions) -> None:

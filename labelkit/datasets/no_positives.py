@@ -1,4 +1,4 @@
-"""Explain a dataset without positives: the probabilities and grades of each judge, and the option that changes it."""
+"""Explain a dataset with few positives: the probabilities and grades of each judge, and the option that changes it."""
 
 import math
 from collections.abc import Iterator
@@ -13,16 +13,22 @@ from labelkit.storage import tables
 
 LEAST = 0.5
 """Lowest threshold that `--llm-positive` accepts."""
+MOST = 0.5
+"""Highest threshold that `--llm-negative` accepts."""
 
 
-def explanations(db: DuckDBPyConnection, rules: MixRules) -> Iterator[str]:
-    """Yield a line for each judge that is heard: its values, the threshold, and the option that makes positives."""
+def explanations(db: DuckDBPyConnection, rules: MixRules, *, none: bool) -> Iterator[str]:
+    """Yield a line for each judge that is heard: its values, the threshold, and the option that makes positives.
+
+    With `none`, the dataset has no positives at all; otherwise a judge is left out whose grades give some.
+    """
     judged = JUDGED.format(condition="true")
     db.execute(f"CREATE OR REPLACE TEMP TABLE heard AS SELECT *, {side_of(rules)} AS side FROM ({judged})")
     found = db.execute(
         """
         SELECT judge_id, name, kind, count(*) AS pairs, count(probability) AS probable,
-               count(*) FILTER (side = 'positive') AS positive, histogram(grade) AS grades,
+               count(*) FILTER (side = 'positive') AS positive, count(*) FILTER (side = 'negative') AS negative,
+               histogram(grade) AS grades,
                quantile_cont(probability, [0.0, 0.25, 0.5, 0.75, 1.0]) AS quartiles
         FROM heard JOIN judges USING (judge_id, kind) GROUP BY ALL ORDER BY name
         """
@@ -36,7 +42,9 @@ def explanations(db: DuckDBPyConnection, rules: MixRules) -> Iterator[str]:
                 f"none of its {judge['pairs']:,} judgments has a grade; if they have scores, draw the thresholds with "
                 "labelkit calibrate"
             )
-        elif judge["positive"]:
+        elif judge["positive"] and not none and not by_probability:
+            continue
+        elif judge["positive"] and none:
             why = (
                 f"{judge['positive']:,} of its {judge['pairs']:,} judgments reach the threshold, but --policy "
                 f"{rules.policy} or --drop leaves none of them"
@@ -58,7 +66,13 @@ def of_probabilities(db: DuckDBPyConnection, judge: dict[str, Any], rules: MixRu
     other = max(LEAST, math.floor(third * 100) / 100)
     of_judge = f"judge_id = {tables.text(judge['judge_id'])}"
     count = tables.value(db, f"SELECT count(*) FROM heard WHERE {of_judge} AND probability >= {other}")
-    return f"{said}; --llm-positive {other:g} would make {count:,} pairs positive"
+    said = f"{said}; --llm-positive {other:g} would make {count:,} pairs positive"
+    if judge["negative"]:
+        return said
+    other = min(MOST, math.ceil(first * 100) / 100)
+    count = tables.value(db, f"SELECT count(*) FROM heard WHERE {of_judge} AND probability <= {other}")
+    said = f"{said}; --llm-negative is {rules.llm_negative:g}"
+    return f"{said}; --llm-negative {other:g} would make {count:,} pairs negative"
 
 
 def of_grades(judge: dict[str, Any], rules: MixRules) -> str:

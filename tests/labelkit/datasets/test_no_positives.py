@@ -16,10 +16,15 @@ from labelkit.storage.folders import writing
 JUDGE = Judge(judge_id="it's-a", kind="llm", name="it's a", label_grades=(0, 2))
 
 
-def write_labels(folder: Path, probabilities: Sequence[float | None], grades: Sequence[int | None]) -> Path:
+def write_labels(
+    folder: Path,
+    probabilities: Sequence[float | None],
+    grades: Sequence[int | None],
+    queries: Sequence[str] = ("q1",) * 5,
+) -> Path:
     rows = [
         Judgement(
-            query_id="q1",
+            query_id=queries[number - 1],
             passage_id=f"p{number}",
             judge_id=JUDGE.judge_id,
             grade=grade,
@@ -72,6 +77,25 @@ def test_the_option_that_makes_positives_is_named(
         name, value, count = found.groups()
         changed = options.but(**{name.replace("-", "_"): float(value), "llm_negative_grade": 0})
         assert mix(tmp_path / "dataset", changed)["positives"] == int(count)
+
+
+def test_a_dataset_with_few_positives_is_explained(
+    beir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("labelkit"), "handlers", [caplog.handler])
+    labels = write_labels(tmp_path / "labels", (0.75, 0.5, 0.4, 0.45), (2, 2, 0, 0), queries=("q1", "q2", "q2", "q2"))
+    totals = mix(tmp_path / "dataset", MixOptions(data=beir, llm=(labels,)))
+    assert (totals["positives"], totals["negatives"], totals["queries_without_positives"]) == (1, 0, 1)
+    assert "1 of 2 queries have no positive" in caplog.text
+    wanted = "--llm-positive 0.56 would make 1 pairs positive; --llm-negative is 0.3; --llm-negative 0.44 would make 1"
+    assert wanted in caplog.text
+    caplog.clear()
+    sure = write_labels(tmp_path / "sure", (0.55, 0.6, 0.65), (2, 2, 2))
+    mix(tmp_path / "dataset", MixOptions(data=beir, llm=(sure,)))
+    assert "--llm-negative 0.5 would make 0 pairs negative" in caplog.text
+    caplog.clear()
+    mix(tmp_path / "dataset", MixOptions(data=beir, llm=(labels,), llm_positive=0.5))
+    assert "no positive" not in caplog.text
 
 
 def test_a_policy_that_leaves_no_positive_is_named(
