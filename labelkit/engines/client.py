@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, NamedTuple, Self
 
+from labelkit.engines.bodies import as_utf8, blotted, decoded, decoded_refusal, read_body
 from labelkit.engines.concurrency import Server
 from labelkit.engines.http import (
     BODY_BYTES,
@@ -23,11 +24,8 @@ from labelkit.engines.http import (
     RetriedError,
     SilentError,
     UnavailableError,
-    blotted,
     checked_url,
     connection_words,
-    decoded,
-    read_body,
     refuse_error,
     spoken,
     status_error,
@@ -282,10 +280,10 @@ class Client:
                 proxy=server.proxy,
             ) as response:
                 self._reached = True
-                body = decoded(
-                    await read_body(response, request.most), response.headers.get("Content-Encoding", ""), request.most
-                )
                 failed = response.status // 100 != 2
+                packed, encoding = await read_body(response, request.most), response.headers.get("Content-Encoding", "")
+                body = (decoded_refusal if failed else decoded)(packed, encoding, request.most)
+                body = as_utf8(body, response.charset)
                 body = blotted(body, server.all_secret_forms if failed else server.secret_forms)
                 if failed:
                     location = blot(target_of(response.headers.get("Location", "")), server.all_secret_forms)

@@ -14,6 +14,7 @@ from typing import Any
 
 from labelkit.engines import LOWEST, Message, Reply, Request, token_count
 from labelkit.engines.answer_text import NO_END, divided, says
+from labelkit.engines.bodies import BYTES, encoding_of, kept_bytes
 from labelkit.engines.dialects import JSON_KEY
 from labelkit.engines.event_stream import read_json
 from labelkit.engines.http import REASON_LENGTH, error_inside, spoken
@@ -53,12 +54,25 @@ EARLY = 10
 
 def read_answer(body: bytes, request: Request, *, in_json: bool = False) -> Reply:
     """Read the body of an answer with status 2xx. With `in_json`, the answer was requested as a JSON object."""
-    return read_raw(body.decode("utf-8-sig", errors="replace"), request, in_json=in_json)
+    reply = read_raw(body.decode("utf-8-sig", errors="replace"), request, in_json=in_json)
+    return with_bytes(reply, body)
+
+
+def with_bytes(reply: Reply, body: bytes) -> Reply:
+    """Return a reply whose raw text is the bytes of its body, if this is not UTF-8; other replies unchanged."""
+    encoding = encoding_of(body)
+    if encoding is None:
+        return reply
+    error = f"{reply.error}; the body is not UTF-8 (encoding {encoding})" if reply.error else None
+    return reply.model_copy(update={"raw": kept_bytes(body, encoding), "error": error})
 
 
 def read_again(reply: Reply, labels: tuple[str, ...]) -> Reply:
-    """Read the body that is kept with a reply again with the current rules; its token counts stay as charged."""
-    if reply.raw is None:
+    """Read the body that is kept with a reply again with the current rules; its token counts stay as charged.
+
+    A body that is kept as bytes is not read again.
+    """
+    if reply.raw is None or reply.raw.startswith(BYTES):
         return reply
     again = read_raw(reply.raw, Request(reply.key, "", (), labels=labels), in_json=reply.in_json)
     kept = {name: getattr(reply, name) for name in ("tries", "prompt_tokens", "completion_tokens")}

@@ -1,19 +1,17 @@
-"""Check HTTP addresses and answers: permitted addresses, size limits, and errors by status."""
+"""Check HTTP addresses and answers: permitted addresses, and errors by status."""
 
 import json
 import math
 import os
 import re
-import zlib
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from labelkit.engines.event_stream import read_json
 from labelkit.errors import UsageError
-from labelkit.storage.credentials import LOOPBACK, blot
+from labelkit.storage.credentials import LOOPBACK
 
 BODY_BYTES = 4 << 20
 """Largest answer in bytes after decompression; a completion has a few kilobytes."""
@@ -23,9 +21,6 @@ REASON_LENGTH = 300
 """Most characters of a server's reason in messages and failures."""
 BODY_LENGTH = 10_000
 """Most characters of a refusal that are searched for the name of an option."""
-
-if TYPE_CHECKING:
-    import aiohttp
 
 
 class CallError(Exception):
@@ -37,6 +32,8 @@ class CallError(Exception):
     """Beginning of the refusal's body, longer than the message."""
     url: str = ""
     """Address of the server that failed."""
+    raw: str | None = None
+    """Body of an answer with status 2xx that cannot be read, as `labelkit.engines.bodies` keeps bytes."""
 
 
 class BadRequestError(CallError):
@@ -129,44 +126,6 @@ them in `base_resp`.
 """
 CODES = ("code", "status_code", "status")
 """Fields with the status of an error."""
-
-
-async def read_body(response: "aiohttp.ClientResponse", most: int) -> bytes:
-    """Return the body of a response as sent. Raises `APIResponseError` once it is larger than `most` bytes."""
-    chunks, size = [], 0
-    async for chunk in response.content.iter_any():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > most:
-            raise APIResponseError(f"the answer is larger than {most >> 20} MB")
-    return b"".join(chunks)
-
-
-def decoded(body: bytes, encoding: str, most: int) -> bytes:
-    """Return a body decompressed, if the server compressed it unasked.
-
-    Raises `APIResponseError` if it has more than `most` bytes or cannot be decompressed, and `APIConnectionError` if it
-    is truncated.
-    """
-    if encoding.lower() in ("", "identity") or body.lstrip()[:1] in (b"{", b"["):
-        return body  # a proxy may have decompressed the answer and left the header
-    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
-        raise APIResponseError(f"the answer is compressed as {encoding[:20]!r}, which was not requested")
-    unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, by their headers
-    try:
-        content = unpacker.decompress(body, most + 1)
-    except zlib.error as error:
-        raise APIResponseError(f"the answer cannot be decompressed: {error}") from None
-    if len(content) > most:
-        raise APIResponseError(f"the answer is larger than {most >> 20} MB")
-    if not unpacker.eof:
-        raise APIConnectionError("the compressed answer is truncated")
-    return content
-
-
-def blotted(body: bytes, forms: Sequence[str]) -> bytes:
-    """Return a body without secrets, which some servers repeat, so that none reaches the journal or the screen."""
-    return blot(body.decode(errors="surrogateescape"), forms).encode(errors="surrogateescape")
 
 
 def status_error(status: int, retry_after: str | None, body: bytes, *, location: str = "") -> CallError:

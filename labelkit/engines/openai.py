@@ -234,4 +234,4 @@ class OpenAIEngine(Engine):
         tries = max(1, len(faults) + (not isinstance(error, RetriedError)))
         if OUT_OF_LENGTH.search(error.body):
             return Reply(key=request.key, finish_reason="length", tries=tries)
-        return Reply(key=request.key, error=spoken(error), tries=tries)
+        return Reply(key=request.key, error=spoken(error), tries=tries, raw=error.raw)

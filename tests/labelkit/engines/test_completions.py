@@ -13,8 +13,9 @@ from present import present
 
 from labelkit.engines import LOWEST, Message, Reply, Request
 from labelkit.engines.answer_text import NO_END, normalise, says
+from labelkit.engines.bodies import decoded
 from labelkit.engines.completions import EARLY, LONGEST_ANSWER, read_again, read_answer
-from labelkit.engines.http import CallError, decoded, refuse_error
+from labelkit.engines.http import CallError, refuse_error
 from labelkit.engines.openai_batch import read_reply, read_row
 from labelkit.judging.reply_parser import Failure, label_probabilities, read_label
 

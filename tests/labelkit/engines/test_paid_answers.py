@@ -1,5 +1,6 @@
 """Runs against servers that lie about tokens or answer oddly: caps hold by our own count, nothing paid is lost."""
 
+import base64
 import json
 import math
 import sqlite3
@@ -173,6 +174,57 @@ def test_a_body_of_a_shape_that_only_a_later_release_reads_is_read_again_and_not
     assert {row.grade for row in judgements} == {2}
     assert json.loads(annotate("--limit", 12).out)["failures"] == {}
     assert len(server.ledger) == sent
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_a_body_in_an_unknown_compression_is_in_the_journal_byte_for_byte(
+    annotate, server, Answer, completion, tmp_path, encoding
+):
+    packed = b"\x1b\xff\x00" + json.dumps(completion("2")).encode()
+    odd = Answer(packed, 200, {"Content-Encoding": encoding})
+    server.script = lambda body: odd if body == server.ledger[0] else Answer(completion("2"))
+    called = annotate("--limit", 5)
+    assert json.loads(called.out)["failures"] == {"no answer": 1}
+    assert f"compressed as '{encoding}'" in called.err
+    raw = raw_in(tmp_path / "labels")[-1]
+    head, coded = raw.split(",")
+    assert head == f"data:application/octet-stream;encoding={encoding};base64"
+    assert base64.b64decode(coded) == packed
+
+
+def test_a_body_that_is_not_utf_8_is_in_the_journal_byte_for_byte(annotate, server, Answer, completion, tmp_path):
+    odd = json.dumps(completion("2")).encode("utf-16")[:-1]
+    server.script = lambda body: Answer(odd) if body == server.ledger[0] else Answer(completion("2"))
+    called = annotate("--limit", 5)
+    assert json.loads(called.out)["failures"] == {"no answer": 1}
+    assert "the body is not UTF-8 (encoding utf-16)" in called.err
+    assert base64.b64decode(raw_in(tmp_path / "labels")[-1].split(",")[1]) == odd
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-32", "iso-8859-1"])
+def test_an_answer_in_another_encoding_is_read(annotate, server, Answer, completion, tmp_path, monkeypatch, charset):
+    """A secret that the server repeats in UTF-16 stays out of the journal, too."""
+    monkeypatch.setenv("LABELKIT_API_KEY", "sk-canary-0123456789")
+    whole = completion("2", model="modèle", note="sk-canary-0123456789")
+    body = json.dumps(whole, ensure_ascii=False).encode(charset)
+    server.script = lambda sent: Answer(body, 200, {"Content-Type": f"application/json; charset={charset}"})
+    called = annotate("--limit", 5)
+    assert (called.code, json.loads(called.out)["failures"]) == (0, {})
+    judgements, judges, _ = read_labels(tmp_path / "labels")
+    assert {row.grade for row in judgements} == {2}
+    assert [judge.model_answered for judge in judges] == ["modèle"]
+    assert b"sk-canary" not in (tmp_path / "labels" / "journal.sqlite").read_bytes()
+
+
+def test_a_refusal_in_an_unknown_compression_keeps_the_meaning_of_its_status(
+    annotate, server, Answer, completion, tmp_path
+):
+    busy = Answer(b"\x1b\xff", 429, {"Content-Encoding": "br"})
+    server.script = lambda body: Answer(completion("2")) if len(server.ledger) > 1 else busy
+    outcome = json.loads(annotate("--limit", 5).out)
+    assert (outcome["failures"], len(server.ledger)) == ({}, 6)
+    with Journal(tmp_path / "labels") as journal:
+        assert journal.spent().replies == 5, "a refused try is no answer"
 
 
 def test_an_error_with_status_200_is_an_error_by_its_own_code(annotate, server, Answer, completion, tmp_path):
