@@ -28,6 +28,8 @@ def agree(
     print_agreement(found.agreement)
     print_systems(found.systems)
     print_parts(found.by)
+    if found.advice:
+        console.say(f"No person's grades are among them: {found.advice}.")
 
 
 @takes("labelkit.quality.options:RedteamOptions")

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelkit.errors import UnknownNameError
-from labelkit.quality.agreement import Agreement, agree_raters, plain
+from labelkit.errors import UnknownNameError, UsageError
+from labelkit.quality.agreement import NEEDS_TWO, Agreement, agree_raters, plain
 from labelkit.quality.by_group import BY, GroupInputs, Part, break_down
+from labelkit.quality.by_hand import grade_first
 from labelkit.quality.options import AgreeOptions
 from labelkit.quality.rater_reading import raters_of
 from labelkit.quality.system_rankings import SystemAgreement, compare_systems
@@ -21,6 +22,8 @@ class AgreementReport(NamedTuple):
     """Correlations of system rankings; empty without runs."""
     by: list[Part]
     """Agreement on each group of pairs; empty without a breakdown."""
+    advice: str | None = None
+    """How to get human grades; None if there are some."""
 
     def to_json(self) -> Any:
         """Convert to plain dicts and lists, for `json.dumps`."""
@@ -50,6 +53,9 @@ def agree(
         raise UnknownNameError("breakdown", min(unknown), BY)
     with tables.temporary() as db:
         raters = raters_of(db, labels, options.human, scale=options.scale)
+        if len(raters) < 2:
+            advice = "" if any(rater.kind == "human" for rater in raters) else f"; {grade_first(labels)}"
+            raise UsageError(f"{NEEDS_TWO}{advice}")
         found = agree_raters(raters)
         reference, *judges = raters
         systems = [
@@ -61,4 +67,5 @@ def agree(
             for name in options.by
             for part in break_down(reference, GroupInputs(db, judge, options.data, pool=options.pool), name)
         ]
-    return AgreementReport(found, systems, parts)
+    blind = all(rater.kind != "human" for rater in raters)
+    return AgreementReport(found, systems, parts, advice=grade_first(labels) if blind else None)

@@ -33,6 +33,8 @@ from labelkit.storage import tables
 BLOCK = 262_144
 """Number of pairs whose coincidences are in memory at a time."""
 
+NEEDS_TWO = "agreement needs two judges or people: give --human GRADES, or a second labels folder"
+
 
 class Spread(NamedTuple):
     """Least, median and greatest value of a figure over the queries for which it is defined."""
@@ -130,7 +132,7 @@ def agree_raters(raters: Sequence[Rater]) -> Agreement:
     Raises `UsageError` for fewer than two raters, and `DataError` if none have a pair in common.
     """
     if len(raters) < 2:
-        raise UsageError("agreement needs two judges or people: give --human GRADES, or a second labels folder")
+        raise UsageError(NEEDS_TWO)
     # A reranker has no grades, so that nobody can be compared with it, only it with others.
     pairs = (pair if not pair[0].score_only else pair[::-1] for pair in combinations(raters, 2))
     found = [compare(one, other) for one, other in pairs if not one.score_only and have_common(one, other)]

@@ -107,7 +107,7 @@ class CalibrateOptions(Options):
 
     @model_validator(mode="after")
     def _either_fit_or_apply(self) -> Self:
-        if (self.human is None) == (self.apply is None):
+        if self.human is not None and self.apply is not None:
             raise UsageError("give either --human GRADES to fit a calibration, or --apply FILE to apply one")
         if self.apply is None and (self.renamed or self.apply_anyway):
             raise UsageError("--as and --apply-anyway can be used only together with --apply FILE")

@@ -116,7 +116,7 @@ def contents_of(subject: Subject, options: ReportOptions) -> dict[str, Any]:
     return parts | {
         "title": f"Reliability of {named}",
         "subtitle": f"{labelled:,} judgments by {len(judging)} judges, {graded:,} pairs with human grades",
-        "verdict": report_sections.verdict(agreement, people[0].name if people else None),
+        "verdict": report_sections.verdict(agreement, people[0].name if people else None, subject.folders),
         "contents": contents,
         "chart_style": STYLE,
         "commands": commands_of(subject.folders, options),

@@ -1,7 +1,7 @@
 """Prepares the sections of the report for the template."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from labelkit.errors import DataError
 from labelkit.quality.agreement import Agreement, Comparison
 from labelkit.quality.agreement_metrics import FIGURES, GRADES
 from labelkit.quality.bias import Biases
+from labelkit.quality.by_hand import ENOUGH, FOLDER, review_command
 from labelkit.quality.calibration.figures import LABELS
 from labelkit.quality.calibration.label_quality import in_words
 from labelkit.quality.calibration.models import read_calibration
@@ -92,7 +93,7 @@ def agreement_section(agreement: Agreement, people: str) -> list[dict[str, Any]]
     ]
 
 
-def verdict(agreement: Agreement | None, people: str | None) -> str:
+def verdict(agreement: Agreement | None, people: str | None, folders: Sequence[Path]) -> str:
     """Say in two sentences how far the labels can be trusted and what to do next.
 
     The words for kappa follow Landis and Koch (1977), applied to the lower end of the confidence interval.
@@ -106,8 +107,8 @@ def verdict(agreement: Agreement | None, people: str | None) -> str:
     if not known:
         return (
             "No grade in this report was compared with a person's grade on relevance, so nothing is known about the "
-            "errors of the labels. Grade about 50 of the pairs by hand (labelkit review LABELS -o GRADES), then run "
-            "this report with --human GRADES."
+            f"errors of the labels. Grade {ENOUGH} of the pairs by hand ({review_command(folders)}), then run this "
+            f"report with --human {FOLDER}."
         )
     best = max(known, key=lambda one: one.figures["kappa_2"].value or 0.0)
     kappa = best.figures["kappa_2"]

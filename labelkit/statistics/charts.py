@@ -41,7 +41,9 @@ svg .whisker {{ stroke: var(--s0); stroke-width: 2; }} svg .line {{ fill: none; 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40
 ROW = 24
-"""Height of a row of `intervals` and of a cell of `grid`."""
+"""Height of a cell of `grid`."""
+STACKED = 36
+"""Height of a row of `intervals`: a line of text above the interval."""
 
 
 class Interval(NamedTuple):
@@ -108,33 +110,38 @@ def curve(series: Series, x_label: str, y_label: str, title: str, *, diagonal: b
 
 
 def intervals(rows: Sequence[Interval], low: float, high: float, title: str) -> Markup:
-    """Draw one dot with its interval per row, on a common scale from `low` to `high`; values outside are clipped."""
-    label_width = 20 + 6.6 * max((len(row.label) for row in rows), default=1)
-    width = label_width + 390
-    height = ROW * len(rows) + 30
+    """Draw one dot with its interval per row, on a common scale from `low` to `high`; values outside are clipped.
+
+    Name and figures stand above the interval, so that the chart is narrow and its text can be read on a phone.
+    """
+    said = ["undefined" if row.value is None else in_brackets(row) for row in rows]
+    longest = max((len(row.label) + len(words) for row, words in zip(rows, said, strict=True)), default=0)
+    width, height = max(WIDTH, 20 + 6.6 * longest), STACKED * len(rows) + 22
 
     def x_of(value: float) -> float:
-        return label_width + (width - label_width - 110) * (min(max(value, low), high) - low) / (high - low)
+        return 12 + (width - 24) * (min(max(value, low), high) - low) / (high - low)
 
     parts = []
-    if low < 0 < high:
-        parts.append(f'<line class="faint" x1="{x_of(0):.1f}" y1="4" x2="{x_of(0):.1f}" y2="{height - 24}"/>')
-    for number, row in enumerate(rows):
-        y = ROW * number + 16
-        parts.append(text(label_width - 8, y + 4, row.label, style="end"))
+    for number, (row, words) in enumerate(zip(rows, said, strict=True)):
+        top = STACKED * number
+        parts += [text(4, top + 14, row.label, style=""), text(width - 4, top + 14, words, style="small end")]
         if row.value is None:
-            parts.append(text(label_width, y + 4, "undefined", style="small"))
             continue
+        y = top + 26
+        if low < 0 < high:
+            parts.append(f'<line class="faint" x1="{x_of(0):.1f}" y1="{y - 8}" x2="{x_of(0):.1f}" y2="{y + 8}"/>')
         if row.low is not None and row.high is not None:
             parts.append(
                 f'<line class="whisker" x1="{x_of(row.low):.1f}" y1="{y}" x2="{x_of(row.high):.1f}" y2="{y}"/>'
             )
         parts.append(f'<circle class="dot s0" cx="{x_of(row.value):.1f}" cy="{y}" r="4"/>')
-        said = f"{row.value:.2f}" if row.low is None else f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
-        parts.append(text(width - 4, y + 4, said, style="small end"))
-    base = height - 8
-    parts += [text(x_of(value), base, f"{value:g}", style="small middle") for value in (low, high)]
+    parts += [text(x_of(value), height - 6, f"{value:g}", style="small middle") for value in (low, high)]
     return figure("".join(parts), title, width, height=height)
+
+
+def in_brackets(row: Interval) -> str:
+    """Format a figure with its interval."""
+    return f"{row.value:.2f}" if row.low is None else f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
 
 
 Cells = Sequence[Sequence[float | None]]

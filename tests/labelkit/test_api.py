@@ -158,7 +158,7 @@ def test_a_record_says_what_is_wrong_and_what_to_do() -> None:
     with pytest.raises(UsageError, match=r"^votes = 0: input should be greater than or equal to 1$"):
         labelkit.AnnotateOptions(model="m").but(votes=0)
     with pytest.raises(UsageError, match="give either --human"):
-        labelkit.CalibrateOptions()
+        labelkit.CalibrateOptions(human=Path("h"), apply=Path("a"))
     with pytest.raises(UsageError, match="--weight x: expected JUDGE=WEIGHT"):
         labelkit.MixOptions(data=Path("d"), weight=("x",))  # type: ignore[arg-type]
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from labelkit.errors import DataError, UsageError
 from labelkit.quality.agreement import plain
 from labelkit.quality.agreement_metrics import BINARY, GRADES, RELEVANT, Floats, Ints, figure_interval, rated_columns
+from labelkit.quality.by_hand import grade_first
 from labelkit.quality.calibration.features import Feature, Scored, both_views, features_of, judge_scores, matrix
 from labelkit.quality.calibration.figures import FLOOR, WORSE, Graded, gain, quality, verdict
 from labelkit.quality.calibration.judges import known_judges_of
@@ -112,7 +113,7 @@ def fit_calibration(labels: Sequence[Path], options: CalibrateOptions, *, comman
     labels.
     """
     if options.human is None:
-        raise UsageError("human grades are needed to fit a calibration: give --human GRADES")
+        raise UsageError(f"human grades are needed to fit a calibration: give --human GRADES; {grade_first(labels)}")
     with tables.temporary() as db:
         people, *others = raters_of(db, labels, [options.human], scale=options.scale, consensus=True)
         judges = joined(rater for rater in others if rater.kind != "human")

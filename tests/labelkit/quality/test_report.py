@@ -157,9 +157,8 @@ def test_the_provenance_is_a_table_and_people_have_no_price(labelkit, labels, be
     assert "agrees best with" in text
     assert "agreement may be slight or no better than chance. Grade more pairs by hand" in text
     assert labelkit("report", labels, "-o", tmp_path / "alone.html").code == 0
-    assert (
-        "Grade about 50 of the pairs by hand (labelkit review LABELS -o GRADES)" in page_of(tmp_path / "alone.html")[1]
-    )
+    line = f"labelkit review {labels} -o my-grades --name me --pairs 50"
+    assert f"Grade 50 of the pairs by hand ({line})" in page_of(tmp_path / "alone.html")[1]
 
 
 def test_nothing_is_cut_on_a_narrow_screen(labelkit, labels, beir, tmp_path, page):
@@ -172,5 +171,10 @@ def test_nothing_is_cut_on_a_narrow_screen(labelkit, labels, beir, tmp_path, pag
         "[document.documentElement, ...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth)"
     )
     assert page.run(f"{wide}.length") == 0
+    smallest = (
+        "Math.min(...[...document.querySelectorAll('svg text')].map(one => parseFloat(getComputedStyle(one).fontSize)"
+        " * one.closest('svg').clientWidth / one.closest('svg').viewBox.baseVal.width))"
+    )
+    assert page.run(smallest) >= 10.5
     page.picture(tmp_path / "wide.png", dark=False, width=1400)
     assert page.run("Math.min(...[...document.querySelectorAll('.charts svg')].map(e => e.clientWidth))") > 300
