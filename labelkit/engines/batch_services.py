@@ -14,7 +14,7 @@ from labelkit.engines.client import FIRST_PAUSE, TRIES, Client
 from labelkit.engines.completions import MALFORMED, word
 from labelkit.engines.http import CallError, DeadlineError, NotFoundError, RetriedError, refuse_error, spoken
 from labelkit.engines.openai import OPENAI_URL
-from labelkit.engines.stopping import FinalErrors
+from labelkit.engines.stopping import FinalErrors, said
 from labelkit.errors import EngineError, MissingPackageError, UsageError
 from labelkit.storage.names import inside
 
@@ -116,9 +116,16 @@ class Api:
         try:
             return self._runner.run(work)
         except CallError as error:
-            raise EngineError(f"the batch API failed: {self._final_errors.problem(error) or spoken(error)}") from None
+            raise EngineError(f"the batch API failed: {self._problem(error)}") from None
         except MALFORMED as error:
             raise EngineError(f"the batch API sent an invalid answer: {spoken(error)}") from None
+
+    def _problem(self, error: CallError) -> str:
+        """Return the reason and the cure of a failed call. A server may have chat completions and no batches."""
+        if error.status in (404, 405) and self._final_errors.certain(error) is None:
+            cure = "judge with --engine openai, or correct --base-url, which ends before /files and /batches"
+            return f"{error.url} has no batch API: {said(error)}; {cure}"
+        return self._final_errors.problem(error) or spoken(error)
 
     async def _submit(self, name: str, at: float, content: bytes) -> str:
         import aiohttp

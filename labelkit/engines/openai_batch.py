@@ -218,7 +218,8 @@ class BatchEngine(Engine):
     def _not_yet(self, record: "BatchRecord", pending: dict[str, Request]) -> NotYetError:
         open_batches = record.open(pending)
         ids = [batch.id for batch in open_batches if batch.id is not None]
-        return NotYetError(f"{len(pending)} requests are waiting in {len(ids)} batches; {self._service.later(ids)}")
+        batches = "1 batch" if len(ids) == 1 else f"{len(ids)} batches"
+        return NotYetError(f"{len(pending):,} requests are waiting in {batches}; {self._service.later(ids)}")
 
 
 class BatchRecord:

@@ -125,7 +125,8 @@ class CallOptions(ModelOptions):
     dtype: str | None = None
     """Precision of the model: bfloat16, float16 or float32. Default: the fastest precision of the hardware."""
     base_url: tuple[str, ...] = ()
-    """Address of an OpenAI-compatible server. Repeat it to share the work among several servers."""
+    """Address of an OpenAI-compatible server, which often ends in /v1. Repeat it to share the work among several
+    servers. Default: https://api.openai.com/v1."""
     trust_remote_code: bool = False
     """Allow a model to run its own Python code and to load pickle files. Only for models that you trust."""
     insecure: bool = False

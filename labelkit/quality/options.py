@@ -188,7 +188,8 @@ class RedteamOptions(Options):
     revision: str | None = None
     """Commit or tag of a Hub model. Default: the newest commit."""
     base_url: tuple[str, ...] = ()
-    """Address of an OpenAI-compatible server. Repeat it to share the work among several servers."""
+    """Address of an OpenAI-compatible server, which often ends in /v1. Repeat it to share the work among several
+    servers. Default: https://api.openai.com/v1."""
     tokenizer: str | None = None
     """Tokenizer of a model behind a server: tokenizer.json, its folder or a Hub id."""
 
