@@ -130,7 +130,7 @@ CODES = ("code", "status_code", "status")
 
 def status_error(status: int, retry_after: str | None, body: bytes, *, location: str = "") -> CallError:
     """Return the error of a status other than 2xx. `location`: address to which a redirect leads."""
-    error = _status_error(status, retry_after, body, location)
+    error = _status_error(status, retry_after, body, location=location)
     error.status, error.body = status, body[:BODY_LENGTH].decode(errors="replace")
     return error
 

@@ -146,7 +146,7 @@ def judge_pool(
     method, traits = method_named(options.method), traits_of(options.engine)
     prompt = prompt_for(options.method, options.prompt, lambda: traits.pairs(options.settings))
     price = price_of(options.model, options.prices, batch=traits.batch)
-    check_price(price, options.caps, options.model, options.prices)
+    check_price(price, options.caps, model=options.model, prices=options.prices)
     if price is not None:
         log.info(price_line(options.model, price, options.prices))
     with output_of(folder) as place, ExitStack() as kept, ExitStack() as opened:

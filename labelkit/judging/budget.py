@@ -165,7 +165,7 @@ class Budget:
         self.usd += charge.usd or 0.0
 
 
-def check_price(price: Price | None, caps: Caps, model: str, prices: Path | None) -> None:
+def check_price(price: Price | None, caps: Caps, *, model: str, prices: Path | None) -> None:
     """Raise `UsageError` if there is a cap in dollars and the file `prices` has no price of the model."""
     if caps.usd is not None and price is None:
         raise UsageError(f"--max-usd needs a price for {model!r}: {unpriced(model, prices)}")

@@ -191,7 +191,7 @@ def differences(one: Judge, other: Judge) -> list[str]:
 
 
 def fields_of(judge: Judge) -> dict[str, Any]:
-    """Return the fields of a judge by name; those of its decoding, and the options that were sent, one by one."""
+    """Return the fields of a judge by name, with each field of its decoding and each option that was sent."""
     fields = judge.model_dump()
     decoding: dict[str, Any] = json.loads(fields.pop("decoding") or "{}")
     sent: dict[str, Any] = decoding.pop("sent", {})

@@ -71,7 +71,7 @@ def write_texts(orders: Sequence[Order], folder: Path, options: CallOptions, *, 
     """
     traits = traits_of(options.engine)
     price = price_of(options.model, options.prices, batch=traits.batch)
-    check_price(price, options.caps, options.model, options.prices)
+    check_price(price, options.caps, model=options.model, prices=options.prices)
     if price is not None:
         log.info(price_line(options.model, price, options.prices))
     found = Writing([], [], 0, tokens=0, usd=None)

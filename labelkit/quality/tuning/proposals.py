@@ -69,7 +69,7 @@ def propose(
     if traits.batch:
         raise UsageError(f"engine {options.engine} cannot propose prompts; name another one with --proposer-engine")
     price = price_of(options.model, options.prices, batch=False)
-    check_price(price, options.caps, options.model, options.prices)
+    check_price(price, options.caps, model=options.model, prices=options.prices)
     requests = [request_for(parent, mistakes, options, number=number) for number in range(count)]
     with Journal(folder) as journal:
         known = journal.answered()
