@@ -84,7 +84,7 @@ class Request(NamedTuple):
 
 def is_pair(messages: Sequence[Message]) -> bool:
     """Return whether messages are the query and the document of a reranker."""
-    return tuple(message.role for message in messages) == PAIR_ROLES
+    return len(messages) == len(PAIR_ROLES) and (messages[0].role, messages[1].role) == PAIR_ROLES
 
 
 def token_count(value: Any) -> int | None:

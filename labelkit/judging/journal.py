@@ -75,10 +75,14 @@ class Spent(NamedTuple):
     """Number of charges without a price."""
     replies: int = 0
 
-    def plus(self, charge: Charge) -> "Spent":
-        """Return the sum with one more charge."""
-        unpriced = self.unpriced + (charge.usd is None)
-        return Spent(self.tokens + charge.tokens, self.usd + (charge.usd or 0.0), unpriced, replies=self.replies)
+    def plus(self, *charges: Charge) -> "Spent":
+        """Return the sum with more charges."""
+        tokens, spent, unpriced, replies = self
+        for count, usd in charges:
+            tokens += count
+            spent += usd or 0.0
+            unpriced += usd is None
+        return Spent(tokens, spent, unpriced, replies=replies)
 
 
 class Answer(NamedTuple):
@@ -118,6 +122,8 @@ class Journal(SqliteFile):
 
     def _opened(self) -> None:
         self._spent = self._read_spent()
+        self._reserved = bool(next(self._rows("SELECT EXISTS (SELECT 1 FROM aside)"))[0])
+        """Whether there may be reservations."""
 
     def register(self, judge: Judge, prompt: bytes, asked: Iterable[Asked], *, whole: bool = False) -> None:
         """Record a judge and the pairs that it will be asked about, before the first request is sent.
@@ -208,7 +214,8 @@ class Journal(SqliteFile):
         bodies = [body_of(reply) for reply in replies]
         safe = [blot(body, self._secrets) for body in bodies]
         keys = json.dumps([reply.key for reply in replies])
-        spent = self._spent._replace(replies=self._spent.replies + len(replies))
+        spent = self._spent.plus(*(charge for _, charge in arrivals if charge is not None))
+        spent = spent._replace(replies=spent.replies + len(replies))
         with self._commit():
             attempts = Counter(dict(self._db.execute(f"SELECT key, max(attempt) {KEYS} GROUP BY key", (keys,))))
             rows = []
@@ -217,10 +224,9 @@ class Journal(SqliteFile):
                 failed, cost = int(reply.error is not None), charge or (None, None)
                 row = (reply.key, attempts[reply.key], body, failed, *cost, now)
                 rows.append((*row, digest_of_reply(*row)))
-                if charge is not None:
-                    spent = spent.plus(charge)
             self._db.executemany(f"INSERT INTO replies ({REPLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            self._db.execute("DELETE FROM aside WHERE key IN (SELECT value FROM json_each(?))", (keys,))
+            if self._reserved:
+                self._db.execute("DELETE FROM aside WHERE key IN (SELECT value FROM json_each(?))", (keys,))
             self._write_spent(spent)
         return [
             reply if body == blotted else reply_of(reply.key, blotted, self.path)
@@ -229,6 +235,7 @@ class Journal(SqliteFile):
 
     def reserve(self, key: str, charge: Charge) -> None:
         """Reserve the worst-case cost of a request before it is sent."""
+        self._reserved = True
         with self._commit():
             digest = digest_of(key, *charge)
             self._db.execute("INSERT OR REPLACE INTO aside VALUES (?, ?, ?, ?)", (key, *charge, digest))

@@ -118,7 +118,8 @@ def finalise(
         for judge, account, rows in settled(journal):
             for row, votes in rows:
                 judgements.add(row)
-                ballots.add(*votes)
+                if votes:
+                    ballots.add(*votes)
                 every.add(row)
                 if mine is not None:
                     tally.add(row)

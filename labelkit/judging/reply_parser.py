@@ -177,4 +177,4 @@ def label_probabilities(logprobs: Mapping[str, float], labels: Sequence[str]) ->
     top = max(values)
     weights = [math.exp(value - top) for value in values]
     total = math.fsum(weights)
-    return tuple(weight / total for weight in weights), min(1.0, math.exp(top) * total)
+    return tuple([weight / total for weight in weights]), min(1.0, math.exp(top) * total)

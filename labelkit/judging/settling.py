@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from labelkit.engines import Reply
 from labelkit.engines.completions import read_again
@@ -49,6 +49,11 @@ class Finished(NamedTuple):
 
 def advance(task: Task, judging: Judging, replies: Replies) -> Waiting | Finished:
     """Run the steps of a task as far as its replies are available."""
+    if verdict := judging.method.verdict:
+        if (reply := replies.get(task.key)) is None:
+            return Waiting(task.key, next(judging.method.judge(1, judging.prompt)))
+        reply = read_again(reply, judging.prompt.label_texts)
+        return Finished([verdict(reply, judging.prompt)], [reply])
     steps = judging.method.judge(len(task.passage_ids), judging.prompt)
     ask, key = next(steps), task.key
     taken: list[Reply] = []
@@ -74,9 +79,16 @@ def judgements_of(
     """
     grades = judging.grades
     for group in together(tasks, listwise=judging.listwise):
-        if len(group) == 1 and not judging.listwise:  # a single ballot is the judgement
-            if isinstance(done := advance(group[0], judging, replies), Finished):
-                yield from ((ballot.row, []) for _, ballot in _ballots(judging, group[0], done, cost=cost))
+        if len(group) == 1 and judging.method.verdict:  # most pairs have one ballot, from one reply
+            task = group[0]
+            if (reply := replies.get(task.key)) is not None:
+                reply = read_again(reply, judging.prompt.label_texts)
+                verdict, prompt = judging.method.verdict(reply, judging.prompt), reply.prompt_tokens
+                tokens = None if prompt is None else prompt + (reply.completion_tokens or 0)
+                yield (
+                    _row(judging, task, verdict, passage_id=task.passage_ids[0], tokens=tokens, usd=cost(task.key)),
+                    [],
+                )
             continue
         found: dict[str, list[Ballot]] = {}
         pending = False
@@ -118,28 +130,45 @@ def _ballots(judging: Judging, task: Task, done: Finished, *, cost: Cost) -> Ite
     usd = None if None in costs else sum(filter(None, costs))
     counted = [reply for reply in done.replies if reply.prompt_tokens is not None]
     tokens = sum((reply.prompt_tokens or 0) + (reply.completion_tokens or 0) for reply in counted)
-    size, judge_id, listwise = len(task.passage_ids), judging.judge.judge_id, judging.listwise
-    shared_tokens = round(tokens / size) if counted else None
-    shared_usd = None if usd is None else usd / size
+    size = len(task.passage_ids)
+    shares: dict[str, Any] = {"tokens": round(tokens / size) if counted else None}
+    shares |= {"usd": None if usd is None else usd / size}
     for place, (passage_id, verdict) in enumerate(zip(task.passage_ids, done.verdicts, strict=True), 1):
-        grade, score, probs, label_mass, failure, raw_grade = verdict
-        row = JudgementRow(
-            task.query_id,
+        position = place if judging.listwise else None
+        yield (
             passage_id,
-            judge_id,
-            grade=grade,
-            raw_grade=raw_grade,
-            score=score,
-            probs=probs,
-            label_mass=label_mass,
-            failure=failure,
-            position=place if listwise else None,
-            permutation_seed=task.seed,
-            reply_ref=task.key,
-            tokens=shared_tokens,
-            cost=shared_usd,
+            Ballot(verdict, _row(judging, task, verdict, passage_id=passage_id, position=position, **shares)),
         )
-        yield passage_id, Ballot(verdict, row)
+
+
+def _row(
+    judging: Judging,
+    task: Task,
+    verdict: Verdict,
+    *,
+    passage_id: str,
+    tokens: int | None,
+    usd: float | None,
+    position: int | None = None,
+) -> JudgementRow:
+    """Return the judgement of a pair by one task."""
+    grade, score, probs, label_mass, failure, raw_grade = verdict
+    return JudgementRow(
+        task.query_id,
+        passage_id,
+        judging.judge.judge_id,
+        grade=grade,
+        raw_grade=raw_grade,
+        score=score,
+        probs=probs,
+        label_mass=label_mass,
+        failure=failure,
+        position=position,
+        permutation_seed=task.seed,
+        reply_ref=task.key,
+        tokens=tokens,
+        cost=usd,
+    )
 
 
 def _joined(rows: Sequence[JudgementRow], verdict: Verdict) -> JudgementRow:

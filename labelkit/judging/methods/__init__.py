@@ -11,7 +11,7 @@ from typing import NamedTuple
 from labelkit.errors import UnknownNameError
 from labelkit.judging.defences import looks_twice
 from labelkit.judging.methods import binary, graded, relsel, rerank, utilrank, utilsel, write
-from labelkit.judging.methods.steps import Steps, Verdict, lowest, majority
+from labelkit.judging.methods.steps import Ask, Steps, Verdict, VerdictOf, ask_for_label, lowest, majority
 from labelkit.judging.prompts import Prompt, parse_prompt
 from labelkit.records import Judge
 
@@ -27,6 +27,8 @@ class Method(NamedTuple):
     """(verdicts on each passage of a query, one per order or vote; grades) -> one verdict per passage."""
     score_only: bool = False
     """True if the verdicts have scores but no grades."""
+    verdict: VerdictOf | None = None
+    """Function from the only reply of a pointwise method to its verdict, which needs no generator."""
     writes: bool = False
     """True if the answer is a text from all passages of the window; its verdicts have neither grades nor scores."""
 
@@ -35,10 +37,20 @@ class Method(NamedTuple):
         return bool(self.grades) or self.writes
 
 
+def pointwise(verdict: VerdictOf, ask: Callable[[Prompt], Ask] = ask_for_label, *, score_only: bool = False) -> Method:
+    """Return the method that asks about each passage alone, once."""
+
+    def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
+        reply = yield ask(prompt)
+        return [verdict(reply, prompt)]
+
+    return Method(judge, verdict=verdict, score_only=score_only)
+
+
 METHODS = {
-    "graded": Method(graded.judge),
-    "binary": Method(binary.judge),
-    "rerank": Method(rerank.judge, score_only=True),
+    "graded": pointwise(graded.verdict),
+    "binary": pointwise(binary.verdict),
+    "rerank": pointwise(rerank.verdict, rerank.ask, score_only=True),
     "relsel": Method(relsel.judge, relsel.GRADES),
     "utilsel": Method(utilsel.judge, utilsel.GRADES),
     "utilrank": Method(utilrank.judge, utilrank.GRADES, utilrank.best_tenth),

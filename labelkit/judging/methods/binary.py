@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping
 
-from labelkit.judging.methods.steps import Steps, Verdict, judge_pair
+from labelkit.engines import Reply
+from labelkit.judging.methods.steps import Verdict, verdict_of_label
 from labelkit.judging.prompts import Prompt
 
 
-def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
-    """Ask for the label of one pair; the score is the log-odds of the positive labels."""
-    return (yield from judge_pair(prompt, lambda logprobs, probs, prompt: log_odds(logprobs, prompt)))
+def verdict(reply: Reply, prompt: Prompt) -> Verdict:
+    """Return the verdict of the label of one pair; the score is the log-odds of the positive labels."""
+    return verdict_of_label(reply, prompt, lambda logprobs, probs, prompt: log_odds(logprobs, prompt))
 
 
 def log_odds(logprobs: Mapping[str, float], prompt: Prompt) -> float:

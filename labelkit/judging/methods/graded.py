@@ -7,13 +7,14 @@ most probable grade of a weak judge says little, its expected grade still orders
 from collections.abc import Sequence
 from operator import mul
 
-from labelkit.judging.methods.steps import Steps, Verdict, judge_pair
+from labelkit.engines import Reply
+from labelkit.judging.methods.steps import Verdict, verdict_of_label
 from labelkit.judging.prompts import Prompt
 
 
-def judge(size: int, prompt: Prompt) -> Steps[list[Verdict]]:
-    """Ask for the label of one pair; the score is the expected grade."""
-    return (yield from judge_pair(prompt, lambda logprobs, probs, prompt: expected_grade(probs, prompt)))
+def verdict(reply: Reply, prompt: Prompt) -> Verdict:
+    """Return the verdict of the label of one pair; the score is the expected grade."""
+    return verdict_of_label(reply, prompt, lambda logprobs, probs, prompt: expected_grade(probs, prompt))
 
 
 def expected_grade(probs: Sequence[float], prompt: Prompt) -> float:

@@ -41,23 +41,29 @@ class Verdict(NamedTuple):
     raw_grade: str | None = None
 
 
+VerdictOf = Callable[[Reply, Prompt], Verdict]
+"""Function from the only reply about a passage to the verdict on it."""
 Score = Callable[[Mapping[str, float], Sequence[float], Prompt], float]
 """Function from the log-probabilities and the renormalised probabilities of a prompt's labels to a score."""
 
 
-def judge_pair(prompt: Prompt, score: Score) -> Steps[list[Verdict]]:
-    """Ask for a label in the only step of a pointwise method: it gives the grade, its probabilities the score."""
-    reply = yield Ask("judge", (0,), labels=prompt.label_texts)
+def ask_for_label(prompt: Prompt) -> Ask:
+    """Return the only step of a pointwise method with labels."""
+    return Ask("judge", (0,), labels=prompt.label_texts)
+
+
+def verdict_of_label(reply: Reply, prompt: Prompt, score: Score) -> Verdict:
+    """Return the verdict of a reply to `ask_for_label`: the label gives the grade, its probabilities the score."""
     label = read_label(reply, prompt.label_texts)
     if isinstance(label, Failure):
-        return [Verdict(failure=label.reason)]
+        return Verdict(failure=label.reason)
     grade = prompt.grade_of[label]
     raw_grade = None if label == str(grade) else label
     if reply.label_logprobs is None:
-        return [Verdict(grade, raw_grade=raw_grade)]
+        return Verdict(grade, raw_grade=raw_grade)
     probs, mass = label_probabilities(reply.label_logprobs, prompt.label_texts)
     scored = score(reply.label_logprobs, probs, prompt)
-    return [Verdict(grade, scored, probs, label_mass=None if reply.masked else mass, raw_grade=raw_grade)]
+    return Verdict(grade, scored, probs, label_mass=None if reply.masked else mass, raw_grade=raw_grade)
 
 
 def majority(pool: Sequence[Sequence[Verdict]], grades: tuple[int, ...]) -> list[Verdict]:
