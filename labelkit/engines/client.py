@@ -58,6 +58,10 @@ TRIES = 8
 """Most tries of a call that fail by a fault of server or connection. Tries that no server worked on and no vendor bills
 do not count, and are repeated until the deadline: too many requests, no service, no connection.
 """
+FEW_TRIES = 3
+"""Most tries of a first request at one of several servers, and of one that meets an internal error, before it is sent
+to another server or without an option.
+"""
 
 
 def seconds_for(tokens: int, least: float | None = None) -> float:
@@ -115,6 +119,10 @@ class Client:
     def addresses(self) -> str:
         """Addresses of all servers, for messages."""
         return " or ".join(server.url for server in self._servers)
+
+    def leave_out(self, url: str) -> None:
+        """Send nothing to one of several servers from now on."""
+        self._servers = [server for server in self._servers if server.url != url.rstrip("/")]
 
     async def __aenter__(self) -> Self:
         import aiohttp

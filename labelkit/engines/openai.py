@@ -15,7 +15,7 @@ from typing import Any
 
 from labelkit.engines import Engine, EngineFacts, Probed, Reply, Request, Settings, Traits
 from labelkit.engines.answer_text import NO_END, says
-from labelkit.engines.client import TRIES, Client, seconds_for
+from labelkit.engines.client import FEW_TRIES, TRIES, Client, seconds_for
 from labelkit.engines.completions import ScoreWatch, read_answer
 from labelkit.engines.dialects import Dialect, chat_body, dialect_of
 from labelkit.engines.http import CallError, RetriedError, spoken
@@ -30,10 +30,8 @@ TRAITS = Traits(file_tokens, stated_context, tries=TRIES, pairs=lambda settings:
 CONCURRENCY = 32
 OPENAI_URL = "https://api.openai.com/v1"
 PATH = "/chat/completions"
-FEW_TRIES, SOON_SECONDS = 3, 60.0
-"""Tries of a first request that meets an internal error, before it is sent without an option; and tries and seconds at
-one of several servers, before it is sent to the next one.
-"""
+SOON_SECONDS = 60.0
+"""Seconds for a first request at one of several servers, before it is sent to the next one."""
 FAULTS = 2
 """Most first requests without an answer, or with one that breaks off, before all others are sent together."""
 EFFORT = re.compile(r"reasoning.?effort|reasoning_effort|thinking.?level", re.IGNORECASE)
@@ -189,7 +187,7 @@ class OpenAIEngine(Engine):
             yield from self._reranker().together(runner, source, self._concurrency)
 
     def _reranker(self) -> RerankApi:
-        return RerankApi(self._client, self._settings.model, self._final)
+        return RerankApi(self._client, self._settings.model, self._final, insecure=self._settings.insecure)
 
     @contextmanager
     def _connected(self) -> Iterator[asyncio.Runner]:

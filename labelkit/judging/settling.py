@@ -58,7 +58,8 @@ def advance(task: Task, judging: Judging, replies: Replies) -> Waiting | Finishe
     ask, key = next(steps), task.key
     taken: list[Reply] = []
     while reply := replies.get(key):
-        reply = read_again(reply, ask.labels)
+        if not judging.method.score_only:
+            reply = read_again(reply, ask.labels)
         taken.append(reply)
         try:
             ask = steps.send(reply)

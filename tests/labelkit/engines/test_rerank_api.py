@@ -7,7 +7,8 @@ import pytest
 from pydantic import JsonValue
 
 from labelkit.engines import Message, Request, Settings, open_engine
-from labelkit.engines.rerank_api import DIALECTS, DOCUMENTS, read_scores
+from labelkit.engines.rerank_answers import read_scores
+from labelkit.engines.rerank_api import DIALECTS, DOCUMENTS
 from labelkit.judging.journal import Journal
 from labelkit.storage.labels import read_labels
 
@@ -41,7 +42,7 @@ class Served:
         return None if fields - {"top_n"} <= set(body) | {"return_documents"} else self.answer({"message": "?"}, status)
 
     def vllm(self, path, body):
-        fields = {"model", "query", "documents", "use_activation"}
+        fields = {"model", "query", "documents", "top_n", "use_activation"}
         if said := self.refused(path, body, "/v1/rerank", status=400, fields=fields):
             return said
         rows = self.ranked(body["query"], body["documents"], "relevance_score", raw=body["use_activation"] is False)
@@ -206,15 +207,15 @@ ODD: dict[str, tuple[JsonValue, list[float | None]]] = {
 @pytest.mark.parametrize("case", ODD)
 def test_odd_answers_cost_only_what_they_lack(case):
     answer, expected = ODD[case]
-    replies = read_scores(json.dumps(answer), batch(2), "jina")
+    replies = read_scores(json.dumps(answer).encode(), batch(2), "jina")
     assert [reply.score for reply in replies] == expected
     assert all((reply.error is None) == (reply.score is not None) for reply in replies)
 
 
 def test_scores_that_json_does_not_have_are_none():
-    replies = read_scores('[{"index": 0, "score": NaN}, {"index": 1, "score": -Infinity}]', batch(2), "tei")
+    replies = read_scores(b'[{"index": 0, "score": NaN}, {"index": 1, "score": -Infinity}]', batch(2), "tei")
     assert [reply.score for reply in replies] == [None, None]
-    assert "not a list of scores" in str(read_scores("<html>", batch(1), "tei")[0].error)
+    assert "not a list of scores" in str(read_scores(b"<html>", batch(1), "tei")[0].error)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,132 @@ def test_scores_that_json_does_not_have_are_none():
 )
 def test_stated_tokens_are_divided_by_length(usage, total):
     results = [{"index": n, "relevance_score": n} for n in range(20)]
-    replies = read_scores(json.dumps({"results": results, **usage}), batch(20), "jina")
+    replies = read_scores(json.dumps({"results": results, **usage}).encode(), batch(20), "jina")
     counts = [reply.prompt_tokens for reply in replies]
     assert counts == [None] * 20 if total is None else sum(map(int, filter(None, counts))) == total
     assert counts[0] is None or counts[0] <= int(counts[-1] or 0)
+
+
+def replies_in(folder):
+    with Journal(folder) as journal:
+        return [json.loads(reply) for _, _, reply, *_ in journal.records()]
+
+
+def test_an_unknown_form_of_answer_ends_the_run_and_is_in_the_journal(annotate, server, Answer, tmp_path):
+    server.route = lambda path, body: Answer({"scores": [0.5], "detail": "model v9", "path": path})
+    called = annotate()
+    assert (called.code, len(server.ledger)) == (1, len(DIALECTS)), "one pair is asked, once in each dialect"
+    assert f"{server.url} speaks no known rerank API" in called.err
+    assert "model v9" in called.err.splitlines()[-1]
+    (reply,) = replies_in(tmp_path / "labels")
+    assert [json.loads(line)["path"] for line in reply["raw"].splitlines()] == ["/v1/rerank", "/v1/score"]
+    assert reply["tries"] == len(DIALECTS)
+
+
+def test_refusals_in_every_dialect_end_the_run_at_the_second_pair(annotate, server, Answer):
+    server.route = lambda path, body: Answer({"message": "no such field"}, 400)
+    called = annotate()
+    assert (called.code, len(server.ledger)) == (1, 2 * len(DIALECTS))
+    assert "no such field" in called.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_server_that_returns_the_best_few_is_asked_for_the_others_in_the_same_run(
+    annotate, server, Answer, peer_scores, tmp_path, most
+):
+    good = Served("cohere", peer_scores, Answer)
+
+    def route(path, body):
+        answer = good(path, {**body, "documents": body.get("documents", [])})
+        return answer if answer.status != 200 else Answer(answer.body | {"results": answer.body["results"][:most]})
+
+    server.route = route
+    called = annotate("--concurrency", 1)
+    assert called.code == 0, called.err
+    found = scores_in(tmp_path / "labels")
+    assert [row.failure for row in found.values()] == [None] * len(found)
+    assert all("tries" in reply or reply["score"] for reply in replies_in(tmp_path / "labels"))
+    assert max(good.calls[2:]) > 1
+    assert sum(good.calls) < 2 * len(found)
+
+
+def test_a_passage_that_never_gets_a_score_is_asked_a_bounded_number_of_times(
+    annotate, server, Answer, peer_scores, tmp_path
+):
+    good = Served("jina", peer_scores, Answer)
+    asked: list[str] = []
+
+    def route(path, body):
+        answer = good(path, body)
+        if answer.status != 200:
+            return answer
+        bad = {number for number, text in enumerate(body["documents"]) if "mail" in text}
+        asked.extend(body["documents"][number] for number in bad)
+        return Answer({"results": [row for row in answer.body["results"] if row["index"] not in bad]})
+
+    server.route = route
+    called = annotate("--concurrency", 1)
+    assert called.code == 0, called.err
+    failed = [row for row in scores_in(tmp_path / "labels").values() if row.failure]
+    assert len(failed) > 0
+    assert any('"results": []' in reply.get("raw", "") for reply in replies_in(tmp_path / "labels"))
+    assert all("the server gives no score for this passage" in row.failure for row in failed)
+    assert max(map(asked.count, asked)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [("vllm", "score", "refuses it: status 404"), ("vllm", "tei", "refuses it: status 422"), ("jina", "vllm", "gives")],
+)
+def test_two_servers_that_score_differently_end_the_run_at_once_and_are_named(
+    labelkit, pool, server, Answer, peer_scores, tmp_path, first, second, says
+):
+    """The vLLM server of the last case gives raw logits where Jina gives probabilities of the same model."""
+    other = type(server)()
+    try:
+        server.route, other.route = Served(first, peer_scores, Answer), Served(second, peer_scores, Answer)
+        if first == "jina":
+            lenient = Served("vllm", peer_scores, Answer)
+            other.route = lambda path, body: lenient(
+                path,
+                {name: value for name, value in body.items() if name != "return_documents"} | {"use_activation": False},
+            )
+        base = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "openai", "--model", "m", "--method", "rerank")
+        called = labelkit(*base, "--base-url", server.url, "--base-url", other.url, "--concurrency", 4)
+        sent = len(server.ledger) + len(other.ledger)
+    finally:
+        other.close()
+    assert called.code == 1
+    words = called.err.splitlines()[-1]
+    assert server.url in words
+    assert f"{other.url} {says}" in words
+    assert "leave one out, or judge with each of them in a folder of its own" in words
+    assert sent <= 3 + list(DIALECTS).index(first)
+    assert [reply.get("error") for reply in replies_in(tmp_path / "labels")] == [None, None], "what was paid is kept"
+
+
+def test_two_servers_that_score_alike_share_the_run(labelkit, pool, server, Answer, peer_scores, tmp_path):
+    other = type(server)()
+    try:
+        for one in (server, other):
+            one.route = Served("vllm", peer_scores, Answer)
+        base = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "openai", "--model", "m", "--method", "rerank")
+        called = labelkit(*base, "--base-url", server.url, "--base-url", other.url, "--concurrency", 2)
+        shares = len(server.ledger), len(other.ledger)
+    finally:
+        other.close()
+    assert called.code == 0, called.err
+    assert all(row.score is not None for row in scores_in(tmp_path / "labels").values())
+    assert min(shares) >= 1
+
+
+def test_a_server_that_is_down_is_left_out_with_a_word(labelkit, pool, server, Answer, peer_scores, tmp_path):
+    server.route = Served("vllm", peer_scores, Answer)
+    other = type(server)()
+    other.route = lambda path, body: Answer({"message": "loading"}, 503)
+    base = ("annotate", pool, "-o", tmp_path / "labels", "--engine", "openai", "--model", "m", "--method", "rerank")
+    called = labelkit(*base, "--base-url", other.url, "--base-url", server.url)
+    other.close()
+    assert called.code == 0, called.err
+    assert f"{other.url} does not answer" in called.err
+    assert all(row.score is not None for row in scores_in(tmp_path / "labels").values())
