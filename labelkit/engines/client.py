@@ -162,7 +162,7 @@ class Client:
 
         It is sent again until `seconds` (default `CALL_SECONDS`) are over. `content` makes the body for each try.
         """
-        seconds = seconds or CALL_SECONDS
+        seconds, answers = seconds or CALL_SECONDS, self._answers
         try:
             request = Request(method, path, content, most=most)
             return await self._retried(request, seconds, [] if faults is None else faults)
@@ -171,6 +171,11 @@ class Client:
             self._lose(late)
             raise late from None
         except RetriedError as error:
+            if isinstance(error, NoConnectionError) and self._answers == answers:
+                raise SilentError(
+                    f"nothing listens at {self.addresses} any more, for {seconds:.0f} s ({error}): start the server "
+                    "again; every reply is kept: run the same command again to resume"
+                ) from None
             self._lose(error)
             raise
 

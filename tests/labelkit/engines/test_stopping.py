@@ -205,6 +205,23 @@ def test_a_server_that_dies_in_the_middle_ends_the_run_when_its_calls_are_lost(
     assert "every reply is kept: run the same command again" in called.err
 
 
+def test_a_server_that_is_gone_ends_the_run_after_one_request(annotate, server, Answer, completion, monkeypatch):
+    """Before: with one request at a time, 20 requests waited for five minutes each."""
+    monkeypatch.setattr("labelkit.engines.client.CALL_SECONDS", 1.0)
+    monkeypatch.setattr("labelkit.engines.client.LONGEST_PAUSE", 0.2)
+
+    def script(body):
+        if len(server.ledger) == 2:
+            server.close()
+        return Answer(completion("2"), 200, {"Connection": "close"})
+
+    server.script = script
+    called = annotate("--concurrency", 1)
+    assert called.code == 1
+    assert f"nothing listens at {server.url} any more" in called.err
+    assert "every reply is kept" in called.err
+
+
 def test_a_rate_limit_that_stays_ends_the_run(annotate, server, Answer, completion, monkeypatch):
     """A daily limit. Before: every further pair was sent and failed."""
     monkeypatch.setattr("labelkit.engines.client.CALL_SECONDS", 5.0)
