@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.corpora.files import file_rows
-from labelkit.corpora.rows import encodable
+from labelkit.corpora.rows import id_of
 from labelkit.corpora.scales import expected_grades, grade_on, read_scale
 from labelkit.errors import DataError
 from labelkit.records import Judge, Judgement, PairIds
@@ -131,10 +131,14 @@ def person_of(who: Any) -> str:
 
 def pair_of(ids: Any, where: str) -> PairIds:
     """Return query and passage id of a record. Raises `DataError` if they are missing."""
-    found = [ids.get(name) if isinstance(ids, dict) else None for name in ("query_id", "passage_id")]
-    if not all(isinstance(name, str) and name and encodable(name) for name in found):
-        raise DataError(f"{where}: query_id or passage_id is missing; import only records exported by labelkit")
-    return str(found[0]), str(found[1])
+    try:
+        row = ids if isinstance(ids, dict) else {}
+        return id_of(row, "query_id", where), id_of(row, "passage_id", where)
+    except DataError as error:
+        raise DataError(
+            f"{error}; the records need query_id and passage_id, as labelkit export --to argilla or label-studio "
+            "writes them"
+        ) from None
 
 
 def time_of(answer: Fields, where: str) -> datetime:

@@ -84,6 +84,8 @@ def known_qrels(
     if not skip_unknown:
         row = next(row for row in qrels_rows(*paths, scale=scale) if (row.query_id, row.passage_id) in unknown)
         raise DataError(f"{row.where}: {unknown_id(row.query_id, row.passage_id, queries)}; {SKIP}")
+    if len(unknown) == sum(map(len, qrels.values())):
+        raise DataError(f"{paths[0]}: the query or the passage of every pair is unknown: these are qrels of other data")
     log.warning(f"{paths[0]}: {len(unknown):,} pairs with an unknown query or passage are left out")
     known = {
         query_id: {pid: grade for pid, grade in graded.items() if (query_id, pid) not in unknown}

@@ -50,7 +50,7 @@ class QueryColumns(NamedTuple):
 
 
 class GradeColumns(NamedTuple):
-    """The columns of qrels. Without a column of grades, every pair is relevant and gets grade 1."""
+    """The columns of qrels. If there are only columns of query and passage, every pair is relevant and gets grade 1."""
 
     query: str
     passage: str
@@ -98,13 +98,18 @@ def query_columns(names: Iterable[str], fields: Fields, where: str) -> QueryColu
 
 
 def grade_columns(names: Iterable[str], where: str) -> GradeColumns:
-    """Return the columns of query id, passage id and grade of qrels. Raises `DataError`."""
+    """Return the columns of query id, passage id and grade of qrels. Raises `DataError`.
+
+    A third column of any name has the grades. Of several unknown columns, each could have them, so they are refused.
+    """
     there = list(names)
     wanted = (Wanted("the query id", JUDGED_QUERIES), Wanted("the passage id", JUDGED_PASSAGES))
     query, passage = columns_of(there, wanted, where)
-    return GradeColumns(
-        query, passage, next((name for grade in GRADES for name in there if name.lower() == grade), None)
-    )
+    known = next((name for grade in GRADES for name in there if name.lower() == grade), None)
+    others = [name for name in there if name not in (query, passage)]
+    if known is None and len(others) > 1:
+        columns_of(others, [Wanted("the grade", GRADES)], where)
+    return GradeColumns(query, passage, known or next(iter(others), None))
 
 
 def columns_of(there: list[str], wanted: Iterable[Wanted], where: str) -> list[str]:
@@ -120,7 +125,7 @@ def columns_of(there: list[str], wanted: Iterable[Wanted], where: str) -> list[s
             columns = ", ".join(map(repr, there[:8])) or "no columns"
             usual = " or ".join(map(repr, names[:3]))
             near = next((name for name in there if any(part in name.lower() for part in like)), "NAME")
-            cure = f": {flag} {near}" if flag else ""
+            cure = f": {flag} {near}" if flag else "; rename the column"
             raise DataError(f"{where}: found {columns}, wanted {usual} for {what}{cure}")
         found.append(name)
     return found

@@ -17,6 +17,7 @@ LINE_BYTES = 64 << 20
 """Longest line in bytes that is read."""
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Ending of a compressed file -> pyarrow's name of the compression."""
+ICONV = "convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
 BUFFER = 1 << 20
 """Bytes that are decompressed at once."""
 
@@ -73,7 +74,7 @@ def decoded(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); {ICONV}") from None
 
 
 def object_in(raw: bytes, where: str) -> dict[str, Any]:
@@ -116,6 +117,8 @@ def id_of(row: Mapping[str, Any], field: str, where: str) -> str:
     value = row.get(field)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, float) and value.is_integer():
+        raise DataError(f"{where}: field {field!r} is {value}; save its column as whole numbers or as text, without .0")
     name = text_of(row, field, where)
     if not name:
         raise DataError(f"{where}: the id is empty")

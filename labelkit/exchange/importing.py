@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from labelkit.corpora.answers import tool_of
 from labelkit.corpora.places import local_collection
 from labelkit.corpora.qrels import refuse_model_grades
 from labelkit.corpora.scales import read_scale
@@ -20,6 +21,7 @@ from labelkit.storage.manifest import DATASET, LABELS, DatasetFacts, LabelsFacts
 from labelkit.storage.outputs import name_of
 from labelkit.storage.remote import local
 
+QRELS = "qrels"
 SCRATCH = ".scratch"
 """Folder in a draft for the tables of a session."""
 KINDS: dict[str, JudgeKind] = {"human": "human", "llm": "llm", "imported": "imported"}
@@ -30,7 +32,7 @@ def makes_labels(format_name: str) -> bool:
 
     Raises `UnknownNameError` for a format that cannot be read.
     """
-    labels = ("qrels", SCORES, *GRADES)
+    labels = (QRELS, SCORES, *GRADES)
     if format_name not in labels and not readable(format_name):
         raise UnknownNameError("format", format_name, [*labels, *filter(readable, FORMATS)])
     return format_name in labels
@@ -52,7 +54,8 @@ def import_grades(
         The number of grades.
 
     Raises:
-        UsageError: the kind or the format is unknown, or the format contains datasets.
+        UsageError: the kind or the format is unknown, the format contains datasets, or the file is an export of an
+            annotation tool and the format is qrels.
         DataError: the file is malformed.
     """
     path = local(str(source))
@@ -60,6 +63,8 @@ def import_grades(
         raise UsageError(f"unknown kind {options.kind!r}; choose one of: {', '.join(KINDS)}")
     if not makes_labels(options.format):
         raise UsageError(f"format {options.format} contains datasets, not grades: use import_dataset")
+    if options.format == QRELS and (tool := tool_of(path)):
+        raise UsageError(f"{path} is an export of {tool}, whose drafts and skipped tasks are no grades: --from {tool}")
     if options.format == SCORES:
         return import_scores(path, Path(output), options, command=command)
     with folders.writing(Path(output), LABELS, command) as draft:

@@ -138,13 +138,14 @@ def read_tevatron_classic(path: Path, collector: Collector, grading: Grading) ->
 
 def read_dpr(path: Path, collector: Collector, grading: Grading) -> list[Path]:
     """Read the training files of DPR: JSON arrays with `question`, `positive_ctxs`, `hard_negative_ctxs` and
-    `negative_ctxs`. Queries have no ids there, and early releases name the id of a passage `psg_id`.
+    `negative_ctxs`, of which any may be absent. Queries have no ids there, and early releases name the id of a passage
+    `psg_id`.
     """
     files = data_files(path, grading.split)
     for where, row in rows_in(files):
         query_id = collector.query(None, text_of(row, "question", where), where)
         for key, side in (("positive", "positive"), ("hard_negative", "negative"), ("negative", "negative")):
-            for passage in list_of(row, f"{key}_ctxs", "an object", where=where):
+            for passage in list_of(row, f"{key}_ctxs", "an object", where=where) if row.get(f"{key}_ctxs") else ():
                 named = first_of(passage, ("passage_id", "psg_id"))
                 name = id_of(passage, named, where) if passage.get(named) is not None else None
                 title, text = title_of(passage, where), text_of(passage, "text", where)

@@ -223,6 +223,23 @@ def test_the_names_of_a_header_say_where_the_columns_are(tmp_path):
     assert read_qrels(path) == {"q": {"p": 2, "r": 1}}, "a first line with a grade is no header"
 
 
+@pytest.mark.parametrize(("name", "mark"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_a_third_column_of_any_name_has_the_grades(tmp_path, name, mark):
+    path = tmp_path / name
+    path.write_text("passage_id,query_id,Relevanz\np,q,0\np2,q,3\n".replace(",", mark))
+    assert read_qrels(path) == {"q": {"p": 0, "p2": 3}}, "grades of an unknown column are not 1"
+    path.with_suffix(".csv").write_text("qid,docid,run,Relevanz\nq,p,a,0\n")
+    with pytest.raises(DataError, match=r"found 'run', 'Relevanz', wanted 'score' or .* for the grade; rename the col"):
+        read_qrels(path.with_suffix(".csv"))
+
+
+def test_qrels_of_other_data_are_refused(beir):
+    path = beir / "qrels" / "test.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nq9\tp9\t3\n")
+    with pytest.raises(DataError, match="the query or the passage of every pair is unknown"):
+        read_data(beir, "test", skip_unknown=True)
+
+
 @pytest.mark.parametrize("line", ["q1 0\tp1\t1", "q1\t0 p1\t1", "q1\t0\tp1 1", "q1 0 p1\t1"])
 def test_a_line_that_mixes_tabs_and_spaces_is_refused(tmp_path, line):
     path = tmp_path / "qrels.txt"

@@ -307,7 +307,7 @@ def test_two_people_in_label_studio_are_two_judges(tmp_path):
         return {"completed_by": who, "result": [{"from_name": "grade", "value": {"choices": [grade]}}], **more}
 
     task = {
-        "data": {"query_id": "q", "passage_id": "p"},
+        "data": {"query_id": 12, "passage_id": "p"},
         "annotations": [annotation({"email": "a@x"}, "3"), annotation(7, "1"), annotation(8, "2", was_cancelled=True)],
     }
     (tmp_path / "tasks.json").write_text(json.dumps([task]))
@@ -316,14 +316,26 @@ def test_two_people_in_label_studio_are_two_judges(tmp_path):
     judgements, judges, _ = read_labels(tmp_path / "labels")
     names = {judge.judge_id: judge.name for judge in judges}
     assert {names[row.judge_id]: row.grade for row in judgements} == {"ls: a@x": 3, "ls: 7": 1}
+    assert {row.query_id for row in judgements} == {"12"}, "ids may be numbers"
+
+
+@pytest.mark.parametrize("name", ["argilla", "label-studio"])
+def test_an_export_of_a_tool_is_not_imported_as_qrels(dataset, tmp_path, name):
+    made = export(dataset, tmp_path / "out", ExportOptions(to=name))
+    (file,) = (file for file in made.rows if file.endswith(".json"))
+    with pytest.raises(UsageError, match=f"is an export of {name}.*--from {name}"):
+        import_grades(tmp_path / "out" / file, tmp_path / "labels", ImportOptions(judge="team", kind="human"))
 
 
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([{"data": {"query_id": "q"}}], r"row 1: query_id or passage_id is missing"),
+        (
+            [{"data": {"query_id": "q"}}],
+            r"row 1: field 'passage_id' .* need query_id and passage_id",
+        ),
         ([{"data": {"query_id": "q", "passage_id": "p"}}], r"has no answers to the question"),
-        ({"data": 1}, "query_id or passage_id is missing"),
+        ({"data": 1}, "the records need query_id and passage_id"),
         ([1, 2], "expected a JSON object, found int"),
     ],
 )

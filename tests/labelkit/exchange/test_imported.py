@@ -43,6 +43,9 @@ def test_dpr_training_files_are_read(tmp_path):
     (one,), corpus, _ = read_dataset(tmp_path / "d")
     assert [label.passage_id for label in one.negatives] == ["13", "12"], "in the order of the file, hard ones first"
     assert corpus["11"].title == "T"
+    plain = {key: row[key] for key in ("question", "positive_ctxs", "hard_negative_ctxs")}
+    path.write_text(json.dumps([plain]))
+    assert imported(path, tmp_path / "f")["negatives"] == 2, "a kind of passages may be absent"
     path.with_suffix(".json.gz").write_bytes(gzip.compress(path.read_bytes()))
     assert imported(path.with_suffix(".json.gz"), tmp_path / "e")["negatives"] == 2
 
