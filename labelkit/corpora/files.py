@@ -7,8 +7,9 @@ line by line, so that an error names file and line.
 import csv
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labelkit.corpora.fields import Fields
-from labelkit.corpora.rows import COMPRESSED, LINE_BYTES, json_lines, opened, parsed, text_lines
+from labelkit.corpora.rows import COMPRESSED, ICONV, LINE_BYTES, lines, object_in, opened, parsed, text_lines
 from labelkit.corpora.tagged import tagged_rows
 from labelkit.errors import DataError, first_line
 from labelkit.storage import tables
 
 ROWS_AT_ONCE = 4096
+DELIMITERS = ",;\t"
+"""Characters that may separate the columns of a CSV file; the first that is in the header does."""
 Row = tuple[str, dict[str, Any]]
 """Place of a row (`file:line`, or file and number of the row), and its values by column."""
+LazyRow = tuple[str, Callable[[], dict[str, Any]]]
+"""Place of a row, and a function that returns its values or raises `DataError` for a malformed row."""
 
 
 def form_of(path: Path) -> str:
@@ -43,18 +48,41 @@ def file_rows(path: Path, columns: Sequence[str] = (), only: Collection[str] = (
     Raises:
         DataError: the file is missing or malformed.
     """
+    return ((where, row()) for where, row in lazy_rows(path, columns, only))
+
+
+def lazy_rows(path: Path, columns: Sequence[str] = (), only: Collection[str] = ()) -> Iterator[LazyRow]:
+    """Yield the rows of `file_rows` so that a malformed row raises only when it is asked for."""
     return READERS.get(form_of(path), text_rows)(path, columns, only)
 
 
+def present(rows: Iterable[Row]) -> Iterator[LazyRow]:
+    """Yield rows, none of which is malformed, as lazy ones."""
+    return ((where, partial(dict, row)) for where, row in rows)
+
+
+def wide(names: Sequence[str], cells: Sequence[str], where: str, *, mark: str) -> dict[str, Any]:
+    """Return the cells of a line by column. Raises `DataError` if there are more or fewer than columns."""
+    if len(cells) != len(names):
+        raise DataError(f"{where}: expected {len(names)} columns separated by {MARKS[mark]}, found {len(cells)}")
+    return dict(zip(names, cells, strict=True))
+
+
 def column_names(path: Path, columns: Sequence[str] = ()) -> list[str]:
-    """Return the names of the columns of a file: of its schema or header, or else of its first row; empty for an empty
-    file. Raises `DataError`.
+    """Return the names of the columns of a file: of its schema, or else of its first row that can be read; empty for an
+    empty file. Raises `DataError` if no row can be read.
     """
     if form_of(path) == ".parquet":
         with parquet_file(path) as file:
             return list(file.schema_arrow.names)
-    for _, row in file_rows(path, columns):
-        return list(row)
+    error = None
+    for _, row in lazy_rows(path, columns):
+        try:
+            return list(row())
+        except DataError as malformed:
+            error = error or malformed
+    if error:
+        raise error
     return []
 
 
@@ -74,15 +102,20 @@ def names_without_header(path: Path, fields: Fields, known: Collection[str]) -> 
     return "_id", "text"
 
 
-def text_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[Row]:
+def text_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[LazyRow]:
     """Yield the rows of a file whose ending does not tell its form: TREC documents or topics, JSONL, else TSV."""
     begin = next((line.lstrip()[:1] for _, line in text_lines(path)), "")
     if begin == "<":
-        return tagged_rows(path)
-    return json_lines(path) if begin == "{" else tsv_rows(path, columns, only)
+        return present(tagged_rows(path))
+    return jsonl_rows(path) if begin == "{" else tsv_rows(path, columns, only)
 
 
-def tsv_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[Row]:
+def jsonl_rows(path: Path, columns: Sequence[str] = (), only: Collection[str] = ()) -> Iterator[LazyRow]:
+    """Yield the objects of a JSONL file."""
+    return ((where, partial(object_in, raw, where)) for where, raw in lines(path))
+
+
+def tsv_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[LazyRow]:
     """Yield the rows of a TSV file; its first line is the header unless `columns` name the columns.
 
     A cell in quotation marks is unquoted only in a file with a header; MS MARCO's own files have neither.
@@ -93,9 +126,7 @@ def tsv_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Itera
         if not names:
             names = [name.strip() for name in cells]
             continue
-        if len(cells) != len(names):
-            raise DataError(f"{where}: expected {len(names)} columns separated by tabs, found {len(cells)}")
-        yield where, dict(zip(names, map(unquoted, cells) if header else cells, strict=True))
+        yield where, partial(wide, names, [*map(unquoted, cells)] if header else cells, where, mark="\t")
 
 
 def unquoted(cell: str) -> str:
@@ -105,13 +136,18 @@ def unquoted(cell: str) -> str:
     return cell[1:-1].replace('""', '"') if whole else cell
 
 
-def csv_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[Row]:
-    """Yield the rows of a CSV file (RFC 4180); its first row is the header unless `columns` name the columns."""
+def csv_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[LazyRow]:
+    """Yield the rows of a CSV file (RFC 4180); its first row is the header unless `columns` name the columns.
+
+    A header without a comma shows that semicolons or tabs separate the columns, as spreadsheets write them.
+    """
     csv.field_size_limit(LINE_BYTES)
     names = list(columns)
+    first = next((raw for _, raw in lines(path)), b"")
+    mark = next((mark for mark in DELIMITERS if mark.encode() in first), ",")
     with opened(path) as file:
-        lines = (raw.decode("utf-8-sig" if number == 0 else "utf-8") for number, raw in enumerate(file))
-        reader = csv.reader(lines, strict=True)
+        texts = (raw.decode("utf-8-sig" if number == 0 else "utf-8") for number, raw in enumerate(file))
+        reader = csv.reader(texts, delimiter=mark, strict=True)
         try:
             for cells in reader:
                 where = f"{path}:{reader.line_num}"
@@ -120,19 +156,19 @@ def csv_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Itera
                 if not names:
                     names = [name.strip() for name in cells]
                     continue
-                if len(cells) != len(names):
-                    raise DataError(f"{where}: expected {len(names)} columns separated by commas, found {len(cells)}")
-                yield where, dict(zip(names, cells, strict=True))
-        except (csv.Error, UnicodeDecodeError) as error:
+                yield where, partial(wide, names, cells, where, mark=mark)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}:{reader.line_num + 1}: not UTF-8 ({error.reason}); {ICONV}") from None
+        except csv.Error as error:
             raise DataError(f"{path}:{reader.line_num + 1}: not valid CSV ({error})") from None
 
 
-def json_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[Row]:
+def json_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[LazyRow]:
     """Yield the objects of a JSON file: an array of objects, or one object per line."""
     with opened(path) as file:
         begin = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if begin != b"[":
-        yield from json_lines(path)
+        yield from jsonl_rows(path)
         return
     options = f"format = 'array', maximum_object_size = {LINE_BYTES}"
     statement = f"SELECT json FROM read_json_objects({tables.place(path)}, {options})"
@@ -143,12 +179,12 @@ def json_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iter
                 for text in batch.column(0).to_pylist():
                     number += 1
                     where = f"{path}, row {number}"
-                    yield where, parsed(text, where)
+                    yield where, partial(parsed, text, where)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as JSON: {first_line(error)}") from None
 
 
-def parquet_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[Row]:
+def parquet_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[LazyRow]:
     """Yield the rows of a Parquet file in batches."""
     number = 0
     with parquet_file(path) as file:
@@ -156,7 +192,7 @@ def parquet_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> I
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted or None):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{path}, row {number}", row
+                yield f"{path}, row {number}", partial(dict, row)
 
 
 @contextmanager
@@ -175,13 +211,14 @@ def parquet_file(path: Path) -> Iterator[Any]:
         raise DataError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
 
 
-Reader = Callable[[Path, Sequence[str], Collection[str]], Iterator[Row]]
+MARKS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+Reader = Callable[[Path, Sequence[str], Collection[str]], Iterator[LazyRow]]
 READERS: dict[str, Reader] = {
     ".tsv": tsv_rows,
     ".csv": csv_rows,
     ".json": json_rows,
     ".parquet": parquet_rows,
-    ".jsonl": lambda path, columns, only: json_lines(path),
-    ".ndjson": lambda path, columns, only: json_lines(path),
+    ".jsonl": jsonl_rows,
+    ".ndjson": jsonl_rows,
 }
 """Ending of a file -> its reader."""

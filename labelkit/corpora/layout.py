@@ -20,9 +20,9 @@ from labelkit.storage.manifest import CORPUS, DATA, EXPORT, QUERIES, SPLIT
 from labelkit.storage.names import inside, missing
 
 ROLES = {
-    "qrels": re.compile("qrels"),
-    "queries": re.compile("queries|topics|questions"),
-    "corpus": re.compile("corpus|collection|documents|docs|passages|psgs"),
+    "qrels": re.compile("qrels", re.IGNORECASE),
+    "queries": re.compile("queries|topics|questions", re.IGNORECASE),
+    "corpus": re.compile("corpus|collection|documents|docs|passages|psgs", re.IGNORECASE),
 }
 """Kind of file -> pattern of a word in its name. The first kind that matches counts."""
 CONFIGS = {
@@ -56,6 +56,9 @@ class Layout(NamedTuple):
             inside(self.folder / "qrels", f"{split}.tsv")
             splits = ", ".join(sorted(self.qrels)) or "none"
             raise DataError(f"{self.folder} has no qrels of the split {split!r}; splits of {self.folder}: {splits}")
+        if len(set(map(form_of, self.qrels[split]))) > 1:
+            names = ", ".join(path.name for path in self.qrels[split])
+            raise DataError(f"{self.folder} contains several files for the split {split!r} ({names}); keep one of them")
         return self.qrels[split]
 
 
@@ -114,8 +117,9 @@ def named(folder: Path) -> Files:
     for kind in ("corpus", "queries"):
         own = next((name for name in (f"{folder / kind}", f"{folder / kind}/") if name in found[kind]), None)
         found[kind] = {own: found[kind][own]} if own else found[kind]
-    if len(found["corpus"]) > 1:
-        several = ", ".join(path.name for paths in found["corpus"].values() for path in paths[:1])
+    firsts = [path for paths in found["corpus"].values() for path in {form_of(path): path for path in paths}.values()]
+    if len(firsts) > 1:
+        several = ", ".join(path.name for path in firsts)
         raise DataError(f"{folder} contains several corpora ({several}); keep one of them, named corpus, in the folder")
     return found
 

@@ -7,12 +7,13 @@ spam (TREC Web Track). Pairs with -1 or -2 are left out and counted; spam become
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from labelkit.corpora.fields import GradeColumns, grade_columns
-from labelkit.corpora.files import READERS, column_names, file_rows, form_of
+from labelkit.corpora.files import READERS, column_names, file_rows, form_of, lazy_rows
 from labelkit.corpora.rows import decoded, id_of, lines, text_lines
 from labelkit.corpora.scales import expected_grades, grade_on, same
 from labelkit.errors import DataError, UsageError
@@ -113,17 +114,22 @@ def report_left_out(path: Path, left_out: Counter[int]) -> None:
 
 def marked_rows(path: Path, scale: str | None = None) -> Iterator[PlacedRow]:
     """Yield all pairs of a qrels file, also with grade -1 and -2. Raises `DataError`."""
+    return (PlacedRow(where, *graded()) for where, graded in lazy_grades(path, scale))
+
+
+def lazy_grades(path: Path, scale: str | None = None) -> Iterator[tuple[str, Callable[[], QrelsRow]]]:
+    """Yield the place of each pair, and a function that returns its grade or raises `DataError` for a malformed row."""
     if is_table(path):
         if names := column_names(path):
             columns = grade_columns(names, str(path))
-            for where, row in file_rows(path, (), [name for name in columns if name]):
-                yield PlacedRow(where, *grade_in(row, columns, where, scale=scale))
+            for where, row in lazy_rows(path, (), [name for name in columns if name]):
+                yield where, lambda row=row, where=where: grade_in(row(), columns, where, scale=scale)  # type: ignore[misc]
         return
     form = None
     for where, raw in lines(path):
         if form is None and (form := columns_of(raw, scale)).header:
             continue
-        yield PlacedRow(where, *qrels_row(raw, where, form, scale=scale))
+        yield where, partial(qrels_row, raw, where, form, scale=scale)
 
 
 def by_model(path: Path) -> bool:

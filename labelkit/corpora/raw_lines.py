@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from labelkit.corpora.corpus import passage_in
 from labelkit.corpora.fields import PASSAGE_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, Fields, passage_columns, query_columns
-from labelkit.corpora.files import file_rows, form_of, names_without_header
-from labelkit.corpora.qrels import columns_of, is_table, marked_rows, qrels_row
+from labelkit.corpora.files import form_of, lazy_rows, names_without_header
+from labelkit.corpora.qrels import columns_of, is_table, lazy_grades, qrels_row
 from labelkit.corpora.queries import query_in
 from labelkit.corpora.rows import lines, object_in
 from labelkit.errors import DataError
@@ -76,8 +76,8 @@ def raw_rows(path: Path, given: Sequence[str]) -> Iterator[tuple[str, bytes, Cal
         for where, raw in lines(path):
             yield where, raw, lambda raw=raw, where=where: object_in(raw, where)  # type: ignore[misc]
     else:
-        for where, row in file_rows(path, given):
-            yield where, b"", lambda row=row: row  # type: ignore[misc]
+        for where, made in lazy_rows(path, given):
+            yield where, b"", made
 
 
 def grade_lines(paths: Sequence[Path], scale: str | None = None) -> Iterator[Line]:
@@ -97,9 +97,14 @@ def grade_lines(paths: Sequence[Path], scale: str | None = None) -> Iterator[Lin
         return
     yield Line(f"{paths[0]}:0", HEADER)
     for path in paths:
-        for placed in marked_rows(path, scale):
-            pair, grade = (placed.query_id, placed.passage_id), placed.raw_grade or str(placed.grade)
-            yield Line(placed.where, "\t".join((*pair, grade)).encode(), pair, value=grade)
+        for where, graded in lazy_grades(path, scale):
+            try:
+                row = graded()
+            except DataError as error:
+                yield Line(where, b"", error=reason_of(error, where))
+                continue
+            grade = row.raw_grade or str(row.grade)
+            yield Line(where, "\t".join((*row[:2], grade)).encode(), row[:2], value=grade)
 
 
 def as_json(row: Mapping[str, str]) -> bytes:

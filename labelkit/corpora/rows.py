@@ -63,11 +63,6 @@ def text_lines(path: Path) -> Iterator[tuple[str, str]]:
     return ((where, decoded(raw, where)) for where, raw in lines(path))
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `file:line` and object of every line of a JSONL file. Raises `DataError`."""
-    return ((where, object_in(raw, where)) for where, raw in lines(path))
-
-
 def decoded(raw: bytes, where: str) -> str:
     if len(raw) > LINE_BYTES:
         raise DataError(f"{where}: the line is longer than {LINE_BYTES >> 20} MB")

@@ -302,6 +302,32 @@ def test_ids_that_are_no_ids_are_named(tmp_path: Path) -> None:
         read_corpus(tmp_path / "corpus.parquet", fields=Fields(title="heading"))
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_spreadsheet_of_another_country_is_read(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "corpus.csv"
+    path.write_bytes(
+        '\ufeffid;text\r\n1;"a; b,\tc\r\nd"\r\n'.replace("id;", f"id{mark}").replace("1;", f"1{mark}").encode()
+    )
+    assert read_corpus(path)["1"].text == "a; b,\tc\r\nd"
+    path.write_bytes("id;text\n1;caf\xe9\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"corpus\.csv:2: not UTF-8 .* iconv -f WINDOWS-1252"):
+        read_corpus(path)
+
+
+def test_files_of_two_forms_are_not_one_corpus(tmp_path: Path) -> None:
+    for name in ("corpus.csv", "corpus.tsv", "queries.csv"):
+        (tmp_path / name).write_text("id,text\n1,x\n".replace(",", "\t" if name.endswith("tsv") else ","))
+    with pytest.raises(DataError, match=r"several corpora \(corpus\.csv, corpus\.tsv\); keep one of them"):
+        layout_of(tmp_path)
+    (tmp_path / "corpus.tsv").rename(tmp_path / "Corpus.csv")
+    (tmp_path / "corpus.csv").unlink()
+    for name in ("test.tsv", "test.jsonl"):
+        (tmp_path / "qrels").mkdir(exist_ok=True)
+        (tmp_path / "qrels" / name).write_text("q\td\t1\n")
+    with pytest.raises(DataError, match=r"several files for the split 'test' \(test\.jsonl, test\.tsv\); keep one"):
+        layout_of(tmp_path).files_of("test")
+
+
 def test_two_query_files_share_queries_but_not_ids(tmp_path: Path) -> None:
     (tmp_path / "queries.dev.tsv").write_text("1\tone\n2\ttwo\n")
     (tmp_path / "queries.train.tsv").write_text("2\ttwo\n3\tthree\n")

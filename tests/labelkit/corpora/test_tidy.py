@@ -121,3 +121,32 @@ def test_grades_that_contradict_each_other_are_set_aside_with_both_values(labelk
         (10, "the pair 'q2', 'p3' is duplicated with the same grade"),
     ]
     assert read_data(tmp_path / "clean", "test").qrels["q1"] == {"p5": 1, "p2": 0}
+
+
+@pytest.mark.parametrize(("ending", "mark"), [("csv", ","), ("csv", ";"), ("tsv", "\t")])
+def test_bad_rows_of_tables_are_set_aside(labelkit, tmp_path, ending, mark):
+    folder = tmp_path / "data"
+    rows = {
+        f"corpus.{ending}": "id,text\nd1,one,more\nd2,two\nd3\n",
+        f"queries.{ending}": "id,text\nq1,x,y\nq2,two\n",
+        "qrels/test.csv": "query-id,corpus-id,score\nq2,d2\nq2,d2,7\nq2,d2,1\n",
+    }
+    for name, text in rows.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text.replace(",", mark))
+    called = labelkit("tidy", folder, "-o", tmp_path / "clean")
+    assert called.code == 0, called.err
+    data = read_data(tmp_path / "clean", "test")
+    assert (list(data.corpus), list(data.queries), data.qrels) == (["d2"], ["q2"], {"q2": {"d2": 1}})
+    aside = [json.loads(line) for line in (tmp_path / "clean" / "set_aside.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in aside] == [2, 4, 2, 2, 3]
+    refused = labelkit("pool", folder, "-o", tmp_path / "pool")
+    assert f"corpus.{ending}:2: expected 2 columns separated by" in refused.err
+
+
+def test_a_bad_object_of_an_array_is_set_aside(labelkit, tmp_path):
+    (tmp_path / "corpus.json").write_text('[7, {"id": 1, "text": "x"}]')
+    (tmp_path / "queries.tsv").write_text("q\ttwo\n")
+    called = labelkit("tidy", tmp_path, "-o", tmp_path.with_name("clean"))
+    assert called.code == 0, called.err
+    assert list(read_data(tmp_path.with_name("clean")).corpus) == ["1"]
