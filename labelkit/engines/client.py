@@ -106,6 +106,8 @@ class Client:
         self._servers = [Server(checked_url(url, insecure=insecure), ceiling) for url in urls]
         self._insecure = insecure
         self._tries, self._tries_at_500 = tries, min(tries, tries_at_500)
+        self.answered: set[str] = set()
+        """Addresses of the servers that have answered a call."""
         self._reached = False
         """Whether any server has accepted a connection."""
         self._answers = 0
@@ -212,6 +214,7 @@ class Client:
                 try:
                     body = await self._send(server, request)
                     server.answered()
+                    self.answered.add(server.url)
                     self._answers, self._lost = self._answers + 1, 0
                     return body
                 except RetriedError as error:

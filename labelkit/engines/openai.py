@@ -22,6 +22,7 @@ from labelkit.engines.http import CallError, RetriedError, spoken
 from labelkit.engines.in_flight import flow
 from labelkit.engines.ladder import NAMING, Ladder, may_name, named_option, parameter_in
 from labelkit.engines.rerank_api import RerankApi
+from labelkit.engines.several_servers import Servers
 from labelkit.engines.stopping import FinalErrors
 from labelkit.engines.tokenizers import file_tokens, stated_context
 from labelkit.errors import EngineError, MissingPackageError, UsageError
@@ -57,10 +58,7 @@ class OpenAIEngine(Engine):
         self._concurrency = settings.concurrency or CONCURRENCY
         urls = settings.base_urls or (OPENAI_URL,)
         self._client = Client(urls, ceiling=self._concurrency, insecure=settings.insecure)
-        self._unknown = list(urls)
-        """Servers that are still to show which options they accept."""
-        self._known = 0
-        """Number of servers that have shown it."""
+        self._servers = Servers(urls)
         self._ladder = Ladder()
         self._scores = ScoreWatch()
         self._final = FinalErrors(settings.model, any_path=only_probes)
@@ -77,7 +75,8 @@ class OpenAIEngine(Engine):
         self.facts = self.facts._replace(sent=tuple((sent or {}).items()))
 
     def probe(self, request: Request) -> Probed:
-        """Send a request to a server whose dialect is not known yet."""
+        """Send a request to a server whose dialect is not known yet. Raises `EngineError` if two servers differ."""
+        self._servers.check()
         faults: list[str] = []
         dialect, silent = self._ladder.dialect, False
         try:
@@ -92,20 +91,24 @@ class OpenAIEngine(Engine):
             else:
                 self._refuse_effort(request, error)
                 again, silent = self._ladder.refused(request, error), not may_name(error)
-                if not again and not (silent and self._others):
+                if not again and not (silent and self._servers.others):
                     self._final.refuse(error)
+                    if self._servers.refuse(request, error, dialect):
+                        self._ladder = Ladder()
                 if error.status in NAMING:
                     reply = reply.model_copy(update={"tries": len(faults)})
         else:
             reply = self._read(answer, request, dialect, faults=faults)
             again = self._ladder.answered(request, reply)
-        return Probed(reply, self._known_now(again, silent=silent))
+        return Probed(reply, self._known_now(request, reply, again, silent=silent))
 
     def learn(self, request: Request, reply: Reply) -> bool:
-        return self._known_now(self._ladder.answered(request, reply), silent=False)
+        return self._known_now(request, reply, self._ladder.answered(request, reply), silent=False)
 
-    def _known_now(self, again: bool, *, silent: bool) -> bool:
+    def _known_now(self, request: Request, reply: Reply, again: bool, *, silent: bool) -> bool:
         """Take over what the ladder found out; return whether to send the same request again."""
+        if self._ladder.settled:
+            self._servers.see_scores(request, reply)
         if self._ladder.settled or silent:
             again = self._next_server(silent=silent)
         self.facts = self.facts._replace(sent=tuple(self._ladder.dialect.changes().items()))
@@ -114,25 +117,22 @@ class OpenAIEngine(Engine):
     async def _alone(self, request: Request, content: bytes, faults: list[str]) -> bytes:
         """Send a request to one server; one of several is given up sooner, because the others can answer."""
         tries, least = (FEW_TRIES, SOON_SECONDS) if len(self._client.urls) > 1 else (TRIES, None)
-        url, seconds = self._unknown[0], seconds_for(request.max_tokens, least)
+        url, seconds = self._servers.unknown[0], seconds_for(request.max_tokens, least)
         client = Client((url,), ceiling=1, insecure=self._settings.insecure, tries=tries, tries_at_500=FEW_TRIES)
         async with client:
             await self._final.look(client)
             return await client.call("POST", PATH, lambda: content, faults=faults, seconds=seconds)
 
-    @property
-    def _others(self) -> bool:
-        """Whether other servers than the one that is probed may answer."""
-        return self._known > 0 or len(self._unknown) > 1
-
     def _next_server(self, *, silent: bool) -> bool:
         """Go to the next server, as this one is known or does not answer; return whether to send the request again."""
-        if silent and not self._others:
+        if silent and not self._servers.others:
             return False
-        self._unknown.pop(0)
-        self._known += not silent
-        self.settled = not self._unknown
-        if self._unknown:
+        if silent:
+            self._servers.skip()
+        else:
+            self._servers.settle(self._ladder.dialect)
+        self.settled = not self._servers.unknown
+        if not self.settled:
             self._ladder = Ladder(self._ladder.dialect)
         return silent
 
@@ -163,8 +163,11 @@ class OpenAIEngine(Engine):
             if faults == FAULTS:
                 self.adopt(dict(self.facts.sent))
             yield [reply]
+        self._servers.check()
         with self._connected() as runner:
-            yield from flow(runner, self._answer, source, most=self._concurrency)
+            for replies in flow(runner, self._answer, source, most=self._concurrency):
+                yield replies
+                self._servers.compare(self._client.answered)
 
     def _told(self, request: Request) -> Reply | None:
         """Answer a first request alone; None if a server that is known can answer it."""
@@ -211,6 +214,7 @@ class OpenAIEngine(Engine):
             answer = await self._client.call("POST", PATH, lambda: content, faults=faults, seconds=seconds)
         except CallError as error:
             self._final.refuse(error)
+            self._servers.see_refusal(error)
             return self._failed(request, error, faults)
         return self._read(answer, request, dialect, faults=faults)
 

@@ -25,9 +25,9 @@ from labelkit.judging.request_keys import canonical_json, options_key, sent_of
 from labelkit.judging.tasks import Requests
 from labelkit.records import Judge
 
-REQUESTS, FAULTS = 5, 2
-"""Most first requests that are sent alone, and most of them without an answer, or with one that the server withheld or
-broke off; if none is answered, the run continues with the options that it began with.
+REFUSED, FAULTS = 5, 2
+"""Most first requests that are sent alone and refused, and most of them without an answer, or with one that the server
+withheld or broke off; if none is answered, the run continues with the options that it began with.
 """
 LOOKED_AT = 100
 """Most pairs of an earlier judge among which an answered one is searched."""
@@ -75,8 +75,8 @@ def settle(probing: Probing, cache: Cache | None) -> list[str]:
 def probe(probing: Probing) -> list[str]:
     """Send the first requests one by one, until the options are known; return the keys of the answered ones."""
     engine, answered = probing.engine, list[str]()
-    place = faults = 0
-    while not engine.settled and place < REQUESTS and faults < FAULTS:
+    place = refused = faults = 0
+    while not engine.settled and refused < REFUSED and faults < FAULTS:
         requests = probing.requests(engine.facts)
         request = next(islice(first_requests(requests, probing.texts), place, None), None)
         if request is None:
@@ -98,6 +98,7 @@ def probe(probing: Probing) -> list[str]:
             answered += [] if reply.error else [stored.key]
             refuse_silence(stored, requests)
         place += not again
+        refused += not again and reply.error is not None
         faults += not again and reply.tries > 0 and (reply.error is not None or says(reply.finish_reason, NO_END))
     return answered
 

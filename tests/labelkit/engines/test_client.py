@@ -213,7 +213,7 @@ def test_a_server_that_is_down_is_left_out_and_said(fleet, server, completion, A
     replies = fleet([down, server.url], map(str, range(60)))
     assert {reply.text for reply in replies.values()} == {"2"}
     assert len(server.ledger) == 60
-    assert capsys.readouterr().err.count(f"{down} does not answer (ClientConnectorError") == 1
+    assert capsys.readouterr().err.count(f"{down} does not answer (Connection refused") == 1
 
 
 def test_a_server_that_comes_back_is_used_again_and_said(fleet, server, other, completion, Answer, capsys, monkeypatch):
