@@ -60,7 +60,7 @@ def sample_log(
 ) -> LogQueries:
     """Write a BEIR folder with the corpus of a collection and queries of a log, without any grades.
 
-    A line with the form of an e-mail address, phone number, IBAN, card number, IPv4 address or @handle, or with a run
+    A line with the form of an e-mail address, phone number, IBAN, card number, IP address or @handle, or with a run
     of seven digits, is left out; its text is written nowhere. Names of people have no form and stay: look through the
     result before you publish it.
 

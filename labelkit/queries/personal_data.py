@@ -4,11 +4,18 @@ The patterns rather find too much than too little: a query that is left out cost
 """
 
 import re
+from ipaddress import IPv6Address
 from unicodedata import normalize
 
-EMAIL = re.compile(r"[\w.+%-]+\s?@\s?[\w-]+(?:\.[\w-]+)+")
+EMAIL = re.compile(
+    r"[\w.+%-]+\s?(?:@|[(\[{<]\s?(?:at|@)\s?[)\]}>])\s?[\w-]+"  # also (at) and [at]
+    r"(?:(?:\.|\s?[(\[{<]\s?(?:dot|punkt|\.)\s?[)\]}>]\s?|\sdot\s|\spunkt\s)[\w-]+)+"  # also (dot) and dot
+    r"|[\w.+%-]+\sat\s[\w-]+\sdot\s[a-z]{2,}\b",
+    re.IGNORECASE,
+)
 HANDLE = re.compile(r"(?<![\w.])@\w{2,}")
 IPV4 = re.compile(r"(?<![\d.])(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?![\d.]*\d)")
+IPV6 = re.compile(r"(?<![\w:])[0-9a-f:]*:[0-9a-f:]*:[0-9a-f:]*(?![\w:])", re.IGNORECASE)
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}\b", re.IGNORECASE)
 DIGITS = re.compile(r"(?<!\d)\d(?:[ .-]?\d){12,18}(?!\d)")
 PHONE = re.compile(
@@ -16,6 +23,8 @@ PHONE = re.compile(
     r"|(?<![\w.])\(?0\d{1,5}\)?[ /.-]{0,2}\d(?:[ /.-]?\d){4,9}(?!\d)"  # with a trunk zero
     r"|(?<![\w.])\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?!\d)"  # North America
 )
+SOCIAL_SECURITY = re.compile(r"(?<![\w-])\d{3}[ -]\d{2}[ -]\d{4}(?![\w-])")
+"""Social security number of the United States."""
 RUN = re.compile(r"(?<!\w)\d{7,}|\d{9,}")
 """Long runs of digits: numbers of customers, passports, social security, tracking."""
 
@@ -31,11 +40,24 @@ def personal_data(text: str) -> str | None:
         return "card number"
     if any(max(map(int, found.groups())) < 256 for found in IPV4.finditer(plain)):
         return "IPv4 address"
+    if any(is_ipv6(found[0]) for found in IPV6.finditer(plain)):
+        return "IPv6 address"
     if HANDLE.search(plain):
         return "@handle"
     if PHONE.search(plain):
         return "phone number"
+    if SOCIAL_SECURITY.search(plain):
+        return "social security number"
     return "long number" if RUN.search(plain) else None
+
+
+def is_ipv6(text: str) -> bool:
+    """Return whether a text is an IPv6 address with two groups or more and a digit; `a::b` of C++ is none."""
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return len(list(filter(None, text.split(":")))) > 1 and any(map(str.isdigit, text))
 
 
 def is_iban(text: str) -> bool:

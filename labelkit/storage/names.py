@@ -23,7 +23,9 @@ def inside(folder: Path, name: str) -> Path:
 def missing(path: Path) -> str:
     """Explain in one line why a path is no readable file, with up to three files beside it that may be meant."""
     if path.is_dir():
-        return f"{path} is a folder, but a file is needed here"
+        names = sorted(each.name for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+        there = f" ({path} contains {', '.join(names[:3])}{' and more' if names[3:] else ''})" if names else ""
+        return f"{path} is a folder, but a file is needed here{there}"
     if path.exists():
         return f"{path} is not a regular file"
     if not path.parent.is_dir():

@@ -149,3 +149,10 @@ def test_a_table_of_qrels_is_not_taken_for_answers(tmp_path):
     assert (row.grade, judge.kind, judge.name) == (2, "human", "qrels")
     with pytest.raises(DataError, match=r"qrels\.json does not exist; beside it lies qrels\.jsonl; give"):
         human_grades(tmp_path / "qrels.json")
+
+
+def test_a_folder_of_qrels_names_its_files(tmp_path):
+    (tmp_path / "q").mkdir()
+    (tmp_path / "q" / "anna.tsv").write_text("q\tp\t2\n")
+    with pytest.raises(DataError, match=r"a file is needed here \(.*q contains anna\.tsv\); give a labels folder"):
+        human_grades(tmp_path / "q")

@@ -100,7 +100,10 @@ def test_a_folder_without_people_is_refused_with_the_cure(
 def test_only_what_is_missing_does_not_exist(labelkit: Command, beir: Path, tmp_path: Path) -> None:
     called = labelkit("mix", "--data", beir, "--human", beir / "qrels", "-o", tmp_path / "d")
     assert called.code == 1
-    assert f"{beir / 'qrels'} is a folder, but a file is needed here; give a labels folder, a qrels file" in called.err
+    assert (
+        f"{beir / 'qrels'} is a folder, but a file is needed here ({beir / 'qrels'} contains test.tsv); give a"
+        in called.err
+    )
     called = labelkit("mix", "--data", beir, "--human", beir / "qrels" / "tset.tsv", "-o", tmp_path / "d")
     assert "tset.tsv does not exist; beside it lies test.tsv" in called.err
     (tmp_path / "empty").mkdir()
