@@ -52,14 +52,13 @@ def advance(task: Task, judging: Judging, replies: Replies) -> Waiting | Finishe
     if verdict := judging.method.verdict:
         if (reply := replies.get(task.key)) is None:
             return Waiting(task.key, next(judging.method.judge(1, judging.prompt)))
-        reply = read_again(reply, judging.prompt.label_texts)
+        reply = _read(judging, reply, judging.prompt.label_texts)
         return Finished([verdict(reply, judging.prompt)], [reply])
     steps = judging.method.judge(len(task.passage_ids), judging.prompt)
     ask, key = next(steps), task.key
     taken: list[Reply] = []
     while reply := replies.get(key):
-        if not judging.method.score_only:
-            reply = read_again(reply, ask.labels)
+        reply = _read(judging, reply, ask.labels)
         taken.append(reply)
         try:
             ask = steps.send(reply)
@@ -67,6 +66,11 @@ def advance(task: Task, judging: Judging, replies: Replies) -> Waiting | Finishe
             return Finished(stop.value, taken)
         key = next_key(task.key, ask)
     return Waiting(key, ask)
+
+
+def _read(judging: Judging, reply: Reply, labels: tuple[str, ...]) -> Reply:
+    """Read the body that is kept with a reply again, unless it is a list of scores, which is not the pair's alone."""
+    return reply if judging.method.score_only and not labels else read_again(reply, labels)
 
 
 def judgements_of(
@@ -83,7 +87,7 @@ def judgements_of(
         if len(group) == 1 and judging.method.verdict:  # most pairs have one ballot, from one reply
             task = group[0]
             if (reply := replies.get(task.key)) is not None:
-                reply = read_again(reply, judging.prompt.label_texts)
+                reply = _read(judging, reply, judging.prompt.label_texts)
                 verdict, prompt = judging.method.verdict(reply, judging.prompt), reply.prompt_tokens
                 tokens = None if prompt is None else prompt + (reply.completion_tokens or 0)
                 yield (

@@ -144,7 +144,7 @@ def test_an_answer_without_text_is_a_failure_that_keeps_its_body(name):
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>score 3</html>", b"3", b'"3"', b"null", b"", b"\xff\xfe3", b"[" * 100_000, b'{"choices": [{']
+    "body", [b"<html>score 3</html>", b"3", b'"3"', b"null", b"", b"[" * 100_000, b'{"choices": [{']
 )
 def test_what_is_no_completion_is_an_error_that_keeps_its_body(body):
     reply = read(body)

@@ -159,7 +159,7 @@ def test_tasks_with_equal_keys_wait_once_and_are_counted_each(queries, answered)
         looks_of.setdefault((query, pair), []).append(key)
     done = sum(looks[0] in answered for looks in looks_of.values())
     known = sum(answered.issuperset(looks) for looks in looks_of.values())
-    assert states.counts() == (done, known)
+    assert states.counts() == (done, 0, known)
     assert states.pairs == len(looks_of)
 
 
