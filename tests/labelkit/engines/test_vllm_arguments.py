@@ -71,3 +71,21 @@ def test_arguments_that_change_replies_are_another_judge(tiny_qwen):
 def test_a_wrong_argument_is_refused_before_the_model_is_loaded(tiny_qwen):
     with pytest.raises(UsageError, match="did you mean"):
         open_engine("vllm", Settings(str(tiny_qwen), engine_args=("quantisation=fp8",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        (("--engine-arg", "gpu_memory_utilisation=0.8"), "did you mean gpu_memory_utilization"),
+        (("--engine-arg", "no_such_argument=1"), "the installed vLLM has no such argument"),
+        (("--reasoning-parser", "qwem3"), "unknown reasoning parser 'qwem3'"),
+        (("--thinking-tokens", "100"), "needs --reasoning-parser"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_the_model_is_looked_up(labelkit, pool, tmp_path, given, cure):
+    """Before: the Hub was asked for the model first, and its absence was the error."""
+    missing = tmp_path / "no-such-model"
+    called = labelkit("annotate", pool, "-o", tmp_path / "labels", "--engine", "vllm", "--model", missing, *given)
+    assert (called.code, cure in called.err) == (2, True), called.err
+    assert not (tmp_path / "labels").exists()
