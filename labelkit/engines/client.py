@@ -114,6 +114,8 @@ class Client:
         """Number of calls that were answered."""
         self._lost = 0
         """Number of consecutive calls that were lost to faults or to the deadline."""
+        self._limited = False
+        """Whether the last fault was a refusal because of too many requests."""
         self._first_try: float | None = None
         self._turns = count(1)
 
@@ -218,7 +220,8 @@ class Client:
                     self._answers, self._lost = self._answers + 1, 0
                     return body
                 except RetriedError as error:
-                    if isinstance(error, RateLimitError):
+                    self._limited = isinstance(error, RateLimitError)
+                    if self._limited:
                         server.refused(sent, loop.time())
                     else:
                         server.failed(error, loop.time(), others=len(self._servers) > 1)
@@ -259,7 +262,8 @@ class Client:
     def _lose(self, error: CallError) -> None:
         """Count a call without an answer. Raises `SilentError` if so many were lost that no server answers any more."""
         self._lost += 1
-        if self._lost >= (LOST if self._answers or isinstance(error, RateLimitError) else FIRST_LOST):
+        # A call that waits for its turn behind a limit on requests may pass its deadline without a fault of its own.
+        if self._lost >= (LOST if self._answers or self._limited else FIRST_LOST):
             raise SilentError(
                 f"{self.addresses}: no answer to {self._lost} requests in a row, each tried for up to "
                 f"{CALL_SECONDS:.0f} s ({spoken(error)}); every reply is kept: run the same command again to resume"
