@@ -96,7 +96,7 @@ class Servers:
         self._refused[url] += 1
         option = named_option(request, dialect, error.body)
         if self._start is not None and (option or self._refused[url] >= REFUSED):
-            self._problem = refusing(url, said(error), self._start, option)
+            self._problem = refusing(url, said(error), self._start, option=option)
             self.check()
         if self._start is None and len(self.unknown) > 1:
             self.unknown.append(self.unknown.pop(0))
@@ -123,7 +123,7 @@ def of_options(error: CallError) -> bool:
     return refused and not OF_THE_REQUEST.search(error.body)
 
 
-def refusing(url: str, words: str, other: tuple[str, Dialect], option: str | None) -> str:
+def refusing(url: str, words: str, other: tuple[str, Dialect], *, option: str | None) -> str:
     """Return the problem of a server that refuses options in which another one is answered."""
     if option is None:
         return f"{url} refuses the requests that {other[0]} answers, whatever their options: {words}; {CURE}"
@@ -132,7 +132,7 @@ def refusing(url: str, words: str, other: tuple[str, Dialect], option: str | Non
 
 
 def differing(url: str, dialect: Dialect, other: tuple[str, Dialect]) -> str:
-    """Return the problem of two servers that answer in different options and not in those of each other."""
+    """Return the problem of two servers that need different options."""
     pairs = zip(dialect._asdict().items(), other[1], strict=True)
     options = [f"{name} ({mine} at {url}, {theirs} at {other[0]})" for (name, mine), theirs in pairs if mine != theirs]
     return f"two servers need different options of a request: {', '.join(options)}; {CURE}"

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.training.work import operations_per_token
 
@@ -15,7 +16,7 @@ def test_embeddings_and_vectors_do_not_count_and_frozen_weights_need_no_gradient
 
 def test_operations_are_those_of_the_matrix_products() -> None:
     model = nn.Linear(8, 4, bias=False)
-    counter = torch.utils.flop_counter.FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False)
     tokens = torch.randn(10, 8, requires_grad=True)
     with counter:
         model(tokens).sum().backward()
