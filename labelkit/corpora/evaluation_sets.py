@@ -8,6 +8,7 @@ from labelkit.corpora.fields import USUAL, Fields
 from labelkit.corpora.layout import layout_of
 from labelkit.corpora.qrels import read_qrels
 from labelkit.corpora.queries import read_queries
+from labelkit.errors import DataError
 from labelkit.records import Passage
 from labelkit.storage import folders
 
@@ -27,10 +28,14 @@ class Evaluation(NamedTuple):
 def read_evaluation(folder: Path, split: str, *, scale: str | None = None, fields: Fields = USUAL) -> Evaluation:
     """Read a split, with only the relevant passages of the corpus in memory. Raises `DataError`.
 
-    `scale` is the text of the scale of its grades if they are not 0 to 3.
+    `scale` is the text of the scale of its grades if they are not 0 to 3, the value of `--eval-scale`.
     """
     layout = layout_of(folder)
-    graded = read_qrels(*layout.files_of(split), scale=scale)
+    try:
+        graded = read_qrels(*layout.files_of(split), scale=scale)
+    except DataError as error:
+        # The commands have a scale of their own for evaluation sets.
+        raise DataError(str(error).replace("--scale", "--eval-scale")) from None
     asked = read_queries(*layout.queries, fields=fields)
     queries = {query_id: query.text for query_id, query in asked.items() if query_id in graded}
     relevant = {pid for grades in graded.values() for pid, grade in grades.items() if grade > 0}

@@ -145,8 +145,10 @@ def test_evaluation_sets_have_a_scale_of_their_own(labelkit, judge, candidates, 
     judge(candidates, tmp_path / "labels")
     held = write_beir(tmp_path / "held", queries={"h": "an unrelated held-out question"}, qrels={"h": {"p1": 5}})
     words = ["mix", "--data", beir, "--llm", tmp_path / "labels", "--eval", held, "-o", tmp_path / "set"]
-    assert "give --scale" in labelkit(*words).err
+    assert "give --eval-scale" in labelkit(*words).err
+    assert "of --eval-scale 0-4" in labelkit(*words, "--eval-scale", "0-4").err
     assert labelkit(*words, "--eval-scale", "1-5").code == 0
+    assert "give --eval-scale" in labelkit("audit", tmp_path / "set", "--eval", held).err
     assert labelkit("audit", tmp_path / "set", "--eval", held, "--eval-scale", "1-5").code == 0
 
 
