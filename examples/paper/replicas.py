@@ -16,27 +16,12 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "faults"))  # for the stand-in
 
-from hub_standin import Hub
+from hub_standin import Hub, mteb_card
 
 TINY_JUDGE = ("--engine", "scripted", "--model", "overlap", "--method", "utilsel")
 SYLLABLES = [first + last for first in "bdfglmnprstvz" for last in "aeiou"]
 VOCABULARY = [*SYLLABLES, *(f"##{syllable}" for syllable in SYLLABLES)]
 """Word pieces of all texts of the replicas."""
-CARD = """---
-configs:
-- config_name: default
-  data_files:
-{splits}
-- config_name: corpus
-  data_files:
-  - split: corpus
-    path: corpus.jsonl
-- config_name: queries
-  data_files:
-  - split: queries
-    path: queries.jsonl
----
-"""
 
 
 @contextmanager
@@ -93,10 +78,9 @@ def put_mteb(hub: Hub, name: str, splits: dict[str, list[Topic]]) -> None:
     https://huggingface.co/datasets/mteb/msmarco/blob/main/README.md
     """
     every = [topic for part in splits.values() for topic in part]
-    listed = "\n".join(f"  - split: {split}\n    path: qrels/{split}.jsonl" for split in splits)
     passages = ({"_id": pid, "title": title, "text": text} for one in every for pid, title, text in one.passages)
     files = {
-        "README.md": CARD.format(splits=listed).encode(),
+        "README.md": mteb_card(splits).encode(),
         "corpus.jsonl": lines(passages),
         "queries.jsonl": lines({"_id": topic.query_id, "text": topic.query} for topic in every),
     }

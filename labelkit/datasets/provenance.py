@@ -21,11 +21,12 @@ from labelkit.engines.tokenizers import FileTokens, Tokens, Words
 from labelkit.errors import LabelkitError
 from labelkit.judging.defences import strip
 from labelkit.judging.journal import FILE as JOURNAL
-from labelkit.judging.journal import Journal, reply_of
+from labelkit.judging.journal import Journal
 from labelkit.judging.methods import Judging, method_named
 from labelkit.judging.prompts import Prompt
 from labelkit.judging.reading import Reading, Texts, reach, second_looks, shortened
 from labelkit.judging.request_keys import digest, identity_of, next_key, request_key, sent_of
+from labelkit.judging.stored_replies import reply_of
 from labelkit.judging.tasks import Requests, Task
 from labelkit.records import JUDGEMENT_SCHEMA, PROMPT_SCHEMA, REPLY_SCHEMA, Judge, Judgement
 from labelkit.storage import folders, tables

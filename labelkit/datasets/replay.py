@@ -20,10 +20,11 @@ from labelkit.datasets.provenance import as_sent
 from labelkit.engines import Reply
 from labelkit.errors import DataError, UsageError
 from labelkit.judging.journal import FILE as JOURNAL
-from labelkit.judging.journal import Journal, reply_of
+from labelkit.judging.journal import Journal
 from labelkit.judging.methods import Judging, judging_of, method_of
 from labelkit.judging.methods.steps import Verdict
 from labelkit.judging.settling import Replies, judgements_of
+from labelkit.judging.stored_replies import reply_of
 from labelkit.judging.tasks import Task
 from labelkit.pooling.pool import pool_behind
 from labelkit.records import Judge, Judgement, JudgementRow, full_text

@@ -108,14 +108,14 @@ class Client:
         self._tries, self._tries_at_500 = tries, min(tries, tries_at_500)
         self.answered: set[str] = set()
         """Addresses of the servers that have answered a call."""
-        self._reached = False
-        """Whether any server has accepted a connection."""
+        self._responses = 0
+        """Number of responses of the servers, of any status."""
         self._answers = 0
         """Number of calls that were answered."""
         self._lost = 0
         """Number of consecutive calls that were lost to faults or to the deadline."""
         self._limited = False
-        """Whether the last fault was a refusal because of too many requests."""
+        """Whether the last response that was a fault was a refusal because of too many requests."""
         self._first_try: float | None = None
         self._turns = count(1)
 
@@ -166,7 +166,7 @@ class Client:
 
         It is sent again until `seconds` (default `CALL_SECONDS`) are over. `content` makes the body for each try.
         """
-        seconds, answers = seconds or CALL_SECONDS, self._answers
+        seconds, before = seconds or CALL_SECONDS, self._responses
         try:
             request = Request(method, path, content, most=most)
             return await self._retried(request, seconds, [] if faults is None else faults)
@@ -175,7 +175,7 @@ class Client:
             self._lose(late)
             raise late from None
         except RetriedError as error:
-            if isinstance(error, NoConnectionError) and self._answers == answers:
+            if isinstance(error, NoConnectionError) and self._responses == before:
                 raise SilentError(
                     f"nothing listens at {self.addresses} any more, for {seconds:.0f} s ({error}): start the server "
                     "again; every reply is kept: run the same command again to resume"
@@ -220,8 +220,9 @@ class Client:
                     self._answers, self._lost = self._answers + 1, 0
                     return body
                 except RetriedError as error:
-                    self._limited = isinstance(error, RateLimitError)
-                    if self._limited:
+                    if not isinstance(error, NoConnectionError):
+                        self._limited = isinstance(error, RateLimitError)
+                    if isinstance(error, RateLimitError):
                         server.refused(sent, loop.time())
                     else:
                         server.failed(error, loop.time(), others=len(self._servers) > 1)
@@ -249,7 +250,7 @@ class Client:
 
     def _wait_for_first(self, error: RetriedError, sent: float, wait: float) -> float:
         """Return the seconds until the next try. Raises `SilentError` if nothing listens at any address."""
-        if self._reached or not isinstance(error, NoConnectionError):
+        if self._responses or not isinstance(error, NoConnectionError):
             return wait
         now = asyncio.get_running_loop().time()
         if self._first_try is None:
@@ -299,7 +300,7 @@ class Client:
                 allow_redirects=False,
                 proxy=server.proxy,
             ) as response:
-                self._reached = True
+                self._responses += 1
                 failed = response.status // 100 != 2
                 packed, encoding = await read_body(response, request.most), response.headers.get("Content-Encoding", "")
                 body = (decoded_refusal if failed else decoded)(packed, encoding, request.most)

@@ -87,8 +87,8 @@ class Budget:
         if tokens is not None and self.tokens + worst.tokens > tokens:
             could, left, cap = f"{worst.tokens:,} tokens", f"{max(0, tokens - self.tokens):,}", f"--max-tokens {tokens}"
         elif usd is not None and self.usd + (worst.usd or 0) > usd:
-            could, left, cap = f"{dollars(worst.usd or 0)} US dollars", dollars(max(0, usd - self.usd)), "--max-usd"
-            cap = f"{cap} {usd:g}"
+            could, left = f"{dollars(worst.usd or 0)} US dollars", dollars(max(0, usd - self.usd))
+            cap = f"--max-usd {usd:g}"
         else:
             return ""
         tries = f" with all its {self._tries} tries" if self._tries > 1 else ""

@@ -14,11 +14,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
 from labelkit.judging.key_set import KeySet, short
+from labelkit.judging.stored_replies import (
+    REPLY,
+    REPLY_BYTES,
+    body_of,
+    digest_of_reply,
+    dollars,
+    replies_of,
+    reply_of,
+)
 from labelkit.records import Judge
 from labelkit.storage.credentials import blot, secret_forms
 from labelkit.storage.sqlite_file import SqliteFile, digest_of
@@ -42,10 +49,6 @@ CREATE TABLE spent (
     one INTEGER PRIMARY KEY, tokens INTEGER NOT NULL, usd REAL NOT NULL, unpriced INTEGER NOT NULL,
     replies INTEGER NOT NULL, digest BLOB NOT NULL);
 """
-REPLY = "key, attempt, reply, failed, tokens, usd, at, digest"
-"""Columns of the table `replies`; the digest covers all other columns."""
-REPLY_BYTES = "CAST(key AS BLOB), attempt, CAST(reply AS BLOB), failed, tokens, usd, CAST(at AS BLOB), digest"
-"""The same columns with texts as bytes, which SQLite returns in half of the time."""
 KEYS = "FROM replies WHERE key IN (SELECT value FROM json_each(?))"
 """Rows of `replies` whose keys are in a JSON list."""
 
@@ -221,9 +224,9 @@ class Journal(SqliteFile):
             rows = []
             for (reply, charge), body in zip(arrivals, safe, strict=True):
                 attempts[reply.key] += 1
-                failed, cost = int(reply.error is not None), charge or (None, None)
-                row = (reply.key, attempts[reply.key], body, failed, *cost, now)
-                rows.append((*row, digest_of_reply(*row)))
+                attempt, failed, cost = attempts[reply.key], int(reply.error is not None), charge or (None, None)
+                digest = digest_of_reply((reply.key.encode(), attempt, body.encode(), failed, *cost, now.encode()))
+                rows.append((reply.key, attempt, body, failed, *cost, now, digest))
             self._db.executemany(f"INSERT INTO replies ({REPLY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             if self._reserved:
                 self._db.execute("DELETE FROM aside WHERE key IN (SELECT value FROM json_each(?))", (keys,))
@@ -277,7 +280,7 @@ class Journal(SqliteFile):
         count = 0
         for row, *fields, digest in self._rows(f"SELECT row, {REPLY_BYTES} FROM replies ORDER BY row"):
             count += 1
-            if digest != digest_of_bytes(*fields):
+            if digest != digest_of_reply(fields):
                 damaged.append(row)
             else:
                 keys += short(fields[0].decode())
@@ -323,7 +326,7 @@ class Journal(SqliteFile):
         statement = f"SELECT {REPLY_BYTES} {KEYS} ORDER BY key, attempt"
         found: dict[str, list[tuple[Any, ...]]] = {}
         for row in self._rows(statement, json.dumps(list(keys))):
-            if row[-1] == digest_of_bytes(*row[:-1]):
+            if row[-1] == digest_of_reply(row[:-1]):
                 found.setdefault(row[0].decode(), []).append(row)
         replies = replies_of(((key, rows[-1][2]) for key, rows in found.items()), self.path)
         return {key: Answer(reply, dollars(rows)) for (key, rows), reply in zip(found.items(), replies, strict=True)}
@@ -390,64 +393,9 @@ class Journal(SqliteFile):
             raise JournalError(f"{self.path}: the record of {fields[0]!r} is damaged; restore the file from a copy")
 
 
-REPLIES = TypeAdapter(list[Reply])
-
-
-def digest_of_reply(
-    key: object, attempt: object, reply: object, failed: object, tokens: object, usd: object, at: object
-) -> bytes:
-    """Return the same as `digest_of`, in half of the time, for the columns of the table `replies`."""
-    text = f"{key}\x1f{attempt}\x1f{reply}\x1f{failed}\x1f{tokens}\x1f{usd}\x1f{at}"
-    return sha256(text.encode()).digest()
-
-
-def digest_of_bytes(
-    key: bytes | None,
-    attempt: object,
-    reply: bytes | None,
-    failed: object,
-    tokens: object,
-    usd: object,
-    at: bytes | None,
-) -> bytes | None:
-    """Return the same as `digest_of_reply` for texts as bytes; None if damage has removed one of them."""
-    if key is None or reply is None or at is None:
-        return None
-    cost = f"\x1f{failed}\x1f{tokens}\x1f{usd}\x1f"
-    return sha256(b"%b\x1f%b\x1f%b%b%b" % (key, str(attempt).encode(), reply, cost.encode(), at)).digest()
-
-
 def merged(before: str | None, pairs: Iterable[Sequence[Any]]) -> str:
     """Return the pairs of a query as sorted JSON: earlier pairs, replaced by new pairs with the same passage and
     variant.
     """
     rows = {(pair[0], pair[1]): list(pair) for pair in [*json.loads(before or "[]"), *pairs]}
     return json.dumps([rows[place] for place in sorted(rows)], ensure_ascii=False)
-
-
-def dollars(rows: Iterable[Sequence[Any]]) -> float | None:
-    """Return the US dollars spent on rows of `replies`; None if none was paid or one had no price."""
-    charged = [usd for _, _, _, _, tokens, usd, *_ in rows if tokens is not None]
-    return None if not charged or None in charged else sum(charged)
-
-
-def body_of(reply: Reply) -> str:
-    """Return a reply as JSON for storage: fields that differ from their defaults, without its key."""
-    return reply.model_dump_json(exclude={"key"}, exclude_defaults=True)
-
-
-def reply_of(key: str, body: str, path: Path) -> Reply:
-    """Return a stored reply. Raises `JournalError` if it has another schema."""
-    return replies_of([(key, body.encode())], path)[0]
-
-
-def replies_of(stored: Iterable[tuple[str, bytes]], path: Path) -> list[Reply]:
-    """Return stored replies from their keys and bodies. Raises `JournalError` if one has another schema."""
-    # A body is an object, to which the key is added as text: parsing it takes half of the time.
-    whole = (
-        b'{"key":%b%b%b' % (json.dumps(key).encode(), b"" if body == b"{}" else b",", body[1:]) for key, body in stored
-    )
-    try:
-        return REPLIES.validate_json(b"[%b]" % b",".join(whole))
-    except (ValueError, ValidationError):
-        raise JournalError(f"{path} has a reply of another schema; use the labelkit release that wrote it") from None

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
-from labelkit.judging.journal import body_of, reply_of
+from labelkit.judging.stored_replies import body_of, reply_of
 from labelkit.storage.credentials import blot, secret_forms
 from labelkit.storage.sqlite_file import digest_of
 

@@ -11,7 +11,7 @@ from labelkit.engines import Reply
 from labelkit.engines.answer_text import CUT_OFF, DECORATION, NO_END, divided, normalise, says, unfinished
 
 CANNOT_TELL = "cannot tell"
-"""Answer of an annotator who cannot grade a pair. Its judgement is a failure with this reason, and so no label."""
+"""Answer of an annotator instead of a grade. Its judgement is a failure with this reason, and so no label."""
 NONE = "none"
 """Answer that selects no passage."""
 IDENTIFIER = r"\[[1-9][0-9]{0,3}\]"

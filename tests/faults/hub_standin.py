@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any, NamedTuple
@@ -369,3 +369,23 @@ ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("GET", "HEAD"), f"/datasets/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", Handler.resolve),
 ]
 """Methods, path and what answers."""
+
+
+def mteb_card(splits: Iterable[str]) -> str:
+    """The card of a repository of `mteb`: JSONL for all parts, and a file of qrels for each split."""
+    listed = "\n".join(f"  - split: {split}\n    path: qrels/{split}.jsonl" for split in splits)
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+{listed}
+- config_name: corpus
+  data_files:
+  - split: corpus
+    path: corpus.jsonl
+- config_name: queries
+  data_files:
+  - split: queries
+    path: queries.jsonl
+---
+"""

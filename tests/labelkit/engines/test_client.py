@@ -1,5 +1,6 @@
 """Transport against servers that are slow, hostile, overloaded or down: deadlines, caps, windows, fleets."""
 
+import asyncio
 import gzip
 import itertools
 import json
@@ -214,6 +215,23 @@ def test_a_server_that_is_down_is_left_out_and_said(fleet, server, completion, A
     assert {reply.text for reply in replies.values()} == {"2"}
     assert len(server.ledger) == 60
     assert capsys.readouterr().err.count(f"{down} does not answer (Connection refused") == 1
+
+
+def test_a_server_that_refuses_beside_one_that_is_gone_still_listens(server, Answer, monkeypatch):
+    """Before: calls whose last try met the one that is gone said that nothing listens at both."""
+    monkeypatch.setattr(client, "CALL_SECONDS", 1.0)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(client, "LOST", 1000)
+    monkeypatch.setattr(concurrency, "SILENT", 10_000)
+    server.script = lambda body: Answer({}, 429)
+
+    async def call():
+        async with client.Client(("http://127.0.0.1:9/v1", server.url), ceiling=20, insecure=False) as both:
+            return await asyncio.gather(*(both.post("/x", b"{}") for _ in range(20)), return_exceptions=True)
+
+    errors = asyncio.run(call())
+    assert {type(error) for error in errors} <= {http.NoConnectionError, http.RateLimitError, http.DeadlineError}
+    assert http.NoConnectionError in map(type, errors)
 
 
 def test_a_server_that_comes_back_is_used_again_and_said(fleet, server, other, completion, Answer, capsys, monkeypatch):

@@ -11,7 +11,8 @@ from present import present
 
 from labelkit.engines import Message
 from labelkit.engines.tokenizers import FileTokens, most_prompt_tokens
-from labelkit.judging.journal import Journal, reply_of
+from labelkit.judging.journal import Journal
+from labelkit.judging.stored_replies import reply_of
 from labelkit.storage.labels import read_labels
 
 LIES: dict[str, Any] = {

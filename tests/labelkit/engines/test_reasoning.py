@@ -5,7 +5,8 @@ import json
 import pytest
 from present import present
 
-from labelkit.judging.journal import Journal, reply_of
+from labelkit.judging.journal import Journal
+from labelkit.judging.stored_replies import reply_of
 from labelkit.storage.labels import read_labels
 
 TOP = {"2": -0.2, "1": -2.0, "3": -3.0, "0": -5.0}

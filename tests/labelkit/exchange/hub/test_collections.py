@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_standin import mteb_card
 
 from labelkit.corpora.beir import read_data
 
@@ -69,26 +70,6 @@ def beir(hub: Any) -> str:
     return "BeIR/scifact"
 
 
-MTEB = """---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: qrels/train.jsonl
-  - split: test
-    path: qrels/test.jsonl
-- config_name: corpus
-  data_files:
-  - split: corpus
-    path: corpus.jsonl
-- config_name: queries
-  data_files:
-  - split: queries
-    path: queries.jsonl
----
-"""
-
-
 def mteb(hub: Any) -> str:
     """mteb/scifact: JSONL for all parts, and scores that are float64.
 
@@ -98,7 +79,12 @@ def mteb(hub: Any) -> str:
         f"qrels/{split}.jsonl": jsonl([{"query-id": q, "corpus-id": p, "score": float(g)} for q, p, g in grades(split)])
         for split in QRELS
     }
-    files = {"README.md": MTEB.encode(), "corpus.jsonl": jsonl(passages()), "queries.jsonl": jsonl(queries()), **qrels}
+    files = {
+        "README.md": mteb_card(("train", "test")).encode(),
+        "corpus.jsonl": jsonl(passages()),
+        "queries.jsonl": jsonl(queries()),
+        **qrels,
+    }
     hub.put("mteb/scifact", files)
     return "mteb/scifact"
 
