@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from labelkit.corpora.tidy import tidy
     from labelkit.datasets.audit import audit
     from labelkit.datasets.audit_findings import Finding
+    from labelkit.datasets.mining.mine import Mined, mine
     from labelkit.datasets.mix import mix
-    from labelkit.datasets.options import AuditOptions, MixOptions, ReplayOptions, ShowOptions
+    from labelkit.datasets.options import AuditOptions, MineOptions, MixOptions, ReplayOptions, ShowOptions
     from labelkit.datasets.replay import Replayed, replay
     from labelkit.datasets.show import ShownQuery, show
     from labelkit.datasets.verify import Verified, verify
@@ -126,6 +127,8 @@ HOMES = {
     "LabelkitError": "labelkit.errors",
     "LogOptions": "labelkit.queries.options",
     "LogQueries": "labelkit.queries.log",
+    "MineOptions": "labelkit.datasets.options",
+    "Mined": "labelkit.datasets.mining.mine",
     "MissingPackageError": "labelkit.errors",
     "MixOptions": "labelkit.datasets.options",
     "NotYetError": "labelkit.errors",
@@ -173,6 +176,7 @@ HOMES = {
     "import_dataset": "labelkit.exchange.importing",
     "import_grades": "labelkit.exchange.importing",
     "judges": "labelkit.judging.judges",
+    "mine": "labelkit.datasets.mining.mine",
     "mix": "labelkit.datasets.mix",
     "open_dataset": "labelkit.storage.dataset:read_dataset",
     "plan": "labelkit.judging.plan",
@@ -234,6 +238,8 @@ __all__ = [
     "LabelkitError",
     "LogOptions",
     "LogQueries",
+    "MineOptions",
+    "Mined",
     "MissingPackageError",
     "MixOptions",
     "NotYetError",
@@ -282,6 +288,7 @@ __all__ = [
     "import_dataset",
     "import_grades",
     "judges",
+    "mine",
     "mix",
     "open_dataset",
     "plan",

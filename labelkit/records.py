@@ -4,7 +4,7 @@ Queries and passages become `Candidate`s (pool), candidates become `Judgement`s 
 `Example`s (mix). Each record is frozen and has one writer; a human label is a `Judgement` whose `Judge` is human.
 """
 
-from typing import Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -182,9 +182,11 @@ class Label(Record):
 
     passage_id: str
     grade: int | None
-    """Grade of the pair; None if the judge failed on it."""
-    source: Literal["human", "llm", "imported"]
+    """Grade of the pair; None if the judge failed on it or nobody judged it."""
+    source: Literal["human", "llm", "imported", "mined"]
+    """Kind of the judge, or `mined` for a negative that a retriever found and nobody judged."""
     judge_id: str
+    """Id of the judge; for a mined negative, `mined-` and the name of the retriever."""
     weight: float = Field(default=1.0, gt=0)
     probability: float | None = None
     """Probability that the passage is relevant; None if the judge gave none."""
@@ -256,6 +258,27 @@ EXAMPLE_SCHEMA = pa.schema(
         for suffix, (_, arrow_type) in LABEL_COLUMNS.items()
     ]
 )
+MINED: Final = "mined"
+"""Source of a negative that `labelkit mine` added, and name of the table with the ranks of these negatives."""
+MINED_SCHEMA = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("passage_id", pa.string()),
+        ("judge_id", pa.string()),
+        ("retriever", pa.string()),
+        ("revision", pa.string()),
+        ("rank", pa.int32()),
+        ("score", pa.float64()),
+        ("positive_score", pa.float64()),
+        ("filter_judge_id", pa.string()),
+        ("filter_value", pa.float64()),
+        ("filter_positive_value", pa.float64()),
+    ]
+)
+"""Schema of the origin of mined negatives: the retriever with its rank and score, and the judge that filtered them.
+
+`positive_score` and `filter_positive_value` are the lowest or mean values of the query's positives; NULL if unknown.
+"""
 PROMPT_SCHEMA = pa.schema([("prompt_sha256", pa.string()), ("content", pa.string())])
 """Schema of the judges' prompts: the content of their files."""
 REPLY_SCHEMA = pa.schema(

@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "redteam": quality.redteam,
     "tune": quality.tune,
     "mix": datasets.mix,
+    "mine": datasets.mine,
     "audit": datasets.audit,
     "show": datasets.show,
     "export": exchange.export,

@@ -1,6 +1,7 @@
 """Tables on standard output: the findings of an audit, and one query of a dataset with its provenance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -53,10 +54,20 @@ def print_shown(example: Example, shown: Sequence[Shown], *, everything: bool) -
             for found in one.evidence:
                 print_evidence(out, one.label.passage_id, found)
                 prompts[found.judge.prompt_sha256] = found
+            if one.mined:
+                print_origin(out, one.mined)
     for sha256, found in prompts.items():
         if found.prompt is not None:
             out.rule(f"prompt {found.judge.prompt_name} {found.judge.prompt_version}, sha256 {sha256}")
             out.print(found.prompt.strip())
+
+
+def print_origin(out: Terminal, mined: Mapping[str, Any]) -> None:
+    """Print the origin of a mined negative: retriever, rank, score, and the judge that filtered it."""
+    out.rule(f"{mined['passage_id']} mined, not judged")
+    for name, value in mined.items():
+        if name not in ("query_id", "passage_id", "judge_id") and value is not None:
+            out.print(f"{name.replace('_', ' ')}: {value}")
 
 
 def print_evidence(out: Terminal, passage_id: str, found: Evidence) -> None:

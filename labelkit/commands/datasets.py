@@ -1,4 +1,4 @@
-"""Commands that make and inspect datasets: mix, audit, show."""
+"""Commands that make and inspect datasets: mix, mine, audit, show."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,31 @@ def mix(output: Output, given: Given, as_json: Json = False) -> None:
         console.result_json(totals)
     told = {name.replace("_", " "): value for name, value in totals.items() if value != {}}
     console.say(f"{output}: " + ", ".join(f"{name} {value}" for name, value in told.items()))
+
+
+@takes("labelkit.datasets.options:MineOptions")
+def mine(dataset: DatasetFolder, output: Output, given: Given, as_json: Json = False) -> None:
+    """Add hard negatives to a dataset from the ranking of a retriever. Known positives, their near-duplicates and pairs
+    that are labelled already are left out.
+    """
+    from labelkit.commands.progress import StageBar
+    from labelkit.datasets.mining.rules import REASONS
+
+    options = labelkit.MineOptions(**given)
+    command = console.command_line("labelkit")
+    made = labelkit.mine(dataset, output, options, command=command, report=StageBar())
+    if as_json:
+        console.result_json(made._asdict())
+    console.say(
+        f"{output}: {made.negatives:,} of {made.candidates:,} candidates of {made.retriever} are negatives of "
+        f"{made.queries:,} queries"
+    )
+    for reason, count in made.left_out.items():
+        if count:
+            console.say(f"  left out {count:,}: {REASONS[reason]}")
+    for what, count in (("a positive", made.queries_without_positives), ("a ranking", made.queries_without_ranking)):
+        if count:
+            console.say(f"  {count:,} queries without {what}")
 
 
 @takes("labelkit.datasets.options:AuditOptions")

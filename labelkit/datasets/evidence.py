@@ -1,6 +1,6 @@
 """Looks up single labels of a dataset, with their judgements, prompts, requests and replies."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from labelkit.datasets.provenance import Exchange, exchanges_of
 from labelkit.errors import DataError
 from labelkit.judging.prompts import parse_prompt
-from labelkit.records import ROLES, Example, Judge, Judgement, Label, Passage
+from labelkit.records import MINED, ROLES, Example, Judge, Judgement, Label, Passage
 from labelkit.storage import folders, tables
 from labelkit.storage.dataset import KIND, examples_from_table
 
@@ -32,6 +32,8 @@ class Shown(NamedTuple):
     label: Label
     passage: Passage
     evidence: list[Evidence]
+    mined: Mapping[str, Any] | None = None
+    """Row of `mined` with retriever, rank and score of a mined negative; None for a label of a judge."""
 
 
 class Lookup:
@@ -89,6 +91,9 @@ def find(folder: Path, query_id: str, passage_id: str | None = None) -> tuple[Ex
             label,
             lookup.passage(label.passage_id),
             evidence=list(evidence(lookup, examples[0], label.passage_id)),
+            mined=next(iter(lookup.rows(MINED, query_id=query_id, passage_id=label.passage_id)), None)
+            if label.source == MINED
+            else None,
         )
         for role, label in labels
     ]

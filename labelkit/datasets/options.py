@@ -1,15 +1,16 @@
-"""Options of `labelkit mix`, `audit`, `show` and `replay`."""
+"""Options of `labelkit mix`, `mine`, `audit`, `show` and `replay`."""
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from labelkit.corpora.options import CollectionOptions, CollectionPlace, ColumnOptions
 from labelkit.corpora.scales import ScaleText
-from labelkit.errors import UsageError
+from labelkit.errors import UnknownNameError, UsageError
 from labelkit.options import SEEDS, Address, Options
 
 
@@ -106,6 +107,86 @@ class MixOptions(MixRules, CollectionOptions):
     def sources(self) -> list[Path]:
         """The files and folders with judgements, human grades first."""
         return [*([self.human] if self.human else []), *self.llm]
+
+
+AGAINST = {"lowest": "min", "mean": "avg"}
+"""Value of `MineOptions.against` -> SQL aggregate over the scores of a query's positives."""
+
+
+class Window(NamedTuple):
+    """The first and the last rank, from 1, at which negatives are mined."""
+
+    first: int
+    last: int
+
+
+class MineOptions(Options):
+    """The retriever from whose ranking hard negatives are mined, and the rules that leave candidates out."""
+
+    ranks: str
+    """Ranks at which negatives are mined, as FIRST-LAST, such as 10-50. Known positives count in the ranks."""
+    pool: Path | None = None
+    """Pool folder whose ranking is mined."""
+    retriever: str | None = None
+    """With --pool: name of the retriever in the pool, such as bm25. Needed if the pool has several."""
+    run: Path | None = None
+    """TREC run that is mined."""
+    model: str | None = None
+    """Dense retriever that searches the corpus of the dataset: a sentence-transformers folder or Hub id."""
+    trust_remote_code: bool = False
+    """Allow a model to run its own Python code and to load pickle files. Only for models that you trust."""
+    max_share: float | None = Field(default=None, ge=0, le=1)
+    """Keep only candidates whose score is at most this share of the positive's score; 0.95 in arXiv 2407.15831.
+    Needs a retriever whose scores are above 0.
+    """
+    against: str = "lowest"
+    """Score of the positives to which --max-share and --judge-share refer: lowest or mean of the query's positives."""
+    judge: Path | None = None
+    """Labels folder of one judge, such as a reranker, that judged candidates and positives. Only candidates that it
+    judged and that stay below --judge-share are kept.
+    """
+    judge_share: float = Field(default=0.95, ge=0, le=1)
+    """With --judge: leave out candidates from this share of the positive's P(grade >= 2), score or grade."""
+    max_negatives: int | None = Field(default=None, ge=1)
+    """Add at most this many negatives per query, the highest ranks first."""
+    draw: bool = False
+    """With --max-negatives: draw the negatives of a query at random from all that the rules keep."""
+    seed: int = Field(default=0, ge=0, le=SEEDS)
+    """Seed of --draw."""
+    verify: bool = True
+    """Compare input folders with their checksums. --no-verify skips this, which saves time on large folders."""
+
+    @field_validator("ranks")
+    @classmethod
+    def _a_window(cls, ranks: str) -> str:
+        found = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", ranks.strip())
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise UsageError(f"--ranks {ranks}: expected FIRST-LAST with 1 <= FIRST <= LAST, such as 10-50")
+        return ranks.strip()
+
+    @model_validator(mode="after")
+    def _one_ranking(self) -> Self:
+        if sum(place is not None for place in (self.pool, self.run, self.model)) != 1:
+            raise UsageError("give one ranking to mine: --pool POOL, --run FILE or --model MODEL")
+        if self.retriever is not None and self.pool is None:
+            raise UsageError("--retriever names a retriever of --pool; give --pool, or leave it out")
+        if self.draw and self.max_negatives is None:
+            raise UsageError("--draw draws the negatives that --max-negatives allows: give --max-negatives, too")
+        if self.against not in AGAINST:
+            raise UnknownNameError("score of the positives", self.against, AGAINST)
+        return self
+
+    @property
+    def window(self) -> Window:
+        """The ranks at which negatives are mined."""
+        first, _, last = self.ranks.partition("-")
+        return Window(int(first), int(last))
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """The given options that decide which negatives are mined, as the manifest of a dataset stores them."""
+        given = self.model_dump(mode="json", exclude_defaults=True, exclude={"trust_remote_code", "verify"})
+        return {"against": self.against} | given
 
 
 class AuditOptions(ColumnOptions):

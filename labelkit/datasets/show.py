@@ -43,6 +43,7 @@ class ShownQuery(NamedTuple):
                         }
                         for found in one.evidence
                     ],
+                    **({"mined": dict(one.mined)} if one.mined else {}),
                 }
                 for one in self.labels
             ],

@@ -130,6 +130,8 @@ class DatasetFacts(Facts):
     human_queries_set_aside: int = 0
     dropped: Mapping[str, int] = {}
     leaked_queries: int = 0
+    mined: tuple[Mapping[str, Any], ...] = ()
+    """Retriever, rules and counts of each run of `labelkit mine`."""
 
     @property
     def licence(self) -> str | None:

@@ -11,7 +11,8 @@ from labelkit.errors import UnknownNameError, UsageError
 
 Selection = dict[str, float]
 """Source of labels -> share of the queries whose labels of that source are used, above 0 and at most 1."""
-SOURCES = ("human", "llm", "imported")
+SOURCES = ("human", "llm", "imported", "mined")
+"""Sources of labels. Only negatives are mined; if they are not selected, they count as unjudged."""
 TERM = re.compile(r"(?:(\d+(?:\.\d+)?)\s*%\s*)?([a-z]+)")
 
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from labelkit.errors import UsageError
-from labelkit.records import Example
+from labelkit.records import MINED, Example
 from labelkit.storage import folders
 from labelkit.storage.atomic import sync_directory, sync_file
 from labelkit.storage.cache_folder import cache_folder
@@ -123,7 +123,8 @@ class Store:
         If a person and a model judged the same pair, `train` contains only one of the two labels. Raises `UsageError`
         if labels of these sources are lost in that way and no other table has them.
         """
-        if "human" in sources and len(sources) > 1:
+        sources = set(sources) - {MINED}  # mined negatives are in `train` alone
+        if not sources or ("human" in sources and len(sources) > 1):
             return "train"
         name = OF_PEOPLE if "human" in sources else OF_MODELS
         if name in self.labels:

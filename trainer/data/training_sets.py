@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 
 from labelkit.errors import DataError
-from labelkit.records import Example, Label
+from labelkit.records import MINED, Example, Label
 from trainer.config.fit_config import FitConfig
 from trainer.config.label_selection import Selection, parse_labels, sources_of
 from trainer.data.batch_order import EpochRow
@@ -56,7 +56,7 @@ class LabelledQuery:
     excluded: frozenset[str]
     """Ids of all positives of known sources, including other stages, and of the ignored passages."""
     judged_negatives: frozenset[str]
-    """Ids of `negatives`."""
+    """Ids of the `negatives` that a judge decided; mined negatives are not among them."""
     unjudged: frozenset[str]
     """Ids of the query's passages in the dataset or the pool that no known source judged."""
 
@@ -249,12 +249,14 @@ def label_query(examples: Sequence[Example], view: View, same: Mapping[str, str]
         if label.source in view.known and label.grade == BETWEEN:
             between.setdefault(name, _negative(name, label, view))
     negatives: dict[str, Negative] = {}
+    judged: set[str] = set()
     for label in sorted((label for one in examples for label in one.negatives), key=lambda one: one.passage_id):
         name = same.get(label.passage_id, label.passage_id)
         if label.source not in view.known:
             unjudged.add(name)
         elif name not in excluded:
             negatives.setdefault(name, _negative(name, label, view, grade=0.0))
+            judged.update(() if label.source == MINED else (name,))
     return LabelledQuery(
         query_id=examples[0].query_id,
         query=examples[0].query,
@@ -263,7 +265,7 @@ def label_query(examples: Sequence[Example], view: View, same: Mapping[str, str]
         negatives=tuple(negatives.values()),
         between=tuple(one for name, one in sorted(between.items()) if name not in positives),
         excluded=frozenset(excluded),
-        judged_negatives=frozenset(negatives),
+        judged_negatives=frozenset(judged),
         unjudged=frozenset(unjudged - excluded - set(negatives)),
     )
 
@@ -331,7 +333,7 @@ def _reaches(label: Label, config: FitConfig) -> bool:
 
 
 def _weight(label: Label, config: FitConfig) -> float:
-    weight = label.weight * config.source_weights.get(label.source, 1.0)
+    weight = label.weight * (1.0 if label.source == MINED else config.source_weights.get(label.source, 1.0))
     sure = config.weight_by_probability and label.probability is not None
     return weight * max(label.probability or 0.0, DOUBT) if sure else weight
 

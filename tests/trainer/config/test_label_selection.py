@@ -55,7 +55,7 @@ def ids(members: Any) -> set[str]:
 def test_the_little_language() -> None:
     assert parse_labels("human") == {"human": 1.0}
     assert parse_labels(" 20% human+llm ") == {"human": 0.2, "llm": 1.0}
-    assert parse_labels("all") == {"human": 1.0, "llm": 1.0, "imported": 1.0}
+    assert parse_labels("all") == {"human": 1.0, "llm": 1.0, "imported": 1.0, "mined": 1.0}
 
 
 @pytest.mark.parametrize(
