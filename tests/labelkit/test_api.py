@@ -139,7 +139,7 @@ def bounded() -> list[tuple[str, str, Any]]:
 BOUNDS = {"min": "ge", "max": "le"}
 """Of an option -> of a field."""
 REQUIREMENTS = {"model": "m", "objective": "lsepair", "human": "h", "data": "d", "pool": "p", "budget": 1, "judge": "j"}
-REQUIREMENTS |= {"log": "queries.log", "to": "beir", "query": "q", "fit": {"model": "m"}}
+REQUIREMENTS |= {"log": "queries.log", "to": "beir", "query": "q", "fit": {"model": "m"}, "ranks": "1-2"}
 
 
 @pytest.mark.parametrize(("record", "name", "value"), bounded())

@@ -84,7 +84,7 @@ def mine(
         with tables.session(scratch) as db:
             stage_known(db, folder)
             checked = stage_judgments(db, options.judge)
-            retriever = stage_ranking(db, scratch, options, report or LoggedStages())
+            retriever = stage_ranking(db, scratch, options, report=report or LoggedStages())
             decide(db, scratch, options, name=retriever.name)
             made = counts(db, retriever)
             copy_tables(draft, folder, manifest)

@@ -52,14 +52,14 @@ class Retriever(NamedTuple):
     """Path of an input for the manifest -> sha256."""
 
 
-def stage_ranking(db: DuckDBPyConnection, scratch: Path, options: MineOptions, report: Report) -> Retriever:
+def stage_ranking(db: DuckDBPyConnection, scratch: Path, options: MineOptions, *, report: Report) -> Retriever:
     """Make the tables `ranking` (query_id, passage_id, rank, score) and `positive_scores` (query_id, passage_id,
     score).
 
     Raises `DataError` if a passage of a pool or run is not in the corpus of the dataset, or no query is in the dataset.
     """
     if options.model is not None:
-        return rank_by_model(db, scratch, options, report)
+        return rank_by_model(db, scratch, options, report=report)
     assert options.pool is not None or options.run is not None
     retriever = rank_by_pool(db, options, options.pool) if options.pool else rank_by_run(db, str(options.run))
     place = options.pool or options.run
@@ -117,7 +117,7 @@ def rank_by_run(db: DuckDBPyConnection, place: str) -> Retriever:
     return Retriever(f"run:{path.name}", f"sha256:{digest}", {place: digest})
 
 
-def rank_by_model(db: DuckDBPyConnection, scratch: Path, options: MineOptions, report: Report) -> Retriever:
+def rank_by_model(db: DuckDBPyConnection, scratch: Path, options: MineOptions, *, report: Report) -> Retriever:
     """Make the table `ranking` by exact search with a sentence-transformers model and its own similarity; the scores of
     all positives are computed for `max_share`.
     """
