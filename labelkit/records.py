@@ -182,9 +182,9 @@ class Label(Record):
 
     passage_id: str
     grade: int | None
-    """Grade of the pair; None if the judge failed on it or nobody judged it."""
+    """Grade of the pair; None if the judge failed on it or the pair is unjudged."""
     source: Literal["human", "llm", "imported", "mined"]
-    """Kind of the judge, or `mined` for a negative that a retriever found and nobody judged."""
+    """Kind of the judge, or `mined` for an unjudged negative that a retriever found."""
     judge_id: str
     """Id of the judge; for a mined negative, `mined-` and the name of the retriever."""
     weight: float = Field(default=1.0, gt=0)

@@ -64,7 +64,7 @@ def print_shown(example: Example, shown: Sequence[Shown], *, everything: bool) -
 
 def print_origin(out: Terminal, mined: Mapping[str, Any]) -> None:
     """Print the origin of a mined negative: retriever, rank, score, and the judge that filtered it."""
-    out.rule(f"{mined['passage_id']} mined, not judged")
+    out.rule(f"{mined['passage_id']} mined, unjudged")
     for name, value in mined.items():
         if name not in ("query_id", "passage_id", "judge_id") and value is not None:
             out.print(f"{name.replace('_', ' ')}: {value}")

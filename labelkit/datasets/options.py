@@ -150,7 +150,7 @@ class MineOptions(Options):
     max_negatives: int | None = Field(default=None, ge=1)
     """Add at most this many negatives per query, the highest ranks first."""
     draw: bool = False
-    """With --max-negatives: draw the negatives of a query at random from all that the rules keep."""
+    """With --max-negatives: draw the negatives of a query at random from all candidates that the rules keep."""
     seed: int = Field(default=0, ge=0, le=SEEDS)
     """Seed of --draw."""
     verify: bool = True

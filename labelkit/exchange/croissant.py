@@ -71,7 +71,7 @@ DESCRIPTIONS = {
     "prompts": "The text of each prompt.",
     "replies": "The raw reply of a model to each request.",
     "ballots": "The single orders or votes from which judgments were joined.",
-    "mined": "The retriever, rank and score of each negative of source mined, which nobody judged.",
+    "mined": "The retriever, rank and score of each negative of source mined, which is unjudged.",
     "stage_llm": "Like train, but only with labels by models.",
     "stage_human": "Like train, but only with labels by people.",
 }

@@ -143,7 +143,7 @@ def copy_tables(draft: folders.Draft, folder: Path, manifest: Manifest[DatasetFa
 
 
 def save_origins(db: DuckDBPyConnection, draft: folders.Draft, folder: Path, *, origin: Origin) -> None:
-    """Write the table `mined`: the origins of the mined negatives, after those of earlier runs."""
+    """Write the table `mined`: the origins of the mined negatives, including the rows of earlier runs."""
     db.register("no_origins", MINED_SCHEMA.empty_table())
     earlier = f"UNION ALL BY NAME FROM {tables.parquet(folder / f'{MINED}.parquet')}"
     fixed = {

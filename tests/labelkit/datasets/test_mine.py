@@ -395,7 +395,7 @@ def test_every_reader_of_datasets_reads_mined_negatives(labelkit, mixed, tmp_pat
     assert labelkit("verify", hard).code == 0
     assert labelkit("audit", hard).code == 0
     shown = labelkit("show", hard, "--query", "q1", "--passage", "p04")
-    assert "p04 mined, not judged" in shown.out
+    assert "p04 mined, unjudged" in shown.out
     assert "rank: 4" in shown.out
     told = json.loads(labelkit("show", hard, "--query", "q1", "--json").out)["labels"]
     assert {label["passage_id"]: label.get("mined", {}).get("rank") for label in told} == {
@@ -404,7 +404,7 @@ def test_every_reader_of_datasets_reads_mined_negatives(labelkit, mixed, tmp_pat
         "p03": 3,
         "p04": 4,
     }
-    assert labelkit("export", hard, "--to", "triplets", "-o", tmp_path / "triplets").code == 0
+    assert labelkit("export", hard, "--to", "st-triplet", "-o", tmp_path / "triplets").code == 0
     assert len(pq.read_table(tmp_path / "triplets" / "train.parquet")) == 4
     assert "Negatives of source `mined`" in (hard / "README.md").read_text()
     published = labelkit("publish", hard, "org/set", "--dry-run", "--license", "mit", "--allow", "unaudited")
