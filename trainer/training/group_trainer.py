@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from labelkit.errors import LabelkitError
+from labelkit.records import MINED
 from labelkit.storage import folders
 from labelkit.storage.atomic import write_text
 from labelkit.storage.manifest import CHECKPOINT, Facts
@@ -99,7 +100,7 @@ class GroupTrainer(SentenceTransformerTrainer):
             loss=self.multi_positive,
             callbacks=[
                 self.progress,
-                Watch(self.multi_positive, tuple(training_set.selected)),
+                Watch(self.multi_positive, tuple(name for name in training_set.selected if name != MINED)),
                 self.learning,
                 *([self.dev] if self.dev is not None else []),
                 Saver(config.checkpoint_minutes, place),

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import trainer
 from labelkit.datasets.mining import mine as writing
 from labelkit.datasets.mining import rankings
 from labelkit.datasets.mining.mine import Mined, mine
@@ -421,6 +422,15 @@ def test_the_trainer_takes_mined_negatives_as_unjudged_ones(mixed, tmp_path, lab
     assert {one.passage_id for one in query.negatives} == ({"p00", "p03", "p04"} if known else {"p00"})
     assert query.judged_negatives == {"p00"}
     assert query.unjudged == (set() if known else {"p03", "p04"})
+
+
+@pytest.mark.parametrize("labels", ["all", "human + mined"])
+def test_a_retriever_is_trained_with_mined_negatives(mixed, encoder, tmp_path, labels):
+    mined(mixed(), run=run_file(tmp_path, q1=falling("old", "p03", "p04"), q2=falling("p05")), ranks="1-3")
+    config = FitConfig(model=str(encoder), objective="lsepair", labels=labels, max_steps=2, batch_size=2)
+    report = trainer.fit(tmp_path / "hard", tmp_path / "model", config)
+    assert report.steps == 2
+    assert all(math.isfinite(value) for value in report.stages[0].loss_at_ends())
 
 
 def test_mined_negatives_cannot_be_distilled(mixed, tmp_path):
