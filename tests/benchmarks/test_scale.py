@@ -25,12 +25,15 @@ QUERIES = (20, 22, 84)
 """Numbers of queries; the first collection is not measured, since it imports and compiles what the others need."""
 NAMES = (
     "pool --run", "plan", "annotate", "annotate, nothing left", "verify, labels", "replay", "judges", "import", "agree",
-    "review", "tidy",
+    "calibrate, few graded", "calibrate --apply", "select", "review", "tidy", "mix", "audit", "report",
+    "report, dataset", "verify", "export",
 )  # fmt: skip
 """Commands in the order in which they need each other's results."""
+FEW = 10
+"""Number of queries with human grades for a calibration, so that its fit, which takes long, stays the same."""
 PART = re.compile(r"(\w+_)?(AT_ONCE|BLOCK|CHUNK|POSTINGS|PREFIXES)")
 """Names of constants that say how many rows are in memory at a time."""
-AT_ONCE = 16
+AT_ONCE = 64
 """Their value in these tests, and the size of caches, so that a small collection has many parts."""
 BYTES = 1_000
 """Most bytes of Python and NumPy that a pair may take here, small buffers included; as objects it took over 3,000."""
@@ -43,12 +46,19 @@ def modules() -> Iterator[ModuleType]:
                 yield importlib.import_module(found.name)
 
 
+def commands(folder: Path) -> dict[str, list[str]]:
+    """The commands of the benchmark, and a calibration with few human grades of all judgments."""
+    found = scale.commands(folder)
+    line = f"calibrate {folder}/labels {folder}/other --human {folder}/few.tsv -o {folder}/calibration.json"
+    return found | {"calibrate, few graded": [*found["mix"][:3], *line.split()]}
+
+
 def run(name: str, folder: Path) -> None:
     """Run a command of the benchmark in this process."""
     if name == "review":
         served_then_stopped(folder)
         return
-    _, _, *arguments = scale.commands(folder)[name]
+    _, _, *arguments = commands(folder)[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as ended:
@@ -84,6 +94,7 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         work = tmp_path_factory.mktemp("scale")
         patch.setenv("LABELKIT_CACHE", str(work / "cache"))
+        patch.setattr(scale_data, "FEW", FEW)
         for module in modules():
             for constant, value in list(vars(module).items()):
                 if PART.fullmatch(constant) and isinstance(value, int):
