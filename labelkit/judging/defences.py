@@ -128,9 +128,9 @@ def announced(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 def without_query(query: str, passage: str) -> str:
     """Return a passage without its repetitions of the query, in any word order; unchanged if it has none."""
-    wanted = words_of_query(query)
-    if not may_repeat(wanted, passage):
+    if not may_repeat(query, passage):
         return passage
+    wanted = words_of_query(query)
     words = words_of_passage(passage)
     if len(wanted & words.different) < SHARE * len(wanted):
         return passage
@@ -143,14 +143,16 @@ def without_query(query: str, passage: str) -> str:
     return "".join([*kept, passage[end:]]).strip() if kept else passage
 
 
-def may_repeat(wanted: frozenset[str], passage: str) -> bool:
-    """Return whether a passage may contain a repetition of a query with the `wanted` words; most passages cannot."""
-    folded, missing, most = passage.casefold(), 0, len(wanted) - SHARE * len(wanted)
-    for word in wanted:
+def may_repeat(query: str, passage: str) -> bool:
+    """Return whether a passage may contain a repetition of a query; most passages cannot."""
+    words, missing = longest_first(query), 0
+    folded, most = passage.casefold(), len(words) - SHARE * len(words) + 1e-9
+    for word in words:
         if word not in folded:  # not even as a part of another word
             missing += 1
-            if missing > most + 1e-9:
+            if missing > most:
                 return False
+    wanted = words_of_query(query)
     if not passage.isascii():  # other characters may be folded to several, so that they have other words
         return True
     run = 0
@@ -173,6 +175,12 @@ class Words(NamedTuple):
 def words_of_query(query: str) -> frozenset[str]:
     """Return the distinct words of a query, case folded."""
     return frozenset(WORD.findall(query.casefold()))
+
+
+@lru_cache(maxsize=1024)
+def longest_first(query: str) -> tuple[str, ...]:
+    """Return the distinct words of a query, the longest ones first, because passages contain them least."""
+    return tuple(sorted(words_of_query(query), key=len, reverse=True))
 
 
 @lru_cache(maxsize=4096)

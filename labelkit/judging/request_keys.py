@@ -11,6 +11,8 @@ from labelkit.judging.methods.steps import Ask
 from labelkit.records import SCHEMA_VERSION, Judge
 
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+ESCAPED = bytes(range(32)) + b'"\\'
+"""Bytes that JSON does not contain as they are."""
 MARK, QUERY_MARK = (f"\ue000{secrets.token_hex(16)}\ue000" for _ in range(2))
 """Texts that no prompt contains: they take the places of a passage and of a query."""
 SERVED = ("base_url", "engine_args", "reasoning_effort", "sent")
@@ -95,7 +97,9 @@ class KeysOfQuery:
 
     def key(self, passage: str) -> str:
         """Return the key of the request with this passage, which must not be empty."""
-        text = encode_basestring(passage)[1:-1].encode()
+        text = passage.encode()
+        if len(text.translate(None, ESCAPED)) < len(text):
+            text = encode_basestring(passage)[1:-1].encode()
         hashed = self._first.copy()
         for part in self._rest:
             hashed.update(text)

@@ -10,7 +10,7 @@ from labelkit.judging.key_set import KeySet
 from labelkit.judging.run_replies import RunReplies
 from labelkit.judging.settling import Finished, Waiting, advance
 from labelkit.judging.task_states import TaskStates
-from labelkit.judging.tasks import Work, asked_of, one_step
+from labelkit.judging.tasks import Work, one_step, pairs_of
 from labelkit.storage.text_file import TextFile
 
 
@@ -72,5 +72,4 @@ class Survey:
         judging = self._work.judging
         for query in self._work.queries():
             self.states.add(query.tasks)
-            asked = asked_of(judging.judge.judge_id, query.tasks, listwise=judging.listwise)
-            yield merged(None, (pair[2:] for pair in asked))
+            yield merged(None, pairs_of(query.tasks, listwise=judging.listwise))

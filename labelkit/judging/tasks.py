@@ -274,21 +274,12 @@ def windows(order: Sequence[str], sizes: Mapping[str, int], room: int | None) ->
     return [[pid] for pid in order]
 
 
-def asked_of(judge_id: str, tasks: Iterable[Task], *, listwise: bool) -> Iterator[Asked]:
-    """Yield the records of tasks for the journal, one per pair."""
-    for task in tasks:
-        for place, pid in enumerate(task.passage_ids, 1):
-            position = place if listwise else 0
-            yield Asked(
-                judge_id=judge_id,
-                query_id=task.query_id,
-                passage_id=pid,
-                variant=task.variant,
-                window=task.window,
-                position=position,
-                seed=task.seed,
-                key=task.key,
-            )
+def pairs_of(tasks: Iterable[Task], *, listwise: bool) -> Iterator[tuple[Any, ...]]:
+    """Yield the pairs of tasks as the journal stores them: the fields of `Asked` from the passage id on."""
+    for _, passage_ids, *rest in tasks:
+        variant, window, seed, key = rest
+        for place, pid in enumerate(passage_ids, 1):
+            yield pid, variant, window, place if listwise else 0, seed, key
 
 
 def tasks_of(asked: Iterable[Asked], *, listwise: bool) -> Iterator[Task]:
