@@ -3,7 +3,8 @@
 A passage is made of sentences of the given collections, drawn at random up to about 56 words, the mean of MS MARCO.
 Real sentences have a small vocabulary, so that one word in 12 is replaced by an invented one, drawn from a Zipf
 distribution: the vocabulary grows with the number of passages, as in a real corpus. Queries are spans of 3 to 9 words
-of these passages (6 on average, as in MS MARCO), of which stop words are a part.
+of these passages (6 on average, as in MS MARCO), of which stop words are a part. The qrels name the passage of each
+query as its only positive, in the splits train and dev.
 
     python benchmarks/made_corpus.py scifact cacm cisi cranfield -o DATA --passages 1000000 --queries 50000
 """
@@ -12,6 +13,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -62,16 +64,24 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=50_000)
+    parser.add_argument("--dev", type=int, default=1000, help="how many of the queries are in the split dev")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     random = np.random.default_rng(options.seed)
-    asked = set(random.choice(options.passages, min(options.queries, options.passages), replace=False).tolist())
-    options.output.mkdir(parents=True, exist_ok=True)
-    with (options.output / "corpus.jsonl").open("w") as corpus, (options.output / "queries.jsonl").open("w") as queries:
+    asked = random.choice(options.passages, min(options.queries, options.passages), replace=False).tolist()
+    splits = dict.fromkeys(asked, "train") | dict.fromkeys(asked[: options.dev], "dev")
+    (options.output / "qrels").mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        names = ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/dev.tsv")
+        corpus, queries, *qrels = (stack.enter_context((options.output / name).open("w")) for name in names)
+        by_split = dict(zip(("train", "dev"), qrels, strict=True))
+        for file in qrels:
+            file.write("query-id\tcorpus-id\tscore\n")
         for number, words in enumerate(passages(sentences(options.folders), options.passages, random)):
             corpus.write(json.dumps({"_id": str(number), "title": "", "text": " ".join(words)}) + "\n")
-            if number in asked:
+            if number in splits:
                 queries.write(json.dumps({"_id": f"q{number}", "text": span(words, random)}) + "\n")
+                by_split[splits[number]].write(f"q{number}\t{number}\t1\n")
 
 
 if __name__ == "__main__":
