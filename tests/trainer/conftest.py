@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from sentence_transformers import CrossEncoder
 from tiny_encoder import write_encoder
 
 from labelkit.records import Example, Label, Passage, Query
@@ -37,6 +38,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, but it reads 128 tokens."""
     return write_encoder(tmp_path_factory.mktemp("models"), WORDS, 128)
+
+
+@pytest.fixture(scope="session")
+def tiny_reranker(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cross-encoder on the tiny encoder, without dropout, whose random head gives pairs different scores."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-reranker"
+    torch.manual_seed(0)
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = CrossEncoder(str(tiny_model), num_labels=1, device="cpu", config_kwargs=off)
+    torch.nn.init.normal_(model.get_submodule("0.model.classifier").weight)
+    model.save_pretrained(str(folder))
+    return folder
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:

@@ -19,6 +19,7 @@ Config = Annotated[Path | None, typer.Option(help="TOML file of settings; flags 
 FIT_CONFIG = "trainer.config.fit_config:FitConfig"
 OF_FIT = (
     "model",
+    "architecture",
     "objective",
     "labels",
     "stages",

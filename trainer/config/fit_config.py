@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UnknownNameError, UsageError
 from labelkit.options import Options
+from trainer.config.architectures import CROSS_ENCODER, FOR_PAIRS, unused_by_pairs
 from trainer.config.label_selection import Selection, parse_labels
 
 OBJECTIVE_NAMES = (
@@ -83,6 +84,10 @@ class FitConfig(Options):
 
     model: str
     """A sentence-transformers or transformers model: a local folder or a name on the Hugging Face Hub."""
+    architecture: Literal["dense", "cross-encoder"] = "dense"
+    """Kind of model: dense (each text has an embedding), or cross-encoder (a reranker, which reads query and passage
+    together).
+    """
     trust_remote_code: bool = False
     """Run the code that comes with a model. Read that code first: it has all your permissions."""
     allow_leaks: bool = False
@@ -163,13 +168,15 @@ class FitConfig(Options):
     weight_decay: float = Field(default=0.01, ge=0)
     """Weight decay of the optimizer."""
     temperature: float = Field(default=TEMPERATURES["cosine"], gt=0)
-    """Divisor of similarities. Default: 0.05 for cosine, 1.0 for dot."""
+    """Divisor of similarities. Default: 0.05 for cosine, 1.0 for dot and for the scores of a cross-encoder."""
     learn_temperature: bool = False
     """Learn the temperature too, at `TEMPERATURE_RATE` times the learning rate."""
     similarity: Literal["cosine", "dot"] = "cosine"
     """Similarity of two embeddings: cosine or dot."""
     in_batch_negatives: bool = True
-    """True: unjudged passages of the batch are negatives of a query. False: only judged negatives are."""
+    """True: unjudged passages of the batch are negatives of a query. False: only judged and mined negatives are.
+    Default: true, and false for a cross-encoder, which scores a query only with its own group.
+    """
     false_negative_margin: float | None = None
     """Margin of suspected positives: an unjudged passage is not a negative if its similarity exceeds the similarity of
     the query's best positive by more than this margin.
@@ -208,8 +215,8 @@ class FitConfig(Options):
     max_query_length: int | None = Field(default=None, ge=3)
     """Maximum tokens of a query, including special tokens and prompt. Default: the limit of the model."""
     max_passage_length: int | None = Field(default=None, ge=3)
-    """Maximum tokens of a passage, including special tokens and prompt. Default: the limit of the model, which the
-    saved model keeps.
+    """Maximum tokens of a passage, including special tokens and prompt; with a cross-encoder, of query and passage
+    together. Default: the limit of the model, which the saved model keeps.
     """
     workers: int | None = Field(default=None, ge=0)
     """Number of processes that prepare batches during the training. 0: the training process prepares each batch when it
@@ -251,7 +258,7 @@ class FitConfig(Options):
     @model_validator(mode="before")
     @classmethod
     def _defaults_that_depend(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        filled = dict(settings)
+        filled = (FOR_PAIRS if settings.get("architecture") == CROSS_ENCODER else {}) | dict(settings)
         if filled.get("max_steps") is None and filled.get("epochs") is None:
             filled["epochs"] = 1
         if filled.get("similarity") in TEMPERATURES:
@@ -300,6 +307,7 @@ def _contradictions(config: FitConfig) -> list[tuple[bool, str]]:
     """List all rules on combinations of settings: whether a rule is broken, and its error message."""
     rules = [rule for rule in (config.false_negative_margin, config.false_negative_ratio) if rule is not None]
     return [
+        *unused_by_pairs(config.architecture, {name: getattr(config, name) for name in type(config).model_fields}),
         (
             config.epochs is not None and config.max_steps is not None,
             "epochs and max_steps both set the length of the training; set only one of them",

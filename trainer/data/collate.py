@@ -8,7 +8,7 @@ from torch import Tensor
 
 from labelkit.corpora.words import beginning
 from labelkit.pooling.packing import Packing
-from trainer.objectives.batch import Group, lay_out, passages_of
+from trainer.objectives.batch import Group, lay_out, lay_out_pairs, passages_of
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,36 @@ class Collator:
         if reach := max_length or self.longest:
             texts = [beginning(text, reach) for text in texts]
         return self.preprocess(texts, prompt=prompt, task=task, **limit)
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Converter of groups to tokens of the pairs of a query and a passage of its group (`pair_*`), and `label`.
+
+    Pairs are sorted by length, longest first. `label` holds the fields of the `Batch`.
+    """
+
+    preprocess: Callable[..., dict[str, Any]]
+    """`CrossEncoder.preprocess`."""
+    passages: Mapping[str, str]
+    """Passage id -> text."""
+    max_length: int | None
+    """Maximum tokens of query and passage together; None for the limit of the model."""
+    longest: int | None = None
+    """Maximum number of tokens that the model reads; None for a model without a limit."""
+
+    def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
+        pairs = [(group.query, self.passages[member.passage_id]) for group in groups for member in group.members]
+        tokens, by_pair = by_length(self.tokens(pairs), len(pairs))
+        features = {f"pair_{key}": value for key, value in tokens.items()}
+        return {**features, "label": vars(lay_out_pairs(groups, by_pair)).copy()}
+
+    def tokens(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """Compute the model's features of some pairs."""
+        limit = {} if self.max_length is None else {"max_length": self.max_length}
+        if reach := self.max_length or self.longest:
+            pairs = [(beginning(query, reach), beginning(passage, reach)) for query, passage in pairs]
+        return self.preprocess(list(pairs), **limit)
 
 
 def by_length(tokens: dict[str, Any], count: int) -> tuple[dict[str, Any], Sequence[int]]:

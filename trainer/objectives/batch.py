@@ -8,8 +8,9 @@ Legend of shapes: Q queries, P unique passages, M the largest number of positive
 passages in a group, E excluded pairs, T pairs judged negative.
 """
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import md5
 from typing import Any
 
@@ -147,6 +148,23 @@ def lay_out(groups: Sequence[Group], passage_ids: Sequence[str]) -> Batch:
         excluded_key=excluded_key,
         judged_row=judged_row,
         judged_key=judged_key,
+    )
+
+
+def lay_out_pairs(groups: Sequence[Group], order: Sequence[int]) -> Batch:
+    """Build the batch of some groups for a cross-encoder, whose rows are pairs of a query and a passage of its group.
+
+    `order` `[N]` has for each row the number of its pair, counted group by group, positives first. The indices of the
+    batch are rows of pairs instead of passages.
+    """
+    row_of = {number: row for row, number in enumerate(order)}
+    numbers = itertools.count()
+    rows = [[row_of[next(numbers)] for _ in group.members] for group in groups]
+    positives = [each[: len(group.positives)] for each, group in zip(rows, groups, strict=True)]
+    return replace(
+        lay_out(groups, passages_of(groups)),
+        pos_index=_padded(positives, lambda row: row, 0),
+        group_index=_padded(rows, lambda row: row, 0),
     )
 
 

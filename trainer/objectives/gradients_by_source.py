@@ -10,19 +10,19 @@ from torch import distributed as dist
 
 from trainer.objectives.batch import SOURCE_CODES, Batch
 
-LossOf = Callable[[Tensor, Tensor, Batch], Tensor]
-"""Embeddings of the queries, embeddings of the passages, and their batch -> this process's part of the mean loss."""
+LossOf = Callable[[Sequence[Tensor], Batch], Tensor]
+"""Outputs of the model (embeddings of the queries and of the passages, or scores of the pairs) and their batch -> this
+process's part of the mean loss.
+"""
 
 
-def by_source(
-    loss_of: LossOf, queries: Tensor, passages: Tensor, batch: Batch, sources: Sequence[str]
-) -> dict[str, float]:
+def by_source(loss_of: LossOf, outputs: Sequence[Tensor], batch: Batch, sources: Sequence[str]) -> dict[str, float]:
     """Compute the loss, share and gradient of each source of labels in a batch, with all other positives masked.
 
     `loss_SOURCE` is the mean loss over queries with a positive of the source, `share_SOURCE` the share of the source
-    among the positives, `gradient_SOURCE` the norm of the gradient of `loss_SOURCE` with respect to all embeddings of
-    the batch, and `cosine_ONE_OTHER` the cosine between the gradients of two sources: a value below 0 means that they
-    move the embeddings in opposite directions. A source without a positive in the batch has no figures.
+    among the positives, `gradient_SOURCE` the norm of the gradient of `loss_SOURCE` with respect to all outputs of
+    the model, and `cosine_ONE_OTHER` the cosine between the gradients of two sources: a value below 0 means that they
+    move the outputs in opposite directions. A source without a positive in the batch has no figures.
     """
     figures: dict[str, float] = {}
     gradients: dict[str, Tensor] = {}
@@ -33,8 +33,8 @@ def by_source(
         if not count:
             continue
         with torch.enable_grad():
-            leaves = [part.detach().requires_grad_() for part in (queries, passages)]
-            loss = loss_of(leaves[0], leaves[1], replace(batch, pos_mask=mask))
+            leaves = [part.detach().requires_grad_() for part in outputs]
+            loss = loss_of(leaves, replace(batch, pos_mask=mask))
             parts = torch.autograd.grad(loss, leaves)
         gradients[source] = torch.cat([part.flatten().double() for part in parts])
         figures[f"loss_{source}"] = float(_sum(loss.detach()) / _processes())

@@ -7,6 +7,7 @@ text is then embedded twice, both times with the same random state.
 
 import functools
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from labelkit.errors import UsageError
+from trainer.config.architectures import CROSS_ENCODER
 from trainer.config.fit_config import FitConfig
 from trainer.objectives.batch import Batch
 from trainer.objectives.contrast import ContrastRules, Scores, contrast
@@ -67,7 +69,9 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         self.log_temperature = nn.Parameter(
             torch.tensor(math.log(config.temperature)), requires_grad=config.learn_temperature
         )
-        self.pointwise_bias = nn.Parameter(torch.tensor(BIAS), requires_grad=self.objective.reads == "probabilities")
+        self.biased = self.objective.reads == "probabilities" and config.architecture != CROSS_ENCODER
+        """True if a bias is learnt; the last layer of a cross-encoder has one of its own."""
+        self.pointwise_bias = nn.Parameter(torch.tensor(BIAS), requires_grad=self.biased)
         """Added to every score of a pointwise objective."""
         for name in self.learnt:
             hooked: Any = getattr(self, name)
@@ -106,22 +110,19 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False) -> Tensor:
         """Compute the loss from mini-batches of embeddings, and with `with_backward` also its gradient on them."""
-        queries, passages = (torch.cat(parts) for parts in reps)
+        parts = [torch.cat(column) for column in reps]
         numbers = {name: getattr(self, name) for name in SCALARS}
         if with_backward:
             numbers = {name: value.detach().requires_grad_(value.requires_grad) for name, value in numbers.items()}
         batch = Batch(**labels)
-        loss, shares, contrasted = self._loss(
-            queries, passages, batch, numbers=numbers, distil_weight=self.distil_weight
-        )
+        loss, shares, contrasted = self._loss(parts, batch, numbers=numbers, distil_weight=self.distil_weight)
         self.contrasted = self.contrasted + contrasted.detach()
         self.logged.append(torch.stack([*shares, self.log_temperature.exp()]).detach())
         if self.watched:
             fixed = {name: value.detach() for name, value in numbers.items()}
             self.figures = by_source(
-                lambda q, p, b: self._loss(q, p, b, numbers=fixed, distil_weight=0.0)[0],
-                queries,
-                passages,
+                lambda some, rows: self._loss(some, rows, numbers=fixed, distil_weight=0.0)[0],
+                parts,
                 batch=batch,
                 sources=self.watched,
             )
@@ -133,7 +134,7 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         return loss.detach()
 
     def _loss(
-        self, queries: Tensor, passages: Tensor, batch: Batch, *, numbers: dict[str, Tensor], distil_weight: float
+        self, parts: Sequence[Tensor], batch: Batch, *, numbers: dict[str, Tensor], distil_weight: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """Compute this process's part of the loss, averaged over the Matryoshka dimensions.
 
@@ -141,16 +142,7 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         passage to contrast with their positives.
         """
         losses = []
-        for dimensions in self.dimensions or (queries.shape[1],):
-            scores = contrast(
-                queries[:, :dimensions],
-                passages[:, :dimensions],
-                batch,
-                rules=self.rules,
-                temperature=numbers["log_temperature"].exp(),
-                against=self.objective.against,
-                bias=numbers["pointwise_bias"] if self.objective.reads == "probabilities" else None,
-            )
+        for scores in self._scores(parts, batch, numbers):
             rows = self._rows(scores, batch)
             if distil_weight:
                 rows = rows + distil_weight * listwise_kl(scores.group_scores, *self._taught(batch))
@@ -159,6 +151,20 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
         told_apart = others | ((batch.group_mask.sum(dim=-1) > 1) & (self.objective.reads != "positives"))
         contrasted = (told_apart & batch.pos_mask.any(dim=-1)).sum()
         return torch.stack(losses).mean(), (scores.masked_share, scores.suspected_share), contrasted
+
+    def _scores(self, parts: Sequence[Tensor], batch: Batch, numbers: dict[str, Tensor]) -> Iterator[Scores]:
+        """Yield the scores of a batch for each of the Matryoshka dimensions, given the embeddings of both columns."""
+        queries, passages = parts
+        for dimensions in self.dimensions or (queries.shape[1],):
+            yield contrast(
+                queries[:, :dimensions],
+                passages[:, :dimensions],
+                batch,
+                rules=self.rules,
+                temperature=numbers["log_temperature"].exp(),
+                against=self.objective.against,
+                bias=numbers["pointwise_bias"] if self.biased else None,
+            )
 
     def _rows(self, scores: Scores, batch: Batch) -> Tensor:
         """The objective's loss of each query, given what it reads."""

@@ -14,19 +14,21 @@ from typing import Any, NamedTuple
 import ir_measures
 import numpy as np
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
 from labelkit.corpora.words import share, words
+from labelkit.errors import UsageError
 from labelkit.pooling.dense_search import Lengths
 from labelkit.pooling.sharing import sharing
 from labelkit.statistics.intervals import UNIT, Estimate, mean_of_means
 from labelkit.statistics.paired import PairedTest, compare
 from labelkit.storage.names import inside
 from trainer.retrieval.leaks import training_queries_in, warn_of_training_queries
-from trainer.retrieval.options import EvaluateOptions
+from trainer.retrieval.options import RERANKED, EvaluateOptions
+from trainer.retrieval.rerank import FirstStage, Reranking, first_stage, is_cross_encoder, load_cross_encoder
 from trainer.retrieval.search import Collection, load_model, read_collections, search
 
 JUDGED = 10
@@ -107,16 +109,18 @@ class EvalResult:
 
 
 class Contender(NamedTuple):
-    """A loaded model to be measured."""
+    """A loaded model to be measured, or the first stage that cross-encoders rerank."""
 
     name: str
-    encoder: SentenceTransformer
+    encoder: SentenceTransformer | CrossEncoder | FirstStage
     kept: str | None = None
     """The name or folder it was loaded from, the key of its cached embeddings; None caches no embeddings."""
 
 
 def load_contender(name: str, *, trust_remote_code: bool = False) -> Contender:
     """Load a model from a local folder or the Hub, for measuring."""
+    if is_cross_encoder(name):
+        return Contender(name, load_cross_encoder(name, trust_remote_code=trust_remote_code), name)
     return Contender(name, load_model(name, trust_remote_code=trust_remote_code), name)
 
 
@@ -133,7 +137,7 @@ def evaluate(
     `trainer fit` that was trained on some of the queries.
 
     Args:
-        model: sentence-transformers folder or name on the Hub.
+        model: sentence-transformers folder or name on the Hub; a cross-encoder reranks a first stage.
         data: collections: folders in any layout that is read, or s3://, gs://, hf:// or irds:.
         options: other models, cutoffs, lengths in tokens, index.
         progress: called with a line of text for each model and collection.
@@ -167,20 +171,21 @@ def compare_contenders(
     *,
     progress: Callable[[str], None] = lambda words: None,
 ) -> EvalResult:
-    """Measure loaded models, and compare the first model with each other model."""
-    lengths = Lengths(options.max_query_length, options.max_passage_length)
+    """Measure loaded models, and compare the first model with each other model.
+
+    Cross-encoders are also compared with the first stage that they rerank.
+    """
+    contenders = [*contenders, *_first_stage_of(contenders, options)]
     relevant_grade, cutoffs, runs = options.relevant_grade, options.recall, options.runs
     names = tuple(contender.name for contender in contenders)
     tags = run_tags(names)
     files = {(data.name, tag): run_file(runs, data.name, tag) for data in collections for tag in tags}
     facts = [_facts(collection, relevant_grade) for collection in collections]
     measured: list[Measured] = []
-    for (name, encoder, folder), tag in zip(contenders, tags, strict=True):
-        encoder.truncate_dim = options.dimensions
-        kept = folder if options.dimensions is None else None
+    for contender, tag in zip(contenders, tags, strict=True):
+        name, _, folder = contender
         for collection, fact in zip(collections, facts, strict=True):
-            depth = max(JUDGED, *cutoffs)
-            run = search(encoder, kept, collection, index=options.index, depth=depth, lengths=lengths)
+            run = rank(contender, collection, options)
             if path := files[collection.name, tag]:
                 write_run(path, run, tag)
             per_query = measure(collection.qrels, run, relevant_grade, cutoffs=cutoffs)
@@ -197,6 +202,40 @@ def compare_contenders(
         measured=tuple(measured),
         compared=tuple(compare_models(measured, names)),
     )
+
+
+def _first_stage_of(contenders: Sequence[Contender], options: EvaluateOptions) -> list[Contender]:
+    """Make the contender of the first stage if one of the models is a cross-encoder.
+
+    Raises `UsageError` for options without an effect on the first of the models.
+    """
+    if not any(isinstance(contender.encoder, CrossEncoder) for contender in contenders):
+        if options.rerank is not None:
+            raise UsageError("none of the models is a cross-encoder, so nothing is reranked; remove --rerank")
+        return []
+    first = contenders[0]
+    given = {"dimensions": options.dimensions, "max_query_length": options.max_query_length}
+    for name in (name for name, value in given.items() if value is not None):
+        if isinstance(first.encoder, CrossEncoder):
+            raise UsageError(f"{first.name} is a cross-encoder, on which {name} has no effect; remove it")
+    stage = first_stage(options.rerank or RERANKED)
+    known = any(contender.encoder == stage for contender in contenders)
+    return [] if known else [Contender(str(stage), stage)]
+
+
+def rank(contender: Contender, collection: Collection, options: EvaluateOptions) -> RankedRun:
+    """Rank passages for every query: by search, by a cross-encoder over its first stage, or by the first stage."""
+    encoder = contender.encoder
+    if isinstance(encoder, FirstStage):
+        return encoder.run(collection)
+    if not isinstance(encoder, SentenceTransformer):
+        stage = first_stage(options.rerank or RERANKED)
+        return Reranking(collection, stage)(encoder, max_length=options.max_passage_length)
+    encoder.truncate_dim = options.dimensions
+    kept = contender.kept if options.dimensions is None else None
+    lengths = Lengths(options.max_query_length, options.max_passage_length)
+    depth = max(JUDGED, *options.recall)
+    return search(encoder, kept, collection, index=options.index, depth=depth, lengths=lengths)
 
 
 def measures(relevant_grade: int = 1, cutoffs: Sequence[int] = (100,)) -> dict[str, Any]:

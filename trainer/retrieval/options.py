@@ -8,6 +8,10 @@ from pydantic import Field
 from labelkit.corpora.options import CollectionOptions
 from labelkit.corpora.scales import ScaleText
 
+BM25 = "bm25"
+RERANKED = f"{BM25}:100"
+"""First stage of a cross-encoder by default."""
+
 
 class EvaluateOptions(CollectionOptions):
     """The settings of an evaluation."""
@@ -24,12 +28,18 @@ class EvaluateOptions(CollectionOptions):
     """Lowest grade that counts as relevant in RR, AP and R."""
     recall: tuple[Annotated[int, Field(ge=1)], ...] = (100,)
     """Cutoff of Recall; may be repeated."""
+    rerank: str | None = None
+    """First stage that a cross-encoder reranks, and with which it is compared: bm25:N, or a TREC run as FILE:N.
+    Default: bm25:100.
+    """
     index: str = "exact"
     """Index for the search: exact, or one of the approximate indexes faiss and usearch."""
     max_query_length: int | None = Field(default=None, ge=3)
     """Maximum tokens of a query. Default: the limit of the model."""
     max_passage_length: int | None = Field(default=None, ge=3)
-    """Maximum tokens of a passage. Default: the limit of the model."""
+    """Maximum tokens of a passage; with a cross-encoder, of query and passage together. Default: the limit of the
+    model.
+    """
     dimensions: int | None = Field(default=None, ge=1)
     """Number of first dimensions of an embedding to use. Default: all."""
     runs: Path | None = None

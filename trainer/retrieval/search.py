@@ -123,19 +123,22 @@ def search(
     """
     if index not in INDEXES:
         raise UnknownNameError("index", index, INDEXES)
+    texts = {query_id: query.text for query_id, query in collection.queries.items()}
+    passages = checked_passages(collection)
+    return dense_search(model, name, texts, passages=passages, depth=depth, lengths=lengths, index=INDEXES[index])
+
+
+def checked_passages(collection: Collection) -> Iterator[Passage]:
+    """Read the passages of a corpus. Raises `DataError` at its end for a passage of the qrels outside the corpus, or a
+    duplicated passage id.
+    """
     wanted = {passage_id for graded in collection.qrels.values() for passage_id in graded}
     keys = array("q")
-
-    def seen() -> Iterator[Passage]:
-        for passage in collection.passages():
-            wanted.discard(passage.passage_id)
-            keys.append(key_of(passage.passage_id))
-            yield passage
-
-    texts = {query_id: query.text for query_id, query in collection.queries.items()}
-    run = dense_search(model, name, texts, passages=seen(), depth=depth, lengths=lengths, index=INDEXES[index])
+    for passage in collection.passages():
+        wanted.discard(passage.passage_id)
+        keys.append(key_of(passage.passage_id))
+        yield passage
     _check(collection, wanted, np.frombuffer(keys, dtype=np.int64))
-    return run
 
 
 def _check(collection: Collection, missing: set[str], keys: NDArray[np.int64]) -> None:

@@ -1,28 +1,42 @@
 """The dev set of a run, on which a model is measured during training."""
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from labelkit.pooling.dense_search import Lengths
 from trainer.config.fit_config import FitConfig
 from trainer.retrieval.evaluate import measure
+from trainer.retrieval.options import RERANKED
+from trainer.retrieval.rerank import Reranking, first_stage
 from trainer.retrieval.search import Collection, read_collection, search
 
 MEASURE = "nDCG@10"
 
 
 class Dev:
-    """Function from a model to its nDCG@10 on a split of a BEIR folder."""
+    """Function from a model to its nDCG@10 on a split of a BEIR folder.
+
+    A cross-encoder reranks the passages of `RERANKED`, which are found once.
+    """
 
     def __init__(self, collection: Collection, lengths: Lengths) -> None:
         self.collection = collection
         self.lengths = lengths
 
-    def __call__(self, model: SentenceTransformer) -> float:
+    @cached_property
+    def reranking(self) -> Reranking:
+        """Passages that a cross-encoder reranks."""
+        return Reranking(self.collection, first_stage(RERANKED))
+
+    def __call__(self, model: SentenceTransformer | CrossEncoder) -> float:
         """Compute the nDCG@10 of a model, a number in 0 to 1."""
-        run = search(model, None, self.collection, depth=10, lengths=self.lengths)
+        if isinstance(model, SentenceTransformer):
+            run = search(model, None, self.collection, depth=10, lengths=self.lengths)
+        else:
+            run = self.reranking(model, max_length=self.lengths.passage)
         values = measure(self.collection.qrels, run, cutoffs=(10,))[MEASURE]
         return float(np.mean(list(values.values())))
 

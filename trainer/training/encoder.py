@@ -3,19 +3,39 @@
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import batch_to_device
 
 from labelkit.errors import MissingPackageError, UsageError
+from trainer.config.architectures import CROSS_ENCODER
 from trainer.config.fit_config import FitConfig
+from trainer.retrieval.rerank import load_cross_encoder
 from trainer.retrieval.search import load_model
 from trainer.training.soundness import refuse_nonfinite
 
+Model = SentenceTransformer | CrossEncoder
 
-def build_model(config: FitConfig) -> SentenceTransformer:
-    """Build the encoder that the settings describe. Raises `UsageError` for settings that the model cannot follow."""
+
+def build_model(config: FitConfig) -> Model:
+    """Build the model that the settings describe. Raises `UsageError` for settings that the model cannot follow."""
+    return build_cross_encoder(config) if config.architecture == CROSS_ENCODER else build_encoder(config)
+
+
+def build_cross_encoder(config: FitConfig) -> CrossEncoder:
+    """Build a cross-encoder with one output; an encoder gets a head whose weights depend on the seed."""
+    model = load_cross_encoder(config.model, trust_remote_code=config.trust_remote_code)
+    refuse_nonfinite(model, f"in {config.model} as loaded", "download it again, or start from another model")
+    check_lengths(model, config)
+    give_padding(model)
+    if config.lora_rank is not None:
+        _add_adapters(model, config, task_type="SEQ_CLS")  # which also trains the head
+    return model
+
+
+def build_encoder(config: FitConfig) -> SentenceTransformer:
+    """Build a dense encoder. Raises `UsageError` for settings that the model cannot follow."""
     model = load_model(config.model, trust_remote_code=config.trust_remote_code)
     if config.pooling is not None:
         model = _with_pooling(model, config)
@@ -25,24 +45,22 @@ def build_model(config: FitConfig) -> SentenceTransformer:
     refuse_nonfinite(model, f"in {config.model} as loaded", "download it again, or start from another model")
     check_model(model, config)
     model.similarity_fn_name = config.similarity
-    if isinstance(model[0], Transformer) and model.tokenizer.pad_token is None:
-        model.tokenizer.pad_token = model.tokenizer.eos_token  # decoders have no padding token
+    if isinstance(model[0], Transformer):
+        give_padding(model)
     if config.lora_rank is not None:
         _add_adapters(model, config)
     return model
 
 
+def give_padding(model: Model) -> None:
+    """Pad with the last token of a text if a model has no padding token, as decoders."""
+    if model.tokenizer.pad_token is None:
+        model.tokenizer.pad_token = model.tokenizer.eos_token
+
+
 def check_model(model: SentenceTransformer, config: FitConfig) -> None:
     """Raise `UsageError` for settings that the model or its device does not support."""
-    if config.precision == "fp16" and model.device.type == "cpu":
-        raise UsageError("precision fp16 needs a GPU; on a CPU use bf16 or float32")
-    if config.precision == "bf16" and model.device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UsageError("this GPU does not compute in bf16; set precision to fp16 or float32")
-    limit = model.max_seq_length
-    for name in ("max_query_length", "max_passage_length"):
-        wanted = getattr(config, name)
-        if wanted is not None and limit is not None and wanted > limit:
-            raise UsageError(f"{name} {wanted} is more than the {limit} tokens that {config.model} reads; lower it")
+    check_lengths(model, config)
     if not isinstance(model[0], Transformer):
         for name in ("max_query_length", "max_passage_length", "lora_rank", "pooling"):
             if getattr(config, name) is not None:
@@ -61,26 +79,40 @@ def check_model(model: SentenceTransformer, config: FitConfig) -> None:
         )
 
 
+def check_lengths(model: Model, config: FitConfig) -> None:
+    """Raise `UsageError` for a precision that the device does not support, or texts longer than the model reads."""
+    if config.precision == "fp16" and model.device.type == "cpu":
+        raise UsageError("precision fp16 needs a GPU; on a CPU use bf16 or float32")
+    if config.precision == "bf16" and model.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UsageError("this GPU does not compute in bf16; set precision to fp16 or float32")
+    limit = model.max_seq_length
+    for name in ("max_query_length", "max_passage_length"):
+        wanted = getattr(config, name)
+        if wanted is not None and limit is not None and wanted > limit:
+            raise UsageError(f"{name} {wanted} is more than the {limit} tokens that {config.model} reads; lower it")
+
+
 def prompt_of(model: SentenceTransformer, *names: str) -> str | None:
     """Return the prompt that `encode_query` or `encode_document` puts before a text; None for none."""
     known = [name for name in (*names, model.default_prompt_name) if name in model.prompts]
     return model.prompts[known[0]] if known else None
 
 
-def merge_adapters(model: SentenceTransformer) -> None:
+def merge_adapters(model: Model) -> None:
     """Merge the adapters into the weights, so that an ordinary model is saved."""
     encoder: Any = model[0]
     if isinstance(encoder, Transformer) and hasattr(encoder.model, "merge_and_unload"):
         encoder.model = encoder.model.merge_and_unload()
 
 
-def freeze_unused(model: SentenceTransformer) -> None:
-    """Freeze the parameters that no embedding depends on, such as BERT's pooler under mean pooling.
+def freeze_unused(model: Model) -> None:
+    """Freeze the parameters that no embedding or score depends on, such as BERT's pooler under mean pooling.
 
     With several processes, training would wait for their gradients forever.
     """
-    features = batch_to_device(model.preprocess(["text"]), model.device)
-    torch.autograd.backward(model(features)["sentence_embedding"].sum())
+    pairs = isinstance(model, CrossEncoder)
+    features = batch_to_device(model.preprocess([("text", "text")] if pairs else ["text"]), model.device)
+    torch.autograd.backward(model(features)["scores" if pairs else "sentence_embedding"].sum())
     for parameter in model.parameters():
         if parameter.grad is None:
             parameter.requires_grad_(False)
@@ -97,14 +129,16 @@ def _with_pooling(model: SentenceTransformer, config: FitConfig) -> SentenceTran
     return SentenceTransformer(modules=[model[0], pooling, *behind], prompts=prompts, device=str(model.device))
 
 
-def _add_adapters(model: SentenceTransformer, config: FitConfig) -> None:
+def _add_adapters(model: Model, config: FitConfig, task_type: str | None = None) -> None:
     """Add LoRA adapters to a model in place."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingPackageError("peft", "lora") from None
     targets = config.lora_targets if isinstance(config.lora_targets, str) else list(config.lora_targets)
-    settings = LoraConfig(r=config.lora_rank or 1, lora_alpha=config.lora_alpha, target_modules=targets)
+    settings = LoraConfig(
+        r=config.lora_rank or 1, lora_alpha=config.lora_alpha, target_modules=targets, task_type=task_type
+    )
     encoder: Any = model[0]
     try:
         encoder.model = get_peft_model(encoder.model, settings)

@@ -2,7 +2,8 @@
 
 Each stage runs sentence-transformers' trainer (`trainer.training.group_trainer`) on the model of the previous stage. A
 run that was killed resumes from its checkpoints when the same command is given again, with the same result as an
-uninterrupted run. The output is an ordinary sentence-transformers folder with a manifest and a model card. Processes
+uninterrupted run. The output is an ordinary sentence-transformers folder (a `SentenceTransformer` or, for rerankers, a
+`CrossEncoder`) with a manifest and a model card. Processes
 started by `torchrun` or `accelerate launch` share each batch, with the same result as one process.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import set_seed
 
 from labelkit.errors import ArtifactError, DiskError, LabelkitError, MissingPackageError
@@ -34,7 +35,7 @@ from labelkit.storage.credentials import blot
 from labelkit.storage.manifest import MODEL, ModelFacts
 from labelkit.storage.outputs import claimed, name_of, place_of
 from trainer.config.fit_config import LOGGERS, FitConfig
-from trainer.data.collate import Collator
+from trainer.data.collate import Collator, PairCollator
 from trainer.data.foreign import our_dataset
 from trainer.data.input_check import check_dataset
 from trainer.data.store import Store, open_store
@@ -46,7 +47,7 @@ from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import Collection, read_collections
 from trainer.training.checkpoints import Checkpoints, read_weights, refuse_other_run, step_of
 from trainer.training.dev import Dev, make_dev
-from trainer.training.encoder import build_model, freeze_unused, merge_adapters, prompt_of
+from trainer.training.encoder import Model, build_model, freeze_unused, merge_adapters, prompt_of
 from trainer.training.group_trainer import GroupTrainer, Place, processes, steps_of
 from trainer.training.model_card import model_card
 from trainer.training.soundness import fingerprint, refuse_nonfinite, refuse_unusable
@@ -64,7 +65,7 @@ TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 SAMPLE = 8
 """Number of queries and of passages that a trained model must embed to finite numbers before it is written."""
 
-Measure = Callable[[SentenceTransformer], EvalResult]
+Measure = Callable[[Model], EvalResult]
 """Function from a finished model to the evaluation for its card."""
 
 
@@ -149,12 +150,16 @@ def fit(
 def card_measure(
     config: FitConfig, name: str, collections: Sequence[Collection], *, progress: Callable[[str], None]
 ) -> Measure:
-    """Make the function that measures the trained model and its start model on some collections."""
+    """Make the function that measures the trained model on some collections, and its start model; for a cross-encoder,
+    the first stage that it reranks instead of the start model.
+    """
 
-    def measure(model: SentenceTransformer) -> EvalResult:
+    def measure(model: Model) -> EvalResult:
         options = EvaluateOptions(
             max_query_length=config.max_query_length, max_passage_length=config.max_passage_length
         )
+        if isinstance(model, CrossEncoder):
+            return compare_contenders([Contender(name, model)], collections, options, progress=progress)
         before = load_contender(config.model, trust_remote_code=config.trust_remote_code)
         return compare_contenders([Contender(name, model), before], collections, options, progress=progress)
 
@@ -241,7 +246,7 @@ def _train(
 
 
 def _run_stages(
-    model: SentenceTransformer, training_sets: Sequence[TrainingSet], checkpoints: Checkpoints, dev: Dev | None
+    model: Model, training_sets: Sequence[TrainingSet], checkpoints: Checkpoints, dev: Dev | None
 ) -> Iterator[StageReport]:
     """Train the model in place, stage by stage, and yield the report of each.
 
@@ -264,7 +269,7 @@ def _run_stages(
 
 def _run_stage(
     number: int,
-    model: SentenceTransformer,
+    model: Model,
     training_set: TrainingSet,
     checkpoints: Checkpoints,
     dev: Dev | None,
@@ -327,9 +332,13 @@ def _run_stage(
     return report
 
 
-def make_collator(model: SentenceTransformer, training_set: TrainingSet, packing: Packing | None = None) -> Collator:
+def make_collator(model: Model, training_set: TrainingSet, packing: Packing | None = None) -> Collator | PairCollator:
     """Make the collator of a training set, with cached tokens if they are used often enough to save time."""
     config, store = training_set.config, training_set.store
+    if not isinstance(model, SentenceTransformer):
+        return PairCollator(
+            model.preprocess, training_set.passages, config.max_passage_length, longest=model.max_seq_length
+        )
     plain = Collator(
         model.preprocess,
         training_set.passages,
@@ -354,11 +363,11 @@ def make_collator(model: SentenceTransformer, training_set: TrainingSet, packing
     )
 
 
-def without_padding(model: SentenceTransformer, config: FitConfig) -> AbstractContextManager[Packing | None]:
+def without_padding(model: Model, config: FitConfig) -> AbstractContextManager[Packing | None]:
     """Have a model on a GPU read batches without padding during a stage. A compiled one gets padded batches, whose
-    shapes repeat.
+    shapes repeat, and so does a cross-encoder.
     """
-    if model.device.type != "cuda" or config.compile:
+    if model.device.type != "cuda" or config.compile or isinstance(model, CrossEncoder):
         return nullcontext()
     return unpadded(model, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision))
 
@@ -403,7 +412,7 @@ def _identity(keys: Mapping[str, str], config: FitConfig) -> dict[str, Any]:
 def _write_model(
     draft: folders.Draft,
     name: str,
-    model: SentenceTransformer,
+    model: Model,
     dataset: Path,
     config: FitConfig,
     stages: Sequence[StageReport],

@@ -14,7 +14,6 @@ from accelerate import PartialState
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import broadcast_object_list
 from sentence_transformers import (
-    SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
@@ -30,11 +29,13 @@ from labelkit.storage.atomic import write_text
 from labelkit.storage.manifest import CHECKPOINT, Facts
 from trainer.config.fit_config import TEMPERATURE_RATE, FitConfig
 from trainer.data.batch_order import BatchOrder
-from trainer.data.collate import Collator
+from trainer.data.collate import Collator, PairCollator
 from trainer.data.training_sets import TrainingSet
 from trainer.objectives import loss
+from trainer.objectives.pair_loss import make_loss
 from trainer.training import checkpoints as kept
 from trainer.training.dev import Dev
+from trainer.training.encoder import Model
 from trainer.training.soundness import LOWER, Learning
 
 GPU_WORKERS = 2
@@ -63,10 +64,10 @@ class GroupTrainer(SentenceTransformerTrainer):
 
     def __init__(
         self,
-        model: SentenceTransformer,
+        model: Model,
         training_set: TrainingSet,
         config: FitConfig,
-        collator: Collator,
+        collator: Collator | PairCollator,
         place: Place,
         dev: Dev | None,
         first_epoch: int = 0,
@@ -83,7 +84,7 @@ class GroupTrainer(SentenceTransformerTrainer):
             process=state.process_index,
             processes=state.num_processes,
         )
-        self.multi_positive = loss.MultiPositiveLoss(model, config)
+        self.multi_positive = make_loss(model, config)
         self.epoch_iterator: Any = None
         self.waited = 0.0
         """Seconds in which the training waited for a batch."""
@@ -92,8 +93,9 @@ class GroupTrainer(SentenceTransformerTrainer):
         self.progress = ProgressLine(f"stage {place.number}" if place.number > 1 else None)
         groups: Any = training_set
         untyped: Any = collator
+        either: Any = model
         super().__init__(
-            model=model,
+            model=either,
             args=_arguments(config, len(training_set), place),
             train_dataset=groups,
             data_collator=untyped,

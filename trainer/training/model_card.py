@@ -7,11 +7,26 @@ from typing import TYPE_CHECKING
 from labelkit.statistics.paired import show_p
 from labelkit.storage.foreign_text import markdown, markdown_code, markdown_indented, quoted
 from labelkit.storage.manifest import DatasetFacts, Manifest
+from trainer.config.architectures import CROSS_ENCODER
 from trainer.config.fit_config import FitConfig
 
 if TYPE_CHECKING:
     from trainer.retrieval.evaluate import EvalResult
     from trainer.training.fit import StageReport
+
+USE = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(NAME)
+scores = model.similarity(model.encode_query(["a query"]), model.encode_document(["a passage"]))"""
+USE_PAIRS = """from sentence_transformers import CrossEncoder
+
+model = CrossEncoder(NAME)
+scores = model.predict([("a query", "a passage")])"""
+KINDS = {
+    "dense": ("sentence-similarity", "dense-retrieval", "dense retriever", USE),
+    CROSS_ENCODER: ("text-ranking", "cross-encoder", "reranker (cross-encoder)", USE_PAIRS),
+}
+"""Architecture -> pipeline and tag of the Hub, name, and code that uses the model."""
 
 
 def model_card(
@@ -26,21 +41,19 @@ def model_card(
     """Write the card as Markdown with the Hub's metadata block. `dataset` and `manifest` describe the training data."""
     base = "" if Path(config.model).exists() else f"base_model: {quoted(config.model)}\n"
     objectives = ", ".join(dict.fromkeys(stage.objective for stage in config.stage_configs()))
+    pipeline, kind, title, usage = KINDS[config.architecture]
     return f"""---
 library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, dense-retrieval, multi-positive, {objectives}]
+pipeline_tag: {pipeline}
+tags: [sentence-transformers, {kind}, multi-positive, {objectives}]
 {base}---
 
 # {markdown(name)}
 
-A dense retriever, fine-tuned from {markdown_code(config.model)} with {objectives}.
+A {title}, fine-tuned from {markdown_code(config.model)} with {objectives}.
 
 ```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer({quoted(name)})
-scores = model.similarity(model.encode_query(["a query"]), model.encode_document(["a passage"]))
+{usage.replace("NAME", quoted(name))}
 ```
 
 ## Training data

@@ -5,18 +5,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from torch import nn
 from transformers import TrainerCallback
 
 from labelkit.errors import LabelkitError
 from labelkit.pooling.dense import encode_passages, encode_queries
 from trainer.objectives.loss import MultiPositiveLoss
+from trainer.retrieval.rerank import scores_of
 
 log = logging.getLogger(__name__)
 
 LOWER = "lower learning_rate, or raise temperature or warmup_ratio"
-MORE_NEGATIVES = "raise batch_size, judge negatives, or name a pool"
+MORE_NEGATIVES = "raise batch_size, judge or mine negatives, or name a pool"
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Size in bytes -> integer type of that size."""
 
@@ -29,10 +30,13 @@ def refuse_nonfinite(model: nn.Module, when: str, cure: str = LOWER) -> None:
             raise LabelkitError(f"{when}, {bad} are not finite: no model is written; {cure}")
 
 
-def refuse_unusable(model: SentenceTransformer, queries: Sequence[str], passages: Sequence[str]) -> None:
-    """Raise `LabelkitError` for a NaN or infinite weight, or such an embedding of one of these texts."""
+def refuse_unusable(model: SentenceTransformer | CrossEncoder, queries: Sequence[str], passages: Sequence[str]) -> None:
+    """Raise `LabelkitError` for a NaN or infinite weight, or such an embedding or score of one of these texts."""
     refuse_nonfinite(model, "after the last step")
     try:
+        if isinstance(model, CrossEncoder):
+            scores_of(model, list(zip(queries, passages, strict=False)))
+            return
         encode_queries(model, None, queries)
         encode_passages(model, None, passages)
     except LabelkitError as error:

@@ -46,7 +46,7 @@ def test_dot_products_are_not_divided_unless_asked() -> None:
         ({"source_weights": {"gpt": 1.0}}, "input should be 'human', 'llm' or 'imported'"),
         ({"max_positives": 9}, "lower max_positives or raise group_size"),
         ({"learnin_rate": 1e-5}, "unknown setting 'learnin_rate'; did you mean learning_rate?"),
-        ({"zzz": 1}, "unknown setting 'zzz'; settings are: model, trust_remote_code"),
+        ({"zzz": 1}, "unknown setting 'zzz'; settings are: model, architecture"),
         ({"temperature": 0.0}, "temperature = 0.0: input should be greater than 0"),
         ({"learning_rate": float("inf")}, "learning_rate = inf"),
         ({"similarity": "euclidean"}, "input should be 'cosine' or 'dot'"),

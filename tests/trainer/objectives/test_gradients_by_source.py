@@ -1,6 +1,7 @@
 """Figures by source against a loop over positives."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -26,12 +27,12 @@ def batch() -> Batch:
 def figures(queries: Tensor, passages: Tensor) -> dict[str, float]:
     """Of LSEPair over dot products at temperature 0.5."""
 
-    def loss_of(queries: Tensor, passages: Tensor, layout: Batch) -> Tensor:
-        scores = contrast(queries, passages, layout, ContrastRules("dot"), 0.5)
+    def loss_of(outputs: Sequence[Tensor], layout: Batch) -> Tensor:
+        scores = contrast(*outputs, layout, ContrastRules("dot"), 0.5)
         rows = lsepair(scores.pos_scores, layout.pos_weight, layout.pos_mask, scores.neg_lse)
         return mean_over_processes(rows, layout.pos_mask.any(dim=-1))
 
-    return by_source(loss_of, queries, passages, batch(), ("human", "llm", "imported"))
+    return by_source(loss_of, [queries, passages], batch(), ("human", "llm", "imported"))
 
 
 def test_losses_and_shares_by_source() -> None:
