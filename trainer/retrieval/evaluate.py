@@ -29,7 +29,7 @@ from labelkit.storage.names import inside
 from trainer.retrieval.leaks import training_queries_in, warn_of_training_queries
 from trainer.retrieval.options import RERANKED, EvaluateOptions
 from trainer.retrieval.rerank import FirstStage, Reranking, first_stage, is_cross_encoder, load_cross_encoder
-from trainer.retrieval.search import Collection, load_model, read_collections, search
+from trainer.retrieval.search import Collection, load_model, read_collections, search, without_itself
 
 JUDGED = 10
 """Number of first ranks in which the share of unjudged passages is measured."""
@@ -227,10 +227,11 @@ def rank(contender: Contender, collection: Collection, options: EvaluateOptions)
     """Rank passages for every query: by search, by a cross-encoder over its first stage, or by the first stage."""
     encoder = contender.encoder
     if isinstance(encoder, FirstStage):
-        return encoder.run(collection)
+        return without_itself(encoder.run(collection), collection)
     if not isinstance(encoder, SentenceTransformer):
         stage = first_stage(options.rerank or RERANKED)
-        return Reranking(collection, stage)(encoder, max_length=options.max_passage_length)
+        ranked = Reranking(collection, stage)(encoder, max_length=options.max_passage_length)
+        return without_itself(ranked, collection)
     encoder.truncate_dim = options.dimensions
     kept = contender.kept if options.dimensions is None else None
     lengths = Lengths(options.max_query_length, options.max_passage_length)

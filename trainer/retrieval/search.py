@@ -1,11 +1,13 @@
 """Read the collections that models are measured on, and search them.
 
-A passage with the same id as the query is kept in the ranking. BEIR removes it in ArguAna and Quora; compare figures on
-these collections only with figures that were computed in the same way.
+In ArguAna and Quora, the queries are passages of the corpus. A passage with the id and the words of the query is left
+out of that query's ranking, as BEIR does, unless the qrels call it relevant.
 """
 
+import logging
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +24,14 @@ from labelkit.corpora.places import local_collection
 from labelkit.corpora.qrels import Qrels, qrels_rows
 from labelkit.corpora.queries import read_queries
 from labelkit.corpora.runs import RankedRun
+from labelkit.corpora.words import words
 from labelkit.errors import DataError, MissingPackageError, UnknownNameError, UsageError
 from labelkit.pooling.dense_search import OWN_LENGTHS, SIMILARITIES, Index, Lengths, dense_search
 from labelkit.pooling.model_loading import load_encoder
 from labelkit.records import Passage, Query
 from trainer.objectives.batch import key_of
+
+log = logging.getLogger(__name__)
 
 
 class Collection(NamedTuple):
@@ -118,14 +123,39 @@ def search(
 ) -> RankedRun:
     """Find the `depth` most similar passages of every query and their similarities, in rank order.
 
-    `index` is a key of `INDEXES`. `name` is the folder or Hub name of the model, the key of its cached embeddings; None
-    caches no embeddings. Raises `DataError` for a passage of the qrels outside the corpus, or a duplicated passage id.
+    A passage that is the query itself is left out. `index` is a key of `INDEXES`. `name` is the folder or Hub name of
+    the model, the key of its cached embeddings; None caches no embeddings. Raises `DataError` for a passage of the
+    qrels outside the corpus, or a duplicated passage id.
     """
     if index not in INDEXES:
         raise UnknownNameError("index", index, INDEXES)
     texts = {query_id: query.text for query_id, query in collection.queries.items()}
-    passages = checked_passages(collection)
-    return dense_search(model, name, texts, passages=passages, depth=depth, lengths=lengths, index=INDEXES[index])
+    passages, deeper = checked_passages(collection), depth + 1
+    run = dense_search(model, name, texts, passages=passages, depth=deeper, lengths=lengths, index=INDEXES[index])
+    return {query_id: dict(islice(best.items(), depth)) for query_id, best in without_itself(run, collection).items()}
+
+
+def without_itself(run: RankedRun, collection: Collection) -> RankedRun:
+    """Leave out of the ranking of each query the passage that is the query itself."""
+    named = {query_id for query_id, best in run.items() if query_id in best}
+    # Only such rankings need the texts: an equal id alone is a coincidence, as in Cranfield.
+    itself = {each.passage_id for each in (collection.passages() if named else ()) if is_query(each, collection)}
+    if not itself:
+        return run
+    log.info(f"{collection.name}: {len(itself):,} queries are passages, which are left out of their own rankings")
+    return {
+        query_id: {name: score for name, score in best.items() if name != query_id or name not in itself}
+        for query_id, best in run.items()
+    }
+
+
+def is_query(passage: Passage, collection: Collection) -> bool:
+    """Return whether a passage has the id and the words of a query, and is not relevant to it."""
+    name = passage.passage_id
+    if name not in collection.queries or collection.qrels[name].get(name, 0) > 0:
+        return False
+    asked = words(collection.queries[name].text)
+    return asked in (words(passage.text), words(passage.full_text))
 
 
 def checked_passages(collection: Collection) -> Iterator[Passage]:

@@ -228,9 +228,20 @@ def test_a_row_of_equal_scores_loses_the_lowest_ids_however_many_there_are(tmp_p
     assert list(found["q"]) == names[:-21:-1]
 
 
-def test_a_passage_with_the_querys_id_stays(tmp_path: Path, bag: str) -> None:
-    data = read_collection(write_beir(tmp_path / "own", {"x": "a", "y": "b"}, {"x": "a"}, {"x": {"y": 1}}), "test")
-    assert list(search(load_model(bag), bag, data)["x"]) == ["x", "y"]
+@pytest.mark.parametrize(
+    ("query", "relevant", "expected"),
+    [
+        ("A, b!", {"y": 1}, ["y", "z"]),  # as in ArguAna and Quora: the query is a passage of the corpus
+        ("a b", {"x": 1, "y": 1}, ["x", "y"]),  # the qrels say that it answers itself
+        ("a", {"y": 1}, ["x", "y"]),  # another text that happens to have the same id, as in Cranfield
+    ],
+)
+def test_a_passage_that_is_the_query_itself_is_left_out_of_its_ranking(
+    tmp_path: Path, bag: str, query: str, relevant: dict[str, int], expected: list[str]
+) -> None:
+    passages = {"x": "a b", "y": "a b c", "z": "c d"}
+    data = read_collection(write_beir(tmp_path / "own", passages, {"x": query}, {"x": relevant}), "test")
+    assert list(search(load_model(bag), bag, data, depth=2)["x"]) == expected
 
 
 @pytest.mark.parametrize("index", ["faiss", "usearch"])
