@@ -3,7 +3,7 @@
 import sys
 import time
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
 from labelkit.commands.console import say
@@ -56,25 +56,37 @@ class StageBar:
 
     def __init__(self) -> None:
         self._logged = LoggedStages()
-        self._bar: RichProgress | None = None
-        self._name = ""
+        self._bars: RichProgress | None = None
+        self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, stage: Stage) -> None:
         if not sys.stderr.isatty():
             self._logged(stage)
             return
-        if self._bar is None or stage.name != self._name:
-            self.close()
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(stage.items))
-            self._bar, self._name = RichProgress(*columns, console=Terminal(stderr=True), transient=True), stage.name
-            self._task = self._bar.add_task(stage.name, total=stage.total)
-            self._bar.start()
-        self._bar.update(self._task, completed=stage.done)
+        if self._bars is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self._bars = RichProgress(
+                *columns, TextColumn("{task.fields[items]}"), console=Terminal(stderr=True), transient=True
+            )
+            self._bars.start()
+        if stage.name not in self._tasks:
+            self._end_stages_without_total(self._bars)
+            self._tasks[stage.name] = self._bars.add_task(stage.name, total=stage.total, items=stage.items)
+        self._bars.update(self._tasks[stage.name], completed=stage.done)
         if stage.done == stage.total:
+            self._bars.refresh()
+            self._bars.remove_task(self._tasks.pop(stage.name))
+        if not self._tasks:
             self.close()
 
+    def _end_stages_without_total(self, bars: RichProgress) -> None:
+        """Remove the bars of stages whose end is not reported, when the next stage begins."""
+        for task in [task for task in bars.tasks if task.total is None]:
+            bars.remove_task(self._tasks.pop(task.description))
+
     def close(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Remove the bars."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+            self._tasks.clear()

@@ -26,24 +26,39 @@ Report = Callable[[Stage], None]
 """Function that shows how far a stage is."""
 
 
+class Logged(NamedTuple):
+    """The part of a stage that was seen and logged."""
+
+    begun: float
+    """Time of the first report in seconds."""
+    first: int
+    """Items that were done at the first report."""
+    last: int
+    """Items that were done at the last report."""
+    spoken: float
+    """Time of the last line in seconds; `begun` if there was none."""
+
+
 class LoggedStages:
-    """Writes a line to the log every half minute, and none for a stage that is shorter."""
+    """Writes a line to the log every half minute, and none for a stage that is shorter.
+
+    Stages may take turns, as a search and the pool that takes its results do.
+    """
 
     def __init__(self) -> None:
-        self._name = ""
-        self._begun = self._spoken = 0.0
-        self._first = self._last = 0
+        self._stages: dict[str, Logged] = {}
 
     def __call__(self, stage: Stage) -> None:
-        now = time.monotonic()
-        again = stage.name != self._name or stage.done <= self._last
-        self._last = stage.done
-        if again:
-            self._name, self._begun, self._spoken, self._first = stage.name, now, now, stage.done
-        elif now - self._spoken >= SECONDS or (stage.done == stage.total and self._spoken > self._begun):
-            self._spoken = now
-            rate = (stage.done - self._first) / (now - self._begun)
+        now, known = time.monotonic(), self._stages.get(stage.name)
+        if known is None or stage.done <= known.last:
+            self._stages[stage.name] = Logged(now, stage.done, stage.done, spoken=now)
+            return
+        spoken = known.spoken
+        if now - spoken >= SECONDS or (stage.done == stage.total and spoken > known.begun):
+            spoken = now
+            rate = (stage.done - known.first) / (now - known.begun)
             log.info(f"{stage.name}: {stage.done:,}{of(stage.total)} {stage.items}, {rate:,.0f} a second")
+        self._stages[stage.name] = known._replace(last=stage.done, spoken=spoken)
 
 
 def of(total: int | None) -> str:

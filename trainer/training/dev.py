@@ -11,7 +11,7 @@ from trainer.config.fit_config import FitConfig
 from trainer.retrieval.evaluate import measure
 from trainer.retrieval.options import RERANKED
 from trainer.retrieval.rerank import Reranking, first_stage
-from trainer.retrieval.search import Collection, read_collection, search
+from trainer.retrieval.search import Collection, read_collection, search, without_itself
 
 MEASURE = "nDCG@10"
 
@@ -36,7 +36,7 @@ class Dev:
         if isinstance(model, SentenceTransformer):
             run = search(model, None, self.collection, depth=10, lengths=self.lengths)
         else:
-            run = self.reranking(model, max_length=self.lengths.passage)
+            run = without_itself(self.reranking(model, max_length=self.lengths.passage), self.collection)
         values = measure(self.collection.qrels, run, cutoffs=(10,))[MEASURE]
         return float(np.mean(list(values.values())))
 

@@ -54,6 +54,19 @@ def test_a_stage_that_begins_again_has_its_own_rate(clock, caplog):
     assert [record.message for record in caplog.records] == ["search: 43 queries, 1 a second"]
 
 
+def test_stages_that_take_turns_are_both_logged(clock, caplog):
+    caplog.set_level(logging.INFO)
+    shown = LoggedStages()
+    for seconds in range(0, 50, 10):
+        clock[0] = float(seconds)
+        shown(Stage("search", 40 * seconds, 4_000, items="queries"))
+        shown(Stage("pool", 30 * seconds, 4_000, items="queries"))
+    assert [record.message for record in caplog.records] == [
+        "search: 1,200/4,000 queries, 40 a second",
+        "pool: 900/4,000 queries, 30 a second",
+    ]
+
+
 def test_off_a_terminal_the_command_logs(clock, caplog):
     caplog.set_level(logging.INFO)
     shown = StageBar()
@@ -77,3 +90,21 @@ def test_a_terminal_shows_a_bar_per_stage(monkeypatch):
     shown(Stage("search", 4, 4, items="queries"))
     assert "search" in screen.getvalue()
     assert "4/4" in screen.getvalue()
+
+
+def test_stages_that_take_turns_keep_their_bars_on_a_terminal(monkeypatch):
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    shown = StageBar()
+    shown(Stage("read", 7, None, items="passages"))
+    for done in (1, 2):
+        shown(Stage("search", done, 2, items="queries"))
+        shown(Stage("pool", done, 2, items="candidates"))
+    last = screen.getvalue().rsplit("1/2", 1)[1]
+    assert "pool" in last
+    assert "read" not in last
