@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from labelkit.corpora.benchmarks import split_or_usual
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.fields import USUAL, Fields
 from labelkit.corpora.layout import layout_of
 from labelkit.corpora.qrels import read_qrels
 from labelkit.corpora.queries import read_queries
-from labelkit.errors import DataError
 from labelkit.records import Passage
 from labelkit.storage import folders
 
@@ -25,17 +25,18 @@ class Evaluation(NamedTuple):
     """Path of each file that was read -> sha256."""
 
 
-def read_evaluation(folder: Path, split: str, *, scale: str | None = None, fields: Fields = USUAL) -> Evaluation:
+SCALE_OPTION = "--eval-scale"
+"""Option with the scale of the grades of evaluation sets."""
+
+
+def read_evaluation(folder: Path, split: str | None, *, scale: str | None = None, fields: Fields = USUAL) -> Evaluation:
     """Read a split, with only the relevant passages of the corpus in memory. Raises `DataError`.
 
-    `scale` is the text of the scale of its grades if they are not 0 to 3, the value of `--eval-scale`.
+    `split` is None for the split that is usually measured. `scale` is the text of the scale of its grades if they are
+    not 0 to 3, the value of `SCALE_OPTION`.
     """
     layout = layout_of(folder)
-    try:
-        graded = read_qrels(*layout.files_of(split), scale=scale)
-    except DataError as error:
-        # The commands have a scale of their own for evaluation sets.
-        raise DataError(str(error).replace("--scale", "--eval-scale")) from None
+    graded = read_qrels(*layout.files_of(split_or_usual(folder, split)), scale=scale, option=SCALE_OPTION)
     asked = read_queries(*layout.queries, fields=fields)
     queries = {query_id: query.text for query_id, query in asked.items() if query_id in graded}
     relevant = {pid for grades in graded.values() for pid, grade in grades.items() if grade > 0}
@@ -48,7 +49,7 @@ def read_evaluation(folder: Path, split: str, *, scale: str | None = None, field
     return Evaluation(folder.name, queries, passages, files=files)
 
 
-def files_of(folder: Path, split: str) -> tuple[Path, ...]:
-    """Return the files of corpus, queries and qrels of a split."""
+def files_of(folder: Path, split: str | None) -> tuple[Path, ...]:
+    """Return the files of corpus, queries and qrels of a split; None for the split that is usually measured."""
     layout = layout_of(folder)
-    return layout.corpus + layout.queries + layout.files_of(split)
+    return layout.corpus + layout.queries + layout.files_of(split_or_usual(folder, split))

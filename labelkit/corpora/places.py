@@ -1,4 +1,6 @@
-"""Bring collections to this machine: from addresses, from the Hugging Face Hub, and from ir_datasets."""
+"""Bring collections to this machine: from addresses, from the Hugging Face Hub, from ir_datasets, and by the names of
+benchmarks.
+"""
 
 import json
 import re
@@ -9,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from labelkit.corpora.benchmarks import address_of
 from labelkit.errors import DataError, MissingPackageError, RemoteError, first_line
 from labelkit.storage.cache_folder import cache_folder
 from labelkit.storage.names import inside
@@ -21,10 +24,13 @@ BEIR_ON_THE_HUB = re.compile(r"(hf://datasets/BeIR/[\w.-]+?)/?")
 
 
 def local_collection(place: str) -> Path:
-    """Return the local folder of a collection; an address or an id of ir_datasets is copied into the cache first.
+    """Return the local folder of a collection; an address, an id of ir_datasets or the name of a benchmark's collection
+    is copied into the cache first.
 
     Raises `DataError` if the collection does not exist, and `RemoteError` if it cannot be fetched.
     """
+    if address := address_of(place):
+        return from_benchmark(place, address)
     if place.startswith(IRDS):
         return from_ir_datasets(place.removeprefix(IRDS))
     folder = local(place)
@@ -33,6 +39,18 @@ def local_collection(place: str) -> Path:
         if not (folder / "qrels").exists():
             (folder / "qrels").symlink_to(qrels, target_is_directory=True)
     return folder
+
+
+def from_benchmark(name: str, address: str) -> Path:
+    """Fetch the collection of a benchmark. Raises `RemoteError`, with the cure for a machine without a network."""
+    try:
+        return local(address)
+    except RemoteError as error:
+        repository = address.removeprefix("hf://datasets/")
+        raise RemoteError(
+            f"{name}: {error}; without a network, copy it elsewhere by hf download --repo-type dataset {repository} "
+            f"--local-dir {repository.rpartition('/')[2]}, and give that folder instead of {name}"
+        ) from None
 
 
 def from_ir_datasets(name: str) -> Path:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from labelkit.corpora.fields import GradeColumns, grade_columns
 from labelkit.corpora.files import READERS, column_names, file_rows, form_of, lazy_rows
 from labelkit.corpora.rows import decoded, id_of, lines, text_lines
-from labelkit.corpora.scales import expected_grades, grade_on, same
+from labelkit.corpora.scales import OPTION, expected_grades, grade_on, same
 from labelkit.errors import DataError, UsageError
 from labelkit.records import PairIds
 
@@ -61,22 +61,22 @@ class Columns(NamedTuple):
     """Places of query id, passage id and grade in a line."""
 
 
-def read_qrels(*paths: Path, scale: str | None = None, spam: bool = False) -> Qrels:
+def read_qrels(*paths: Path, scale: str | None = None, spam: bool = False, option: str = OPTION) -> Qrels:
     """Read the grades of qrels files.
 
-    `scale` is the text of a scale (`read_scale`) if the grades are not 0 to 3. With `spam`, grade -2 becomes 0. Raises
-    `DataError` for a grade outside the scale, and for a duplicated pair.
+    `scale` is the text of a scale (`read_scale`) if the grades are not 0 to 3, and `option` the name of its option.
+    With `spam`, grade -2 becomes 0. Raises `DataError` for a grade outside the scale, and for a duplicated pair.
     """
     qrels: Qrels = {}
-    for row in graded_pairs(*paths, scale=scale, spam=spam):
+    for row in graded_pairs(*paths, scale=scale, spam=spam, option=option):
         qrels.setdefault(row.query_id, {})[row.passage_id] = row.grade
     return qrels
 
 
-def graded_pairs(*paths: Path, scale: str | None = None, spam: bool = False) -> list[QrelsRow]:
+def graded_pairs(*paths: Path, scale: str | None = None, spam: bool = False, option: str = OPTION) -> list[QrelsRow]:
     """Read the rows of qrels files in file order. Raises `DataError` as `read_qrels` does."""
     found: dict[PairIds, QrelsRow] = {}
-    for placed in qrels_rows(*paths, scale=scale, spam=spam):
+    for placed in qrels_rows(*paths, scale=scale, spam=spam, option=option):
         row = QrelsRow(placed.query_id, placed.passage_id, placed.grade, raw_grade=placed.raw_grade)
         if row[:2] in found:
             raise DataError(f"{placed.where}: the pair {row.query_id!r}, {row.passage_id!r} is duplicated")
@@ -86,11 +86,11 @@ def graded_pairs(*paths: Path, scale: str | None = None, spam: bool = False) -> 
     return list(found.values())
 
 
-def qrels_rows(*paths: Path, scale: str | None = None, spam: bool = False) -> Iterator[PlacedRow]:
+def qrels_rows(*paths: Path, scale: str | None = None, spam: bool = False, option: str = OPTION) -> Iterator[PlacedRow]:
     """Yield the graded pairs in file order. Pairs with grade -1, and without `spam` with -2, are counted in the log."""
     for path in paths:
         left_out: Counter[int] = Counter()
-        yield from graded(marked_rows(path, scale), left_out, spam=spam)
+        yield from graded(marked_rows(path, scale, option), left_out, spam=spam)
         report_left_out(path, left_out)
 
 
@@ -112,24 +112,31 @@ def report_left_out(path: Path, left_out: Counter[int]) -> None:
         log.warning(f"{path}: {count:,} pairs of grade {grade} ({MEANINGS[grade]}) are left out{cure}")
 
 
-def marked_rows(path: Path, scale: str | None = None) -> Iterator[PlacedRow]:
+def marked_rows(path: Path, scale: str | None = None, option: str = OPTION) -> Iterator[PlacedRow]:
     """Yield all pairs of a qrels file, also with grade -1 and -2. Raises `DataError`."""
-    return (PlacedRow(where, *graded()) for where, graded in lazy_grades(path, scale))
+    return (PlacedRow(where, *graded()) for where, graded in lazy_grades(path, scale, option))
 
 
-def lazy_grades(path: Path, scale: str | None = None) -> Iterator[tuple[str, Callable[[], QrelsRow]]]:
+def lazy_grades(
+    path: Path, scale: str | None = None, option: str = OPTION
+) -> Iterator[tuple[str, Callable[[], QrelsRow]]]:
     """Yield the place of each pair, and a function that returns its grade or raises `DataError` for a malformed row."""
     if is_table(path):
         if names := column_names(path):
             columns = grade_columns(names, str(path))
             for where, row in lazy_rows(path, (), [name for name in columns if name]):
-                yield where, lambda row=row, where=where: grade_in(row(), columns, where, scale=scale)  # type: ignore[misc]
+                yield (
+                    where,
+                    lambda row=row, where=where: grade_in(  # type: ignore[misc]
+                        row(), columns, where, scale=scale, option=option
+                    ),
+                )
         return
     form = None
     for where, raw in lines(path):
         if form is None and (form := columns_of(raw, scale)).header:
             continue
-        yield where, partial(qrels_row, raw, where, form, scale=scale)
+        yield where, partial(qrels_row, raw, where, form, scale=scale, option=option)
 
 
 def by_model(path: Path) -> bool:
@@ -156,10 +163,12 @@ def is_table(path: Path) -> bool:
     return form_of(path) in READERS and form_of(path) != ".tsv"
 
 
-def grade_in(row: Mapping[str, Any], columns: GradeColumns, where: str, *, scale: str | None = None) -> QrelsRow:
+def grade_in(
+    row: Mapping[str, Any], columns: GradeColumns, where: str, *, scale: str | None, option: str = OPTION
+) -> QrelsRow:
     """Return the grade in a row of a table. Raises `DataError`."""
     text = "1" if columns.grade is None else str(row.get(columns.grade))
-    grade = grade_from(text, where, None if columns.grade is None else scale)
+    grade = grade_from(text, where, None if columns.grade is None else scale, option=option)
     query_id, passage_id = id_of(row, columns.query, where), id_of(row, columns.passage, where)
     return QrelsRow(query_id, passage_id, grade, raw_grade=scale and text.strip())
 
@@ -183,7 +192,7 @@ def columns_of(raw: bytes, scale: str | None = None) -> Columns:
     return Columns(len(cells), "\t" in line, places=(query, passage, grade))
 
 
-def qrels_row(raw: bytes, where: str, columns: Columns, *, scale: str | None = None) -> QrelsRow:
+def qrels_row(raw: bytes, where: str, columns: Columns, *, scale: str | None = None, option: str = OPTION) -> QrelsRow:
     """Return the grade in a line. Raises `DataError`."""
     line = decoded(raw, where)
     fields = line.split("\t") if "\t" in line else line.split()
@@ -201,10 +210,11 @@ def qrels_row(raw: bytes, where: str, columns: Columns, *, scale: str | None = N
     if not fields[query] or not fields[passage]:
         raise DataError(f"{where}: the id is empty")
     text = fields[grade]
-    return QrelsRow(fields[query], fields[passage], grade_from(text, where, scale), raw_grade=scale and text.strip())
+    grade = grade_from(text, where, scale, option=option)
+    return QrelsRow(fields[query], fields[passage], grade, raw_grade=scale and text.strip())
 
 
-def grade_from(text: str, where: str, scale: str | None = None) -> int:
+def grade_from(text: str, where: str, scale: str | None = None, *, option: str = OPTION) -> int:
     """Return the grade from 0 to 3 for a grade as text, on the given scale; -1 (not judged) and -2 (spam) stay.
 
     Raises `DataError` for any other text.
@@ -215,5 +225,5 @@ def grade_from(text: str, where: str, scale: str | None = None) -> int:
     mark = next((mark for mark in MEANINGS if same(text) == str(mark)), None)
     if mark is None:
         wanted = "a grade" if scale else "a whole number"
-        raise DataError(f"{where}: the grade {text!r} is not {wanted} {expected_grades(scale)}")
+        raise DataError(f"{where}: the grade {text!r} is not {wanted} {expected_grades(scale, option)}")
     return mark

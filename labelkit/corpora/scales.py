@@ -16,6 +16,10 @@ and commands refer to these mappings by name, so a mapping must never change.
 """
 
 
+OPTION = "--scale"
+"""Name of the option with the scale of a source, for messages."""
+
+
 class Scale(NamedTuple):
     """A mapping from the grades of a source to the grades 0 to 3."""
 
@@ -74,12 +78,15 @@ def grade_on(text: str, scale: str | None) -> int | None:
     return int(grade) if grade in map(str, range(MAX_GRADE + 1)) else None
 
 
-def expected_grades(scale: str | None) -> str:
-    """Return the grades that a source may have, and the cure for others, as the end of an error message."""
+def expected_grades(scale: str | None, option: str = OPTION) -> str:
+    """Return the grades that a source may have, and the cure for others, as the end of an error message.
+
+    `option` is the name of the option that gives the scale of this source.
+    """
     if scale is not None:
-        return f"of --scale {scale}: {', '.join(read_scale(scale).names)}"
+        return f"of {option} {scale}: {', '.join(read_scale(scale).names)}"
     return (
-        f"from 0 to {MAX_GRADE}; for another scale give --scale with {', '.join(SCALES)}, or with the grade of each "
+        f"from 0 to {MAX_GRADE}; for another scale give {option} with {', '.join(SCALES)}, or with the grade of each "
         "label, such as no=0,partly=1,yes=3"
     )
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from labelkit.corpora.benchmarks import expanded
 from labelkit.corpora.options import CollectionOptions, CollectionPlace, ColumnOptions
 from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UnknownNameError, UsageError
@@ -63,7 +64,25 @@ class MixRules(Options):
         return {name: getattr(self, name) for name in MixRules.model_fields}
 
 
-class MixOptions(MixRules, CollectionOptions):
+class EvaluationSetOptions(Options):
+    """The evaluation sets that a dataset must not repeat."""
+
+    eval: tuple[CollectionPlace, ...] = ()
+    """Collection of an evaluation set that must not leak into training, in any form that DATA has, or nanobeir for all
+    of NanoBEIR. May be repeated.
+    """
+    eval_split: str | None = None
+    """Qrels split of the --eval collections. Default: test; train for the collections of NanoBEIR."""
+    eval_scale: ScaleText | None = None
+    """Scale of the grades of the --eval collections, if it is not 0 to 3."""
+
+    @field_validator("eval", mode="before")
+    @classmethod
+    def _collections_of_a_benchmark(cls, places: object) -> object:
+        return expanded(places) if isinstance(places, list | tuple) else places
+
+
+class MixOptions(MixRules, EvaluationSetOptions, CollectionOptions):
     """The texts and judgements of a dataset, and the rules that turn judgements into labels."""
 
     data: CollectionPlace
@@ -84,12 +103,6 @@ class MixOptions(MixRules, CollectionOptions):
     """File written by labelkit calibrate. Its calibrated judgments replace the judgments of its judges."""
     apply_anyway: bool = False
     """Apply a calibration even if its grades agreed with people less than the judge's own grades."""
-    eval: tuple[CollectionPlace, ...] = ()
-    """Collection of an evaluation set that must not leak into training. May be repeated."""
-    eval_split: str = "test"
-    """Qrels split of the --eval collections."""
-    eval_scale: ScaleText | None = None
-    """Scale of the grades of the --eval collections, if it is not 0 to 3."""
     license: str | None = None
     """Licence of the texts. Default: the licence in dataset_info.json of the collection."""
     revision: str | None = None
@@ -189,15 +202,9 @@ class MineOptions(Options):
         return {"against": self.against} | given
 
 
-class AuditOptions(ColumnOptions):
+class AuditOptions(EvaluationSetOptions, ColumnOptions):
     """Evaluation sets and models that a dataset is compared with."""
 
-    eval: tuple[CollectionPlace, ...] = ()
-    """Collection of an evaluation set that must not leak into training. May be repeated."""
-    eval_split: str = "test"
-    """Qrels split of the --eval collections."""
-    eval_scale: ScaleText | None = None
-    """Scale of the grades of the --eval collections, if it is not 0 to 3."""
     model: tuple[str, ...] = ()
     """Retriever that will be trained or evaluated with the dataset, to find judges of the same model family. May be
     repeated.

@@ -43,7 +43,7 @@ def local(location: str) -> Path:
     copy = cache_folder(location)
     copy.parent.mkdir(parents=True, exist_ok=True)
     with remote_errors(location), FileLock(f"{copy}.lock"):
-        if not files.exists(place):
+        if not is_there(files, place):
             raise DataError(f"{location} does not exist")
         if files.isfile(place):
             target = inside(copy, Path(place).name)
@@ -56,7 +56,21 @@ def exists(location: str) -> bool:
     """Return whether there is something at an address. Raises `RemoteError`."""
     files, place = file_system(location)
     with remote_errors(location):
-        return bool(files.exists(place))
+        return is_there(files, place)
+
+
+def is_there(files: Any, place: str) -> bool:
+    """Return whether there is something at a place. Raises the error of a file system that cannot be reached.
+
+    `exists` of the file systems is false for such a one.
+    """
+    if files.exists(place):
+        return True
+    try:
+        files.info(place)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def fetch_folder(files: Any, place: str, target: Path) -> Path:
@@ -146,7 +160,7 @@ def delivered(location: str, kind: str) -> Iterator[Path]:
 
 def refuse_foreign(files: Any, place: str, location: str, kind: str) -> None:
     """Raise `ArtifactError` unless `place` is absent or contains an artifact of this kind and no more."""
-    listed = objects_in(files, place, Path(kind)) if files.exists(place) else {}
+    listed = objects_in(files, place, Path(kind)) if is_there(files, place) else {}
     if MANIFEST not in listed:
         if listed:
             raise ArtifactError(f"{location} exists and contains no labelkit {kind}; choose another place")
@@ -164,7 +178,7 @@ def refuse_foreign(files: Any, place: str, location: str, kind: str) -> None:
 
 def send_folder(files: Any, place: str, folder: Path) -> None:
     """Send a folder: remove the old manifest first, send the new one last, and remove other old files."""
-    old = objects_in(files, place, folder) if files.exists(place) else {}
+    old = objects_in(files, place, folder) if is_there(files, place) else {}
     if MANIFEST in old:
         files.rm_file(old[MANIFEST])
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]

@@ -389,3 +389,12 @@ configs:
     path: queries.jsonl
 ---
 """
+
+
+def nano_card() -> str:
+    """The card of a repository of NanoBEIR: Parquet for all parts, each with the split train."""
+    parts = "".join(
+        f"- config_name: {part}\n  data_files:\n  - split: train\n    path: {part}/train-*\n"
+        for part in ("corpus", "qrels", "queries")
+    )
+    return f"---\nconfigs:\n{parts}---\n"

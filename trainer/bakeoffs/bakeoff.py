@@ -26,7 +26,7 @@ def bakeoff(
     config: BakeoffConfig,
     *,
     evaluation: Sequence[Path | str],
-    split: str = "test",
+    split: str | None = None,
     command: str = "trainer.bakeoff",
 ) -> Bakeoff:
     """Train every objective on every regime of labels with several seeds, and compare the results.
@@ -36,7 +36,7 @@ def bakeoff(
         output: folder of the results and of the report; the same call resumes an interrupted grid.
         config: objectives, regimes, seeds, and the settings that all runs share.
         evaluation: collections on which every run is measured; training and selection do not use them.
-        split: split of the qrels of these collections.
+        split: split of the qrels of these collections; None for test, and train for the collections of NanoBEIR.
         command: the command line that the report names as its origin.
 
     Returns:

@@ -17,7 +17,12 @@ from labelkit.errors import LabelkitError
 def evaluate(
     model: Annotated[str, typer.Argument(help="sentence-transformers folder or name on the Hub.")],
     data: Annotated[
-        list[str], typer.Argument(metavar="DATA...", help="Collections: folders, or s3://, gs://, hf:// or irds:.")
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help="Collections: folders, s3://, gs://, hf://, irds:, nanobeir:scifact, mteb:SciFact, or nanobeir for "
+            "all of NanoBEIR.",
+        ),
     ],
     given: Given,
     as_json: Annotated[

@@ -70,7 +70,9 @@ def fit(
     config: Config = None,
     evaluate: Annotated[
         list[str] | None,
-        typer.Option("--eval", help="Collection (split test) to measure on for the model card; may be repeated."),
+        typer.Option(
+            "--eval", help="Collection (split test), or nanobeir, to measure on for the model card; may be repeated."
+        ),
     ] = None,
 ) -> None:
     """Train a retriever on a dataset. The same command resumes an interrupted run."""
@@ -111,7 +113,10 @@ def bakeoff(
         str | None,
         typer.Option(help="TOML file of settings, or a file of the package: paper-nq.toml, paper-msmarco.toml, …"),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the qrels of the --eval collections.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split of the qrels of the --eval collections. Default: test; train for NanoBEIR."),
+    ] = None,
 ) -> None:
     """Compare objectives and regimes of labels by training. Every objective is trained on every regime, with several
     seeds.

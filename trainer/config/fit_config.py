@@ -226,7 +226,8 @@ class FitConfig(Options):
     """Tokenise every passage once before the first step, and keep the tokens on disk."""
 
     dev: str | None = None
-    """BEIR folder (split dev) or FOLDER:SPLIT on which every epoch is measured. Each stage ends with its best weights.
+    """Collection (split dev) or COLLECTION:SPLIT on which every epoch is measured, such as a folder or
+    nanobeir:scifact. Each stage ends with its best weights.
     """
     scale: ScaleText | None = None
     """Scale of the grades of --dev and --eval, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such

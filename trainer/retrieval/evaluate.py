@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from labelkit.corpora.benchmarks import NANOBEIR
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
@@ -37,6 +38,8 @@ OVERLAPS = ("low overlap", "high overlap")
 """Names of the two halves of the queries, split by their word overlap with their relevant passages."""
 AVERAGE = "average"
 """Name of the average over all collections."""
+WHOLE_NANOBEIR = "NanoBEIR"
+"""Name of the average over the 13 collections of NanoBEIR, if other collections are measured beside them."""
 
 PerQuery = dict[str, dict[str, float]]
 """Measure -> query id -> value."""
@@ -44,11 +47,11 @@ PerQuery = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Measured:
-    """The measures of a model on a collection, or their average over all collections."""
+    """The measures of a model on a collection, or their average over several collections."""
 
     model: str
     data: str
-    """Name of the collection, or `AVERAGE`."""
+    """Name of the collection, or `AVERAGE` or `WHOLE_NANOBEIR`."""
     means: dict[str, Estimate]
     """Measure -> estimate."""
     by_overlap: dict[str, dict[str, Estimate]]
@@ -138,7 +141,8 @@ def evaluate(
 
     Args:
         model: sentence-transformers folder or name on the Hub; a cross-encoder reranks a first stage.
-        data: collections: folders in any layout that is read, or s3://, gs://, hf:// or irds:.
+        data: collections: folders in any layout that is read, s3://, gs://, hf://, irds:, nanobeir:NAME, mteb:NAME, or
+            nanobeir for all collections of NanoBEIR.
         options: other models, cutoffs, lengths in tokens, index.
         progress: called with a line of text for each model and collection.
 
@@ -192,8 +196,9 @@ def compare_contenders(
             entry = _measured(name, collection, fact, run=run, per_query=per_query)
             measured.append(replace(entry, training_queries=training_queries_in(folder, collection)))
             progress(f"{name} on {collection.name}: nDCG@10 {measured[-1].means['nDCG@10'].value:.3f}")
-        if len(collections) > 1:
-            measured.append(_average(name, measured[-len(collections) :]))
+        own = {entry.data: entry for entry in measured[-len(collections) :]}
+        for average, parts in averages(list(own)).items():
+            measured.append(_average(name, average, [own[part] for part in parts]))
     return EvalResult(
         relevant_grade=relevant_grade,
         index=options.index,
@@ -264,13 +269,13 @@ def measure(qrels: Qrels, run: RankedRun, relevant_grade: int = 1, cutoffs: Sequ
 
 
 def compare_models(measured: Sequence[Measured], names: Sequence[str]) -> list[Compared]:
-    """Test the first model against each other model, on every collection and on their average, in every measure.
+    """Test the first model against each other model, on every collection and on the averages, in every measure.
 
     Holm's correction treats all these tests as one family, because their results are read together.
     """
     found = {(entry.model, entry.data): entry for entry in measured}
-    collections = list(dict.fromkeys(entry.data for entry in measured if entry.data != AVERAGE))
-    parts = {name: [name] for name in collections} | ({AVERAGE: collections} if len(collections) > 1 else {})
+    collections = list(dict.fromkeys(entry.data for entry in measured if entry.per_query))
+    parts = {name: [name] for name in collections} | averages(collections)
     keys = [(other, data, label) for other in names[1:] for data in parts for label in measured[0].means]
     gaps = [
         [_gap(found[names[0], part].per_query[label], found[other, part].per_query[label]) for part in parts[data]]
@@ -282,6 +287,13 @@ def compare_models(measured: Sequence[Measured], names: Sequence[str]) -> list[C
         for other in names[1:]
         for data in parts
     ]
+
+
+def averages(collections: Sequence[str]) -> dict[str, list[str]]:
+    """List the averages over several collections: name -> names of the collections."""
+    nano = [name for name in collections if name in NANOBEIR.values()]
+    found = {WHOLE_NANOBEIR: nano} if len(NANOBEIR) == len(nano) < len(collections) else {}
+    return found | ({AVERAGE: list(collections)} if len(collections) > 1 else {})
 
 
 def write_run(path: Path, run: RankedRun, tag: str) -> None:
@@ -370,12 +382,12 @@ def _measured(
     )
 
 
-def _average(name: str, entries: Sequence[Measured]) -> Measured:
+def _average(name: str, average: str, entries: Sequence[Measured]) -> Measured:
     means = {
         label: mean_of_means([_values(entry.per_query[label], entry.per_query[label]) for entry in entries], UNIT)
         for label in entries[0].means
     }
-    return Measured(name, AVERAGE, means, by_overlap={}, unjudged=None, per_query={})
+    return Measured(name, average, means, by_overlap={}, unjudged=None, per_query={})
 
 
 def _gap(values: Mapping[str, float], others: Mapping[str, float]) -> NDArray[np.float64]:

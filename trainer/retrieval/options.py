@@ -16,8 +16,8 @@ RERANKED = f"{BM25}:100"
 class EvaluateOptions(CollectionOptions):
     """The settings of an evaluation."""
 
-    split: str = "test"
-    """Split of the qrels."""
+    split: str | None = None
+    """Split of the qrels. Default: test; train for the collections of NanoBEIR."""
     scale: ScaleText | None = None
     """Scale of the grades in the qrels, if it is not 0 to 3: 0-1, 0-4 or 1-5, or the grade of each label, such as
     no=0,partly=1,yes=3.

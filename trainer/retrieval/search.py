@@ -17,6 +17,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from labelkit.corpora.beir import SKIP, known_qrels, unknown_id
+from labelkit.corpora.benchmarks import expanded, split_or_usual
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.fields import USUAL, Fields
 from labelkit.corpora.layout import Layout, layout_of
@@ -62,19 +63,22 @@ class Collection(NamedTuple):
 
 def read_collection(
     place: Path | str,
-    split: str,
+    split: str | None,
     *,
     scale: str | None = None,
     fields: Fields = USUAL,
     skip_unknown: bool = False,
+    usual: str = "test",
 ) -> Collection:
     """Read the judged queries of a split of a collection: a folder, or an address as `local_collection` takes it.
 
-    `scale` is the text of the scale of the qrels' grades if they are not 0 to 3. With `skip_unknown`, pairs of the
-    qrels with an unknown query or passage are left out, for which the ids of the corpus are read once more. Raises
-    `DataError` for missing or malformed files, and for an unknown query.
+    `split` is None for `usual`, or for the only split of a collection of NanoBEIR. `scale` is the text of the scale of
+    the qrels' grades if they are not 0 to 3. With `skip_unknown`, pairs of the qrels with an unknown query or passage
+    are left out, for which the ids of the corpus are read once more. Raises `DataError` for missing or malformed files,
+    and for an unknown query.
     """
-    layout = layout_of(local_collection(str(place)))
+    folder = local_collection(str(place))
+    layout, split = layout_of(folder), split_or_usual(folder, split, usual)
     queries = read_queries(*layout.queries, fields=fields)
     ids = {row[1] for row in corpus_rows(*layout.corpus, fields=fields)} if skip_unknown else None
     qrels = known_qrels(layout.files_of(split), queries, ids, scale=scale, skip_unknown=skip_unknown)
@@ -84,18 +88,22 @@ def read_collection(
 
 def read_collections(
     places: Sequence[Path | str],
-    split: str,
+    split: str | None,
     *,
     scale: str | None = None,
     fields: Fields = USUAL,
     skip_unknown: bool = False,
 ) -> list[Collection]:
-    """Read a split of several collections. Raises `UsageError` for two collections with the same name."""
-    names = [Path(str(place)).name for place in places]
+    """Read a split of several collections; `nanobeir` stands for all collections of NanoBEIR.
+
+    Raises `UsageError` for two collections with the same name.
+    """
+    folders = [local_collection(str(place)) for place in expanded(places)]
+    names = [folder.name for folder in folders]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two data folders have the name {name}; rename one of them, or measure them separately")
-    return [read_collection(place, split, scale=scale, fields=fields, skip_unknown=skip_unknown) for place in places]
+    return [read_collection(folder, split, scale=scale, fields=fields, skip_unknown=skip_unknown) for folder in folders]
 
 
 def load_model(name: str, *, trust_remote_code: bool = False) -> SentenceTransformer:

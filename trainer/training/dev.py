@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from labelkit.corpora.benchmarks import PREFIXES
+from labelkit.corpora.places import IRDS
 from labelkit.pooling.dense_search import Lengths
 from trainer.config.fit_config import FitConfig
 from trainer.retrieval.evaluate import measure
@@ -45,13 +47,14 @@ def make_dev(config: FitConfig) -> Dev | None:
     """Read the dev set that the settings name; None if they name none."""
     if config.dev is None:
         return None
-    folder, split = folder_and_split(config.dev, "dev")
-    return Dev(
-        read_collection(folder, split, scale=config.scale), Lengths(config.max_query_length, config.max_passage_length)
-    )
+    folder, split = folder_and_split(config.dev)
+    collection = read_collection(folder, split, scale=config.scale, usual="dev")
+    return Dev(collection, Lengths(config.max_query_length, config.max_passage_length))
 
 
-def folder_and_split(text: str, split: str) -> tuple[str, str]:
-    """Parse `FOLDER` or `FOLDER:SPLIT`, with a folder or address of a collection; `split` is the default split."""
-    folder, colon, named = text.rpartition(":")
-    return (folder, named) if colon and "/" not in named and not Path(text).exists() else (text, split)
+def folder_and_split(text: str) -> tuple[str, str | None]:
+    """Parse `FOLDER` or `FOLDER:SPLIT`, with a folder, an address or a name of a collection."""
+    prefix = next((prefix for prefix in (IRDS, *PREFIXES) if text.startswith(prefix)), "")
+    folder, colon, named = text.removeprefix(prefix).rpartition(":")
+    split = colon and "/" not in named and not Path(text).exists()
+    return (prefix + folder, named) if split else (text, None)

@@ -141,7 +141,7 @@ def fit(
         ArtifactError: an incomplete or damaged dataset, or an output path that is already in use.
     """
     check_dataset(dataset)
-    collections = read_collections(evaluation, "test", scale=config.scale)
+    collections = read_collections(evaluation, None, scale=config.scale)
     target = Path(output)
     measure = card_measure(config, name_of(target), collections, progress=progress) if collections else None
     return train(Path(dataset), target, config, measure=measure, collections=collections, command=command)

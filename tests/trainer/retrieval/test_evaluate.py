@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,8 @@ import pytrec_eval
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from letters import LETTERS, write_bag_of_letters
 from present import present
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
 from labelkit.corpora.runs import read_run
 from labelkit.errors import ArtifactError, DataError, UsageError
@@ -33,19 +29,6 @@ from trainer.commands.measuring import _notes
 from trainer.retrieval.evaluate import EvalResult, compare_contenders, evaluate, halves, load_contender, unjudged_share
 from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import load_model, read_collection, read_collections, search
-
-LETTERS = "abcdefgh"
-
-
-def write_bag_of_letters(folder: Path, similarity: Any = "cosine", weights: Sequence[float] = (1.0,) * 8) -> str:
-    """A model that embeds a text as the mean of one axis a letter, so that similarities are known by hand."""
-    vocabulary = {"[UNK]": 0} | {letter: number for number, letter in enumerate(LETTERS, 1)}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    axes = torch.cat([torch.zeros(1, 8), torch.diag(torch.tensor(weights))])
-    embedding = StaticEmbedding(tokenizer, embedding_weights=axes)
-    SentenceTransformer(modules=[embedding], similarity_fn_name=similarity).save_pretrained(str(folder))
-    return str(folder)
 
 
 def write_beir(
