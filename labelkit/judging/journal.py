@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from itertools import groupby
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,11 +182,14 @@ class Journal(SqliteFile):
 
     def asked(self, judge_id: str) -> Iterator[Asked]:
         """Yield the pairs that a judge was asked about, sorted by query id, passage id, and order or vote."""
+        return chain.from_iterable(self.asked_by_query(judge_id))
+
+    def asked_by_query(self, judge_id: str) -> Iterator[list[Asked]]:
+        """Yield the same pairs as `asked`, in one list per query."""
         statement = "SELECT query_id, pairs, digest FROM asked WHERE judge_id = ? ORDER BY query_id"
         for query_id, pairs, digest in self._rows(statement, judge_id):
             self._check(digest, judge_id, query_id, pairs)
-            for pair in json.loads(pairs):
-                yield Asked(judge_id, query_id, *pair)
+            yield [Asked(judge_id, query_id, *pair) for pair in json.loads(pairs)]
 
     def judges(self) -> list[tuple[Judge, bytes]]:
         """Return all judges of this folder with the texts of their prompts, sorted by id."""
@@ -324,12 +328,15 @@ class Journal(SqliteFile):
     def answers(self, keys: Iterable[str]) -> dict[str, Answer]:
         """Return the last undamaged reply to each of these requests, by key, and the cost of all its replies."""
         statement = f"SELECT {REPLY_BYTES} {KEYS} ORDER BY key, attempt"
-        found: dict[str, list[tuple[Any, ...]]] = {}
-        for row in self._rows(statement, json.dumps(list(keys))):
-            if row[-1] == digest_of_reply(row[:-1]):
-                found.setdefault(row[0].decode(), []).append(row)
-        replies = replies_of(((key, rows[-1][2]) for key, rows in found.items()), self.path)
-        return {key: Answer(reply, dollars(rows)) for (key, rows), reply in zip(found.items(), replies, strict=True)}
+        found = self._rows_together(statement, json.dumps(list(keys)))
+        rows = [row for row in found if row[-1] == digest_of_reply(row[:-1])]
+        last = {row[0]: row[2] for row in rows}
+        replies = replies_of(((key.decode(), body) for key, body in last.items()), self.path)
+        if len(last) == len(rows):  # every request has one reply
+            costs = [None if tokens is None else usd for _, _, _, _, tokens, usd, *_ in rows]
+        else:
+            costs = [dollars(list(attempts)) for _, attempts in groupby(rows, key=itemgetter(0))]
+        return {reply.key: Answer(reply, usd) for reply, usd in zip(replies, costs, strict=True)}
 
     def cost(self, key: str) -> float | None:
         """Return the US dollars spent on all replies to a request; None if none was paid or one had no price."""

@@ -76,7 +76,7 @@ def judges(folder: Path | str) -> list[JudgeCounts]:
 def in_journal(path: Path) -> list[JudgeCounts]:
     """Count the labels of every judge from the journal of a folder."""
     with Journal(path) as journal:
-        return [counts(judge, (row for row, _ in rows)) for judge, _, rows in settled(journal)]
+        return [counts(judge, (row for rows in queries for row, _ in rows)) for judge, _, queries in settled(journal)]
 
 
 def counts(judge: Judge, rows: Iterable[JudgementRow]) -> JudgeCounts:

@@ -4,7 +4,7 @@ The same journal always gives the same bytes, because times are stored in the jo
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from operator import itemgetter
@@ -15,8 +15,8 @@ from labelkit.engines import Reply
 from labelkit.errors import ArtifactError
 from labelkit.judging.failure_log import by_kind, kind_of
 from labelkit.judging.human_answers import write_notes
-from labelkit.judging.journal import Answer, Asked, Journal
-from labelkit.judging.methods import judging_of
+from labelkit.judging.journal import Answer, Journal
+from labelkit.judging.methods import Judging, judging_of
 from labelkit.judging.request_keys import sent_of
 from labelkit.judging.settling import judgements_of
 from labelkit.judging.tasks import tasks_of
@@ -38,14 +38,18 @@ class RunPairs:
         self._query_id: str | None = ""
         self._passages: set[str] = set()
 
-    def __contains__(self, row: "Row") -> bool:
-        """Return whether a judgement is about a pair of the run. Rows of its judge must come sorted by query id."""
-        if row.judge_id != self._judge_id:
-            return False
-        while self._query_id is not None and self._query_id < row.query_id:
+    def among(self, rows: Sequence["Row"]) -> list["Row"]:
+        """Return the judgements of one judge on one query that are about pairs of the run.
+
+        Queries of the run's judge must come sorted by query id.
+        """
+        if not rows or rows[0].judge_id != self._judge_id:
+            return []
+        query_id = rows[0].query_id
+        while self._query_id is not None and self._query_id < query_id:
             self._query_id, group = next(self._queries, (None, []))
             self._passages = {passage_id for _, ids in group for passage_id in ids}
-        return self._query_id == row.query_id and row.passage_id in self._passages
+        return [row for row in rows if row.passage_id in self._passages] if self._query_id == query_id else []
 
 
 class Counted(NamedTuple):
@@ -58,34 +62,28 @@ class Counted(NamedTuple):
     score: float | None
     failure: str | None
 
-    @property
-    def score_only(self) -> bool:
-        """Whether the judgement has a score without a grade."""
-        return self.failure is None and self.grade is None
-
 
 Row = Judgement | JudgementRow | Counted
 
 
 class Tally:
-    """Counts judgements as they are written: all, or only those about the given pairs of a run.
+    """Counts judgements as they are written.
 
     `judged` counts all judgements, `unscored` the grades without a score, `score_only` the scores without a grade.
     """
 
-    def __init__(self, mine: RunPairs | None = None) -> None:
-        self._mine = mine
+    def __init__(self) -> None:
         self._reasons: Counter[str] = Counter()
         self.judged = self.unscored = self.score_only = 0
 
-    def add(self, row: Row) -> None:
-        """Count one more judgement."""
-        if self._mine is None or row in self._mine:
-            self.judged += 1
-            self.unscored += row.grade is not None and row.score is None
-            self.score_only += row.score_only
-            if row.failure is not None:
-                self._reasons[kind_of(row.failure)] += 1
+    def add(self, rows: Sequence[Row]) -> None:
+        """Count more judgements."""
+        failures = [row.failure for row in rows if row.failure is not None]
+        self.judged += len(rows)
+        self.unscored += len([row for row in rows if row.score is None and row.grade is not None])
+        # A failure has no grade.
+        self.score_only += len([row for row in rows if row.grade is None]) - len(failures)
+        self._reasons.update(map(kind_of, failures))
 
     @property
     def failures(self) -> dict[str, int]:
@@ -106,23 +104,22 @@ def finalise(
 
     One query is in memory at a time. Returns the counts for the pairs of a run that `mine` returns, or for all.
     """
-    tally = Tally(mine and mine())
+    run, tally, every = mine and mine(), Tally(), Tally()
     judges: list[Judge] = []
-    every = Tally()
     pairs = 0
     with ExitStack() as stack:
         judgements, ballots = (
             stack.enter_context(RowWriter(folder / f"{name}.parquet", JUDGEMENT_SCHEMA))
             for name in ("judgements", "ballots")
         )
-        for judge, account, rows in settled(journal):
-            for row, votes in rows:
-                judgements.add(row)
-                if votes:
-                    ballots.add(*votes)
-                every.add(row)
-                if mine is not None:
-                    tally.add(row)
+        for judge, account, queries in settled(journal):
+            for found in queries:
+                rows = [row for row, _ in found]
+                judgements.add(*rows)
+                ballots.add(*(vote for _, votes in found for vote in votes))
+                every.add(rows)
+                if run is not None:
+                    tally.add(run.among(rows))
             pairs += account.pairs
             served = ", ".join(sorted(account.models))
             judges.append(judge.model_copy(update={"model_answered": served} if served else {}))
@@ -182,23 +179,27 @@ def still_valid(journal: Journal, folder: Path, written: Written, *, mine: Calla
     if Written(manifest.command, dict(manifest.inputs), facts) != now:
         rows, files = manifest.rows, list(manifest.files)
         folders.write_manifest(folder, LABELS, now.command, inputs=now.inputs, rows=rows, facts=now.facts, files=files)
-    tally = Tally(mine())
+    run, tally = mine(), Tally()
     for batch in folders.read_batches(folder, "judgements"):
-        for row in zip(*(batch.column(name).to_pylist() for name in Counted._fields), strict=True):
-            tally.add(Counted(*row))
+        counted = map(Counted, *(batch.column(name).to_pylist() for name in Counted._fields))
+        for _, group in groupby(counted, key=itemgetter(0, 1)):  # of one judge and one query
+            tally.add(run.among(list(group)))
     return tally
 
 
-def settled(journal: Journal) -> Iterator[tuple[Judge, "Account", Iterator[tuple[JudgementRow, list[JudgementRow]]]]]:
-    """Yield every judge of a journal with its account and its judgements, each with its ballots if there are several.
+Settled = list[tuple[JudgementRow, list[JudgementRow]]]
+"""Judgements of one query, each with its ballots if there are several."""
+
+
+def settled(journal: Journal) -> Iterator[tuple[Judge, "Account", Iterator[Settled]]]:
+    """Yield every judge of a journal with its account and its judgements, query by query.
 
     The judgements of a judge must be read before the next judge is taken.
     """
     for judge, content in journal.judges():
         judging = judging_of(judge, content)
         account = Account(journal, judge.judge_id)
-        tasks = tasks_of(account.asked(), listwise=judging.listwise)
-        yield judge, account, judgements_of(judging, tasks, account, cost=account.cost)
+        yield judge, account, account.settled(judging)
 
 
 class Account:
@@ -213,13 +214,13 @@ class Account:
         self.models: set[str] = set()
         """Names of models in the replies."""
 
-    def asked(self) -> Iterator[Asked]:
-        """Yield every pair; the orders or votes of a pair follow each other."""
-        for _, group in groupby(self._journal.asked(self._judge_id), key=lambda pair: pair.query_id):
-            pairs = list(group)
+    def settled(self, judging: Judging) -> Iterator[Settled]:
+        """Yield the judgements of every query."""
+        for pairs in self._journal.asked_by_query(self._judge_id):
             self.pairs += len({pair.passage_id for pair in pairs})
             self._first = self._journal.answers({pair.key for pair in pairs})
-            yield from pairs
+            tasks = tasks_of(pairs, listwise=judging.listwise)
+            yield list(judgements_of(judging, tasks, self, cost=self.cost))
 
     def get(self, key: str) -> Reply | None:
         """Return the reply to a request; None if there is none."""

@@ -70,7 +70,8 @@ def advance(task: Task, judging: Judging, replies: Replies) -> Waiting | Finishe
 
 def _read(judging: Judging, reply: Reply, labels: tuple[str, ...]) -> Reply:
     """Read the body that is kept with a reply again, unless it is a list of scores, which is not the pair's alone."""
-    return reply if judging.method.score_only and not labels else read_again(reply, labels)
+    kept = reply.raw is None or (judging.method.score_only and not labels)
+    return reply if kept else read_again(reply, labels)
 
 
 def judgements_of(
@@ -82,14 +83,14 @@ def judgements_of(
     tasks of a pair, or with a listwise method the tasks of a query. `cost` gives the US dollars of a reply. Pairs
     without a reply are omitted; with a listwise method, all pairs of their query are omitted.
     """
-    grades = judging.grades
+    grades, prompt, verdict_of = judging.grades, judging.prompt, judging.method.verdict
     for group in together(tasks, listwise=judging.listwise):
-        if len(group) == 1 and judging.method.verdict:  # most pairs have one ballot, from one reply
+        if verdict_of and len(group) == 1:  # most pairs have one ballot, from one reply
             task = group[0]
             if (reply := replies.get(task.key)) is not None:
-                reply = _read(judging, reply, judging.prompt.label_texts)
-                verdict, prompt = judging.method.verdict(reply, judging.prompt), reply.prompt_tokens
-                tokens = None if prompt is None else prompt + (reply.completion_tokens or 0)
+                reply = _read(judging, reply, prompt.label_texts)
+                verdict, tokens = verdict_of(reply, prompt), reply.prompt_tokens
+                tokens = None if tokens is None else tokens + (reply.completion_tokens or 0)
                 yield (
                     _row(judging, task, verdict, passage_id=task.passage_ids[0], tokens=tokens, usd=cost(task.key)),
                     [],
@@ -118,7 +119,7 @@ def judgements_of(
 def together(tasks: Iterable[Task], *, listwise: bool) -> Iterator[list[Task]]:
     """Yield groups of tasks that are settled together: of each pair, or with a listwise method of each query."""
     # The first two fields of a task are its query and its passages.
-    for _, group in groupby(tasks, key=itemgetter(slice(1 if listwise else 2))):
+    for _, group in groupby(tasks, key=itemgetter(0) if listwise else itemgetter(0, 1)):
         yield list(group)
 
 

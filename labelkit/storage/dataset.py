@@ -148,7 +148,8 @@ class RowWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self._write()
+            self._convert()
+            self._write(self._waiting)
         self._writer.close()
 
     def add(self, *rows: Sequence[Any]) -> None:
@@ -156,19 +157,20 @@ class RowWriter:
         self.count += len(rows)
         self._waiting += len(rows)
         self._rows += rows
-        if self._waiting >= folders.ROW_GROUP:
-            self._write()
-        elif len(self._rows) >= ROWS:
+        if len(self._rows) >= ROWS or self._waiting >= folders.ROW_GROUP:
             self._convert()
+        if self._waiting >= folders.ROW_GROUP:
+            self._write(folders.ROW_GROUP)
 
     def _convert(self) -> None:
         self._tables.append(rows_to_table(self._rows, self._schema))
         self._rows = []
 
-    def _write(self) -> None:
-        self._convert()
-        self._writer.write_table(pa.concat_tables(self._tables).combine_chunks(), folders.ROW_GROUP)
-        self._tables, self._waiting = [], 0
+    def _write(self, count: int) -> None:
+        """Write the first rows of the tables."""
+        table = pa.concat_tables(self._tables)
+        self._writer.write_table(table.slice(0, count).combine_chunks(), folders.ROW_GROUP)
+        self._tables, self._waiting = [table.slice(count)], self._waiting - count
 
 
 def examples_to_table(examples: Iterable[Example]) -> pa.Table:

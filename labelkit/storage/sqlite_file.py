@@ -100,6 +100,11 @@ class SqliteFile:
             for row in self._db.execute(statement, values):  # noqa: UP028
                 yield row
 
+    def _rows_together(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
+        """Return all rows of a statement, faster than one by one."""
+        with self._errors("read"):
+            return self._db.execute(statement, values).fetchall()
+
     @contextmanager
     def _commit(self) -> Iterator[None]:
         """Run the block in one transaction; when the block ends, either all of it is on disk or nothing."""

@@ -14,7 +14,7 @@ from present import present
 
 from labelkit.engines import Reply
 from labelkit.errors import JournalError
-from labelkit.judging.journal import FILE, Arrival, Asked, Journal
+from labelkit.judging.journal import FILE, Answer, Arrival, Asked, Charge, Journal
 from labelkit.records import Judge
 
 REPOSITORY = Path(__file__).parents[3]
@@ -105,6 +105,18 @@ def test_the_last_reply_of_a_key_counts_and_the_first_is_kept(tmp_path):
         assert present(journal.reply("k")).text == "3"
     rows = sqlite3.connect(tmp_path / FILE).execute("SELECT attempt FROM replies ORDER BY attempt").fetchall()
     assert rows == [(1,), (2,)]
+
+
+@pytest.mark.parametrize("again", [(), ("b",), ("b", "b", "c")], ids=["once", "twice", "often"])
+def test_replies_that_are_read_together_are_those_that_are_read_alone(tmp_path, again):
+    prices = {"a": 0.5, "b": 0.25, "c": None, "d": None}
+    with Journal(tmp_path) as journal:
+        for number, key in enumerate([*prices, *again]):
+            charge = None if key == "d" else Charge(number, prices[key])
+            journal.append([Arrival(Reply(key=key, text=str(number)), charge)])
+        found = journal.answers(["a", "b", "c", "d", "e"])
+        assert found == {key: Answer(journal.reply(key), journal.cost(key)) for key in prices}
+    assert found["b"].usd == 0.25 * (1 + again.count("b"))
 
 
 def test_judges_and_pairs_are_read_in_order(tmp_path):

@@ -4,7 +4,9 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
+from itertools import groupby
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ from labelkit.judging.task_states import TaskStates
 from labelkit.judging.tasks import Task
 from labelkit.pooling.pool import Pool, read_pool
 from labelkit.records import JUDGEMENT_SCHEMA, Candidate, Judgement, JudgementRow, Origin, Passage, Query
-from labelkit.storage.dataset import rows_to_table
+from labelkit.storage.dataset import RowWriter, rows_to_table
 from labelkit.storage.text_file import TextFile
 
 GRADED = """
@@ -197,14 +199,31 @@ def test_texts_come_back_from_their_file(tmp_path_factory, texts):
 def test_the_pairs_of_a_run_are_found_in_the_order_of_a_table():
     pairs = RunPairs("j", [("q1", ["a"]), ("q3", ["b"]), ("q3", ["c"]), ("q4", [])])
     rows = [("q0", "a"), ("q1", "a"), ("q1", "b"), ("q2", "a"), ("q3", "b"), ("q3", "c"), ("q4", "a"), ("q5", "a")]
-    found = [Judgement(query_id=qid, passage_id=pid, judge_id="j", grade=1) in pairs for qid, pid in rows]
-    assert found == [False, True, False, False, True, True, False, False]
-    assert Judgement(query_id="q4", passage_id="a", judge_id="k", grade=1) not in pairs
+    judged = [Judgement(query_id=qid, passage_id=pid, judge_id="j", grade=1) for qid, pid in rows]
+    queries = [list(group) for _, group in groupby(judged, key=lambda row: row.query_id)]
+    found = [(row.query_id, row.passage_id) for query in queries for row in pairs.among(query)]
+    assert found == [("q1", "a"), ("q3", "b"), ("q3", "c")]
+    other = Judgement(query_id="q4", passage_id="a", judge_id="k", grade=1)
+    assert pairs.among([other]) == pairs.among([]) == []
 
 
 def test_a_row_has_the_columns_of_the_table_and_the_fields_of_the_record():
     assert list(JudgementRow._fields) == JUDGEMENT_SCHEMA.names
     assert set(JudgementRow._fields) == set(Judgement.model_fields)
+
+
+@pytest.mark.parametrize("together", [1, 3, 11])
+def test_row_groups_do_not_depend_on_how_many_rows_are_added_together(tmp_path, monkeypatch, together):
+    monkeypatch.setattr("labelkit.storage.folders.ROW_GROUP", 4)
+    monkeypatch.setattr("labelkit.storage.dataset.ROWS", 3)
+    row = JudgementRow(**vars(Judgement(query_id="q", passage_id="p", judge_id="j", grade=1)))
+    rows = [row._replace(passage_id=str(number)) for number in range(11)]
+    with RowWriter(tmp_path / "rows.parquet", JUDGEMENT_SCHEMA) as writer:
+        for first in range(0, len(rows), together):
+            writer.add(*rows[first : first + together])
+    file = pq.ParquetFile(tmp_path / "rows.parquet")
+    assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == [4, 4, 3]
+    assert file.read().to_pylist() == [one._asdict() for one in rows]
 
 
 @pytest.mark.parametrize("wrong", [{"score": float("nan")}, {"probs": (0.5, float("inf"))}])
