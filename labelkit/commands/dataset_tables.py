@@ -1,6 +1,7 @@
 """Tables on standard output: the findings of an audit, and one query of a dataset with its provenance."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -34,6 +35,25 @@ def print_findings(findings: Sequence[Finding]) -> None:
             skipped.setdefault(finding.skipped, []).append(finding.name)
     for reason, names in skipped.items():
         out.print(f"not checked: {', '.join(names)}: {reason}")
+
+
+def mix_lines(output: Path, totals: Mapping[str, Any]) -> list[str]:
+    """Describe a mixed dataset for people: its queries and labels, and then each number that is not 0."""
+    labels = ", ".join(f"{totals[role]:,} {role}" for role in ("positives", "negatives", "ignored"))
+    lines = [f"{output}: {totals['queries']:,} queries, {labels}"]
+    if by_source := totals["positives_per_query"]:
+        lines.append("positives per query: " + ", ".join(f"{mean:.2f} {source}" for source, mean in by_source.items()))
+    conflicts = " (" + ", ".join(f"{count:,} {name}" for name, count in totals["conflicts_between"].items()) + ")"
+    for name, more in (
+        ("queries_without_positives", ""),
+        ("judged_by_both", ""),
+        ("conflicts", conflicts),
+        ("failed_judgements", ""),
+        ("human_queries_set_aside", ""),
+    ):
+        if totals[name]:
+            lines.append(f"{name.replace('_', ' ').replace('judgements', 'judgments')}: {totals[name]:,}{more}")
+    return lines
 
 
 def print_shown(example: Example, shown: Sequence[Shown], *, everything: bool) -> None:

@@ -19,11 +19,12 @@ def mix(output: Output, given: Given, as_json: Json = False) -> None:
     """Mix human and LLM judgments into a multi-positive dataset. Undecided pairs are ignored: neither positive nor
     negative.
     """
+    from labelkit.commands.dataset_tables import mix_lines
+
     totals = labelkit.mix(output, labelkit.MixOptions(**given), command=console.command_line("labelkit"))
     if as_json:
         console.result_json(totals)
-    told = {name.replace("_", " "): value for name, value in totals.items() if value != {}}
-    console.say(f"{output}: " + ", ".join(f"{name} {value}" for name, value in told.items()))
+    console.say(*mix_lines(output, totals))
 
 
 @takes("labelkit.datasets.options:MineOptions")

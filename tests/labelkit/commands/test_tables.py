@@ -1,11 +1,13 @@
-"""Tables in a terminal of 80 columns: no number is broken, and nothing is wider than the terminal."""
+"""Tables in a terminal: no number is broken, and nothing is wider than the terminal. Lines of numbers."""
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.table import Table
 
+from labelkit.commands.dataset_tables import mix_lines
 from labelkit.commands.terminal import Terminal
 
 FIGURE = "0.512 [0.401, 0.623]"
@@ -84,3 +86,26 @@ def test_commands_print_their_figures_whole_in_80_columns(labelkit, beir, pool, 
     figures = re.findall(r"[-+]?\d\.\d{3} \[[^\]]+\]", wide.out)
     assert len(figures) > 20
     assert sorted(re.findall(r"[-+]?\d\.\d{3} \[[^\]]+\]", narrow.out)) == sorted(figures)
+
+
+def test_the_numbers_of_a_mix_are_lines_for_people() -> None:
+    totals = {
+        "queries": 1_200,
+        "queries_without_positives": 3,
+        "positives": 5_600,
+        "negatives": 7,
+        "ignored": 0,
+        "conflicts": 9,
+        "conflicts_between": {"human/llm": 8, "llm": 1},
+        "judged_by_both": 0,
+        "failed_judgements": 2,
+        "positives_per_query": {"human": 2.567, "llm": 2.1},
+        "human_queries_set_aside": 0,
+    }
+    assert mix_lines(Path("made"), totals) == [
+        "made: 1,200 queries, 5,600 positives, 7 negatives, 0 ignored",
+        "positives per query: 2.57 human, 2.10 llm",
+        "queries without positives: 3",
+        "conflicts: 9 (8 human/llm, 1 llm)",
+        "failed judgments: 2",
+    ]
