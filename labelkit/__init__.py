@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from labelkit.quality.calibration.apply import recalibrate
     from labelkit.quality.calibration.models import Calibration
     from labelkit.quality.cascade import Cascade, cascade
+    from labelkit.quality.distillation.options import DistilOptions
+    from labelkit.quality.distillation.run import Distilled, distil
     from labelkit.quality.options import (
         AgreeOptions,
         BiasOptions,
@@ -112,6 +114,8 @@ HOMES = {
     "DataError": "labelkit.errors",
     "Dataset": "labelkit.storage.dataset",
     "Diagnosis": "labelkit.installation.doctor",
+    "DistilOptions": "labelkit.quality.distillation.options",
+    "Distilled": "labelkit.quality.distillation.run",
     "DoctorOptions": "labelkit.installation.doctor",
     "EngineError": "labelkit.errors",
     "Example": "labelkit.records",
@@ -170,6 +174,7 @@ HOMES = {
     "calibrate": "labelkit.quality.calibrate",
     "cascade": "labelkit.quality.cascade",
     "corpus": "labelkit.corpora.documents.make:make_corpus",
+    "distil": "labelkit.quality.distillation.run",
     "doctor": "labelkit.installation.doctor",
     "drop_judge": "labelkit.judging.judges",
     "export": "labelkit.exchange.exporting",
@@ -223,6 +228,8 @@ __all__ = [
     "DataError",
     "Dataset",
     "Diagnosis",
+    "DistilOptions",
+    "Distilled",
     "DoctorOptions",
     "EngineError",
     "Example",
@@ -282,6 +289,7 @@ __all__ = [
     "calibrate",
     "cascade",
     "corpus",
+    "distil",
     "doctor",
     "drop_judge",
     "export",

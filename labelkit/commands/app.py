@@ -17,6 +17,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "agree": quality.agree,
     "bias": quality.bias,
     "calibrate": quality.calibrate,
+    "distil": quality.distil,
     "select": quality.select,
     "report": quality.report,
     "redteam": quality.redteam,

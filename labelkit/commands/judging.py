@@ -39,11 +39,12 @@ def pool(
 def plan(source: Source, given: Given, as_json: Json = False) -> None:
     """Estimate the calls, tokens, cost and time of an annotation. Nothing is sent to a model."""
     from labelkit.judging.plan import lines
+    from labelkit.quality.agreement import plain
 
     options = labelkit.PlanOptions(**given)
     made = labelkit.plan(source, options, command=console.command_line("labelkit"))
     if as_json:
-        console.result_json(made._asdict(), indent=2)
+        console.result_json(plain(made), indent=2)
     else:
         console.result("\n".join(lines(made, options.model, options.prices)))
 

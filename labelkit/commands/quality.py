@@ -1,7 +1,8 @@
 """Commands that measure how reliable a judge is: agree, bias, calibrate, select, redteam, report."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -110,6 +111,36 @@ def calibrate(
     else:
         print_calibration(fitted)
     console.say(f"{output}: model {fitted.model}, fitted to {fitted.report['pairs']:,} pairs")
+
+
+@takes("labelkit.quality.distillation.options:DistilOptions")
+def distil(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder with labels of a model and grades of people.")],
+    output: Output,
+    given: Given,
+    as_json: Json = False,
+) -> None:
+    """Train a small judge on the labels of a dataset. It is refused if it agrees with people significantly less than
+    the model that made the labels, on held-out queries.
+    """
+    import trainer
+    from labelkit.commands.progress import ProgressBar
+
+    command = console.command_line("labelkit")
+
+    def train(folder: Path, model: Path, settings: Mapping[str, Any]) -> None:
+        trainer.fit(folder, model, trainer.FitConfig(**settings), command=command)
+
+    options = labelkit.DistilOptions(**given)
+    found = labelkit.distil(dataset, output, options, train=train, command=command, progress=ProgressBar())
+    if as_json:
+        console.result_json(found.to_json(), indent=2)
+    how = f"--method rerank --model {output}/model --passage-tokens {options.passage_tokens}"
+    console.say(
+        *found.gate.lines(),
+        f"wrote {output}: judge with labelkit annotate POOL {how} -o LABELS, and mix the labels with --calibration "
+        f"{output}/calibration.json",
+    )
 
 
 @takes("labelkit.quality.options:SelectOptions")

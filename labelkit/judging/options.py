@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from labelkit.engines import DEFAULT, THINKING_TOKENS, Settings
 from labelkit.engines.option_use import refuse_unused
+from labelkit.errors import UsageError
 from labelkit.judging.budget import Caps
 from labelkit.judging.defences import defences_of
 from labelkit.judging.methods import method_named
@@ -107,6 +108,18 @@ class PlanOptions(JudgeOptions):
     """Calls per second of the judge, to estimate the duration."""
     gpu: str | None = None
     """GPU on which the judge runs with vLLM, to estimate the duration from shipped measurements: h200."""
+    distilled: Path | None = None
+    """Folder of labelkit distil, whose judge would take pairs from this model, to estimate the money saved."""
+    confidence: float | None = Field(default=None, ge=0.5, le=1)
+    """With --distilled: the distilled judge takes only pairs of which it is at least this sure, that is max(p, 1 - p)
+    for P(grade >= 2) = p. Default: it takes all pairs.
+    """
+
+    @model_validator(mode="after")
+    def _confidence_of_a_judge(self) -> Self:
+        if self.confidence is not None and self.distilled is None:
+            raise UsageError("--confidence is about the judge of --distilled; give the folder of labelkit distil, too")
+        return self
 
     @model_validator(mode="after")
     def _one_speed(self) -> Self:

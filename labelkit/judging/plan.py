@@ -21,6 +21,7 @@ from labelkit.judging.pool_texts import PoolTables, PoolTexts, tables_of
 from labelkit.judging.prices import dollars, known_context, price_line, price_of, unpriced
 from labelkit.judging.prompts import Prompt, prompt_for
 from labelkit.judging.reading import Reading, Texts, complete
+from labelkit.judging.savings import Saving, saving_of
 from labelkit.judging.tasks import Requests, Room, Task, Work, one_step
 from labelkit.pooling.pool import Pool, pool_folder
 from labelkit.records import Judge
@@ -59,6 +60,8 @@ class Plan(NamedTuple):
     most_seconds: float | None
     facts: dict[str, Any]
     """Facts about cuts, orders and windows, as the manifest of the run will have them."""
+    saving: Saving | None = None
+    """Pairs and US dollars that a distilled judge would take over; None if none is given."""
 
 
 def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "labelkit.plan") -> Plan:
@@ -82,7 +85,10 @@ def plan(source: Pool | Path | str, options: PlanOptions, *, command: str = "lab
     made = planned(prompt, tables.first(options.limit), options, reading=options.reading)
     speed = tokens_per_second(options.gpu, options.model) if options.gpu else None
     most_tokens = made.most_prompt_tokens + made.most_completion_tokens
+    costs = made.usd, made.most_usd
+    saving = saving_of(options.distilled, options.confidence, costs=costs) if options.distilled else None
     return made._replace(
+        saving=saving,
         seconds=duration(made.calls, options.rate) or duration(made.prompt_tokens, speed),
         most_seconds=duration(made.most_calls, options.rate) or duration(most_tokens, speed),
     )
@@ -235,6 +241,8 @@ def lines(plan: Plan, model: str, prices: Path | None = None) -> list[str]:
     else:
         most = dollars(plan.most_usd)
         found.append(f"US dollars         {dollars(plan.usd)} for the prompts of the first step, {most} at most")
+    if plan.saving is not None:
+        found.append(plan.saving.line())
     if plan.price is not None:
         found.append(f"prices             {plan.price}")
     if plan.seconds is not None and plan.most_seconds is not None:

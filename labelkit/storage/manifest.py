@@ -227,6 +227,24 @@ class ModelFacts(Facts):
     evaluation: Mapping[str, Any] | None = None
 
 
+class JudgeFacts(Facts):
+    """Facts of `labelkit distil`: provenance of a judge that was trained on the labels of other judges."""
+
+    judge_id: str = ""
+    """Id of the judge in labels that it makes with this method and reading."""
+    method: str = ""
+    reading: str | None = None
+    taught_by: tuple[Mapping[str, Any], ...] = ()
+    """Judges whose labels are in the dataset: id, name, kind, revision."""
+    trained_on: Mapping[str, int] = {}
+    """Numbers of queries, positives and negatives, without the held-out queries."""
+    training: Mapping[str, Any] = {}
+    """All settings of the training."""
+    packages: Mapping[str, str] = {}
+    gate: Mapping[str, Any] = {}
+    """Rule and result of the gate, agreement of judge and teacher with people, quantiles of the judge's confidence."""
+
+
 class SuspectsFacts(Facts):
     """Facts of `trainer suspects`."""
 
@@ -267,12 +285,16 @@ CORPUS = Kind("corpus", CorpusFacts, ("corpus.jsonl", "sources.jsonl", "repeated
 QUERIES = Kind("queries", QueriesFacts, ("corpus.jsonl", "queries.jsonl", "dropped.jsonl"))
 SPLIT = Kind("split", SplitFacts, ("corpus.jsonl", "queries.jsonl", "splits.tsv"))
 MODEL = Kind("model", ModelFacts, ("*.safetensors",))
+JUDGE = Kind("judge", JudgeFacts, ("calibration.json", "model/*.safetensors"))
 SUSPECTS = Kind("suspects", SuspectsFacts, ("suspects.tsv", "suspects.run"))
 CHECKPOINT = Kind("checkpoint", Facts, ("weights.safetensors", "trainer_state.json"))
 TOKENS = Kind("tokens", Facts, ("tokens.arrow",))
 KINDS: dict[str, Kind[Any]] = {
     kind: kind
-    for kind in (POOL, LABELS, DATASET, EXPORT, DATA, CORPUS, QUERIES, SPLIT, MODEL, SUSPECTS, CHECKPOINT, TOKENS)
+    for kind in (
+        *(POOL, LABELS, DATASET, EXPORT, DATA, CORPUS, QUERIES, SPLIT, MODEL, JUDGE, SUSPECTS),
+        *(CHECKPOINT, TOKENS),
+    )
 }
 
 
