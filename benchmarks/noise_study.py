@@ -4,10 +4,14 @@
     python benchmarks/noise_study.py run STUDY --model MINILM --device cuda --workers 8 --minutes 5
     python benchmarks/noise_study.py report STUDY
 
+    python benchmarks/noise_study.py run STUDY-CPU --part cpu --model MINILM --device cpu --workers 2 --minutes 120
+    python benchmarks/noise_study.py report STUDY-CPU --part cpu
+
 `prepare` needs the collections, BM25 and the start model, and writes a few MB into STUDY/prepared. `run` needs these
 and the start model, no network and no text; it does the runs in the order of the design and writes one line per run to
 STUDY/results.jsonl, so that the same command resumes. `report` reads the lines and writes STUDY/report.md and the
-figure STUDY/break_even.svg. A run on a CPU or with `--steps` is a trial of the program and no result.
+figure STUDY/break_even.svg. `--part cpu` is the part of the design for a machine without a GPU, in a folder of its own.
+A run with `--steps`, and a run of the whole study on a CPU, is a trial of the program and no result.
 """
 
 import argparse
@@ -24,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Objectives, labels and judges.")
     parser.add_argument("step", choices=["prepare", "run", "report"])
     parser.add_argument("study", type=Path, help="folder of the study")
+    parser.add_argument("--part", choices=["whole", "cpu"], default="whole", help="runs of the design")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the collections")
     parser.add_argument("--model", help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--device", default="cuda", help="cpu or cuda")
@@ -40,7 +45,7 @@ def main() -> None:
 
         prepare(given.data, given.model, given.study / "prepared")
     elif given.step == "run":
-        from study.grid import STEPS
+        from study.grid import PARTS
         from study.workers import Plan, work
 
         work(
@@ -51,14 +56,15 @@ def main() -> None:
                 device=given.device,
                 workers=given.workers,
                 minutes=given.minutes,
-                steps=given.steps or STEPS,
+                part=PARTS[given.part],
+                steps=given.steps,
                 limit=given.limit,
             )
         )
     else:
         from study.report import write_report
 
-        write_report(given.study)
+        write_report(given.study, given.part)
 
 
 if __name__ == "__main__":

@@ -232,12 +232,12 @@ def test_every_regime_trains_and_the_program_resumes(
         grid.Block("1", cells, seeds=2, rates=(1e-4,)),
         grid.Block("2", (grid.Cell("scifact", "untrained", start="reset"),), seeds=2),
     )
-    monkeypatch.setattr(workers, "BLOCKS", blocks)
+    part = grid.Part(blocks, 4, rate=None)
     monkeypatch.setattr(training, "RESET_LAYERS", 1)
     output = tmp_path / "study"
 
     def plan(limit: int | None) -> workers.Plan:
-        return workers.Plan(prepared, str(model), output, "cpu", workers=2, minutes=5, steps=4, limit=limit)
+        return workers.Plan(prepared, str(model), output, "cpu", workers=2, minutes=5, part=part, limit=limit)
 
     assert len(workers.work(plan(4)).lines) == 4
     path = output / "results.jsonl"
@@ -277,7 +277,15 @@ def test_the_blocks_have_the_runs_of_the_design() -> None:
     assert counts == {"0": 4, "1": 56, "2": 72, "3": 105, "4": 60, "5": 92, "6": 60, "7": 90, "8": 121, "9": 180}
 
 
-def test_the_report_tells_a_difference_that_was_put_in(prepared: Path, tmp_path: Path) -> None:
+def test_the_part_for_a_cpu_has_one_rate() -> None:
+    cpu = grid.PARTS["cpu"]
+    runs = [cpu.settled(run, {}) for block in cpu.blocks for run in block.runs()]
+    assert {run.rate for run in runs if run is not None and run.cell.regime != "untrained"} == {2e-5}
+    assert len({run.key for run in runs if run is not None}) == 2 + 3 * 8 + 3 * 8 * 2
+
+
+@pytest.mark.parametrize("name", ["whole", "cpu"])
+def test_the_report_tells_a_difference_that_was_put_in(prepared: Path, tmp_path: Path, name: str) -> None:
     """Made-up values: judges help on SciFact from 0.7 on, by 0.1."""
     study = tmp_path / "study"
     study.mkdir()
@@ -286,22 +294,22 @@ def test_the_report_tells_a_difference_that_was_put_in(prepared: Path, tmp_path:
     source = np.random.default_rng(0)
     hard = {query_id: source.uniform(0.2, 0.6) for one in found.values() for query_id in one.qrels}
     with (study / "results.jsonl").open("w") as file:
-        for block in grid.BLOCKS:
+        for block in grid.PARTS[name].blocks:
             for run in block.runs():
                 helped = 0.1 if run.cell.regime == "few + llm" and run.cell.precision >= 0.7 else 0.0
-                for rate in (run.rate,) if run.rate is not None else (1e-5,):
+                for rate in (run.rate,) if run.rate is not None else (grid.PARTS[name].rate or 1e-5,):
                     run = grid.Run(run.cell, run.fold, run.seed, rate)
                     values = {q: hard[q] + helped + source.normal(0, 0.02) for q in found[run.cell.collection].qrels}
-                    if rate not in (0.0, 1e-5):
+                    if rate not in (0.0, grid.PARTS[name].rate or 1e-5):
                         values = dict.fromkeys(values, 0.01)
                     file.write(json.dumps({
                         "key": run.key, "rate": rate, "values": dict.fromkeys(tables.MEASURES, values),
                         "drift": {"queries": 0.1, "passages": 0.1},
                         "labels": {"precision": 0.7, "recall": 0.5, "auc": 0.9} if run.cell.positives else {},
                     }) + "\n")  # fmt: skip
-    write_report(study)
+    write_report(study, name)
     text = (study / "report.md").read_text()
-    part = text[text.index("## H4") : text.index("## H5")]
+    part = text[text.index("## H4") :].split("## H5")[0]
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1] for line in part.splitlines() if " - " in line}
     assert rows["judge of 0.7 - human-few"].endswith("*")
     assert not rows["judge of 0.5 - human-few"].endswith("*")

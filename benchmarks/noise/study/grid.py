@@ -145,6 +145,38 @@ BLOCKS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Part:
+    """The runs for one kind of machine."""
+
+    blocks: tuple[Block, ...]
+    steps: int
+    rate: float | None
+    """Learning rate of every run; None: block 1 chooses it for each objective."""
+
+    def settled(self, run: Run, dev: Mapping[str, float]) -> Run | None:
+        """A run with its learning rate; None while that is not chosen. `dev` is that of `chosen_rate`."""
+        rate = next((one for one in (run.rate, self.rate, chosen_rate(run.cell, dev)) if one is not None), None)
+        return None if rate is None else replace(run, rate=rate)
+
+
+PARTS = {
+    "whole": Part(BLOCKS, STEPS, rate=None),
+    "cpu": Part(
+        (
+            Block("untrained", (Cell("scifact", "untrained"), Cell("cranfield", "untrained")), seeds=1),
+            Block("break-even on SciFact", break_even("scifact"), seeds=2),
+            Block("break-even on Cranfield", break_even("cranfield"), seeds=2),
+            Block("third seed on SciFact", break_even("scifact")),
+            Block("third seed on Cranfield", break_even("cranfield")),
+        ),
+        32,
+        rate=2e-5,
+    ),
+}
+"""Name in the command line -> runs: all, or the part for a CPU."""
+
+
 def rate_cells(cell: Cell) -> tuple[Cell, ...]:
     """The cells whose dev results choose the learning rate of a cell."""
     if cell.regime in ("few", "few short"):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from labelkit.statistics.charts import COLOURS, curve, standalone
-from study.grid import FIVE, LEVELS, ROBUST, SAYING_MORE, STEPS, Cell, break_even, judged
+from study.grid import FIVE, LEVELS, ROBUST, SAYING_MORE, Cell, break_even, judged
 from study.tables import Contrast, Family, Study, against, compared, family, pairs
 
 
@@ -152,5 +152,5 @@ def break_even_chart(study: Study) -> str | None:
             ]
     if not series or len(series) > COLOURS:
         return None
-    title = f"Gain in nDCG@10 of LLM labels beside few human labels, by the judge's precision; {STEPS} steps"
+    title = f"Gain in nDCG@10 of LLM labels beside few human labels, by the judge's precision; {study.part.steps} steps"
     return standalone(curve(series, "precision of the judge's positives", "gain in nDCG@10", title, diagonal=False))

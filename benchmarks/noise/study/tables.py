@@ -11,8 +11,8 @@ from labelkit.statistics.intervals import Estimate
 from labelkit.statistics.paired import show_p
 from labelkit.statistics.simultaneous import Difference, Repeats, cell_intervals, differences
 from study.collections import Collection, read
-from study.grid import BLOCKS, FOLDS, RATES, SEEDS, Cell, Run
-from study.workers import Results, with_rate
+from study.grid import FOLDS, RATES, SEEDS, Cell, Part, Run
+from study.workers import Results
 
 MEASURES = ("nDCG@10", "R@100", "AP@100")
 LEAST_SEEDS = 2
@@ -38,7 +38,8 @@ class Found(NamedTuple):
 class Study:
     """The results by cell."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, part: Part) -> None:
+        self.part = part
         self.collections = {path.stem: read(path) for path in sorted((folder / "prepared").glob("*.zip"))}
         self.results = Results(folder / "results.jsonl")
         self.results.load(self.collections)
@@ -58,7 +59,7 @@ class Study:
         for seed in range(1 if once else SEEDS):
             runs = [Run(cell, fold, seed, 0.0 if untrained else None)
                     for fold in range(1 if untrained else FOLDS[cell.collection])]  # fmt: skip
-            settled = [run if untrained else with_rate(run, self.results.dev) for run in runs]
+            settled = [self.part.settled(run, self.results.dev) for run in runs]
             found = [self.results.lines.get(run.key) for run in settled if run is not None]
             whole = [line for line in found if line is not None]
             if len(whole) == len(runs):
@@ -82,9 +83,9 @@ class Study:
 
     def missing(self) -> Iterator[str]:
         """Each block with the number of its runs that are not done."""
-        for block in BLOCKS:
+        for block in self.part.blocks:
             runs = list(block.runs())
-            settled = [run if run.rate is not None else with_rate(run, self.results.dev) for run in runs]
+            settled = [self.part.settled(run, self.results.dev) for run in runs]
             done = sum(run is not None and run.key in self.results.lines for run in settled)
             yield f"| {block.name} | {done} of {len(runs)} |"
 
@@ -112,7 +113,7 @@ class Family(NamedTuple):
 
 def cell_tables(study: Study) -> Iterator[str]:
     """Every complete cell with its means, by block."""
-    for block in BLOCKS:
+    for block in study.part.blocks:
         if len(block.rates) > 1:
             yield rate_table(study, block.cells, block.name)
             continue

@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import torch
 
 from labelkit.pooling.packing import unpadded
 from study.collections import Collection, read
-from study.grid import BLOCKS, STEPS, Run, chosen_rate
+from study.grid import PARTS, Part, Run
 from study.training import Session, perform
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,9 @@ class Plan(NamedTuple):
     device: str
     workers: int
     minutes: float
-    steps: int = STEPS
+    part: Part = PARTS["whole"]
+    steps: int | None = None
+    """Steps per run; None: those of the part. For a trial."""
     limit: int | None = None
     """At most this many runs; for a trial."""
 
@@ -81,7 +82,7 @@ def work(plan: Plan) -> Results:
     collections = {path.stem: read(path) for path in sorted(plan.prepared.glob("*.zip"))}
     results = Results(plan.output / "results.jsonl")
     results.load(collections)
-    session = Session(_load(plan.model), collections, plan.steps)
+    session = Session(_load(plan.model), collections, plan.steps or plan.part.steps)
     context = multiprocessing.get_context("fork")  # everything is read once; no worker has used the device before
     pipes = []
     for _ in range(plan.workers):
@@ -100,7 +101,7 @@ def _hand_out(plan: Plan, results: Results, pipes: list[Connection], collections
     while True:
         left = 60 * plan.minutes - (time.perf_counter() - started)
         while idle and left > longest and handed != plan.limit:
-            run = next(_open_runs(results, {*busy.values(), *failed}), None)
+            run = next(_open_runs(plan.part, results, {*busy.values(), *failed}), None)
             if run is None:
                 break
             pipe = idle.pop()
@@ -134,19 +135,13 @@ def _hand_out(plan: Plan, results: Results, pipes: list[Connection], collections
         pipe.send(None)
 
 
-def _open_runs(results: Results, taken: set[str]) -> Iterator[Run]:
+def _open_runs(part: Part, results: Results, taken: set[str]) -> Iterator[Run]:
     """The runs that can be done now, in order: those without a rate wait until it is chosen."""
-    for block in BLOCKS:
+    for block in part.blocks:
         for run in block.runs():
-            settled = run if run.rate is not None else with_rate(run, results.dev)
+            settled = part.settled(run, results.dev)
             if settled is not None and settled.key not in results.lines and settled.key not in taken:
                 yield settled
-
-
-def with_rate(run: Run, dev: Mapping[str, float]) -> Run | None:
-    """A run with the learning rate of its cell; None while that is not chosen."""
-    rate = chosen_rate(run.cell, dev)
-    return None if rate is None else replace(run, rate=rate)
 
 
 def _load(model: str) -> Any:
