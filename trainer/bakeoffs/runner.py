@@ -149,7 +149,9 @@ def _measure(contender: Contender, config: BakeoffConfig, collections: Sequence[
 
 
 def _values(result: EvalResult) -> dict[str, PerQuery]:
-    return {entry.data: entry.per_query for entry in result.measured if entry.per_query}
+    """Collect the values of the first model by collection; a cross-encoder is measured beside its first stage."""
+    own = (entry for entry in result.measured if entry.model == result.models[0])
+    return {entry.data: entry.per_query for entry in own if entry.per_query}
 
 
 def _kept(output: Path, name: str, identity: dict[str, Any], *, compute: Callable[[], RunResult]) -> RunResult:

@@ -10,6 +10,8 @@ from sentence_transformers import CrossEncoder
 
 from labelkit.errors import UsageError
 from labelkit.storage import folders
+from trainer.bakeoffs.bakeoff import bakeoff
+from trainer.bakeoffs.config import BakeoffConfig
 from trainer.config.fit_config import FitConfig
 from trainer.data.batch_order import BatchOrder
 from trainer.data.store import open_store
@@ -138,6 +140,19 @@ def test_distillation_reads_the_scores_of_the_group(tiny_model: Path, toy_datase
 def test_settings_without_an_effect_are_refused(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         config(Path("model"), **settings)
+
+
+def test_a_bakeoff_measures_the_cross_encoders_and_not_their_first_stage(
+    tiny_reranker: Path, toy_dataset: Path, beir: Path, tmp_path: Path
+) -> None:
+    fitted = {"model": str(tiny_reranker), "architecture": "cross-encoder", "max_steps": 1, "batch_size": 6}
+    grid = BakeoffConfig(objectives=("lsepair",), regimes={"all": ("all",)}, seeds=1, fit=fitted)
+    bakeoff(toy_dataset, tmp_path / "out", grid, evaluation=[beir], split="test")
+    found = json.loads((tmp_path / "out" / "results" / "untrained.json").read_text())["result"]["values"]["beir"]
+    measured = evaluate(str(tiny_reranker), [beir])
+    own, first = (measured.of(name, "beir").per_query for name in measured.models)
+    assert own != first
+    assert found["RR@10"] == own["RR@10"]
 
 
 def test_suspects_need_embeddings(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
