@@ -91,6 +91,9 @@ if TYPE_CHECKING:
     from labelkit.queries.planning import QueriesPlan, plan_queries
     from labelkit.queries.write import write_queries
     from labelkit.records import Candidate, Example, Judge, Judgement, Label, Origin, Passage, Query
+    from labelkit.relabelling.options import RelabelOptions
+    from labelkit.relabelling.relabel import Relabelled, plan_relabel, relabel
+    from labelkit.relabelling.rules import Flips
     from labelkit.storage.dataset import Dataset
     from labelkit.storage.dataset import read_dataset as open_dataset
     from labelkit.storage.labels import read_labels
@@ -122,6 +125,7 @@ HOMES = {
     "ExportOptions": "labelkit.exchange.options",
     "Exported": "labelkit.exchange.exporting",
     "Finding": "labelkit.datasets.audit_findings",
+    "Flips": "labelkit.relabelling.rules",
     "ImportOptions": "labelkit.exchange.options",
     "JournalError": "labelkit.errors",
     "Judge": "labelkit.records",
@@ -149,6 +153,8 @@ HOMES = {
     "QueriesPlan": "labelkit.queries.planning",
     "Query": "labelkit.records",
     "RedteamOptions": "labelkit.quality.options",
+    "RelabelOptions": "labelkit.relabelling.options",
+    "Relabelled": "labelkit.relabelling.relabel",
     "RemoteError": "labelkit.errors",
     "ReplayOptions": "labelkit.datasets.options",
     "Replayed": "labelkit.datasets.replay",
@@ -186,6 +192,7 @@ HOMES = {
     "open_dataset": "labelkit.storage.dataset:read_dataset",
     "plan": "labelkit.judging.plan",
     "plan_queries": "labelkit.queries.planning",
+    "plan_relabel": "labelkit.relabelling.relabel",
     "pool": "labelkit.pooling.pool:make_pool",
     "progress_bar": "labelkit.judging.progress",
     "publish": "labelkit.exchange.hub",
@@ -194,6 +201,7 @@ HOMES = {
     "read_pool": "labelkit.pooling.pool",
     "recalibrate": "labelkit.quality.calibration.apply",
     "redteam": "labelkit.quality.redteam.run",
+    "relabel": "labelkit.relabelling.relabel",
     "reparse": "labelkit.judging.annotate",
     "replay": "labelkit.datasets.replay",
     "report": "labelkit.quality.report",
@@ -236,6 +244,7 @@ __all__ = [
     "ExportOptions",
     "Exported",
     "Finding",
+    "Flips",
     "ImportOptions",
     "JournalError",
     "Judge",
@@ -263,6 +272,8 @@ __all__ = [
     "QueriesPlan",
     "Query",
     "RedteamOptions",
+    "RelabelOptions",
+    "Relabelled",
     "RemoteError",
     "ReplayOptions",
     "Replayed",
@@ -301,6 +312,7 @@ __all__ = [
     "open_dataset",
     "plan",
     "plan_queries",
+    "plan_relabel",
     "pool",
     "progress_bar",
     "publish",
@@ -309,6 +321,7 @@ __all__ = [
     "read_pool",
     "recalibrate",
     "redteam",
+    "relabel",
     "reparse",
     "replay",
     "report",

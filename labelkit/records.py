@@ -279,6 +279,32 @@ MINED_SCHEMA = pa.schema(
 
 `positive_score` and `filter_positive_value` are the lowest or mean values of the query's positives; NULL if unknown.
 """
+RELABELLED: Final = "relabelled"
+"""Name of the table with the labels that `labelkit relabel` changed."""
+RELABELLED_SCHEMA = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("passage_id", pa.string()),
+        ("run", pa.int32()),
+        ("action", pa.string()),
+        ("rule", pa.string()),
+        ("judge_id", pa.string()),
+        ("grade", pa.int8()),
+        ("probability", pa.float32()),
+        ("score", pa.float64()),
+        ("old_role", pa.string()),
+        ("old_source", pa.string()),
+        ("old_judge_id", pa.string()),
+        ("old_grade", pa.int8()),
+        ("old_probability", pa.float32()),
+        ("old_score", pa.float64()),
+        ("old_weight", pa.float32()),
+    ]
+)
+"""Schema of the changed labels: the judgment and the rule that changed a label, and the label before.
+
+`run` counts the runs of `relabel` from 1; `action` is promote (to a positive) or ignore.
+"""
 PROMPT_SCHEMA = pa.schema([("prompt_sha256", pa.string()), ("content", pa.string())])
 """Schema of the judges' prompts: the content of their files."""
 REPLY_SCHEMA = pa.schema(

@@ -29,6 +29,7 @@ LABELKIT = [
     "quality",
     "datasets",
     "exchange",
+    "relabelling",
     "review",
     "installation",
     "__init__",

@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tune": quality.tune,
     "mix": datasets.mix,
     "mine": datasets.mine,
+    "relabel": datasets.relabel,
     "audit": datasets.audit,
     "show": datasets.show,
     "export": exchange.export,

@@ -11,6 +11,7 @@ from labelkit.datasets.audit_findings import Finding
 from labelkit.datasets.evidence import Evidence, Shown
 from labelkit.datasets.provenance import Exchange
 from labelkit.records import Example
+from labelkit.relabelling.rules import Flips
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -54,6 +55,17 @@ def mix_lines(output: Path, totals: Mapping[str, Any]) -> list[str]:
         if totals[name]:
             lines.append(f"{name.replace('_', ' ').replace('judgements', 'judgments')}: {totals[name]:,}{more}")
     return lines
+
+
+def print_flips(flips: Sequence[Flips]) -> None:
+    """Print a table of changed labels by role and source, with the shares of changed labels and their intervals."""
+    table = Table("old label", "judged", "promoted", "share", "ignored", "share", "kept", "no grade")
+    for one in flips:
+        counts = (one.judged, one.promoted, one.ignored, one.kept, one.without_grade)
+        judged, promoted, ignored, kept, without = (f"{count:,}" for count in counts)
+        shares = str(one.promoted_share), str(one.ignored_share)
+        table.add_row(f"{one.source} {one.role}", judged, promoted, shares[0], ignored, shares[1], kept, without)
+    Terminal().print(table)
 
 
 def print_shown(example: Example, shown: Sequence[Shown], *, everything: bool) -> None:

@@ -165,11 +165,21 @@ def csv_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Itera
 
 def json_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iterator[LazyRow]:
     """Yield the objects of a JSON file: an array of objects, or one object per line."""
-    with opened(path) as file:
-        begin = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if begin != b"[":
+    if not is_array(path):
         yield from jsonl_rows(path)
         return
+    for where, text in array_texts(path):
+        yield where, partial(parsed, text, where)
+
+
+def is_array(path: Path) -> bool:
+    """Return whether a JSON file is one array, and not one object per line."""
+    with opened(path) as file:
+        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+
+
+def array_texts(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield place and JSON text of every value of an array, as they are in the file. Raises `DataError`."""
     options = f"format = 'array', maximum_object_size = {LINE_BYTES}"
     statement = f"SELECT json FROM read_json_objects({tables.place(path)}, {options})"
     try:
@@ -178,8 +188,7 @@ def json_rows(path: Path, columns: Sequence[str], only: Collection[str]) -> Iter
             for batch in db.sql(statement).to_arrow_reader(ROWS_AT_ONCE):
                 for text in batch.column(0).to_pylist():
                     number += 1
-                    where = f"{path}, row {number}"
-                    yield where, partial(parsed, text, where)
+                    yield f"{path}, row {number}", text
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as JSON: {first_line(error)}") from None
 

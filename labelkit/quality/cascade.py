@@ -18,7 +18,7 @@ from labelkit.judging.annotate import Outcome, annotate
 from labelkit.judging.methods import method_named
 from labelkit.judging.options import AnnotateOptions
 from labelkit.judging.progress import ShowProgress, silent
-from labelkit.pooling.pool import Pool, pool_of
+from labelkit.pooling.pool import Pool, pool_folder, read_pool
 from labelkit.quality.agreement_metrics import RELEVANT, figure_interval, rated_columns
 from labelkit.quality.calibration.features import Scored
 from labelkit.quality.options import CascadeOptions
@@ -91,12 +91,12 @@ def cascade(
         if method_named(judge_options.method).score_only:
             raise UsageError(f"a cascade needs judges that give grades: method {judge_options.method} gives scores")
     folder = Path(output)
-    pool = pool_of(source, folder, command, verify=options.verify)
+    pool = source if isinstance(source, Pool) else pool_folder(source, folder, command)
     with claimed(folder, LABELS) as place:
         first, second = place.beside(".cheap"), place.beside(".strong")
         spent = judged(pool, first, options, command=command, progress=progress)
         chosen = choose_unsure(first, strong.share, options.seed)
-        part = chosen_pool(pool, chosen)
+        part = chosen_pool(pool if isinstance(pool, Pool) else pool_with(pool, chosen), chosen)
         more = judged(part, second, strong.judge(options), command=command, progress=progress)
         join(first, second, folder, command=command)
     return account(first, second, chosen, spent=spent, more=more)
@@ -115,6 +115,14 @@ def choose_unsure(labels: Path, share: float, seed: int) -> dict[PairIds, Chosen
     return dict(zip(ids, chosen, strict=True))
 
 
+def pool_with(folder: Path, chosen: Mapping[PairIds, Chosen]) -> Pool:
+    """Read only the chosen pairs of a pool folder, since a whole pool may not fit into memory."""
+    pairs: dict[str, set[str]] = {}
+    for query_id, passage_id in chosen:
+        pairs.setdefault(query_id, set()).add(passage_id)
+    return read_pool(folder, verify=False, pairs=pairs)
+
+
 def chosen_pool(pool: Pool, chosen: Mapping[PairIds, Chosen]) -> Pool:
     """Make a pool of the chosen pairs, in the order of `pool`; the reason is added to the sources of each pair."""
     added = {pair: Origin(one.reason, rank, one.score) for rank, (pair, one) in enumerate(chosen.items(), 1)}
@@ -128,7 +136,9 @@ def chosen_pool(pool: Pool, chosen: Mapping[PairIds, Chosen]) -> Pool:
     return Pool(queries, pool.passages, candidates, inputs=pool.inputs)
 
 
-def judged(pool: Pool, folder: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress) -> Outcome:
+def judged(
+    pool: Pool | Path, folder: Path, options: AnnotateOptions, *, command: str, progress: ShowProgress
+) -> Outcome:
     """Run one of the two judges to its end. Raises `BudgetError` if pairs are left unjudged."""
     outcome = annotate(pool, folder, options, command=command, progress=progress)
     for line in outcome.lines(folder):

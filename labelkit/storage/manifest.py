@@ -47,6 +47,8 @@ class PoolFacts(Facts):
     """Reason -> number of pairs that `labelkit select` chose for it."""
     of: int = 0
     """Number of judged pairs from which `labelkit select` chose."""
+    relabel: Mapping[str, Any] = {}
+    """Options by which `labelkit relabel` chose the pairs, and numbers of the labels that it left out."""
 
 
 class ReviewFacts(Facts):
@@ -132,6 +134,8 @@ class DatasetFacts(Facts):
     leaked_queries: int = 0
     mined: tuple[Mapping[str, Any], ...] = ()
     """Retriever, rules and counts of each run of `labelkit mine`."""
+    relabelled: tuple[Mapping[str, Any], ...] = ()
+    """Judges, rules and counts of each run of `labelkit relabel`."""
 
     @property
     def licence(self) -> str | None:
@@ -146,6 +150,8 @@ class ExportFacts(Facts):
     lacks: tuple[str, ...] = ()
     left_out: Mapping[str, int] = {}
     dataset: DatasetFacts = DatasetFacts()
+    relabelled: Mapping[str, Any] = {}
+    """Judges, rules and counts of `labelkit relabel`, which wrote the files."""
 
 
 class DataFacts(Facts):

@@ -36,6 +36,7 @@ FUNCTIONS = {
         "review": [],
         "prompts": [],
         "queries": ["write_queries", "plan_queries", "sample_log"],
+        "relabel": ["relabel", "plan_relabel"],
     },
     "trainer": {"eval": ["evaluate"], "verify": ["self_check"]},
 }
