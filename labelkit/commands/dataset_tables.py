@@ -59,7 +59,7 @@ def mix_lines(output: Path, totals: Mapping[str, Any]) -> list[str]:
 
 def print_flips(flips: Sequence[Flips]) -> None:
     """Print a table of changed labels by role and source, with the shares of changed labels and their intervals."""
-    table = Table("old label", "judged", "promoted", "share", "ignored", "share", "kept", "no grade")
+    table = Table("old label", "judged", "promoted", "share promoted", "ignored", "share ignored", "kept", "no grade")
     for one in flips:
         counts = (one.judged, one.promoted, one.ignored, one.kept, one.without_grade)
         judged, promoted, ignored, kept, without = (f"{count:,}" for count in counts)
@@ -87,17 +87,19 @@ def print_shown(example: Example, shown: Sequence[Shown], *, everything: bool) -
                 print_evidence(out, one.label.passage_id, found)
                 prompts[found.judge.prompt_sha256] = found
             if one.mined:
-                print_origin(out, one.mined)
+                print_origin(out, one.mined, f"{one.label.passage_id} mined, unjudged")
+            if one.relabelled:
+                print_origin(out, one.relabelled, f"{one.label.passage_id} relabelled")
     for sha256, found in prompts.items():
         if found.prompt is not None:
             out.rule(f"prompt {found.judge.prompt_name} {found.judge.prompt_version}, sha256 {sha256}")
             out.print(found.prompt.strip())
 
 
-def print_origin(out: Terminal, mined: Mapping[str, Any]) -> None:
-    """Print the origin of a mined negative: retriever, rank, score, and the judge that filtered it."""
-    out.rule(f"{mined['passage_id']} mined, unjudged")
-    for name, value in mined.items():
+def print_origin(out: Terminal, row: Mapping[str, Any], title: str) -> None:
+    """Print the row of a mined negative (retriever, rank, score) or of a changed label (rule and old label)."""
+    out.rule(title)
+    for name, value in row.items():
         if name not in ("query_id", "passage_id", "judge_id") and value is not None:
             out.print(f"{name.replace('_', ' ')}: {value}")
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from labelkit.datasets.provenance import Exchange, exchanges_of
 from labelkit.errors import DataError
 from labelkit.judging.prompts import parse_prompt
-from labelkit.records import MINED, ROLES, Example, Judge, Judgement, Label, Passage
+from labelkit.records import MINED, RELABELLED, ROLES, Example, Judge, Judgement, Label, Passage
 from labelkit.storage import folders, tables
 from labelkit.storage.dataset import KIND, examples_from_table
 
@@ -34,6 +34,8 @@ class Shown(NamedTuple):
     evidence: list[Evidence]
     mined: Mapping[str, Any] | None = None
     """Row of `mined` with retriever, rank and score of a mined negative; None for a label of a judge."""
+    relabelled: Mapping[str, Any] | None = None
+    """Row of `relabelled` with the old label; None for a label that `labelkit relabel` did not change."""
 
 
 class Lookup:
@@ -94,6 +96,7 @@ def find(folder: Path, query_id: str, passage_id: str | None = None) -> tuple[Ex
             mined=next(iter(lookup.rows(MINED, query_id=query_id, passage_id=label.passage_id)), None)
             if label.source == MINED
             else None,
+            relabelled=next(reversed(lookup.rows(RELABELLED, query_id=query_id, passage_id=label.passage_id)), None),
         )
         for role, label in labels
     ]

@@ -44,6 +44,7 @@ class ShownQuery(NamedTuple):
                         for found in one.evidence
                     ],
                     **({"mined": dict(one.mined)} if one.mined else {}),
+                    **({"relabelled": dict(one.relabelled)} if one.relabelled else {}),
                 }
                 for one in self.labels
             ],

@@ -72,6 +72,7 @@ DESCRIPTIONS = {
     "replies": "The raw reply of a model to each request.",
     "ballots": "The single orders or votes from which judgments were joined.",
     "mined": "The retriever, rank and score of each negative of source mined, which is unjudged.",
+    "relabelled": "The labels that labelkit relabel changed: the judgment, the rule, and the label before.",
     "stage_llm": "Like train, but only with labels by models.",
     "stage_human": "Like train, but only with labels by people.",
 }

@@ -86,15 +86,9 @@ class Fixer:
 
 
 def rewrite(source: Path, target: Path, fixer: Fixer) -> int:
-    """Write a file again with changed rows, in the same form and compression. Returns the number of rows.
-
-    Raises `UsageError` for a form that cannot be written back.
-    """
-    form = form_of(source)
-    if form not in WRITERS:
-        raise UsageError(f"{source}: rows are written back to {', '.join(WRITERS)}; convert the file to one of these")
+    """Write a file again with changed rows, in the same form and compression. Returns the number of rows."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    return WRITERS[form](source, target, fixer)
+    return WRITERS[form_of(source)](source, target, fixer)
 
 
 def write_lines(source: Path, target: Path, fixer: Fixer) -> int:
@@ -108,8 +102,9 @@ def write_lines(source: Path, target: Path, fixer: Fixer) -> int:
                 if new is None:
                     file.write(raw)
                     continue
-                end = raw[len(raw.rstrip(b"\r\n")) :] or b"\n"
-                file.writelines(as_json(one, line) + end for one in new)
+                end = raw[len(raw.rstrip(b"\r\n")) :]
+                file.write(raw.removesuffix(line + end))  # the mark at the start of a file
+                file.write((end or b"\n").join(as_json(one, line) for one in new) + (end if new else b""))
     return count
 
 
@@ -164,7 +159,8 @@ def with_rows(batch: pa.RecordBatch, replaced: Sequence[Rows | None], schema: pa
     """Return a batch in which some rows are replaced by others; the other rows are not converted."""
     table = pa.Table.from_batches([batch], schema)
     changed = [row for new in replaced if new for row in new]
-    order, place = [], batch.num_rows
+    order: list[int] = []
+    place = batch.num_rows
     for number, new in enumerate(replaced):
         order += [number] if new is None else range(place, place + len(new))
         place += len(new or ())

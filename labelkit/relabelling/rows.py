@@ -155,11 +155,6 @@ def tupled(row: dict[str, Any], where: str, changes: Changes, told: Told) -> Row
     that became a positive.
     """
     query, positive = tuple_columns(row, where)
-    if found := next((name for name in SCORES if name in row), None):
-        raise UsageError(
-            f"{where}: the column {found!r} has values for the texts of a row, which would be wrong for other texts; "
-            "remove the column, or relabel the dataset from which the tuples were made"
-        )
     negatives = [name for name in row if name.startswith("negative")]
     texts = {name: row[name] for name in negatives if isinstance(row[name], str)}
     lists = {name: list_of(row, name, "a text", where=where) for name in negatives if name not in texts}

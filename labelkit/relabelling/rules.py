@@ -6,7 +6,7 @@ that is judged irrelevant, are ignored (ignore); every other label stays (keep).
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
 
@@ -102,7 +102,7 @@ def flips_of(db: DuckDBPyConnection) -> tuple[Flips, ...]:
 
 def flips(db: DuckDBPyConnection, role: str, source: str) -> Flips:
     """Count the changed labels of one role and one source."""
-    found = db.execute(
+    found: Any = db.execute(
         f"""
         SELECT count(*) AS judged, count(grade) AS graded, count(*) FILTER (action = '{PROMOTE}') AS promoted,
                count(*) FILTER (action = '{IGNORE}') AS ignored

@@ -6,11 +6,13 @@ the place of the label among the labels of its role.
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from duckdb import DuckDBPyConnection
 
+from labelkit.corpora.files import column_names, form_of
 from labelkit.corpora.layout import stem_of
 from labelkit.errors import DataError, UsageError
 from labelkit.exchange.formats import recognised
@@ -18,8 +20,9 @@ from labelkit.exchange.formats.sources import data_files, of_split, tables_in
 from labelkit.exchange.importing import import_dataset
 from labelkit.exchange.options import ImportOptions
 from labelkit.records import CANDIDATE_SCHEMA, PASSAGE_SCHEMA, QUERY_SCHEMA
+from labelkit.relabelling.files import WRITERS
 from labelkit.relabelling.options import RelabelOptions
-from labelkit.relabelling.rows import EDITORS
+from labelkit.relabelling.rows import EDITORS, SCORES
 from labelkit.storage import folders, tables
 from labelkit.storage.manifest import DATASET, POOL, PoolFacts
 from labelkit.storage.names import missing
@@ -63,8 +66,21 @@ def training_set(path: Path, options: RelabelOptions, *, verify: bool) -> Traini
     if name == TEVATRON:
         copied = [file for file in tables_in(path) if stem_of(file) == "corpus"]
         files = of_split(path, [file for file in tables_in(path) if file not in copied], options.split)
+    refuse_unwritable(files, name)
     inputs = {str(file): folders.file_sha256(file) for file in (*copied, *files)}
     return TrainingSet(path, name, tuple(files), tuple(copied), inputs)
+
+
+def refuse_unwritable(files: Sequence[Path], name: str) -> None:
+    """Raise `UsageError` for files that could not be written back, before anything is judged."""
+    for file in files:
+        if form_of(file) not in WRITERS:
+            raise UsageError(f"{file}: rows are written back to {', '.join(WRITERS)}; convert the file to one of these")
+        if EDITORS[name].tuples and (found := set(SCORES) & set(column_names(file))):
+            raise UsageError(
+                f"{file}: the column {min(found)!r} has values for the texts of a row, which would be wrong for other "
+                "texts; remove the column, or relabel the dataset from which the tuples were made"
+            )
 
 
 def pool_of(source: TrainingSet, target: Path, options: RelabelOptions, *, command: str) -> PoolFacts:
