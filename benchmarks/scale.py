@@ -96,6 +96,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "plan": f"plan {pool} --engine scripted --model overlap",
         "annotate": f"annotate {pool} -o {folder}/annotated --engine scripted --model overlap",
         "annotate, nothing left": f"annotate {pool} -o {folder}/annotated --engine scripted --model overlap",
+        "annotate --cascade": f"annotate {pool} -o {folder}/cascaded --engine scripted --model overlap --method binary "
+        "--cascade overlap --cascade-share 0.05",
         "verify, labels": f"verify {folder}/annotated",
         "replay": f"replay {folder}/annotated",
         "judges": f"judges {labels} --json",
@@ -127,6 +129,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "show": f"show {dataset} --query q1 --json",
         "verify": f"verify {dataset}",
         "export": f"export {dataset} --to tevatron -o {folder}/export",
+        "relabel": f"relabel {dataset} -o {folder}/relabelled --engine scripted --model overlap",
+        "relabel, files": f"relabel {folder}/export -o {folder}/rewritten --engine scripted --model overlap",
     }
     model = f"--model {folder}/encoder --objective lsepair --max-steps 1"
     trained = {

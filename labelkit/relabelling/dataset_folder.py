@@ -111,7 +111,7 @@ def with_scores(table: Path) -> str:
 def examples(db: DuckDBPyConnection, table: Path, kept_scores: bool) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a table of examples in their order; changed labels are last on their new side.
 
-    With `kept_scores`, all scores are those of one judge, and a changed label keeps its score.
+    With `kept_scores`, one judge gave all scores, and a changed label keeps its score.
     """
     count = tables.value(db, f"SELECT count(*) FROM {tables.parquet(table)}")
     missing = {role: f"list_transform({role}_ids, lambda x: NULL::DOUBLE)" for role in ROLES}

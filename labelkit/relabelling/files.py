@@ -17,7 +17,6 @@ from duckdb import DuckDBPyConnection
 
 from labelkit.corpora.files import ROWS_AT_ONCE, array_texts, form_of, is_array, parquet_file
 from labelkit.corpora.rows import COMPRESSED, LINE_BYTES, object_in, opened, parsed
-from labelkit.errors import UsageError
 from labelkit.relabelling.rows import CHANGED, Changes, Editor, Row, Rows, Told
 from labelkit.relabelling.rules import IGNORE, KEEP, PROMOTE
 from labelkit.storage import tables
@@ -141,9 +140,7 @@ def write_json(source: Path, target: Path, fixer: Fixer) -> int:
 
 
 def write_parquet(source: Path, target: Path, fixer: Fixer) -> int:
-    """Write a Parquet file again with the same schema. Raises `UsageError` for a compressed Parquet file."""
-    if source.suffix in COMPRESSED:
-        raise UsageError(f"{source}: Parquet is compressed already; decompress the file first")
+    """Write a Parquet file again with the same schema."""
     count = start = 0
     with parquet_file(source) as file, pq.ParquetWriter(target.absolute(), file.schema_arrow, **PARQUET) as writer:
         for batch in file.iter_batches(ROWS_AT_ONCE):

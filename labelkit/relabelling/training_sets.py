@@ -14,6 +14,7 @@ from duckdb import DuckDBPyConnection
 
 from labelkit.corpora.files import column_names, form_of
 from labelkit.corpora.layout import stem_of
+from labelkit.corpora.rows import COMPRESSED
 from labelkit.errors import DataError, UsageError
 from labelkit.exchange.formats import recognised
 from labelkit.exchange.formats.sources import data_files, of_split, tables_in
@@ -76,6 +77,8 @@ def refuse_unwritable(files: Sequence[Path], name: str) -> None:
     for file in files:
         if form_of(file) not in WRITERS:
             raise UsageError(f"{file}: rows are written back to {', '.join(WRITERS)}; convert the file to one of these")
+        if form_of(file) == ".parquet" and file.suffix in COMPRESSED:
+            raise UsageError(f"{file}: Parquet is compressed already; decompress the file first")
         if EDITORS[name].tuples and (found := set(SCORES) & set(column_names(file))):
             raise UsageError(
                 f"{file}: the column {min(found)!r} has values for the texts of a row, which would be wrong for other "

@@ -10,11 +10,13 @@ import pytest
 from labelkit.datasets.verify import verify
 from labelkit.errors import DataError, UsageError
 from labelkit.exchange.exporting import export
+from labelkit.exchange.formats.collecting import Grading
 from labelkit.exchange.importing import import_dataset
 from labelkit.exchange.options import ExportOptions, ImportOptions
 from labelkit.judging.options import AnnotateOptions
 from labelkit.relabelling.options import RelabelOptions
 from labelkit.relabelling.relabel import relabel
+from labelkit.relabelling.rows import raised
 from labelkit.storage.dataset import read_dataset
 from labelkit.storage.labels import read_labels
 
@@ -37,7 +39,7 @@ def sides_of(folder, format_name, target):
 
 
 def wanted_sides(before, out, imported):
-    """The sides that the rules give each label, from the judgments alone."""
+    """The sides that the rules give each judged label, from the judgments alone."""
     data = read_dataset(imported)
     queries = {one.query_id: one.query for one in data.examples}
     rows, (judge,), _ = read_labels(out)
@@ -45,7 +47,10 @@ def wanted_sides(before, out, imported):
     for row in rows:
         pair = (queries[row.query_id], data.corpus[row.passage_id].full_text)
         belief = sum(p for p, grade in zip(row.probs, judge.label_grades, strict=True) if grade >= 2)
-        if belief >= 0.5:
+        if before[pair] == "positives":
+            if belief <= 0.3:
+                del wanted[pair]
+        elif belief >= 0.5:
             wanted[pair] = "positives"
         elif belief > 0.3:
             del wanted[pair]
@@ -75,24 +80,25 @@ def files_of(dataset, folder, name):
     return folder
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_file_is_read_back_with_the_decided_labels(mined, tmp_path, name):
+CASES = [(name, False) for name in FORMATS] + [("flag-embedding", True), ("st-ntuple", True)]
+
+
+@pytest.mark.parametrize(("name", "positives"), CASES)
+def test_a_file_is_read_back_with_the_decided_labels(mined, tmp_path, name, positives):
     files = files_of(mined, tmp_path / "files", name)
     before = sides_of(files, name, tmp_path / "before")
-    made = relabel(files, tmp_path / "out", RULES, judge=JUDGE)
+    made = relabel(files, tmp_path / "out", RULES.but(positives=positives), judge=JUDGE)
+    assert all(one.source == "imported" for one in made.by_source)
+    assert [one.role for one in made.by_source if one.ignored] == ["negative", *(["positive"] if positives else [])]
     assert made.promoted > 0
-    assert made.ignored > 0
-    assert [one.source for one in made.by_source] == ["imported"]
     wanted = wanted_sides(before, tmp_path / "out.labels", tmp_path / "before")
     after = sides_of(tmp_path / "out", name, tmp_path / "after")
     assert verify(tmp_path / "out").kind == "export"
     lost = {pair for pair in wanted if pair not in after}
-    if name in ("st-triplet", "st-ntuple"):
-        # A query that has no negative left has no tuples.
-        left = {query for (query, _), side in wanted.items() if side == "negatives"}
-        assert not {query for query, _ in lost} & left
-    else:
-        assert not lost
+    # A query without a positive has no row, and one without a negative has no tuples.
+    needed = ["positives", *(["negatives"] if name in ("st-triplet", "st-ntuple") else [])]
+    left = [{query for (query, _), found in wanted.items() if found == side} for side in needed]
+    assert not {query for query, _ in lost} & set.intersection(*left)
     assert after == {pair: side for pair, side in wanted.items() if pair not in lost}
 
 
@@ -128,6 +134,15 @@ def test_unchanged_lines_keep_their_bytes_and_changed_ones_their_fields(mined, t
             scores = dict(zip(was["neg"], was["neg_scores"], strict=True)) | dict.fromkeys(was["pos"], 9.5)
             for side in ("pos", "neg"):
                 assert [scores[text] for text in now[side]] == now[f"{side}_scores"]
+
+
+@pytest.mark.parametrize(
+    ("label", "grade", "scale", "wanted"),
+    [(0, 3, None, 3), (0.0, 1, None, 2.0), (0, 3, "0-1", 1), (1.0, 2, "1-5", 4.0)],
+)
+def test_a_promoted_passage_of_a_list_gets_a_label_on_the_scale_of_its_file(label, grade, scale, wanted):
+    found = raised(label, grade, Grading(2, scale))
+    assert (found, type(found)) == (wanted, type(label))
 
 
 def test_scores_on_one_side_are_refused(mined, tmp_path):
@@ -178,6 +193,7 @@ def test_a_table_keeps_its_columns_types_and_metadata(mined, tmp_path):
     more = more.append_column("from", pa.array([{"a": [1, 2]}] * len(table)))
     more = more.replace_schema_metadata({"huggingface": "{}"})
     pq.write_table(more, tmp_path / "tuples.parquet")
+    more = pq.read_table(tmp_path / "tuples.parquet")
     made = relabel(tmp_path / "tuples.parquet", tmp_path / "out", RULES, judge=JUDGE.but(limit=36))
     new = pq.read_table(tmp_path / "out" / "tuples.parquet")
     assert new.schema.equals(more.schema, check_metadata=True)

@@ -22,8 +22,10 @@ from labelkit.judging.options import AnnotateOptions
 from labelkit.quality.options import CascadeOptions
 from labelkit.relabelling.options import RelabelOptions
 from labelkit.relabelling.relabel import plan_relabel, relabel
+from labelkit.storage import folders
 from labelkit.storage.dataset import read_dataset
 from labelkit.storage.labels import read_labels
+from labelkit.storage.manifest import DATASET
 
 pytestmark = pytest.mark.slow  # every test judges a dataset
 
@@ -226,6 +228,21 @@ def test_a_plan_sends_nothing(mined, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.pool"]
 
 
+def test_a_dataset_of_an_earlier_version_gets_its_columns_of_scores(mined, tmp_path):
+    manifest = folders.read_manifest(mined, DATASET)
+    with folders.writing(tmp_path / "old", DATASET, "test") as draft:
+        for name in manifest.rows:
+            table = pq.read_table(mined / f"{name}.parquet")
+            scores = [column for column in table.schema.names if column.endswith("_scores") and name == "train"]
+            draft.write_table(name, table.drop_columns(scores))
+        draft.facts = manifest.facts
+        (draft.path / "README.md").write_text("")
+    made = relabel(tmp_path / "old", tmp_path / "out", RULES, judge=JUDGE)
+    assert made == relabel(mined, tmp_path / "new", RULES, judge=JUDGE)
+    tables = [pq.read_table(tmp_path / name / "train.parquet") for name in ("out", "new")]
+    assert tables[0].equals(tables[1])
+
+
 def test_a_judge_without_grades_is_refused(mined, tmp_path):
     with pytest.raises(UsageError, match="needs a judge that gives grades"):
         relabel(mined, tmp_path / "out", RULES, judge=JUDGE.but(method="rerank", defence=()))
@@ -247,6 +264,7 @@ def test_the_stage_of_the_models_changes_and_the_stage_of_people_does_not(scifac
     assert people[0].equals(people[1])
     rows = pq.read_table(tmp_path / "out" / "relabelled.parquet").to_pylist()
     models = {row["query_id"]: row for row in pq.read_table(tmp_path / "out" / "stage_llm.parquet").to_pylist()}
+    assert all(row["rule"].startswith("negative with grade >") for row in rows)
     for row in rows:
         side = {"promote": "positive_ids", "ignore": "ignored_ids"}[row["action"]]
         assert row["passage_id"] in models[row["query_id"]][side]
