@@ -24,9 +24,9 @@ from labelkit.review.session import review
 QUERIES = (20, 22, 84)
 """Numbers of queries; the first collection is not measured, since it imports and compiles what the others need."""
 NAMES = (
-    "pool --run", "plan", "annotate", "annotate, nothing left", "annotate --cascade", "verify, labels", "replay", "judges", "import", "agree",
-    "calibrate, few graded", "calibrate --apply", "select", "review", "tidy", "mix", "audit", "report",
-    "report, dataset", "verify", "export", "relabel", "relabel, files",
+    "pool --run", "plan", "annotate", "annotate, nothing left", "annotate --cascade", "verify, labels", "replay",
+    "judges", "import", "agree", "calibrate, few graded", "calibrate --apply", "select", "review", "tidy", "mix",
+    "audit", "report", "report, dataset", "verify", "export", "relabel", "relabel, files",
 )  # fmt: skip
 """Commands in the order in which they need each other's results."""
 FEW = 10
