@@ -70,8 +70,8 @@ def relabel(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Judge the negatives of a training set, and correct those that are wrong. Relevant ones become positives, unsure
-    ones are ignored. Run the same command again to resume; no reply is paid for twice.
+    """Judge the negatives of a training set, and correct wrong ones. Relevant ones become positives, unsure ones are
+    ignored. Run the same command again to resume; no reply is paid for twice.
     """
     from labelkit.commands.dataset_tables import print_flips
     from labelkit.commands.progress import ProgressBar
