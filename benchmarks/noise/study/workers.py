@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     minutes: float
     part: Part = PARTS["whole"]
     steps: int | None = None
-    """Steps per run; None: those of the part. For a trial."""
+    """Steps per run, for a trial; None takes the steps of the part."""
     limit: int | None = None
     """At most this many runs; for a trial."""
 
