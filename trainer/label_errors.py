@@ -29,7 +29,6 @@ from labelkit.records import Example, Label
 from labelkit.storage import folders, tables
 from labelkit.storage.manifest import MODEL, SUSPECTS, SuspectsFacts
 from labelkit.storage.outputs import claimed
-from trainer.config.architectures import CROSS_ENCODER
 from trainer.config.fit_config import FitConfig
 from trainer.data.draws import draw
 from trainer.data.foreign import our_dataset
@@ -127,8 +126,8 @@ def suspects(
     """
     if folds < 2:
         raise UsageError(f"folds = {folds}: the model of a fold is trained on the other folds; set at least 2 folds")
-    if config.architecture == CROSS_ENCODER:
-        raise UsageError(f"suspects compares embeddings, and a {CROSS_ENCODER} has none; train dense models for it")
+    if config.architecture != "dense":
+        raise UsageError(f"suspects compares dense embeddings; set architecture to dense, not {config.architecture}")
     dataset, output = Path(dataset), Path(output)
     with claimed(output, KIND) as place:
         store = open_store(our_dataset(dataset), config.pool)

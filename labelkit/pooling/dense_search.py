@@ -209,7 +209,9 @@ class ExactRows:
         self, queries: Tensor, depth: int, similarity: Callable[[Tensor, Tensor], Tensor] = _dot_products
     ) -> None:
         self.queries, self.depth, self.similarity = queries, depth, similarity
-        self.scores = queries.new_empty((len(queries), 0))
+        # Queries may also be row numbers of vectors that `similarity` looks up.
+        kind = queries.dtype if queries.is_floating_point() else torch.float32
+        self.scores = torch.empty((len(queries), 0), dtype=kind, device=queries.device)
         self.rows = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
 
     def add(self, rows: NDArray[np.int64], passages: Tensor) -> None:

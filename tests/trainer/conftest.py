@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
-from tiny_encoder import write_encoder
+from tiny_encoder import write_encoder, write_language_model
 
 from labelkit.records import Example, Label, Passage, Query
 from labelkit.storage import folders
@@ -50,6 +50,12 @@ def tiny_reranker(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     torch.nn.init.normal_(model.get_submodule("0.model.classifier").weight)
     model.save_pretrained(str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A one-layer BERT of width 32 over `WORDS` with a masked-language-model head, without dropout."""
+    return write_language_model(tmp_path_factory.mktemp("models") / "mlm", WORDS)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:

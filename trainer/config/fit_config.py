@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from labelkit.corpora.scales import ScaleText
 from labelkit.errors import UnknownNameError, UsageError
 from labelkit.options import Options
-from trainer.config.architectures import CROSS_ENCODER, FOR_PAIRS, unused_by_pairs
+from trainer.config.architectures import DEFAULTS, PASSAGE_FLOPS, QUERY_FLOPS, without_effect
 from trainer.config.label_selection import Selection, parse_labels
 
 OBJECTIVE_NAMES = (
@@ -84,9 +84,9 @@ class FitConfig(Options):
 
     model: str
     """A sentence-transformers or transformers model: a local folder or a name on the Hugging Face Hub."""
-    architecture: Literal["dense", "cross-encoder"] = "dense"
-    """Kind of model: dense (each text has an embedding), or cross-encoder (a reranker, which reads query and passage
-    together).
+    architecture: Literal["dense", "cross-encoder", "sparse", "late-interaction"] = "dense"
+    """Kind of model: dense (each text has an embedding), cross-encoder (a reranker, which reads query and passage
+    together), sparse (SPLADE: a weight for each word), or late-interaction (ColBERT: a vector for each token).
     """
     trust_remote_code: bool = False
     """Run the code that comes with a model. Read that code first: it has all your permissions."""
@@ -168,11 +168,11 @@ class FitConfig(Options):
     weight_decay: float = Field(default=0.01, ge=0)
     """Weight decay of the optimizer."""
     temperature: float = Field(default=TEMPERATURES["cosine"], gt=0)
-    """Divisor of similarities. Default: 0.05 for cosine, 1.0 for dot and for the scores of a cross-encoder."""
+    """Divisor of similarities. Default: 0.05 for cosine, 1.0 for dot and for all architectures but dense."""
     learn_temperature: bool = False
     """Learn the temperature too, at `TEMPERATURE_RATE` times the learning rate."""
     similarity: Literal["cosine", "dot"] = "cosine"
-    """Similarity of two embeddings: cosine or dot."""
+    """Similarity of two embeddings: cosine or dot. Default: cosine; dot for sparse and late-interaction."""
     in_batch_negatives: bool = True
     """True: unjudged passages of the batch are negatives of a query. False: only judged and mined negatives are.
     Default: true, and false for a cross-encoder, which scores a query only with its own group.
@@ -193,6 +193,10 @@ class FitConfig(Options):
     """Take the other queries of a batch as negatives of a query, and other passages as negatives of its positives, as
     arXiv 2308.03281 does.
     """
+    query_flops_weight: float = Field(default=QUERY_FLOPS, ge=0)
+    """Weight of the FLOPS regulariser on the queries of a sparse encoder. A higher weight leaves fewer words."""
+    passage_flops_weight: float = Field(default=PASSAGE_FLOPS, ge=0)
+    """Weight of the FLOPS regulariser on the passages of a sparse encoder. A higher weight leaves fewer words."""
     source_weights: dict[Literal["human", "llm", "imported"], Annotated[float, Field(gt=0)]] = Field(default={})
     """Source -> factor by which the weights of its positives in the dataset are multiplied. Default: 1."""
     weight_by_probability: bool = False
@@ -259,7 +263,7 @@ class FitConfig(Options):
     @model_validator(mode="before")
     @classmethod
     def _defaults_that_depend(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        filled = (FOR_PAIRS if settings.get("architecture") == CROSS_ENCODER else {}) | dict(settings)
+        filled = {**DEFAULTS.get(str(settings.get("architecture")), {}), **settings}
         if filled.get("max_steps") is None and filled.get("epochs") is None:
             filled["epochs"] = 1
         if filled.get("similarity") in TEMPERATURES:
@@ -308,7 +312,7 @@ def _contradictions(config: FitConfig) -> list[tuple[bool, str]]:
     """List all rules on combinations of settings: whether a rule is broken, and its error message."""
     rules = [rule for rule in (config.false_negative_margin, config.false_negative_ratio) if rule is not None]
     return [
-        *unused_by_pairs(config.architecture, {name: getattr(config, name) for name in type(config).model_fields}),
+        *without_effect(config.architecture, {name: getattr(config, name) for name in type(config).model_fields}),
         (
             config.epochs is not None and config.max_steps is not None,
             "epochs and max_steps both set the length of the training; set only one of them",

@@ -116,6 +116,7 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
             numbers = {name: value.detach().requires_grad_(value.requires_grad) for name, value in numbers.items()}
         batch = Batch(**labels)
         loss, shares, contrasted = self._loss(parts, batch, numbers=numbers, distil_weight=self.distil_weight)
+        loss = loss + self._penalty(parts, batch)
         self.contrasted = self.contrasted + contrasted.detach()
         self.logged.append(torch.stack([*shares, self.log_temperature.exp()]).detach())
         if self.watched:
@@ -165,6 +166,10 @@ class MultiPositiveLoss(CachedLossMixin, nn.Module):
                 against=self.objective.against,
                 bias=numbers["pointwise_bias"] if self.biased else None,
             )
+
+    def _penalty(self, parts: Sequence[Tensor], batch: Batch) -> Tensor | float:
+        """Compute what is added to the loss beside the objective."""
+        return 0.0
 
     def _rows(self, scores: Scores, batch: Batch) -> Tensor:
         """The objective's loss of each query, given what it reads."""

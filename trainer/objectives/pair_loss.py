@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainer.config.architectures import CROSS_ENCODER
-from trainer.config.fit_config import FitConfig
 from trainer.objectives.batch import Batch
 from trainer.objectives.contrast import Scores
 from trainer.objectives.loss import DEVICE_TOKENS, MultiPositiveLoss
@@ -30,11 +28,6 @@ class PairLoss(MultiPositiveLoss):
     def _scores(self, parts: Sequence[Tensor], batch: Batch, numbers: dict[str, Tensor]) -> Iterator[Scores]:
         (scores,) = parts
         yield pair_scores(scores / numbers["log_temperature"].exp(), batch, self.objective.against)
-
-
-def make_loss(model: nn.Module, config: FitConfig) -> MultiPositiveLoss:
-    """Make the loss module for the architecture of a model. Raises `UsageError` as `MultiPositiveLoss` does."""
-    return PairLoss(model, config) if config.architecture == CROSS_ENCODER else MultiPositiveLoss(model, config)
 
 
 def pair_scores(scores: Tensor, batch: Batch, against: Against) -> Scores:

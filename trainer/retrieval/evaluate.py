@@ -30,7 +30,8 @@ from labelkit.storage.names import inside
 from trainer.retrieval.leaks import training_queries_in, warn_of_training_queries
 from trainer.retrieval.options import RERANKED, EvaluateOptions
 from trainer.retrieval.rerank import FirstStage, Reranking, first_stage, is_cross_encoder, load_cross_encoder
-from trainer.retrieval.search import Collection, load_model, read_collections, search, without_itself
+from trainer.retrieval.search import Collection, Encoder, load_any_encoder, read_collections, search, without_itself
+from trainer.retrieval.vector_search import VectorEncoder
 
 JUDGED = 10
 """Number of first ranks in which the share of unjudged passages is measured."""
@@ -115,7 +116,7 @@ class Contender(NamedTuple):
     """A loaded model to be measured, or the first stage that cross-encoders rerank."""
 
     name: str
-    encoder: SentenceTransformer | CrossEncoder | FirstStage
+    encoder: Encoder | CrossEncoder | FirstStage
     kept: str | None = None
     """The name or folder it was loaded from, the key of its cached embeddings; None caches no embeddings."""
 
@@ -124,7 +125,7 @@ def load_contender(name: str, *, trust_remote_code: bool = False) -> Contender:
     """Load a model from a local folder or the Hub, for measuring."""
     if is_cross_encoder(name):
         return Contender(name, load_cross_encoder(name, trust_remote_code=trust_remote_code), name)
-    return Contender(name, load_model(name, trust_remote_code=trust_remote_code), name)
+    return Contender(name, load_any_encoder(name, trust_remote_code=trust_remote_code), name)
 
 
 def evaluate(
@@ -179,6 +180,7 @@ def compare_contenders(
 
     Cross-encoders are also compared with the first stage that they rerank.
     """
+    _refuse_dense_options(contenders, options)
     contenders = [*contenders, *_first_stage_of(contenders, options)]
     relevant_grade, cutoffs, runs = options.relevant_grade, options.recall, options.runs
     names = tuple(contender.name for contender in contenders)
@@ -209,6 +211,17 @@ def compare_contenders(
     )
 
 
+def _refuse_dense_options(contenders: Sequence[Contender], options: EvaluateOptions) -> None:
+    """Raise `UsageError` for options that have no effect on the vectors of a sparse encoder or of tokens."""
+    for contender in contenders:
+        if not isinstance(contender.encoder, VectorEncoder):
+            continue
+        if options.dimensions is not None or options.index != "exact":
+            name = "--index" if options.index != "exact" else "--dimensions"
+            kind = type(contender.encoder).__name__
+            raise UsageError(f"{contender.name} is a {kind}, which is searched exactly and in full; remove {name}")
+
+
 def _first_stage_of(contenders: Sequence[Contender], options: EvaluateOptions) -> list[Contender]:
     """Make the contender of the first stage if one of the models is a cross-encoder.
 
@@ -233,11 +246,12 @@ def rank(contender: Contender, collection: Collection, options: EvaluateOptions)
     encoder = contender.encoder
     if isinstance(encoder, FirstStage):
         return without_itself(encoder.run(collection), collection)
-    if not isinstance(encoder, SentenceTransformer):
+    if not isinstance(encoder, Encoder):
         stage = first_stage(options.rerank or RERANKED)
         ranked = Reranking(collection, stage)(encoder, max_length=options.max_passage_length)
         return without_itself(ranked, collection)
-    encoder.truncate_dim = options.dimensions
+    if isinstance(encoder, SentenceTransformer):
+        encoder.truncate_dim = options.dimensions
     kept = contender.kept if options.dimensions is None else None
     lengths = Lengths(options.max_query_length, options.max_passage_length)
     depth = max(JUDGED, *options.recall)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import Tensor
 
 from labelkit.corpora.beir import SKIP, known_qrels, unknown_id
@@ -28,9 +29,14 @@ from labelkit.corpora.runs import RankedRun
 from labelkit.corpora.words import words
 from labelkit.errors import DataError, MissingPackageError, UnknownNameError, UsageError
 from labelkit.pooling.dense_search import OWN_LENGTHS, SIMILARITIES, Index, Lengths, dense_search
-from labelkit.pooling.model_loading import load_encoder
+from labelkit.pooling.model_loading import DENSE, load_encoder, saved_kind
 from labelkit.records import Passage, Query
+from trainer.config.architectures import LATE_INTERACTION, SPARSE
 from trainer.objectives.batch import key_of
+from trainer.retrieval.vector_search import vector_search
+
+CLASSES = {"dense": DENSE, SPARSE: "SparseEncoder", LATE_INTERACTION: "MultiVectorEncoder"}
+"""Architecture -> class of sentence-transformers."""
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +112,28 @@ def read_collections(
     return [read_collection(folder, split, scale=scale, fields=fields, skip_unknown=skip_unknown) for folder in folders]
 
 
+Encoder = SentenceTransformer | SparseEncoder | MultiVectorEncoder
+
+
+def load_any_encoder(name: str, architecture: str | None = None, *, trust_remote_code: bool = False) -> Encoder:
+    """Load a model from a local folder or the Hub; without an `architecture`, its own.
+
+    Raises `UsageError` for a missing model, one of another architecture, or a similarity other than cosine and dot.
+    """
+    kind = CLASSES[architecture] if architecture else saved_kind(name) or DENSE
+    if kind not in CLASSES.values() or kind == DENSE:
+        return load_model(name, trust_remote_code=trust_remote_code)
+    model: Encoder = load_encoder(name, trust_remote_code=trust_remote_code, kind=kind)
+    if isinstance(model, SparseEncoder) and not any(isinstance(module, SpladePooling) for module in model):
+        raise UsageError(
+            f"the model {name!r} has no masked-language-model head, which SPLADE turns into weights of words; start "
+            "from a model such as distilbert/distilbert-base-uncased, or from a trained SPLADE model"
+        )
+    return model
+
+
 def load_model(name: str, *, trust_remote_code: bool = False) -> SentenceTransformer:
-    """Load a model from a local folder or the Hub; its own code is run only with `trust_remote_code`.
+    """Load a dense encoder from a local folder or the Hub; its own code is run only with `trust_remote_code`.
 
     Raises `UsageError` for a missing model, or a similarity other than cosine and dot.
     """
@@ -121,7 +147,7 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> SentenceTransfo
 
 
 def search(
-    model: SentenceTransformer,
+    model: Encoder,
     name: str | None,
     collection: Collection,
     *,
@@ -139,7 +165,10 @@ def search(
         raise UnknownNameError("index", index, INDEXES)
     texts = {query_id: query.text for query_id, query in collection.queries.items()}
     passages, deeper = checked_passages(collection), depth + 1
-    run = dense_search(model, name, texts, passages=passages, depth=deeper, lengths=lengths, index=INDEXES[index])
+    if isinstance(model, SentenceTransformer):
+        run = dense_search(model, name, texts, passages=passages, depth=deeper, lengths=lengths, index=INDEXES[index])
+    else:
+        run = vector_search(model, texts, passages, depth=deeper, lengths=lengths)
     return {query_id: dict(islice(best.items(), depth)) for query_id, best in without_itself(run, collection).items()}
 
 

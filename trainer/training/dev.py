@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder
 
 from labelkit.corpora.benchmarks import PREFIXES
 from labelkit.corpora.places import IRDS
@@ -13,7 +13,7 @@ from trainer.config.fit_config import FitConfig
 from trainer.retrieval.evaluate import measure
 from trainer.retrieval.options import RERANKED
 from trainer.retrieval.rerank import Reranking, first_stage
-from trainer.retrieval.search import Collection, read_collection, search, without_itself
+from trainer.retrieval.search import Collection, Encoder, read_collection, search, without_itself
 
 MEASURE = "nDCG@10"
 
@@ -33,9 +33,9 @@ class Dev:
         """Passages that a cross-encoder reranks."""
         return Reranking(self.collection, first_stage(RERANKED))
 
-    def __call__(self, model: SentenceTransformer | CrossEncoder) -> float:
+    def __call__(self, model: Encoder | CrossEncoder) -> float:
         """Compute the nDCG@10 of a model, a number in 0 to 1."""
-        if isinstance(model, SentenceTransformer):
+        if isinstance(model, Encoder):
             run = search(model, None, self.collection, depth=10, lengths=self.lengths)
         else:
             run = without_itself(self.reranking(model, max_length=self.lengths.passage), self.collection)

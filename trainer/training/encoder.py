@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import batch_to_device
@@ -12,15 +12,33 @@ from labelkit.errors import MissingPackageError, UsageError
 from trainer.config.architectures import CROSS_ENCODER
 from trainer.config.fit_config import FitConfig
 from trainer.retrieval.rerank import load_cross_encoder
-from trainer.retrieval.search import load_model
+from trainer.retrieval.search import Encoder, load_any_encoder, load_model
 from trainer.training.soundness import refuse_nonfinite
 
-Model = SentenceTransformer | CrossEncoder
+Model = Encoder | CrossEncoder
 
 
 def build_model(config: FitConfig) -> Model:
     """Build the model that the settings describe. Raises `UsageError` for settings that the model cannot follow."""
-    return build_cross_encoder(config) if config.architecture == CROSS_ENCODER else build_encoder(config)
+    if config.architecture == CROSS_ENCODER:
+        return build_cross_encoder(config)
+    return build_encoder(config) if config.architecture == "dense" else build_vector_encoder(config)
+
+
+def build_vector_encoder(config: FitConfig) -> Encoder:
+    """Build a sparse encoder, or one for late interaction; an encoder without a projection of its tokens gets a new
+    one, whose weights depend on the seed.
+    """
+    model = load_any_encoder(config.model, config.architecture, trust_remote_code=config.trust_remote_code)
+    set_prompts(model, config)
+    refuse_nonfinite(model, f"in {config.model} as loaded", "download it again, or start from another model")
+    if not isinstance(model[0], Transformer):
+        raise UsageError(f"{config.model} is no transformer, which {config.architecture} needs; choose another model")
+    check_lengths(model, config)
+    give_padding(model)
+    if isinstance(model, SparseEncoder):
+        model.similarity_fn_name = "dot"
+    return model
 
 
 def build_cross_encoder(config: FitConfig) -> CrossEncoder:
@@ -39,9 +57,7 @@ def build_encoder(config: FitConfig) -> SentenceTransformer:
     model = load_model(config.model, trust_remote_code=config.trust_remote_code)
     if config.pooling is not None:
         model = _with_pooling(model, config)
-    for name, prompt in (("query", config.query_prompt), ("document", config.passage_prompt)):
-        if prompt is not None:
-            model.prompts[name] = prompt
+    set_prompts(model, config)
     refuse_nonfinite(model, f"in {config.model} as loaded", "download it again, or start from another model")
     check_model(model, config)
     model.similarity_fn_name = config.similarity
@@ -50,6 +66,13 @@ def build_encoder(config: FitConfig) -> SentenceTransformer:
     if config.lora_rank is not None:
         _add_adapters(model, config)
     return model
+
+
+def set_prompts(model: Encoder, config: FitConfig) -> None:
+    """Set the prompts that the settings give."""
+    for name, prompt in (("query", config.query_prompt), ("document", config.passage_prompt)):
+        if prompt is not None:
+            model.prompts[name] = prompt
 
 
 def give_padding(model: Model) -> None:
@@ -92,7 +115,7 @@ def check_lengths(model: Model, config: FitConfig) -> None:
             raise UsageError(f"{name} {wanted} is more than the {limit} tokens that {config.model} reads; lower it")
 
 
-def prompt_of(model: SentenceTransformer, *names: str) -> str | None:
+def prompt_of(model: Encoder, *names: str) -> str | None:
     """Return the prompt that `encode_query` or `encode_document` puts before a text; None for none."""
     known = [name for name in (*names, model.default_prompt_name) if name in model.prompts]
     return model.prompts[known[0]] if known else None

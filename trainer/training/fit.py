@@ -2,8 +2,8 @@
 
 Each stage runs sentence-transformers' trainer (`trainer.training.group_trainer`) on the model of the previous stage. A
 run that was killed resumes from its checkpoints when the same command is given again, with the same result as an
-uninterrupted run. The output is an ordinary sentence-transformers folder (a `SentenceTransformer` or, for rerankers, a
-`CrossEncoder`) with a manifest and a model card. Processes
+uninterrupted run. The output is an ordinary sentence-transformers folder (a `SentenceTransformer`,
+`CrossEncoder`, `SparseEncoder` or `MultiVectorEncoder`) with a manifest and a model card. Processes
 started by `torchrun` or `accelerate launch` share each batch, with the same result as one process.
 """
 
@@ -27,13 +27,14 @@ from accelerate.utils import broadcast_object_list
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import set_seed
 
-from labelkit.errors import ArtifactError, DiskError, LabelkitError, MissingPackageError
+from labelkit.errors import ArtifactError, DiskError, LabelkitError, MissingPackageError, UsageError
 from labelkit.pooling.packing import Packing, unpadded
 from labelkit.storage import folders
 from labelkit.storage.atomic import disk_errors, write_text
 from labelkit.storage.credentials import blot
 from labelkit.storage.manifest import MODEL, ModelFacts
 from labelkit.storage.outputs import claimed, name_of, place_of
+from trainer.config.architectures import LATE_INTERACTION
 from trainer.config.fit_config import LOGGERS, FitConfig
 from trainer.data.collate import Collator, PairCollator
 from trainer.data.foreign import our_dataset
@@ -44,7 +45,7 @@ from trainer.data.training_sets import TrainingSet, make_training_sets
 from trainer.retrieval.evaluate import Contender, EvalResult, compare_contenders, load_contender
 from trainer.retrieval.leaks import refuse_leaks, write_training_queries
 from trainer.retrieval.options import EvaluateOptions
-from trainer.retrieval.search import Collection, read_collections
+from trainer.retrieval.search import Collection, Encoder, read_collections
 from trainer.training.checkpoints import Checkpoints, read_weights, refuse_other_run, step_of
 from trainer.training.dev import Dev, make_dev
 from trainer.training.encoder import Model, build_model, freeze_unused, merge_adapters, prompt_of
@@ -160,7 +161,10 @@ def card_measure(
         )
         if isinstance(model, CrossEncoder):
             return compare_contenders([Contender(name, model)], collections, options, progress=progress)
-        before = load_contender(config.model, trust_remote_code=config.trust_remote_code)
+        if config.architecture == "dense":
+            before = load_contender(config.model, trust_remote_code=config.trust_remote_code)
+        else:
+            before = Contender(config.model, build_model(config))
         return compare_contenders([Contender(name, model), before], collections, options, progress=progress)
 
     return measure
@@ -207,6 +211,8 @@ def _train(
     training_sets = make_training_sets(store, config)
     set_seed(config.seed)  # before loading, because a model may have randomly initialised layers
     model = build_model(config)
+    if state.num_processes > 1 and config.architecture == LATE_INTERACTION:
+        raise UsageError("late interaction trains in one process; start trainer fit without torchrun")
     if state.num_processes > 1:
         freeze_unused(model)
     checkpoints = Checkpoints(place_of(output).beside(".checkpoints"), _identity(store.keys, config))
@@ -335,7 +341,7 @@ def _run_stage(
 def make_collator(model: Model, training_set: TrainingSet, packing: Packing | None = None) -> Collator | PairCollator:
     """Make the collator of a training set, with cached tokens if they are used often enough to save time."""
     config, store = training_set.config, training_set.store
-    if not isinstance(model, SentenceTransformer):
+    if not isinstance(model, Encoder):
         return PairCollator(
             model.preprocess, training_set.passages, config.max_passage_length, longest=model.max_seq_length
         )
@@ -365,9 +371,9 @@ def make_collator(model: Model, training_set: TrainingSet, packing: Packing | No
 
 def without_padding(model: Model, config: FitConfig) -> AbstractContextManager[Packing | None]:
     """Have a model on a GPU read batches without padding during a stage. A compiled one gets padded batches, whose
-    shapes repeat, and so does a cross-encoder.
+    shapes repeat, and so do other architectures than dense encoders.
     """
-    if model.device.type != "cuda" or config.compile or isinstance(model, CrossEncoder):
+    if model.device.type != "cuda" or config.compile or not isinstance(model, SentenceTransformer):
         return nullcontext()
     return unpadded(model, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision))
 

@@ -32,7 +32,8 @@ from trainer.data.batch_order import BatchOrder
 from trainer.data.collate import Collator, PairCollator
 from trainer.data.training_sets import TrainingSet
 from trainer.objectives import loss
-from trainer.objectives.pair_loss import make_loss
+from trainer.objectives.losses import make_loss
+from trainer.objectives.vector_loss import SparseLoss
 from trainer.training import checkpoints as kept
 from trainer.training.dev import Dev
 from trainer.training.encoder import Model
@@ -104,6 +105,7 @@ class GroupTrainer(SentenceTransformerTrainer):
                 self.progress,
                 Watch(self.multi_positive, tuple(name for name in training_set.selected if name != MINED)),
                 self.learning,
+                *([FlopsRamp(self.multi_positive)] if isinstance(self.multi_positive, SparseLoss) else []),
                 *([self.dev] if self.dev is not None else []),
                 Saver(config.checkpoint_minutes, place),
             ],
@@ -198,6 +200,19 @@ class Watch(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         due = (state.global_step + 1) % args.logging_steps == 0
         self.module.watched = self.sources if due else ()
+
+
+class FlopsRamp(TrainerCallback):
+    """Callback that raises the weights of the FLOPS regulariser quadratically in the first third of a stage, as SPLADE.
+
+    With the full weights from the first step, all words of a new model may become 0, and nothing is learnt.
+    """
+
+    def __init__(self, module: SparseLoss) -> None:
+        self.module = module
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.module.flops_share = min(1.0, 3 * (state.global_step + 1) / state.max_steps) ** 2
 
 
 class DevCheck(TrainerCallback):

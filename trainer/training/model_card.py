@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from labelkit.statistics.paired import show_p
 from labelkit.storage.foreign_text import markdown, markdown_code, markdown_indented, quoted
 from labelkit.storage.manifest import DatasetFacts, Manifest
-from trainer.config.architectures import CROSS_ENCODER
+from trainer.config.architectures import CROSS_ENCODER, LATE_INTERACTION, SPARSE
 from trainer.config.fit_config import FitConfig
 
 if TYPE_CHECKING:
@@ -22,9 +22,13 @@ USE_PAIRS = """from sentence_transformers import CrossEncoder
 
 model = CrossEncoder(NAME)
 scores = model.predict([("a query", "a passage")])"""
+USE_SPARSE = USE.replace("SentenceTransformer", "SparseEncoder")
+USE_TOKENS = USE.replace("SentenceTransformer", "MultiVectorEncoder")
 KINDS = {
     "dense": ("sentence-similarity", "dense-retrieval", "dense retriever", USE),
     CROSS_ENCODER: ("text-ranking", "cross-encoder", "reranker (cross-encoder)", USE_PAIRS),
+    SPARSE: ("feature-extraction", "splade", "sparse retriever (SPLADE)", USE_SPARSE),
+    LATE_INTERACTION: ("sentence-similarity", "late-interaction", "retriever with late interaction", USE_TOKENS),
 }
 """Architecture -> pipeline and tag of the Hub, name, and code that uses the model."""
 

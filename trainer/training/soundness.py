@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder
 from torch import nn
 from transformers import TrainerCallback
 
@@ -13,6 +13,8 @@ from labelkit.errors import LabelkitError
 from labelkit.pooling.dense import encode_passages, encode_queries
 from trainer.objectives.loss import MultiPositiveLoss
 from trainer.retrieval.rerank import scores_of
+from trainer.retrieval.search import Encoder
+from trainer.retrieval.vector_search import VectorEncoder, vectors_of
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +32,16 @@ def refuse_nonfinite(model: nn.Module, when: str, cure: str = LOWER) -> None:
             raise LabelkitError(f"{when}, {bad} are not finite: no model is written; {cure}")
 
 
-def refuse_unusable(model: SentenceTransformer | CrossEncoder, queries: Sequence[str], passages: Sequence[str]) -> None:
+def refuse_unusable(model: Encoder | CrossEncoder, queries: Sequence[str], passages: Sequence[str]) -> None:
     """Raise `LabelkitError` for a NaN or infinite weight, or such an embedding or score of one of these texts."""
     refuse_nonfinite(model, "after the last step")
     try:
         if isinstance(model, CrossEncoder):
             scores_of(model, list(zip(queries, passages, strict=False)))
+            return
+        if isinstance(model, VectorEncoder):
+            vectors_of(model, queries, "query")
+            vectors_of(model, passages, "document")
             return
         encode_queries(model, None, queries)
         encode_passages(model, None, passages)
