@@ -127,7 +127,9 @@ def suspects(
     if folds < 2:
         raise UsageError(f"folds = {folds}: the model of a fold is trained on the other folds; set at least 2 folds")
     if config.architecture != "dense":
-        raise UsageError(f"suspects compares dense embeddings; set architecture to dense, not {config.architecture}")
+        raise UsageError(
+            f"suspects compares embeddings of a dense encoder; set architecture to dense, not {config.architecture}"
+        )
     dataset, output = Path(dataset), Path(output)
     with claimed(output, KIND) as place:
         store = open_store(our_dataset(dataset), config.pool)

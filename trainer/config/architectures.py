@@ -15,7 +15,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         LATE_INTERACTION: DOT_PRODUCTS,
     }
 )
-"""Architecture -> its defaults that differ from those of a dense encoder."""
+"""Architecture -> its defaults that differ from the defaults of a dense encoder."""
 QUERY_FLOPS = 5e-5
 PASSAGE_FLOPS = 3e-5
 """Default weights of the FLOPS regulariser, as in sentence-transformers' example of SPLADE."""

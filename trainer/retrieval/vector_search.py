@@ -1,6 +1,6 @@
 """Search a corpus exactly by sparse vectors, or by the vectors of tokens (late interaction), in blocks of passages.
 
-The scores are those of training: the dot product, and MaxSim. Every query is compared with every passage.
+The scores are the dot product and MaxSim, as in training. Every query is compared with every passage.
 """
 
 import logging

@@ -156,7 +156,7 @@ def test_a_bakeoff_measures_the_cross_encoders_and_not_their_first_stage(
 
 
 def test_suspects_need_embeddings(tiny_model: Path, toy_dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="suspects compares embeddings"):
+    with pytest.raises(UsageError, match="suspects compares embeddings of a dense encoder"):
         suspects(toy_dataset, tmp_path / "suspects", config(tiny_model), folds=2)
 
 
