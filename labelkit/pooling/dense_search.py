@@ -25,6 +25,8 @@ CHUNK = 50_000
 """Passages per chunk that is encoded and searched."""
 QUERY_TILE = 256
 """Queries that are scored together against a chunk."""
+CACHED = 4_096
+"""Passages that are scored together on a CPU: 4 MB of scores, which stay in its cache."""
 KEPT_CHUNKS = 20
 """Most chunks per corpus whose embeddings an evaluation keeps, so that many models do not fill the disk."""
 
@@ -222,12 +224,27 @@ class ExactRows:
         kept = self.rows.new_empty((len(self.queries), width))
         for start in range(0, len(self.queries), QUERY_TILE):
             tile = slice(start, start + QUERY_TILE)
-            found, columns = best_first(self.similarity(self.queries[tile], passages), self.depth)
-            every = torch.cat([self.rows[tile], numbers[columns]], dim=1)
+            marks, columns = self._candidates(tile, passages)
+            found, places = best_first(marks, self.depth)
+            every = torch.cat([self.rows[tile], numbers[columns][places]], dim=1)
             every, order = every.sort(dim=1, descending=True)
             scores[tile], order = best_first(torch.cat([self.scores[tile], found], dim=1).gather(1, order), width)
             kept[tile] = every.gather(1, order)
         self.scores, self.rows = scores, kept
+
+    def _candidates(self, tile: slice, passages: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores [Q, M] and the places [M] of passages that one of some queries may keep."""
+        queries = self.queries[tile]
+        if self.scores.shape[1] < self.depth:
+            return self.similarity(queries, passages), torch.arange(len(passages), device=passages.device)
+        least, scores, places = self.scores[tile, -1:], [], []
+        size = CACHED if passages.device.type == "cpu" else len(passages)
+        for start in range(0, len(passages), size):
+            found = self.similarity(queries, passages[start : start + size])
+            columns = (~(found < least)).any(dim=0).nonzero()[:, 0]  # NaN is kept, and reported later
+            scores.append(found[:, columns])
+            places.append(columns + start)
+        return torch.cat(scores, dim=1), torch.cat(places)
 
     def best(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Yield the numbers and the scores of each query's best passages, best first."""

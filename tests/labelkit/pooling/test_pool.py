@@ -88,7 +88,12 @@ def test_chunks_and_blocks_change_nothing_in_a_dense_pool(large, tmp_path, encod
     beir, _ = large
     options = PoolOptions(bm25=0, dense=(f"{encoder}:9",))
     whole = make_pool(beir, tmp_path / "whole", options).candidates
-    for module, name, size in ((sources, "CHUNK", 64), (dense_search, "CHUNK", 25), (dense_search, "QUERY_TILE", 7)):
+    for module, name, size in (
+        (sources, "CHUNK", 64),
+        (dense_search, "CHUNK", 25),
+        (dense_search, "QUERY_TILE", 7),
+        (dense_search, "CACHED", 10),
+    ):
         monkeypatch.setattr(module, name, size)
     assert make_pool(beir, tmp_path / "chunks", options).candidates == whole
     by_query: dict[str, list[Any]] = {}

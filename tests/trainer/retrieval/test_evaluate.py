@@ -120,6 +120,7 @@ def test_chunks_and_tiles_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     whole = search(model, str(tmp_path / "bag"), data)
     monkeypatch.setattr(module, "CHUNK", 37)
     monkeypatch.setattr(module, "QUERY_TILE", 2)
+    monkeypatch.setattr(module, "CACHED", 3)
     tiled = search(model, str(tmp_path / "bag"), data)
     passages = model.encode_document(list(texts.values()), normalize_embeddings=True)
     for query_id, ranked in whole.items():
