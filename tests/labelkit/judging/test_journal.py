@@ -115,7 +115,7 @@ def test_replies_that_are_read_together_are_those_that_are_read_alone(tmp_path, 
             charge = None if key == "d" else Charge(number, prices[key])
             journal.append([Arrival(Reply(key=key, text=str(number)), charge)])
         found = journal.answers(["a", "b", "c", "d", "e"])
-        assert found == {key: Answer(journal.reply(key), journal.cost(key)) for key in prices}
+        assert found == {key: Answer(present(journal.reply(key)), journal.cost(key)) for key in prices}
     assert found["b"].usd == 0.25 * (1 + again.count("b"))
 
 

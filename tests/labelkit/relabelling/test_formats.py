@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,7 +47,7 @@ def wanted_sides(before, out, imported):
     wanted = dict(before)
     for row in rows:
         pair = (queries[row.query_id], data.corpus[row.passage_id].full_text)
-        belief = sum(p for p, grade in zip(row.probs, judge.label_grades, strict=True) if grade >= 2)
+        belief = sum(p for p, grade in zip(row.probs or (), judge.label_grades or (), strict=True) if grade >= 2)
         if before[pair] == "positives":
             if belief <= 0.3:
                 del wanted[pair]
@@ -155,7 +156,7 @@ def test_scores_on_one_side_are_refused(mined, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-DPR = [
+DPR: list[dict[str, Any]] = [
     {
         "dataset": "mine", "question": "why do cats sleep in the day", "answers": ["night"],
         "positive_ctxs": [{"title": "Cats", "text": "cats hunt at night", "passage_id": "1"}],

@@ -16,6 +16,7 @@ from labelkit.storage import folders
 from labelkit.storage.cache_folder import cache_folder
 from labelkit.storage.dataset import OF_MODELS, examples_to_table, read_dataset, write_tables
 from trainer.config.fit_config import FitConfig
+from trainer.data.collate import Collator
 from trainer.data.layout import KEY, hashes
 from trainer.data.store import open_store
 from trainer.data.token_cache import Reading, passage_texts, query_texts, token_cache
@@ -93,6 +94,7 @@ def test_cached_tokens_are_those_of_the_models_own_preprocessing(
     settings = FitConfig(model="m", objective="lsepair", max_passage_length=4 if left else None, epochs=9)
     training_set = TrainingSet(open_store(toy_dataset), settings)
     collator = make_collator(model, training_set)
+    assert isinstance(collator, Collator)
     names = [f"p{n:02d}" for n in (17, 3, 9, 22, 0)]
     assert collator.cached is not None
     cached = collator.passage_tokens(names)
@@ -128,7 +130,9 @@ def test_a_preprocessing_that_does_more_than_pad_is_not_cached(tiny_model: Path,
 def test_a_run_that_reads_little_of_a_dataset_does_not_tokenise_all_of_it(tiny_model: Path, toy_dataset: Path) -> None:
     model, store = SentenceTransformer(str(tiny_model), device="cpu"), open_store(toy_dataset)
     settings = FitConfig(model="m", objective="lsepair", batch_size=2, group_size=4, max_steps=1)
-    assert make_collator(model, TrainingSet(store, settings)).cached is None
+    collator = make_collator(model, TrainingSet(store, settings))
+    assert isinstance(collator, Collator)
+    assert collator.cached is None
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ def figures(queries: Tensor, passages: Tensor) -> dict[str, float]:
     """Of LSEPair over dot products at temperature 0.5."""
 
     def loss_of(outputs: Sequence[Tensor], layout: Batch) -> Tensor:
-        scores = contrast(*outputs, layout, ContrastRules("dot"), 0.5)
+        queries, passages = outputs
+        scores = contrast(queries, passages, layout, ContrastRules("dot"), 0.5)
         rows = lsepair(scores.pos_scores, layout.pos_weight, layout.pos_mask, scores.neg_lse)
         return mean_over_processes(rows, layout.pos_mask.any(dim=-1))
 

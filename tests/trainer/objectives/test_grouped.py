@@ -259,7 +259,7 @@ def test_the_bias_of_bixse_is_learnt() -> None:
     def loss(bias: Tensor) -> Tensor:
         numbers = {"log_temperature": module.log_temperature.detach(), "pointwise_bias": bias}
         batch = Batch(**vars(lay_out(groups, names)))
-        return module._loss(stacked(["q0"]), stacked(names), batch, numbers=numbers, distil_weight=0.0)[0]
+        return module._loss((stacked(["q0"]), stacked(names)), batch, numbers=numbers, distil_weight=0.0)[0]
 
     assert torch.autograd.gradcheck(loss, torch.tensor(-1.0, dtype=torch.float64, requires_grad=True))
 

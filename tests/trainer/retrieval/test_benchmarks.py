@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +58,7 @@ def put_nano(hub: Hub, repository: str, shift: int) -> None:
 
 def put_mteb(hub: Hub, repository: str) -> None:
     """A repository of MTEB: JSONL with titles, and scores that are float64."""
-    parts = {
+    parts: dict[str, list[dict[str, Any]]] = {
         "corpus.jsonl": [{"_id": name, "title": "", "text": text} for name, text in PASSAGES.items()],
         "queries.jsonl": [{"_id": name, "text": text} for name, text in QUERIES.items()],
         "qrels/test.jsonl": [
@@ -131,9 +132,9 @@ def test_a_hub_that_is_not_reached_is_said_with_a_cure(monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("clients")
 def test_evaluation_sets_of_mix_and_audit_and_dev_sets_have_these_names() -> None:
-    sets = AuditOptions(eval=["nanobeir", "mteb:SciFact"], eval_scale="0-1").eval
+    sets = AuditOptions.model_validate({"eval": ["nanobeir", "mteb:SciFact"], "eval_scale": "0-1"}).eval
     assert [path.name for path in sets] == [*NANOBEIR.values(), "scifact"]
-    known = read_evaluation(AuditOptions(eval="nanobeir:arguana").eval[0], None)
+    known = read_evaluation(AuditOptions.model_validate({"eval": "nanobeir:arguana"}).eval[0], None)
     assert (known.queries, set(known.passages)) == (QUERIES, {"p1", "p2", "p3"})
     dev = make_dev(FitConfig(model="any", objective="lsepair", dev="nanobeir:arguana"))
     assert dev is not None

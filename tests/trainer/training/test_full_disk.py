@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from disks import disk
-from sentence_transformers import SentenceTransformer
 
 from labelkit.errors import DiskError
 from labelkit.storage import folders
@@ -63,7 +62,7 @@ def test_a_disk_without_room_for_the_finished_model_keeps_the_checkpoints(
     with disk(tmp_path / "disk", SIZE) as folder:
         ballast, model = folder / "ballast", folder / "model"
 
-        def fill(trained: SentenceTransformer) -> Any:
+        def fill(trained: object) -> Any:
             """The measuring takes hours, and somebody else fills the disk meanwhile."""
             with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
                 while file.write(bytes(4096)):

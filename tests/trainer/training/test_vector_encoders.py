@@ -34,7 +34,8 @@ def start(tiny_model: Path, tiny_language_model: Path) -> dict[str, Path]:
 
 def config(model: Path, architecture: str, objective: str = "lsepair", **settings: Any) -> FitConfig:
     quick = {"max_steps": 6, "batch_size": 6, "learning_rate": 5e-3} | settings
-    return FitConfig(model=str(model), architecture=architecture, objective=objective, **quick)
+    named: dict[str, Any] = {"architecture": architecture, **quick}
+    return FitConfig(model=str(model), objective=objective, **named)
 
 
 def pair_score(query: Tensor, passage: Tensor) -> float:
@@ -54,7 +55,7 @@ def test_the_first_loss_of_a_sparse_encoder_is_that_of_a_loop(
     tiny_language_model: Path, toy_dataset: Path, tmp_path: Path
 ) -> None:
     """Scores, in-batch negatives and the regulariser, once more with `encode` and loops."""
-    weights = {"query_flops_weight": 0.3, "passage_flops_weight": 0.2}
+    weights: dict[str, Any] = {"query_flops_weight": 0.3, "passage_flops_weight": 0.2}
     settings = config(tiny_language_model, SPARSE, max_steps=1, temperature=2.0, **weights)
     report = fit(toy_dataset, tmp_path / "model", settings)
     training_set = TrainingSet(open_store(toy_dataset), settings)
