@@ -35,6 +35,8 @@ BATCH = 16
 DEPTH = 100
 ENCODED_TOKENS = {"cpu": 4096, "cuda": 131072}
 """Tokens, padding included, that the encoder reads at a time without a gradient."""
+TRAINED_TOKENS = {"cpu": 8192, "cuda": 65536}
+"""Tokens, padding included, that the encoder reads at a time in training, by the gradient cache."""
 WARMUP = 0.1
 RESET_LAYERS = 2
 
@@ -229,8 +231,8 @@ def train(
 ) -> list[float]:
     """Train a model in place, as `trainer fit` does; the loss of every step."""
     device = model.device
-    if device.type == "cuda":
-        config = FitConfig.model_validate(config.model_dump(exclude_unset=True) | {"mini_batch_tokens": 65536})
+    tokens = {"mini_batch_tokens": TRAINED_TOKENS[device.type]}
+    config = FitConfig.model_validate(config.model_dump(exclude_unset=True) | tokens)
     module = MultiPositiveLoss(model, config).to(device)
     steps = config.max_steps or 1
     optimizer, schedule = _optimizer(module, config, steps)
