@@ -124,7 +124,7 @@ def listed(row: dict[str, Any], where: str, changes: Changes, told: Told) -> Row
         return None
     new = dict(row)
     new["labels"] = [
-        raised(label, changes.promoted[name], told.grading) if name in changes.promoted else label
+        raised(label, changes.promoted[name], told.grading, highest=max(labels)) if name in changes.promoted else label
         for name, label in zip(names, labels, strict=True)
     ]
     kept = [at for at, name in enumerate(names) if name not in changes.ignored]
@@ -136,9 +136,11 @@ def listed(row: dict[str, Any], where: str, changes: Changes, told: Told) -> Row
     return [new]
 
 
-def raised(label: float, grade: int, grading: Grading) -> float:
+def raised(label: float, grade: int, grading: Grading, *, highest: float) -> float:
     """Return the label of a promoted passage on the scale of its file: the judge's grade, but at least the lowest grade
     of a positive.
+
+    If that is 1, the labels may be 0 and 1, so that the new label is at most `highest`, the highest one of its row.
     """
     wanted = max(grade, grading.positive_grade)
     if grading.scale is not None:
@@ -147,6 +149,8 @@ def raised(label: float, grade: int, grading: Grading) -> float:
         if not reached:
             raise UsageError(f"--scale {grading.scale} has no label of grade {grading.positive_grade} or higher")
         return type(label)(min(reached, key=lambda one: (abs(one[0] - wanted), one))[1])
+    if grading.positive_grade == 1:
+        wanted = min(wanted, max(int(highest), 1))
     return type(label)(wanted)
 
 

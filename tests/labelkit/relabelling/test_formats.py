@@ -142,8 +142,20 @@ def test_unchanged_lines_keep_their_bytes_and_changed_ones_their_fields(mined, t
     [(0, 3, None, 3), (0.0, 1, None, 2.0), (0, 3, "0-1", 1), (1.0, 2, "1-5", 4.0)],
 )
 def test_a_promoted_passage_of_a_list_gets_a_label_on_the_scale_of_its_file(label, grade, scale, wanted):
-    found = raised(label, grade, Grading(2, scale))
+    found = raised(label, grade, Grading(2, scale), highest=1)
     assert (found, type(found)) == (wanted, type(label))
+
+
+def test_labels_of_0_and_1_stay_0_and_1(tmp_path):
+    docs = ["cats hunt at night", "why do cats sleep in the day and why not", "mail is carried"]
+    rows = [{"query": "why do cats sleep in the day", "docs": docs, "labels": [1, 0, 0]},
+            {"query": "green tea", "docs": ["green tea is green tea", "rain"], "labels": [0, 0]}]  # fmt: skip
+    source = tmp_path / "lists.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    relabel(source, tmp_path / "out", RULES.but(format="st-labeled-list", positive_grade=1), judge=JUDGE)
+    new = [json.loads(line)["labels"] for line in (tmp_path / "out" / "lists.jsonl").open()]
+    assert new == [[1, 1, 0], [1, 0]]
+    assert raised(0.0, 3, Grading(1), highest=3.0) == 3.0, "labels from 0 to 3 keep the grade"
 
 
 def test_scores_on_one_side_are_refused(mined, tmp_path):
