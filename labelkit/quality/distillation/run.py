@@ -3,6 +3,7 @@
 The training itself is a function that the caller gives, because labelkit does not import its sister package.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from labelkit.quality.distillation.held_out import held_out_pairs, judges_of, po
 from labelkit.quality.distillation.options import DistilOptions
 from labelkit.quality.options import CalibrateOptions
 from labelkit.storage import folders, tables
+from labelkit.storage.atomic import write_text
 from labelkit.storage.labels import judges_in
 from labelkit.storage.manifest import DATASET, JUDGE, MODEL, JudgeFacts
 from labelkit.storage.outputs import claimed
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 METHOD = "rerank"
 CALIBRATION = "calibration.json"
+BEGUN = "training.json"
+"""File with the settings and the dataset of the training that was begun."""
 Train = Callable[[Path, Path, Mapping[str, Any]], Any]
 """Function from a dataset folder, a folder to write, and the settings of the training: it writes the trained model."""
 
@@ -78,7 +82,7 @@ def distil(
         judges = judges_of(db, source, options.teacher)
         pairs = held_out_pairs(judges, options.held_out, options.seed)
         counts = write_training(source, work / "dataset", {query_id for query_id, _ in pairs}, command=command)
-        if not trained(work / "model", work / "dataset", settings):
+        if not trained(work, settings):
             log.info(f"training on {counts['queries']:,} queries, without {len({q for q, _ in pairs}):,} held-out ones")
             train(work / "dataset", work / "model", settings)
         judging = AnnotateOptions(model=str(work / "model"), method=METHOD, passage_tokens=options.passage_tokens)
@@ -96,14 +100,24 @@ def distil(
     return Distilled(found, facts)
 
 
-def trained(model: Path, dataset: Path, settings: Mapping[str, Any]) -> bool:
-    """Check whether a model of an earlier call was trained on this dataset with these settings."""
+def trained(work: Path, settings: Mapping[str, Any]) -> bool:
+    """Check whether the model of an earlier call was trained on this dataset with these settings.
+
+    The files of a call with another dataset or other settings are removed. Scores of the held-out pairs are removed
+    always, because they may be of another model, of other pairs or of other lengths.
+    """
+    shutil.rmtree(work / "labels", ignore_errors=True)
+    wanted = json.dumps({"settings": settings, "files": folders.known_sha256(work / "dataset")}, default=str)
+    begun = work / BEGUN
+    if not begun.is_file() or begun.read_text(encoding="utf-8") != wanted:
+        for path in work.glob("model*"):
+            shutil.rmtree(path, ignore_errors=True)
+        write_text(begun, wanted)
     try:
-        manifest = folders.read_manifest(model, MODEL)
+        folders.read_manifest(work / "model", MODEL)
     except ArtifactError:
         return False
-    same = all(manifest.facts.config.get(name) == value for name, value in settings.items())
-    return same and folders.file_sha256(dataset / folders.MANIFEST) in manifest.inputs.values()
+    return True
 
 
 def refuse_failed(found: Gate, options: DistilOptions, work: Path) -> None:

@@ -237,3 +237,27 @@ def test_the_command(labelkit: Any, tiny: Path, dataset: Path, tmp_path: Path) -
     assert json.loads(called.out)["gate"]["passed"] is True
     assert "mix the labels with --calibration" in called.err
     assert "held-out queries" in called.err
+
+
+def test_another_call_after_a_refusal_trains_with_its_own_settings(
+    tiny: Path, dataset: Path, tmp_path: Path, labelkit: Any
+) -> None:
+    config = options(tiny, tmp_path, max_steps=1, learning_rate=1e-7).config
+    assert config is not None
+    command = ("distil", dataset, "-o", tmp_path / "judge", "--model", tiny, "--config", config)
+    refused = labelkit(*command, "--passage-tokens", 20)
+    assert refused.code == 1
+    assert "fails the gate" in refused.err
+    model = tmp_path / "judge.distilling" / "model" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    # Without the rate, the settings are a subset of those of the model that was refused.
+    config.write_text(config.read_text().replace("learning_rate = 1e-07\n", ""))
+    assert labelkit(*command, "--passage-tokens", 20).code == 1
+    assert model.stat().st_mtime_ns > before, "other settings train again"
+    before = model.stat().st_mtime_ns
+    written = labelkit(*command, "--passage-tokens", 10, "--write-anyway")
+    assert written.code == 0, written.err
+    assert (tmp_path / "judge" / "model" / "model.safetensors").stat().st_mtime_ns == before, "the model is the same"
+    options(tiny, tmp_path)
+    passed = labelkit(*command, "--passage-tokens", 20)
+    assert passed.code == 0, passed.err
