@@ -4,7 +4,8 @@ The scores are the dot product and MaxSim, as in training. Every query is compar
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -87,6 +88,26 @@ def vectors_of(model: VectorEncoder, texts: Sequence[str], task: str) -> Any:
     return found
 
 
+@contextmanager
+def reading(model: VectorEncoder, task: str, length: int | None) -> Iterator[None]:
+    """Limit a model to `length` tokens inside the block; `task` is query or document.
+
+    A model for late interaction may have a limit of its own for each task, in place of which `length` counts, as in
+    training.
+    """
+    first: Any = model[0]
+    name = f"{task}_length"
+    own = getattr(first, name, None)
+    with limited(model, length):
+        if own is not None and length is not None:
+            setattr(first, name, length)
+        try:
+            yield
+        finally:
+            if own is not None:
+                setattr(first, name, own)
+
+
 def vector_search(
     model: VectorEncoder, queries: Mapping[str, str], passages: Iterable[Passage], *, depth: int, lengths: Lengths
 ) -> RankedRun:
@@ -95,12 +116,12 @@ def vector_search(
     Equal scores are ranked by passage id in descending order, as in trec_eval. Raises `ArtifactError` if a vector is
     not finite.
     """
-    with limited(model, lengths.query):
+    with reading(model, "query", lengths.query):
         near = vectors_of(model, list(queries.values()), "query")
     left, widths, far = iter(passages), list[float](), near
     # Rows of queries and of passages stand for their vectors.
     found = Exact(torch.arange(len(queries)), depth, lambda rows, others: near.scores(rows, far, others))
-    with limited(model, lengths.passage):
+    with reading(model, "document", lengths.passage):
         while block := list(islice(left, BLOCK)):
             far = vectors_of(model, [passage.full_text for passage in block], "document")
             widths.append(far.width)

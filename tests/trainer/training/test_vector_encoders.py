@@ -217,3 +217,16 @@ def test_start_models_that_do_not_fit_are_refused(tiny_model: Path, tiny_languag
         load_any_encoder(str(tiny_model), SPARSE)
     with pytest.raises(UsageError, match="has no masked-language-model head"):
         load_any_encoder(str(tiny_model.parent / "bert"), SPARSE)
+
+
+def test_given_lengths_replace_the_limits_of_a_late_interaction_model(tiny_model: Path, beir: Path) -> None:
+    torch.manual_seed(0)  # of the new projection
+    model: Any = load_any_encoder(str(tiny_model), LATE_INTERACTION)
+    data = read_collection(beir, None)
+    wanted = search(model, None, data, depth=6, lengths=Lengths(2, 3))
+    whole = search(model, None, data, depth=6)
+    assert whole != wanted
+    model[0].query_length, model[0].document_length = 60, 60
+    assert search(model, None, data, depth=6, lengths=Lengths(2, 3)) == wanted
+    assert (model[0].query_length, model[0].document_length) == (60, 60)
+    assert search(model, None, data, depth=6) == whole
