@@ -164,6 +164,7 @@ def card_measure(
         if config.architecture == "dense":
             before = load_contender(config.model, trust_remote_code=config.trust_remote_code)
         else:
+            set_seed(config.seed)  # as before the training, which began with the same new layers
             before = Contender(config.model, build_model(config))
         return compare_contenders([Contender(name, model), before], collections, options, progress=progress)
 

@@ -230,3 +230,23 @@ def test_given_lengths_replace_the_limits_of_a_late_interaction_model(tiny_model
     assert search(model, None, data, depth=6, lengths=Lengths(2, 3)) == wanted
     assert (model[0].query_length, model[0].document_length) == (60, 60)
     assert search(model, None, data, depth=6) == whole
+
+
+def test_the_card_compares_with_the_start_model_of_the_training(
+    tiny_model: Path, toy_dataset: Path, beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new projection has random weights, which depend on the seed."""
+    from trainer.training import fit as fitting
+
+    built: list[Any] = []
+    build = fitting.build_model
+
+    def kept(settings: FitConfig) -> Any:
+        built.append(build(settings))
+        return built[-1]
+
+    monkeypatch.setattr(fitting, "build_model", kept)
+    settings = config(tiny_model, LATE_INTERACTION, max_steps=1, learning_rate=1e-9)
+    fit(toy_dataset, tmp_path / "model", settings, evaluation=[beir])
+    trained, before = (each.state_dict()["1.linear.weight"] for each in built)
+    assert torch.allclose(trained, before, atol=1e-6), "this training changes nothing"
