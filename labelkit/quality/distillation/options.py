@@ -39,14 +39,20 @@ class DistilOptions(Options):
     def training(self) -> dict[str, Any]:
         """Return the settings of the training: the defaults, then the file, then the options.
 
-        Raises `UsageError` for a file that cannot be read.
+        Raises `UsageError` for a file that cannot be read, or with a setting that it cannot decide.
         """
-        found = {}
+        fixed = {"model": self.model, "architecture": "cross-encoder", "seed": self.seed}
+        found: dict[str, Any] = {}
         if self.config is not None:
             try:
                 found = tomllib.loads(self.config.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise UsageError(f"cannot read the settings in {self.config}: {error}") from None
+        if other := next((name for name in fixed if found.get(name, fixed[name]) != fixed[name]), None):
+            raise UsageError(
+                f"{self.config}: {other} = {found[other]!r}, but the {other} here is {fixed[other]!r}; remove the "
+                "setting, and give --model or --seed instead"
+            )
         lengths = {"epochs", "max_steps"}
         usual = {name: value for name, value in TRAINING.items() if not (name in lengths and lengths & set(found))}
-        return usual | found | {"model": self.model, "architecture": "cross-encoder", "seed": self.seed}
+        return usual | found | fixed

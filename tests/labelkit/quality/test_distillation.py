@@ -196,6 +196,16 @@ def test_datasets_that_cannot_be_distilled_are_refused(dataset: Path, tmp_path: 
         write_training(dataset, tmp_path / "training", every, command="test")
 
 
+@pytest.mark.parametrize("line", ["seed = 5", "model = 'another'", "architecture = 'dense'"])
+def test_a_setting_that_the_file_cannot_decide_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "fit.toml").write_text(f"{line}\nepochs = 1\n")
+    with pytest.raises(UsageError, match=rf"fit.toml: {line}, but the .* remove the setting"):
+        DistilOptions(model="m", config=tmp_path / "fit.toml").training()
+    (tmp_path / "fit.toml").write_text("seed = 3\nepochs = 1\n")
+    same = DistilOptions(model="m", config=tmp_path / "fit.toml", seed=3).training()
+    assert (same["seed"], same["epochs"]) == (3, 1)
+
+
 def plan_of(dataset: Path, judge: Path, folder: Path, confidence: float | None = None) -> Any:
     """A plan of a paid model over 20 queries."""
     with tables.temporary() as db:
