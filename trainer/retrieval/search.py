@@ -118,7 +118,8 @@ Encoder = SentenceTransformer | SparseEncoder | MultiVectorEncoder
 def load_any_encoder(name: str, architecture: str | None = None, *, trust_remote_code: bool = False) -> Encoder:
     """Load a model from a local folder or the Hub; without an `architecture`, its own.
 
-    Raises `UsageError` for a missing model, one of another architecture, or a similarity other than cosine and dot.
+    Raises `UsageError` for a missing model, one of another architecture, or a similarity other than cosine and dot for
+    a dense encoder and dot for a sparse one.
     """
     kind = CLASSES[architecture] if architecture else saved_kind(name) or DENSE
     if kind not in CLASSES.values() or kind == DENSE:
@@ -129,6 +130,8 @@ def load_any_encoder(name: str, architecture: str | None = None, *, trust_remote
             f"the model {name!r} has no masked-language-model head, which SPLADE turns into weights of words; start "
             "from a model such as distilbert/distilbert-base-uncased, or from a trained SPLADE model"
         )
+    if isinstance(model, SparseEncoder):
+        refuse_similarity(name, model.similarity_fn_name, ("dot",))
     return model
 
 
@@ -138,12 +141,17 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> SentenceTransfo
     Raises `UsageError` for a missing model, or a similarity other than cosine and dot.
     """
     model: SentenceTransformer = load_encoder(name, trust_remote_code=trust_remote_code)
-    if model.similarity_fn_name not in SIMILARITIES:
-        raise UsageError(
-            f"the model {name!r} uses {model.similarity_fn_name} similarity, which is not supported; "
-            "set similarity_fn_name in its config_sentence_transformers.json to cosine or dot"
-        )
+    refuse_similarity(name, model.similarity_fn_name, tuple(SIMILARITIES))
     return model
+
+
+def refuse_similarity(name: str, similarity: str, known: Sequence[str]) -> None:
+    """Raise `UsageError` for a model with a similarity that is not among the known ones."""
+    if similarity not in known:
+        raise UsageError(
+            f"the model {name!r} uses {similarity} similarity, which is not supported; set similarity_fn_name in its "
+            f"config_sentence_transformers.json to {' or '.join(known)}"
+        )
 
 
 def search(

@@ -219,6 +219,14 @@ def test_start_models_that_do_not_fit_are_refused(tiny_model: Path, tiny_languag
         load_any_encoder(str(tiny_model.parent / "bert"), SPARSE)
 
 
+def test_a_sparse_model_with_another_similarity_is_refused(tiny_language_model: Path, tmp_path: Path) -> None:
+    model = SparseEncoder(str(tiny_language_model), device="cpu")
+    model.similarity_fn_name = "cosine"
+    model.save_pretrained(str(tmp_path / "model"))
+    with pytest.raises(UsageError, match=r"uses cosine similarity, .* config_sentence_transformers.json to dot$"):
+        load_any_encoder(str(tmp_path / "model"))
+
+
 def test_given_lengths_replace_the_limits_of_a_late_interaction_model(tiny_model: Path, beir: Path) -> None:
     torch.manual_seed(0)  # of the new projection
     model: Any = load_any_encoder(str(tiny_model), LATE_INTERACTION)
