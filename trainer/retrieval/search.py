@@ -125,7 +125,8 @@ def load_any_encoder(name: str, architecture: str | None = None, *, trust_remote
     if kind not in CLASSES.values() or kind == DENSE:
         return load_model(name, trust_remote_code=trust_remote_code)
     model: Encoder = load_encoder(name, trust_remote_code=trust_remote_code, kind=kind)
-    if isinstance(model, SparseEncoder) and not any(isinstance(module, SpladePooling) for module in model):
+    # A saved sparse encoder may be of another kind, such as a sparse autoencoder, and can be measured.
+    if architecture == SPARSE and not any(isinstance(module, SpladePooling) for module in model):
         raise UsageError(
             f"the model {name!r} has no masked-language-model head, which SPLADE turns into weights of words; start "
             "from a model such as distilbert/distilbert-base-uncased, or from a trained SPLADE model"

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import MultiVectorEncoder, SparseEncoder
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 from torch import Tensor
 
 from labelkit.errors import UsageError
@@ -225,6 +227,18 @@ def test_a_sparse_model_with_another_similarity_is_refused(tiny_language_model: 
     model.save_pretrained(str(tmp_path / "model"))
     with pytest.raises(UsageError, match=r"uses cosine similarity, .* config_sentence_transformers.json to dot$"):
         load_any_encoder(str(tmp_path / "model"))
+
+
+def test_a_sparse_autoencoder_is_measured_and_not_trained(tiny_model: Path, beir: Path, tmp_path: Path) -> None:
+    transformer = Transformer(str(tiny_model.parent / "bert"))
+    parts = [transformer, Pooling(32, pooling_mode="mean"), SparseAutoEncoder(input_dim=32, hidden_dim=48, k=6)]
+    SparseEncoder(modules=parts, device="cpu").save_pretrained(str(tmp_path / "model"))
+    model = load_any_encoder(str(tmp_path / "model"))
+    data = read_collection(beir, None)
+    asked, read = (vectors(model, texts, "query") for texts in (["word2"], ["word3 word4"]))
+    assert search(model, None, data, depth=6)["q0"]["p3"] == pytest.approx(pair_score(asked[0], read[0]), rel=1e-5)
+    with pytest.raises(UsageError, match="has no masked-language-model head"):
+        load_any_encoder(str(tmp_path / "model"), SPARSE)
 
 
 def test_given_lengths_replace_the_limits_of_a_late_interaction_model(tiny_model: Path, beir: Path) -> None:
