@@ -93,6 +93,8 @@ class PairCollator:
     """Passage id -> text."""
     max_length: int | None
     """Maximum tokens of query and passage together; None for the limit of the model."""
+    prompt: str | None = None
+    """Prompt of the model, such as an instruction, that `CrossEncoder.predict` also gives."""
     longest: int | None = None
     """Maximum number of tokens that the model reads; None for a model without a limit."""
 
@@ -107,7 +109,7 @@ class PairCollator:
         limit = {} if self.max_length is None else {"max_length": self.max_length}
         if reach := self.max_length or self.longest:
             pairs = [(beginning(query, reach), beginning(passage, reach)) for query, passage in pairs]
-        return self.preprocess(list(pairs), **limit)
+        return self.preprocess(list(pairs), prompt=self.prompt, **limit)
 
 
 def by_length(tokens: dict[str, Any], count: int) -> tuple[dict[str, Any], Sequence[int]]:

@@ -115,8 +115,10 @@ def check_lengths(model: Model, config: FitConfig) -> None:
             raise UsageError(f"{name} {wanted} is more than the {limit} tokens that {config.model} reads; lower it")
 
 
-def prompt_of(model: Encoder, *names: str) -> str | None:
-    """Return the prompt that `encode_query` or `encode_document` puts before a text; None for none."""
+def prompt_of(model: Model, *names: str) -> str | None:
+    """Return the prompt that `encode_query` or `encode_document` puts before a text, or without `names` the default
+    prompt of the model; None for none.
+    """
     known = [name for name in (*names, model.default_prompt_name) if name in model.prompts]
     return model.prompts[known[0]] if known else None
 

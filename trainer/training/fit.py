@@ -344,7 +344,11 @@ def make_collator(model: Model, training_set: TrainingSet, packing: Packing | No
     config, store = training_set.config, training_set.store
     if not isinstance(model, Encoder):
         return PairCollator(
-            model.preprocess, training_set.passages, config.max_passage_length, longest=model.max_seq_length
+            model.preprocess,
+            training_set.passages,
+            config.max_passage_length,
+            prompt=prompt_of(model),
+            longest=model.max_seq_length,
         )
     plain = Collator(
         model.preprocess,

@@ -48,15 +48,20 @@ def test_every_objective_trains_a_cross_encoder(
     assert last - floor < 0.6 * (first - floor)
 
 
+@pytest.mark.parametrize("prompts", [{}, {"prompts": {"ask": "word9 word4 "}, "default_prompt_name": "ask"}])
 def test_the_first_loss_is_that_of_the_pairs_scored_one_by_one(
-    tiny_reranker: Path, toy_dataset: Path, tmp_path: Path
+    tiny_reranker: Path, toy_dataset: Path, tmp_path: Path, prompts: dict[str, Any]
 ) -> None:
     """Everything between the dataset and the loss, once more with `predict` and a loop over the pairs of a group."""
-    settings = config(tiny_reranker, max_steps=1, temperature=0.5, mini_batch_tokens=40, max_passage_length=12)
+    start = tmp_path / "start"
+    fresh: Any = CrossEncoder(str(tiny_reranker), device="cpu", **prompts)
+    fresh.model.classifier.weight.data *= 100  # so that the loss depends on every token
+    fresh.save_pretrained(str(start))
+    settings = config(start, max_steps=1, temperature=0.5, mini_batch_tokens=40, max_passage_length=12)
     report = fit(toy_dataset, tmp_path / "model", settings)
     training_set = TrainingSet(open_store(toy_dataset), settings)
     first = next(iter(BatchOrder(training_set.keys, settings.batch_size, settings.seed)))
-    encoder, losses = CrossEncoder(str(tiny_reranker), device="cpu", max_length=12), []
+    encoder, losses = CrossEncoder(str(start), device="cpu", max_length=12), []
     for group in (training_set[index] for index in first):
         texts = [training_set.passages[member.passage_id] for member in group.members]
         found = [encoder.predict((group.query, text), activation_fn=torch.nn.Identity()) / 0.5 for text in texts]
