@@ -67,8 +67,8 @@ def save_dataset(
         if name in manifest.rows:
             draft.write_batches(name, EXAMPLE_SCHEMA, examples(db, dataset / f"{name}.parquet", kept_scores))
     save_changes(db, draft, dataset)
-    save_provenance_of_both(db, draft, dataset, parts)
-    return save_judgments(db, draft, dataset, parts)
+    save_provenance_of_both(db, draft, dataset, parts=parts)
+    return save_judgments(db, draft, dataset, parts=parts)
 
 
 def stage_changes(db: DuckDBPyConnection, dataset: Path, manifest: Manifest[DatasetFacts]) -> None:

@@ -39,7 +39,7 @@ def save_files(
     """
     assert source.format is not None
     told = Told(Counter(), set(), Grading(options.positive_grade, options.scale, options.split))
-    fixer = Fixer(db, pool, EDITORS[source.format], told)
+    fixer = Fixer(db, pool, editor=EDITORS[source.format], told=told)
     for file in source.files:
         draft.rows[source.inside(file)] = rewrite(file, draft.path / source.inside(file), fixer)
     for file in source.copied:

@@ -122,7 +122,7 @@ def relabel(
         pool = place.beside(".pool")
         facts = pool_of(source, pool, options, command=command)
         judged = judge_pool(pool, place, judge, strong=strong, command=command, progress=progress)
-        return write(source, target, options, judged, pool=pool, facts=facts, command=command)
+        return write(source, target, options, judged=judged, pool=pool, facts=facts, command=command)
 
 
 def plan_relabel(
@@ -194,11 +194,11 @@ def judge_pool(
         for line in outcome.lines(folder):
             log.info(line)
         outcome.check()
-        return Judged(folder, outcome.judge_id, (folder,), outcome.usd, cascade=None)
+        return Judged(folder, outcome.judge_id, (folder,), usd=outcome.usd, cascade=None)
     folder = place.beside(".cascade")
     made = cascade(pool, folder, judge, strong=strong, command=command, progress=progress)
     parts = tuple(folder.with_name(f"{folder.name}{suffix}") for suffix in (".cheap", ".strong"))
-    return Judged(folder, None, parts, made.usd, cascade=made)
+    return Judged(folder, None, parts, usd=made.usd, cascade=made)
 
 
 def write(
@@ -215,10 +215,10 @@ def write(
     kind = DATASET if source.format is None else EXPORT
     with folders.writing(target, kind, command) as draft:
         with tables.session(draft.path / SCRATCH) as db:
-            decide(db, pool, judged.labels, options, judge_id=judged.judge_id)
+            decide(db, pool, judged.labels, options=options, judge_id=judged.judge_id)
             found = counted(flips_of(db), facts, judged)
             writing = write_folder if source.format is None else write_files
-            found = writing(db, draft, source, options, judged=judged, found=found, pool=pool, target=target)
+            found = writing(db, draft, source, options=options, judged=judged, found=found, pool=pool, target=target)
         labels = {str(folder): folders.file_sha256(folder / folders.MANIFEST) for folder in judged.parts}
         draft.inputs = draft.inputs | source.inputs | labels
     return found
@@ -237,7 +237,7 @@ def write_folder(
 ) -> Relabelled:
     """Write a dataset folder with its facts and its card."""
     manifest = folders.read_manifest(source.path, DATASET, verify=False)
-    judges = save_dataset(db, draft, source.path, manifest, judged.parts)
+    judges = save_dataset(db, draft, source.path, manifest=manifest, parts=judged.parts)
     run = {"rules": options.rules, **found.as_json()}
     counts = counts_of(db, draft.path / "train.parquet") | {"relabelled": (*manifest.facts.relabelled, run)}
     facts = manifest.facts.model_copy(update=counts)
@@ -259,11 +259,11 @@ def write_files(
     target: Path,
 ) -> Relabelled:
     """Write files of another tool with their facts and a README."""
-    rows = save_files(db, draft, source, options, pool=pool, labels=judged.labels)
+    rows = save_files(db, draft, source, options=options, pool=pool, labels=judged.labels)
     found = found._replace(rows=rows)
     run = {"rules": options.rules, **found.as_json()}
     draft.facts = ExportFacts(format=str(source.format), relabelled=run)
-    write_text(draft.path / "README.md", readme(target, source, draft.rows, run, draft.command))
+    write_text(draft.path / "README.md", readme(target, source, draft.rows, facts=run, command=draft.command))
     return found
 
 

@@ -113,7 +113,7 @@ def raise_one(new: dict[str, Any], row: Row, where: str, *, key: str, into: str,
 
 def keyed(keys: Sequence[str], id_at: Callable[[Any], str]) -> Callable[..., Rows | None]:
     """Return the editor of rows with one list per role."""
-    return lambda row, where, changes, told: grouped(row, where, changes, told, keys=keys, id_at=id_at)
+    return lambda row, where, changes, told: grouped(row, where, changes, told=told, keys=keys, id_at=id_at)
 
 
 def listed(row: dict[str, Any], where: str, changes: Changes, told: Told) -> Rows | None:
@@ -166,7 +166,7 @@ def tupled(row: dict[str, Any], where: str, changes: Changes, told: Told) -> Row
     if not any(changes.gone(name_of("p", text)) for text in (row[positive], *shown)):
         return None
     query_id = name_of("q", row[query])
-    rows = corrected(row, texts, lists, changes, told)
+    rows = corrected(row, texts, lists, changes=changes, told=told)
     if name_of("p", row[positive]) in changes.ignored:
         told.counts[NO_POSITIVE] += 1
         rows = []
@@ -174,7 +174,7 @@ def tupled(row: dict[str, Any], where: str, changes: Changes, told: Told) -> Row
         pair = (query_id, name_of("p", text))
         if pair[1] in changes.promoted and pair not in told.added:
             told.added.add(pair)
-            rows += added(row | {positive: text}, list(texts), list(lists), changes, told)
+            rows += added(row | {positive: text}, list(texts), list(lists), changes=changes, told=told)
     return rows
 
 

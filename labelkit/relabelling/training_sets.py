@@ -56,7 +56,7 @@ def training_set(path: Path, options: RelabelOptions, *, verify: bool) -> Traini
         raise DataError(missing(path))
     if options.format is None and (path / folders.MANIFEST).is_file() and folders.manifest_kind(path) == DATASET:
         folders.read_manifest(path, DATASET, verify=verify)
-        return TrainingSet(path, None, (), (), {str(path): folders.file_sha256(path / folders.MANIFEST)})
+        return TrainingSet(path, None, (), copied=(), inputs={str(path): folders.file_sha256(path / folders.MANIFEST)})
     name = options.format or recognised(path)
     if name not in EDITORS:
         raise UsageError(
@@ -69,7 +69,7 @@ def training_set(path: Path, options: RelabelOptions, *, verify: bool) -> Traini
         files = of_split(path, [file for file in tables_in(path) if file not in copied], options.split)
     refuse_unwritable(files, name)
     inputs = {str(file): folders.file_sha256(file) for file in (*copied, *files)}
-    return TrainingSet(path, name, tuple(files), tuple(copied), inputs)
+    return TrainingSet(path, name, tuple(files), copied=tuple(copied), inputs=inputs)
 
 
 def refuse_unwritable(files: Sequence[Path], name: str) -> None:
@@ -95,12 +95,12 @@ def pool_of(source: TrainingSet, target: Path, options: RelabelOptions, *, comma
     if facts is not None:
         return facts
     if source.format is None:
-        return write_pool(source.path, target, source, options, command=command)
+        return write_pool(source.path, target, source, options=options, command=command)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".imported-") as scratch:
         named = {name: getattr(options, name) for name in ("split", "positive_grade", "scale")}
         made = Path(scratch) / "dataset"
         import_dataset(source.path, made, ImportOptions(judge="labels", format=source.format, **named))
-        return write_pool(made, target, source, options, command=command)
+        return write_pool(made, target, source, options=options, command=command)
 
 
 def known_facts(source: TrainingSet, target: Path, options: RelabelOptions) -> PoolFacts | None:

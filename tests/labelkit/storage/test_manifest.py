@@ -17,7 +17,9 @@ def write(folder: Path, kind: Kind[Any]) -> Path:
     """A folder with the files that its kind always has."""
     with folders.writing(folder, kind, "make it") as draft:
         for pattern in kind.files:
-            (draft.path / pattern.replace("*", "model")).write_text("content")
+            file = draft.path / pattern.replace("*", "model")
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("content")
     return folder
 
 

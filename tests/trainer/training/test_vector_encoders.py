@@ -25,6 +25,7 @@ from trainer.retrieval import vector_search as module
 from trainer.retrieval.evaluate import evaluate
 from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import load_any_encoder, read_collection, search
+from trainer.training.encoder import build_model
 from trainer.training.fit import fit
 
 
@@ -261,7 +262,7 @@ def test_the_card_compares_with_the_start_model_of_the_training(
     from trainer.training import fit as fitting
 
     built: list[Any] = []
-    build = fitting.build_model
+    build = build_model
 
     def kept(settings: FitConfig) -> Any:
         built.append(build(settings))
