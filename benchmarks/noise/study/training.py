@@ -35,8 +35,8 @@ BATCH = 16
 DEPTH = 100
 ENCODED_TOKENS = {"cpu": 4096, "cuda": 131072}
 """Tokens, padding included, that the encoder reads at a time without a gradient."""
-TRAINED_TOKENS = {"cpu": 8192, "cuda": 65536}
-"""Tokens, padding included, that the encoder reads at a time in training, by the gradient cache."""
+MEMORY: dict[str, dict[str, Any]] = {"cpu": {"gradient_cache": True}, "cuda": {"mini_batch_tokens": 65536}}
+"""Device -> settings that fit a batch of whole passages into its memory."""
 WARMUP = 0.1
 RESET_LAYERS = 2
 
@@ -231,8 +231,7 @@ def train(
 ) -> list[float]:
     """Train a model in place, as `trainer fit` does; the loss of every step."""
     device = model.device
-    tokens = {"mini_batch_tokens": TRAINED_TOKENS[device.type]}
-    config = FitConfig.model_validate(config.model_dump(exclude_unset=True) | tokens)
+    config = FitConfig.model_validate(config.model_dump(exclude_unset=True) | MEMORY[device.type])
     module = MultiPositiveLoss(model, config).to(device)
     steps = config.max_steps or 1
     optimizer, schedule = _optimizer(module, config, steps)
