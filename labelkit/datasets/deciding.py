@@ -13,6 +13,7 @@ from labelkit.datasets.audit_checks import DROPS, LEAKS, open_train, run_checks
 from labelkit.datasets.audit_findings import AuditScope
 from labelkit.datasets.labels_in_sql import open_labels, write_examples
 from labelkit.datasets.options import MixOptions, MixRules
+from labelkit.datasets.stored_examples import label_counts
 from labelkit.errors import DataError
 from labelkit.storage import folders, tables
 
@@ -75,27 +76,15 @@ def refuse_leaks(db: DuckDBPyConnection, rules: MixRules) -> None:
 
 def counts(db: DuckDBPyConnection, train: Path) -> dict[str, Any]:
     """Count queries, labels and conflicts, for the manifest and the screen."""
-    rows = tables.parquet(train)
-    queries, empty, positives, negatives, ignored = db.execute(
-        f"""
-        SELECT count(*), count(*) FILTER (len(positive_ids) = 0), sum(len(positive_ids)), sum(len(negative_ids)),
-               sum(len(ignored_ids))
-        FROM {rows}
-        """
-    ).fetchall()[0]
-    sources = f"SELECT unnest(positive_sources) AS source FROM {rows}"
-    by_source = db.execute(f"SELECT source, count(*) FROM ({sources}) GROUP BY source ORDER BY source").fetchall()
+    found = label_counts(db, train)
+    by_source = found.pop("positives_per_query")
     between = db.execute("SELECT between, count(*) FROM conflicts GROUP BY between ORDER BY between").fetchall()
     return {
-        "queries": queries,
-        "queries_without_positives": empty,
-        "positives": positives or 0,
-        "negatives": negatives or 0,
-        "ignored": ignored or 0,
+        **found,
         "conflicts": sum(count for _, count in between),
         "conflicts_between": dict(between),
         "judged_by_both": tables.value(db, "SELECT sum(pairs)::BIGINT FROM shared") or 0,
         "failed_judgements": tables.value(db, "SELECT count(*) FROM judgements WHERE failure IS NOT NULL"),
-        "positives_per_query": {source: round(count / queries, 3) for source, count in by_source},
+        "positives_per_query": by_source,
         "human_queries_set_aside": tables.value(db, "SELECT count(*) FROM set_aside"),
     }

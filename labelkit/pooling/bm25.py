@@ -63,6 +63,14 @@ class Bm25:
                 done += len(texts)
                 self._report(Stage("BM25: search", done, len(queries), items="queries"))
 
+    def run(self, ids: Sequence[str], queries: Mapping[str, str], depth: int) -> RankedRun:
+        """Rank the `depth` best passages of each query (id -> text) with their scores; `ids` has the id of each row."""
+        found = self.search(list(queries.values()), depth)
+        return {
+            query_id: {ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
+            for query_id, (rows, scores) in zip(queries, found, strict=True)
+        }
+
     def scores(self, queries: Sequence[str], pairs: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
         """Compute the score of each pair, a number of a query and a row of a passage: [pairs]; 0 without a shared term.
 
@@ -109,11 +117,6 @@ def bm25_run(
 
     Passages that share no word with a query are omitted.
     """
-    ids = list(corpus)
     texts = [passage.full_text for passage in corpus.values()]
     engine = Bm25(Corpus(lambda: texts, digest_of(texts), len(texts)), language)
-    found = engine.search([query.text for query in queries.values()], depth)
-    return {
-        query_id: {ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
-        for query_id, (rows, scores) in zip(queries, found, strict=True)
-    }
+    return engine.run(list(corpus), {name: query.text for name, query in queries.items()}, depth)

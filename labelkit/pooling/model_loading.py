@@ -24,15 +24,21 @@ It would convert other saved models into ones with weights that were never train
 
 def saved_kind(name: str) -> str | None:
     """Return the class of sentence-transformers that saved a local folder or Hub model; None if it tells none."""
+    kind: str | None = config_of(name, "config_sentence_transformers.json").get("model_type")
+    return "MultiVectorEncoder" if kind == "ColBERT" else kind  # PyLate's models
+
+
+def config_of(name: str, file: str) -> dict[str, Any]:
+    """Read a JSON file of a local folder or Hub model; an empty dict if it cannot be read."""
     from transformers.utils.hub import cached_file
 
     quiet = {f"_raise_exceptions_for_{case}": False for case in ("missing_entries", "connection_errors", "gated_repo")}
     try:
-        path = cached_file(name, "config_sentence_transformers.json", **quiet)
-        kind = path and json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
+        path = cached_file(name, file, **quiet)
+        found = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
-        return None  # loading the model reports what is wrong with it
-    return "MultiVectorEncoder" if kind == "ColBERT" else kind  # PyLate's models
+        return {}  # loading the model reports what is wrong with it
+    return found if isinstance(found, dict) else {}
 
 
 def load_encoder(name: str, *, trust_remote_code: bool = False, kind: str = DENSE) -> Any:

@@ -13,6 +13,7 @@ from duckdb import DuckDBPyConnection
 
 from labelkit.datasets.labels_in_sql import QUERIES_AT_ONCE, STAGES
 from labelkit.datasets.provenance import save_provenance
+from labelkit.datasets.stored_examples import copy_tables, stored_examples
 from labelkit.records import (
     EXAMPLE_SCHEMA,
     JUDGE_SCHEMA,
@@ -57,11 +58,7 @@ def save_dataset(
     `parts`: the labels folders of the judges, each with a journal.
     """
     stage_changes(db, dataset, manifest)
-    rewritten = {*LABELS, RELABELLED, "judgements", "judges", *MERGED}
-    for name, rows in manifest.rows.items():
-        if name not in rewritten:
-            shutil.copyfile(dataset / f"{name}.parquet", draft.path / f"{name}.parquet")
-            draft.rows[name] = rows
+    copy_tables(draft, dataset, manifest, without={*LABELS, RELABELLED, "judgements", "judges", *MERGED})
     kept_scores = manifest.facts.scored_by is not None
     for name in LABELS:
         if name in manifest.rows:
@@ -73,8 +70,8 @@ def save_dataset(
 
 def stage_changes(db: DuckDBPyConnection, dataset: Path, manifest: Manifest[DatasetFacts]) -> None:
     """Make the table `changes`: the changed labels with their judgments, and the old labels from `train`."""
-    db.register("no_examples", EXAMPLE_SCHEMA.empty_table())
-    labels = " UNION ALL BY NAME ".join(labels_of(dataset / "train.parquet", role) for role in ("positive", "negative"))
+    train = stored_examples(db, dataset / "train.parquet")
+    labels = " UNION ALL BY NAME ".join(labels_of(train, role) for role in ("positive", "negative"))
     old = {"source": "source", "judge_id": "judge_id", "grade": "grade", "probability": "probability",
            "score": "score", "weight": "weight"}  # fmt: skip
     told = ", ".join(f"l.{name} AS old_{name}" for name in old)
@@ -89,23 +86,15 @@ def stage_changes(db: DuckDBPyConnection, dataset: Path, manifest: Manifest[Data
     )
 
 
-def labels_of(table: Path, role: str, condition: str = "true") -> str:
+def labels_of(examples: str, role: str, condition: str = "true") -> str:
     """Return the SQL of the labels of one role, a row per label: query_id, role, place and the fields of `Label`.
 
-    A table that an earlier version wrote has no scores.
+    `examples`: SQL of the table of examples.
     """
-    fields = {suffix: f"unnest({role}_{suffix})" for suffix in LABEL_COLUMNS}
-    fields["scores"] = f"unnest(coalesce({role}_scores, list_transform({role}_ids, lambda x: NULL::DOUBLE)))"
-    unnested = ", ".join(f"{fields[suffix]} AS {name}" for suffix, (name, _) in LABEL_COLUMNS.items())
+    unnested = ", ".join(f"unnest({role}_{suffix}) AS {name}" for suffix, (name, _) in LABEL_COLUMNS.items())
     return f"""
         (SELECT query_id, '{role}' AS role, unnest(range(len({role}_ids))) AS place, {unnested}
-         FROM {with_scores(table)} WHERE {condition})"""
-
-
-def with_scores(table: Path) -> str:
-    """Return the SQL of a table of examples with all columns of today, and the number of each row."""
-    rows = tables.parquet(table, numbered=True)
-    return f"(SELECT *, 0::BIGINT AS file_row_number FROM no_examples UNION ALL BY NAME FROM {rows})"
+         FROM {examples} WHERE {condition})"""
 
 
 def examples(db: DuckDBPyConnection, table: Path, kept_scores: bool) -> Iterator[pa.RecordBatch]:
@@ -114,10 +103,7 @@ def examples(db: DuckDBPyConnection, table: Path, kept_scores: bool) -> Iterator
     With `kept_scores`, one judge gave all scores, and a changed label keeps its score.
     """
     count = tables.value(db, f"SELECT count(*) FROM {tables.parquet(table)}")
-    missing = {role: f"list_transform({role}_ids, lambda x: NULL::DOUBLE)" for role in ROLES}
-    columns = {f"{role}_{suffix}": f"{role}_{suffix}" for role in ROLES for suffix in LABEL_COLUMNS}
-    columns |= {f"{role}_scores": f"coalesce({role}_scores, {missing[role]})" for role in ROLES}
-    whole = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
+    stored, whole = stored_examples(db, table), ", ".join(EXAMPLE_SCHEMA.names)
     lists = ", ".join(
         f"coalesce(list({name} ORDER BY moved, old_place) FILTER (role = '{role}'), []) AS {role}_{suffix}"
         for role in ROLES
@@ -128,12 +114,10 @@ def examples(db: DuckDBPyConnection, table: Path, kept_scores: bool) -> Iterator
         yield from tables.rows_of(
             db,
             f"""
-            WITH part AS (FROM {with_scores(table)} WHERE {part}),
-                 same AS (SELECT file_row_number, query_id, query, {whole}
-                          FROM part ANTI JOIN changes USING (query_id)),
-                 new AS (SELECT query_id, {lists} FROM ({changed(table, part, kept_scores)}) GROUP BY query_id)
-            SELECT * EXCLUDE file_row_number FROM (
-                FROM same UNION ALL BY NAME
+            WITH part AS (FROM {stored} WHERE {part}),
+                 new AS (SELECT query_id, {lists} FROM ({changed(stored, part, kept_scores)}) GROUP BY query_id)
+            SELECT {whole} FROM (
+                FROM part ANTI JOIN changes USING (query_id) UNION ALL BY NAME
                 SELECT file_row_number, query, new.* FROM part JOIN new USING (query_id))
             ORDER BY file_row_number
             """,
@@ -141,10 +125,10 @@ def examples(db: DuckDBPyConnection, table: Path, kept_scores: bool) -> Iterator
         )
 
 
-def changed(table: Path, part: str, kept_scores: bool) -> str:
+def changed(examples: str, part: str, kept_scores: bool) -> str:
     """Return the SQL of the labels of the queries with a change, each on its new side with its new fields."""
     among = f"{part} AND query_id IN (SELECT query_id FROM changes)"
-    labels = " UNION ALL BY NAME ".join(labels_of(table, role, among) for role in ROLES)
+    labels = " UNION ALL BY NAME ".join(labels_of(examples, role, among) for role in ROLES)
     new: dict[str, Any] = {
         "grade": "c.grade",
         "source": "c.kind",
@@ -211,15 +195,3 @@ def save_provenance_of_both(db: DuckDBPyConnection, draft: folders.Draft, datase
             db, draft, name, statement=f"SELECT {columns} FROM ({new}) ORDER BY {', '.join(order)}", schema=schema
         )
     shutil.rmtree(aside.path)
-
-
-def counts_of(db: DuckDBPyConnection, train: Path) -> dict[str, Any]:
-    """Count the labels of a dataset for its manifest."""
-    rows = tables.parquet(train)
-    sums = ", ".join(f"coalesce(sum(len({role}_ids)), 0)::BIGINT AS {field}" for role, field in ROLES.items())
-    empty = "count(*) FILTER (len(positive_ids) = 0) AS queries_without_positives"
-    (found,) = db.sql(f"SELECT {sums}, {empty} FROM {rows}").to_arrow_table().to_pylist()
-    sources = f"SELECT unnest(positive_sources) AS source FROM {rows}"
-    by_source = db.execute(f"SELECT source, count(*) FROM ({sources}) GROUP BY source ORDER BY source").fetchall()
-    queries = tables.value(db, f"SELECT count(*) FROM {rows}")
-    return {**found, "positives_per_query": {source: round(count / queries, 3) for source, count in by_source}}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from duckdb import DuckDBPyConnection
 
 from labelkit.datasets.card import dataset_card
+from labelkit.datasets.stored_examples import label_counts
 from labelkit.errors import UsageError
 from labelkit.judging.annotate import annotate
 from labelkit.judging.methods import method_named
@@ -21,7 +22,7 @@ from labelkit.judging.plan import Plan, plan
 from labelkit.judging.progress import ShowProgress, silent
 from labelkit.quality.cascade import Cascade, cascade
 from labelkit.quality.options import CascadeOptions
-from labelkit.relabelling.dataset_folder import counts_of, save_dataset
+from labelkit.relabelling.dataset_folder import save_dataset
 from labelkit.relabelling.foreign_files import readme, save_files
 from labelkit.relabelling.options import RelabelOptions
 from labelkit.relabelling.rules import Flips, decide, flips_of, total
@@ -217,54 +218,38 @@ def write(
         with tables.session(draft.path / SCRATCH) as db:
             decide(db, pool, judged.labels, options=options, judge_id=judged.judge_id)
             found = counted(flips_of(db), facts, judged)
-            writing = write_folder if source.format is None else write_files
-            found = writing(db, draft, source, options=options, judged=judged, found=found, pool=pool, target=target)
+            if source.format is None:
+                save_folder(db, draft, source, options=options, judged=judged, found=found, target=target)
+            else:
+                rows = save_files(db, draft, source, options=options, pool=pool, labels=judged.labels)
+                found = found._replace(rows=rows)
+                run = {"rules": options.rules, **found.as_json()}
+                draft.facts = ExportFacts(format=source.format, relabelled=run)
+                write_text(draft.path / "README.md", readme(target, source, draft.rows, facts=run, command=command))
         labels = {str(folder): folders.file_sha256(folder / folders.MANIFEST) for folder in judged.parts}
         draft.inputs = draft.inputs | source.inputs | labels
     return found
 
 
-def write_folder(
+def save_folder(
     db: DuckDBPyConnection,
     draft: folders.Draft,
     source: TrainingSet,
-    options: RelabelOptions,
     *,
+    options: RelabelOptions,
     judged: Judged,
     found: Relabelled,
-    pool: Path,
     target: Path,
-) -> Relabelled:
+) -> None:
     """Write a dataset folder with its facts and its card."""
     manifest = folders.read_manifest(source.path, DATASET, verify=False)
     judges = save_dataset(db, draft, source.path, manifest=manifest, parts=judged.parts)
     run = {"rules": options.rules, **found.as_json()}
-    counts = counts_of(db, draft.path / "train.parquet") | {"relabelled": (*manifest.facts.relabelled, run)}
+    counts = label_counts(db, draft.path / "train.parquet") | {"relabelled": (*manifest.facts.relabelled, run)}
     facts = manifest.facts.model_copy(update=counts)
     draft.facts, draft.inputs = facts, dict(manifest.inputs)
     card = dataset_card(name_of(target), draft.rows, facts, judges=judges, command=draft.command)
     write_text(draft.path / "README.md", card)
-    return found
-
-
-def write_files(
-    db: DuckDBPyConnection,
-    draft: folders.Draft,
-    source: TrainingSet,
-    options: RelabelOptions,
-    *,
-    judged: Judged,
-    found: Relabelled,
-    pool: Path,
-    target: Path,
-) -> Relabelled:
-    """Write files of another tool with their facts and a README."""
-    rows = save_files(db, draft, source, options=options, pool=pool, labels=judged.labels)
-    found = found._replace(rows=rows)
-    run = {"rules": options.rules, **found.as_json()}
-    draft.facts = ExportFacts(format=str(source.format), relabelled=run)
-    write_text(draft.path / "README.md", readme(target, source, draft.rows, facts=run, command=draft.command))
-    return found
 
 
 def counted(flips: tuple[Flips, ...], facts: PoolFacts, judged: Judged) -> Relabelled:

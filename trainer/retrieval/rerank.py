@@ -4,7 +4,6 @@ A passage that the first stage does not find is not ranked, so that its Recall i
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,21 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
-from transformers.utils.hub import cached_file
 
 from labelkit.corpora.runs import RankedRun, read_run
 from labelkit.errors import DataError, LabelkitError, UsageError, first_line
 from labelkit.pooling.bm25 import Bm25
 from labelkit.pooling.bm25_index import Corpus, update
-from labelkit.pooling.model_loading import hide_loading_bars
+from labelkit.pooling.model_loading import config_of, hide_loading_bars, saved_kind
 from labelkit.pooling.model_safety import refuse_code
 from labelkit.pooling.options import with_depth
 from trainer.retrieval.options import BM25
 from trainer.retrieval.search import Collection, checked_passages
 
 log = logging.getLogger(__name__)
-
-MARK = "config_sentence_transformers.json"
 
 
 class FirstStage(NamedTuple):
@@ -70,11 +66,7 @@ def bm25_ranking(collection: Collection, depth: int) -> RankedRun:
         update(digest, passage.full_text)
         ids.append(passage.passage_id)
     texts = Corpus(lambda: (one.full_text for one in collection.passages()), digest.hexdigest(), len(ids))
-    found = Bm25(texts).search([query.text for query in collection.queries.values()], depth)
-    return {
-        query_id: {ids[row]: score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)}
-        for query_id, (rows, scores) in zip(collection.queries, found, strict=True)
-    }
+    return Bm25(texts).run(ids, {name: query.text for name, query in collection.queries.items()}, depth)
 
 
 class Reranking:
@@ -138,14 +130,7 @@ def is_cross_encoder(name: str) -> bool:
     """Return whether a local folder or a Hub model is a cross-encoder: by the mark of sentence-transformers, or by
     being a classifier of sequences.
     """
-    quiet = {f"_raise_exceptions_for_{case}": False for case in ("missing_entries", "connection_errors", "gated_repo")}
-    try:
-        mark, config = (cached_file(name, file, **quiet) for file in (MARK, "config.json"))
-        if mark is not None:
-            kind = json.loads(Path(mark).read_text(encoding="utf-8")).get("model_type")
-            if kind is not None:
-                return str(kind) == "CrossEncoder"
-        named = json.loads(Path(config).read_text(encoding="utf-8")).get("architectures") if config else None
-    except (OSError, ValueError):
-        return False  # loading the model reports what is wrong with it
+    if (kind := saved_kind(name)) is not None:
+        return kind == "CrossEncoder"
+    named = config_of(name, "config.json").get("architectures")
     return any(str(one).endswith("ForSequenceClassification") for one in named or ())

@@ -5,7 +5,6 @@ The new dataset has the tables of the old one, with mined negatives appended to 
 """
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +17,11 @@ from labelkit.datasets.labels_in_sql import QUERIES_AT_ONCE
 from labelkit.datasets.mining.rankings import Retriever, stage_ranking
 from labelkit.datasets.mining.rules import REASONS, Filter, decide, stage_judgments, stage_known
 from labelkit.datasets.options import MineOptions
+from labelkit.datasets.stored_examples import copy_tables, stored_examples
 from labelkit.pooling.stages import LoggedStages, Report
-from labelkit.records import EXAMPLE_SCHEMA, LABEL_COLUMNS, MINED, MINED_SCHEMA, ROLES
+from labelkit.records import EXAMPLE_SCHEMA, LABEL_COLUMNS, MINED, MINED_SCHEMA
 from labelkit.storage import folders, tables
-from labelkit.storage.manifest import DATASET, DatasetFacts, Manifest
+from labelkit.storage.manifest import DATASET, DatasetFacts
 from labelkit.storage.outputs import name_of, refuse_own_input
 from labelkit.storage.remote import local
 
@@ -87,12 +87,13 @@ def mine(
             retriever = stage_ranking(db, scratch, options, report=report or LoggedStages())
             decide(db, scratch, options, name=retriever.name)
             made = counts(db, retriever)
-            copy_tables(draft, folder, manifest)
+            copy_tables(draft, folder, manifest, without=("train", MINED))
             save_origins(db, draft, folder, origin=Origin(retriever, checked))
             draft.write_batches(
                 "train", EXAMPLE_SCHEMA, examples(db, folder, scores=scores_of(manifest.facts, checked))
             )
-            negatives = tables.value(db, f"SELECT sum(len(negative_ids)) FROM {train_in(draft.path)}")
+            train = tables.parquet(draft.path / "train.parquet")
+            negatives = tables.value(db, f"SELECT sum(len(negative_ids)) FROM {train}")
         own = {str(folder): folders.file_sha256(folder / folders.MANIFEST)}
         draft.inputs = {**manifest.inputs, **own, **retriever.inputs, **(checked.inputs if checked else {})}
         run = {"revision": retriever.revision, "rules": options.rules, **made._asdict()}
@@ -134,14 +135,6 @@ def counts(db: DuckDBPyConnection, retriever: Retriever) -> Mined:
     )
 
 
-def copy_tables(draft: folders.Draft, folder: Path, manifest: Manifest[DatasetFacts]) -> None:
-    """Copy the tables of a dataset that mining does not change."""
-    for name, rows in manifest.rows.items():
-        if name not in ("train", MINED):
-            shutil.copyfile(folder / f"{name}.parquet", draft.path / f"{name}.parquet")
-            draft.rows[name] = rows
-
-
 def save_origins(db: DuckDBPyConnection, draft: folders.Draft, folder: Path, *, origin: Origin) -> None:
     """Write the table `mined`: the origins of the mined negatives, including the rows of earlier runs."""
     db.register("no_origins", MINED_SCHEMA.empty_table())
@@ -172,19 +165,12 @@ def scores_of(facts: DatasetFacts, checked: Filter | None) -> bool:
     return checked is not None and facts.scored_by == checked.judge_id
 
 
-def train_in(folder: Path) -> str:
-    """Return the SQL of the table `train` of a dataset folder, with the number of each row."""
-    return tables.parquet(folder / "train.parquet", numbered=True)
-
-
 def examples(db: DuckDBPyConnection, folder: Path, *, scores: bool) -> Iterator[pa.RecordBatch]:
     """Yield the rows of `train` in their order, with the mined negatives after the others, the best rank first.
 
     With `scores`, the labels have the scores of the filter's judge.
     """
-    db.register("no_examples", EXAMPLE_SCHEMA.empty_table())
-    # A dataset that an earlier version wrote has no columns of scores.
-    old = f"(SELECT *, 0::BIGINT AS file_row_number FROM no_examples UNION ALL BY NAME FROM {train_in(folder)})"
+    old = stored_examples(db, folder / "train.parquet")
     mined = {
         "ids": "list(passage_id ORDER BY rank)",
         "grades": "list(NULL::TINYINT)",
@@ -195,11 +181,8 @@ def examples(db: DuckDBPyConnection, folder: Path, *, scores: bool) -> Iterator[
         "scores": f"list({'judge_score' if scores else 'NULL::DOUBLE'} ORDER BY rank)",
     }
     lists = ", ".join(f"{mined[suffix]} AS new_{suffix}" for suffix in LABEL_COLUMNS)
-    missing = "list_transform({}_ids, lambda x: NULL::DOUBLE)"
-    columns = {f"{role}_{suffix}": f"{role}_{suffix}" for role in ROLES for suffix in LABEL_COLUMNS}
-    columns |= {f"{role}_scores": f"coalesce({role}_scores, {missing.format(role)})" for role in ROLES}
-    for suffix in LABEL_COLUMNS:
-        columns[f"negative_{suffix}"] = f"list_concat({columns[f'negative_{suffix}']}, coalesce(new_{suffix}, []))"
+    columns = {name: name for name in EXAMPLE_SCHEMA.names}
+    columns |= {f"negative_{name}": f"list_concat(negative_{name}, coalesce(new_{name}, []))" for name in mined}
     selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
     for start in range(0, tables.value(db, "SELECT count(*) FROM train"), QUERIES_AT_ONCE):
         part = f"file_row_number >= {start} AND file_row_number < {start + QUERIES_AT_ONCE}"
@@ -208,7 +191,7 @@ def examples(db: DuckDBPyConnection, folder: Path, *, scores: bool) -> Iterator[
             f"""
             WITH part AS (FROM {old} WHERE {part}),
                  added AS (SELECT query_id, {lists} FROM new SEMI JOIN part USING (query_id) GROUP BY query_id)
-            SELECT query_id, query, {selected} FROM part LEFT JOIN added USING (query_id) ORDER BY file_row_number
+            SELECT {selected} FROM part LEFT JOIN added USING (query_id) ORDER BY file_row_number
             """,
             EXAMPLE_SCHEMA,
         )

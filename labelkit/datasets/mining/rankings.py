@@ -70,9 +70,14 @@ def stage_ranking(db: DuckDBPyConnection, scratch: Path, options: MineOptions, *
         )
     if not tables.row(db, "FROM ranking"):
         raise DataError(f"{place} ranks passages for no query of the dataset that has a positive")
+    stage_positive_scores(db)
+    return retriever
+
+
+def stage_positive_scores(db: DuckDBPyConnection) -> None:
+    """Make the table `positive_scores` of the positives in the table `ranking`."""
     db.execute("CREATE TABLE positive_scores AS SELECT query_id, passage_id, score FROM positives JOIN ranking USING "
                "(query_id, passage_id)")  # fmt: skip
-    return retriever
 
 
 def rank_by_pool(db: DuckDBPyConnection, options: MineOptions, folder: Path) -> Retriever:
@@ -136,8 +141,7 @@ def rank_by_model(db: DuckDBPyConnection, scratch: Path, options: MineOptions, *
         FROM found JOIN asked ON asked.number = found.query JOIN numbered ON numbered.number = found.passage
         """
     )
-    db.execute("CREATE TABLE positive_scores AS SELECT query_id, passage_id, score FROM positives JOIN ranking USING "
-               "(query_id, passage_id)")  # fmt: skip
+    stage_positive_scores(db)
     if options.max_share is not None:
         scored = tables.mapped(scratch / "scores.arrow", SCORE_SCHEMA, similarities(db, encoder, model))
         db.register("scored", scored)

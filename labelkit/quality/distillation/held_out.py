@@ -1,9 +1,9 @@
 """Hold queries with human grades out of a dataset: a dataset of the other queries, and a pool of the held-out pairs."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -91,8 +91,8 @@ def held_out_pairs(judges: Judges, share: float, seed: int) -> list[PairIds]:
 def pool_of_pairs(dataset: Path, pairs: list[PairIds]) -> Pool:
     """Make a pool of some pairs of a dataset."""
     asked, shown = ({pair[place] for pair in pairs} for place in (0, 1))
-    queries = folders.read_table(dataset, "queries").to_pylist()
-    passages = (row for batch in folders.read_batches(dataset, "corpus") for row in batch.to_pylist())
+    queries = rows_among(folders.read_batches(dataset, "queries"), "query_id", asked)
+    passages = rows_among(folders.read_batches(dataset, "corpus"), "passage_id", shown)
     ranks: dict[str, int] = {}
     candidates = []
     for query_id, passage_id in pairs:
@@ -100,11 +100,18 @@ def pool_of_pairs(dataset: Path, pairs: list[PairIds]) -> Pool:
         origin = Origin("human grade", ranks[query_id], 1.0)
         candidates.append(Candidate(query_id=query_id, passage_id=passage_id, sources=(origin,)))
     return Pool(
-        {row["query_id"]: Query(**row) for row in queries if row["query_id"] in asked},
-        {row["passage_id"]: Passage(**row) for row in passages if row["passage_id"] in shown},
+        {row["query_id"]: Query(**row) for row in queries},
+        {row["passage_id"]: Passage(**row) for row in passages},
         candidates,
         inputs={str(dataset): folders.file_sha256(dataset / folders.MANIFEST)},
     )
+
+
+def rows_among(batches: Iterable[pa.RecordBatch], column: str, ids: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows with one of the ids."""
+    wanted = pa.array(sorted(ids), pa.string())
+    for batch in batches:
+        yield from batch.filter(pc.is_in(batch.column(column), value_set=wanted)).to_pylist()
 
 
 def write_training(dataset: Path, output: Path, held_out: set[str], *, command: str) -> dict[str, int]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from killed import KILLED_AFTER_REPLIES
 from present import present
 
 from labelkit.engines import Reply
@@ -234,23 +235,8 @@ def test_a_new_passage_asks_for_its_window_again_and_no_other(judge, write_beir,
     assert {row.grade for row in rows.values()} == {2}
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from labelkit.engines import scripted
-from labelkit.judging import journal
+KILLED = f"""{KILLED_AFTER_REPLIES}
 from labelkit.judging.annotate import annotate
-from labelkit.judging.options import AnnotateOptions
-scripted.BLOCK = 1
-append, left = journal.Journal.append, int(sys.argv[3])
-def counted(self, arrivals):
-    global left
-    kept = append(self, arrivals)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return kept
-journal.Journal.append = counted
 options = AnnotateOptions(model="overlap", engine="scripted", method="utilsel", defence="none")
 annotate(sys.argv[1], sys.argv[2], options, command="test")
 """

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from killed import KILLED_AFTER_REPLIES
 
 from labelkit.errors import EngineError, JournalError, LabelkitError
 from labelkit.pooling.pool import make_pool
@@ -75,23 +76,8 @@ def test_tables_are_written_again_only_if_the_journal_or_the_tables_have_changed
     assert table.read_bytes() == judgement_bytes(other)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from labelkit.engines import scripted
-from labelkit.judging import journal
+KILLED = f"""{KILLED_AFTER_REPLIES}
 from labelkit.judging.annotate import annotate
-from labelkit.judging.options import AnnotateOptions
-scripted.BLOCK = 1
-append, left = journal.Journal.append, int(sys.argv[3])
-def counted(self, arrivals):
-    global left
-    kept = append(self, arrivals)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return kept
-journal.Journal.append = counted
 options = AnnotateOptions(model="garbage", engine="scripted", method="graded", defence="none")
 annotate(sys.argv[1], sys.argv[2], options, command="test")
 """

@@ -18,6 +18,19 @@ def clock(monkeypatch):
     return now
 
 
+def terminal(monkeypatch):
+    """Put a terminal in the place of standard error; a fixture would do it before pytest captures the test."""
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Screen()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    return shown
+
+
 def test_a_line_is_logged_every_half_minute_and_at_the_end(clock, caplog):
     caplog.set_level(logging.INFO)
     shown = LoggedStages()
@@ -77,13 +90,7 @@ def test_off_a_terminal_the_command_logs(clock, caplog):
 
 
 def test_a_terminal_shows_a_bar_per_stage(monkeypatch):
-    class Screen(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    screen = Screen()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
+    screen = terminal(monkeypatch)
     shown = StageBar()
     for stage in (Stage("read", 7, None, items="passages"), Stage("search", 2, 4, items="queries")):
         shown(stage)
@@ -93,13 +100,7 @@ def test_a_terminal_shows_a_bar_per_stage(monkeypatch):
 
 
 def test_stages_that_take_turns_keep_their_bars_on_a_terminal(monkeypatch):
-    class Screen(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    screen = Screen()
-    monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setenv("TERM", "xterm")
+    screen = terminal(monkeypatch)
     shown = StageBar()
     shown(Stage("read", 7, None, items="passages"))
     for done in (1, 2):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from killed import KILLED_AFTER_REPLIES
 from present import present
 
 from labelkit.datasets.mix import mix
@@ -176,23 +177,9 @@ def test_only_unsure_pairs_go_to_the_second_judge(mined, tmp_path):
     assert (replies(tmp_path / "out.cascade.cheap"), replies(tmp_path / "out.cascade.strong")) == paid
 
 
-KILLED = """
-import os, signal, sys
-from labelkit.engines import scripted
-from labelkit.judging import journal
-from labelkit.judging.options import AnnotateOptions
+KILLED = f"""{KILLED_AFTER_REPLIES}
 from labelkit.relabelling.options import RelabelOptions
 from labelkit.relabelling.relabel import relabel
-scripted.BLOCK = 1
-append, left = journal.Journal.append, int(sys.argv[3])
-def counted(self, arrivals):
-    global left
-    kept = append(self, arrivals)
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return kept
-journal.Journal.append = counted
 judge = AnnotateOptions(model="overlap", engine="scripted", defence=("none",))
 relabel(sys.argv[1], sys.argv[2], RelabelOptions(llm_positive=0.5), judge=judge)
 """
