@@ -22,7 +22,8 @@ from trainer.bakeoffs.config import BakeoffConfig
 from trainer.data.foreign import our_dataset
 from trainer.data.store import Store, open_store
 from trainer.data.training_sets import make_training_sets
-from trainer.retrieval.evaluate import Contender, EvalResult, PerQuery, compare_contenders, load_contender
+from trainer.retrieval.contenders import Contender, load_contender
+from trainer.retrieval.evaluate import EvalResult, PerQuery, compare_contenders
 from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import Collection
 from trainer.training.encoder import build_model

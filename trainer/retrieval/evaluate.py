@@ -9,29 +9,25 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ir_measures
 import numpy as np
 from numpy.typing import NDArray
-from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from labelkit.corpora.benchmarks import NANOBEIR
 from labelkit.corpora.corpus import corpus_rows
 from labelkit.corpora.qrels import Qrels
 from labelkit.corpora.runs import RankedRun
 from labelkit.corpora.words import share, words
-from labelkit.errors import UsageError
-from labelkit.pooling.dense_search import Lengths
 from labelkit.pooling.sharing import sharing
 from labelkit.statistics.intervals import UNIT, Estimate, mean_of_means
 from labelkit.statistics.paired import PairedTest, compare
 from labelkit.storage.names import inside
+from trainer.retrieval.contenders import Contender, first_stage_of, load_contender, rank, refuse_dense_options
 from trainer.retrieval.leaks import training_queries_in, warn_of_training_queries
-from trainer.retrieval.options import RERANKED, EvaluateOptions
-from trainer.retrieval.rerank import FirstStage, Reranking, first_stage, is_cross_encoder, load_cross_encoder
-from trainer.retrieval.search import Collection, Encoder, load_any_encoder, read_collections, search, without_itself
-from trainer.retrieval.vector_search import VectorEncoder
+from trainer.retrieval.options import EvaluateOptions
+from trainer.retrieval.search import Collection, read_collections
 
 JUDGED = 10
 """Number of first ranks in which the share of unjudged passages is measured."""
@@ -112,22 +108,6 @@ class EvalResult:
         return next(entry for entry in self.measured if (entry.model, entry.data) == (model, data))
 
 
-class Contender(NamedTuple):
-    """A loaded model to be measured, or the first stage that cross-encoders rerank."""
-
-    name: str
-    encoder: Encoder | CrossEncoder | FirstStage
-    kept: str | None = None
-    """The name or folder it was loaded from, the key of its cached embeddings; None caches no embeddings."""
-
-
-def load_contender(name: str, *, trust_remote_code: bool = False) -> Contender:
-    """Load a model from a local folder or the Hub, for measuring."""
-    if is_cross_encoder(name):
-        return Contender(name, load_cross_encoder(name, trust_remote_code=trust_remote_code), name)
-    return Contender(name, load_any_encoder(name, trust_remote_code=trust_remote_code), name)
-
-
 def evaluate(
     model: Path | str,
     data: Sequence[Path | str],
@@ -180,8 +160,8 @@ def compare_contenders(
 
     Cross-encoders are also compared with the first stage that they rerank.
     """
-    _refuse_dense_options(contenders, options)
-    contenders = [*contenders, *_first_stage_of(contenders, options)]
+    refuse_dense_options(contenders, options)
+    contenders = [*contenders, *first_stage_of(contenders, options)]
     relevant_grade, cutoffs, runs = options.relevant_grade, options.recall, options.runs
     names = tuple(contender.name for contender in contenders)
     tags = run_tags(names)
@@ -191,7 +171,7 @@ def compare_contenders(
     for contender, tag in zip(contenders, tags, strict=True):
         name, _, folder = contender
         for collection, fact in zip(collections, facts, strict=True):
-            run = rank(contender, collection, options)
+            run = rank(contender, collection, options, depth=max(JUDGED, *cutoffs))
             if path := files[collection.name, tag]:
                 write_run(path, run, tag)
             per_query = measure(collection.qrels, run, relevant_grade, cutoffs=cutoffs)
@@ -209,53 +189,6 @@ def compare_contenders(
         measured=tuple(measured),
         compared=tuple(compare_models(measured, names)),
     )
-
-
-def _refuse_dense_options(contenders: Sequence[Contender], options: EvaluateOptions) -> None:
-    """Raise `UsageError` for options that have no effect on the vectors of a sparse encoder or of tokens."""
-    for contender in contenders:
-        if not isinstance(contender.encoder, VectorEncoder):
-            continue
-        if options.dimensions is not None or options.index != "exact":
-            name = "--index" if options.index != "exact" else "--dimensions"
-            kind = type(contender.encoder).__name__
-            raise UsageError(f"{contender.name} is a {kind}, which is searched exactly and in full; remove {name}")
-
-
-def _first_stage_of(contenders: Sequence[Contender], options: EvaluateOptions) -> list[Contender]:
-    """Make the contender of the first stage if one of the models is a cross-encoder.
-
-    Raises `UsageError` for options without an effect on the first of the models.
-    """
-    if not any(isinstance(contender.encoder, CrossEncoder) for contender in contenders):
-        if options.rerank is not None:
-            raise UsageError("none of the models is a cross-encoder, so nothing is reranked; remove --rerank")
-        return []
-    first = contenders[0]
-    given = {"dimensions": options.dimensions, "max_query_length": options.max_query_length}
-    for name in (name for name, value in given.items() if value is not None):
-        if isinstance(first.encoder, CrossEncoder):
-            raise UsageError(f"{first.name} is a cross-encoder, on which {name} has no effect; remove it")
-    stage = first_stage(options.rerank or RERANKED)
-    known = any(contender.encoder == stage for contender in contenders)
-    return [] if known else [Contender(str(stage), stage)]
-
-
-def rank(contender: Contender, collection: Collection, options: EvaluateOptions) -> RankedRun:
-    """Rank passages for every query: by search, by a cross-encoder over its first stage, or by the first stage."""
-    encoder = contender.encoder
-    if isinstance(encoder, FirstStage):
-        return without_itself(encoder.run(collection), collection)
-    if not isinstance(encoder, Encoder):
-        stage = first_stage(options.rerank or RERANKED)
-        ranked = Reranking(collection, stage)(encoder, max_length=options.max_passage_length)
-        return without_itself(ranked, collection)
-    if isinstance(encoder, SentenceTransformer):
-        encoder.truncate_dim = options.dimensions
-    kept = contender.kept if options.dimensions is None else None
-    lengths = Lengths(options.max_query_length, options.max_passage_length)
-    depth = max(JUDGED, *options.recall)
-    return search(encoder, kept, collection, index=options.index, depth=depth, lengths=lengths)
 
 
 def measures(relevant_grade: int = 1, cutoffs: Sequence[int] = (100,)) -> dict[str, Any]:

@@ -42,7 +42,8 @@ from trainer.data.input_check import check_dataset
 from trainer.data.store import Store, open_store
 from trainer.data.token_cache import Reading, passage_texts, query_texts, token_cache
 from trainer.data.training_sets import TrainingSet, make_training_sets
-from trainer.retrieval.evaluate import Contender, EvalResult, compare_contenders, load_contender
+from trainer.retrieval.contenders import Contender, load_contender
+from trainer.retrieval.evaluate import EvalResult, compare_contenders
 from trainer.retrieval.leaks import refuse_leaks, write_training_queries
 from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import Collection, Encoder, read_collections

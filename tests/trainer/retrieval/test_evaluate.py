@@ -26,7 +26,8 @@ from labelkit.pooling.dense_search import Exact, Lengths, limited
 from labelkit.statistics.intervals import Estimate
 from labelkit.statistics.paired import holm
 from trainer.commands.measuring import _notes
-from trainer.retrieval.evaluate import EvalResult, compare_contenders, evaluate, halves, load_contender, unjudged_share
+from trainer.retrieval.contenders import load_contender
+from trainer.retrieval.evaluate import EvalResult, compare_contenders, evaluate, halves, unjudged_share
 from trainer.retrieval.options import EvaluateOptions
 from trainer.retrieval.search import load_model, read_collection, read_collections, search
 
